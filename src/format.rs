@@ -1,0 +1,98 @@
+//! Numbers for people: sizes, durations, counts, times of day. The only place that formats them.
+
+use humansize::{BaseUnit, FormatSizeOptions, WINDOWS, format_size};
+use jiff::{Timestamp, tz::TimeZone};
+use std::time::Duration;
+
+/// Bytes as PostgreSQL prints them: `148.2 GB`, powers of 1024, one decimal from kB up.
+pub fn bytes(n: u64) -> String {
+    let decimals = usize::from(n >= 1024);
+    format_size(n, FormatSizeOptions::from(WINDOWS).decimal_places(decimals).decimal_zeroes(decimals).base_unit(BaseUnit::Byte))
+}
+
+/// Bytes a second: `96.4 MB/s`.
+pub fn rate(bytes_per_second: f64) -> String {
+    format!("{}/s", bytes(bytes_per_second.max(0.0) as u64))
+}
+
+/// Whole megabytes (2^20 bytes), rounded up so that 0 means nothing: `126MB`.
+pub fn megabytes_up(n: u64) -> String {
+    format!("{}MB", n.div_ceil(1 << 20))
+}
+
+/// A count with thin groups: `4 210`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A span of time: `00:41:12`, `3d 04:00:00`.
+pub fn duration(d: Duration) -> String {
+    let s = d.as_secs();
+    let (days, h, m, s) = (s / 86_400, s / 3_600 % 24, s / 60 % 60, s % 60);
+    if days > 0 { format!("{days}d {h:02}:{m:02}:{s:02}") } else { format!("{h:02}:{m:02}:{s:02}") }
+}
+
+/// Local time of day: `11:20:40`.
+pub fn clock(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+}
+
+/// A percentage of a whole, 0 to 100; a whole of nothing counts as done.
+pub fn percent(part: u64, whole: u64) -> u8 {
+    if whole == 0 { 100 } else { (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u8 }
+}
+
+/// Reads a size of the command line: `30MB`, `1 GB`, `512kB`, `1048576` (bytes).
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1 << 10,
+        "m" | "mb" => 1 << 20,
+        "g" | "gb" => 1 << 30,
+        "t" | "tb" => 1 << 40,
+        _ => return None,
+    };
+    let number: f64 = number.parse().ok()?;
+    (number.is_finite() && number * (factor as f64) < 1e18).then(|| (number * factor as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (n, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 kB"), (155_400_000_000, "144.7 GB"), (1 << 40, "1.0 TB")] {
+            assert_eq!(bytes(n), text);
+        }
+        assert_eq!((megabytes_up(0), megabytes_up(1), megabytes_up(2 << 20)), ("0MB".into(), "1MB".into(), "2MB".into()));
+        assert_eq!(count(1_234_567), "1 234 567");
+        assert_eq!(duration(Duration::from_secs(90_061)), "1d 01:01:01");
+    }
+
+    #[test]
+    fn sizes_of_the_command_line() {
+        for (text, n) in [("30MB", Some(30 << 20)), ("1 GB", Some(1 << 30)), ("512kB", Some(512 << 10)), ("7", Some(7)), ("1.5MB", Some(3 << 19))] {
+            assert_eq!(parse_bytes(text), n, "{text}");
+        }
+        for bad in ["", "MB", "-1MB", "3 parsecs", "1e9GB"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn percent_never_passes_100() {
+        assert_eq!((percent(0, 0), percent(5, 10), percent(11, 10)), (100, 50, 100));
+    }
+}
