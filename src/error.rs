@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn only_passing_trouble_is_tried_again() {
-        for (code, again) in [("40001", true), ("57P01", true), ("53100", true), ("55P03", true), ("08006", true), ("23505", false), ("22001", false)] {
+        for (code, again) in [("40001", true), ("57P01", true), ("53100", true), ("55P03", true), ("08006", true), ("23505", false), ("22001", false)]
+        {
             assert_eq!(Error::database(code, "", None, None).is_transient(), again, "{code}");
         }
     }

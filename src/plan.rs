@@ -1,0 +1,265 @@
+//! `plan.toml`: every choice that an operator makes, so that a rehearsal can be repeated without hands.
+//!
+//! Pure data and the SQL that follows from it; it knows no server.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    error::{Error, Result},
+    name::{TableName, ident, literal, plain_ident},
+};
+
+/// The file as it is written: lists of tables named as SQL names them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFile {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hypertable: Vec<HypertableEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    identity: Vec<IdentityEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HypertableEntry {
+    table: String,
+    time_column: String,
+    chunk_interval: String,
+    #[serde(default)]
+    key: KeyChoice,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityEntry {
+    table: String,
+    #[serde(rename = "use")]
+    choice: String,
+}
+
+/// What becomes of a primary or unique key that lacks the time column: TimescaleDB refuses it as it is (TS103).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyChoice {
+    /// The time column is appended to the key.
+    #[default]
+    Extend,
+    /// An index on the same columns, not unique.
+    PlainIndex,
+    /// The table is not converted while such a key exists.
+    Refuse,
+}
+
+impl KeyChoice {
+    pub const ALL: [Self; 3] = [Self::Extend, Self::PlainIndex, Self::Refuse];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Extend => "extend",
+            Self::PlainIndex => "plain-index",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// One table that becomes a hypertable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hypertable {
+    pub table: TableName,
+    pub time_column: String,
+    /// An interval (`7 days`) for dates and timestamps, a number for integer columns.
+    pub chunk_interval: String,
+    pub key: KeyChoice,
+}
+
+impl Hypertable {
+    /// The statement that converts the empty table. No default indexes: the source's indexes come by themselves, and a default
+    /// index could take the name of one of them. `schema` is where the extension lives; empty for a statement that people read.
+    pub fn sql(&self, schema: &str) -> String {
+        let interval = if self.chunk_interval.trim().parse::<i64>().is_ok() {
+            format!("{}::bigint", self.chunk_interval.trim())
+        } else {
+            format!("interval {}", literal(&self.chunk_interval))
+        };
+        let prefix = if schema.is_empty() { String::new() } else { format!("{}.", ident(schema)) };
+        format!(
+            "select {prefix}create_hypertable({}, {prefix}by_range({}, {interval}), create_default_indexes => false)",
+            literal(&self.table.sql()),
+            literal(&self.time_column),
+        )
+    }
+
+    /// Columns of a key after [`KeyChoice::Extend`].
+    pub fn extended<'a>(&'a self, key: &'a [String]) -> Vec<&'a str> {
+        key.iter().map(String::as_str).chain((!key.contains(&self.time_column)).then_some(self.time_column.as_str())).collect()
+    }
+}
+
+/// How the changed rows of a table are found on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityChoice {
+    /// `REPLICA IDENTITY USING INDEX` this unique index of the source.
+    Index(String),
+    /// `REPLICA IDENTITY FULL`: every changed row is written whole to WAL.
+    Full,
+    /// A publication of inserts and truncates: UPDATE and DELETE do not reach the target.
+    InsertOnly,
+}
+
+impl IdentityChoice {
+    pub fn word(&self) -> String {
+        match self {
+            Self::Index(name) => format!("index:{name}"),
+            Self::Full => "full".into(),
+            Self::InsertOnly => "insert-only".into(),
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "full" => Some(Self::Full),
+            "insert-only" => Some(Self::InsertOnly),
+            _ => word.strip_prefix("index:").filter(|n| !n.is_empty()).map(|n| Self::Index(n.to_owned())),
+        }
+    }
+
+    /// What has to run on the source for it; nothing for insert-only.
+    pub fn sql(&self, table: &TableName) -> Option<String> {
+        let form = match self {
+            Self::Index(name) => format!("using index {}", ident(name)),
+            Self::Full => "full".into(),
+            Self::InsertOnly => return None,
+        };
+        Some(format!("alter table only {} replica identity {form}", table.sql()))
+    }
+}
+
+/// All choices of a migration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub hypertables: Vec<Hypertable>,
+    pub identities: BTreeMap<TableName, IdentityChoice>,
+}
+
+impl Plan {
+    /// Reads a plan file. Errors name the file and the line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::usage(format!("cannot read the plan {}: {e}", path.display())).hint("give --plan the path of a plan.toml"))?;
+        Self::parse(&text).map_err(|e| e.context(path.display()))
+    }
+
+    pub fn parse(text: &str) -> Result<Self> {
+        let file: PlanFile = toml::from_str(text).map_err(|e| Error::usage(format!("not a plan: {}", e.to_string().trim())))?;
+        let table = |name: &str| {
+            TableName::parse(name).ok_or_else(|| {
+                Error::usage(format!("not a table's name: {name:?}"))
+                    .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
+            })
+        };
+        let mut plan = Self::default();
+        for entry in file.hypertable {
+            let name = table(&entry.table)?;
+            if plan.hypertable(&name).is_some() {
+                return Err(Error::usage(format!("{name} stands twice among the hypertables")));
+            }
+            plan.hypertables.push(Hypertable { table: name, time_column: entry.time_column, chunk_interval: entry.chunk_interval, key: entry.key });
+        }
+        for entry in file.identity {
+            let name = table(&entry.table)?;
+            let choice = IdentityChoice::parse(&entry.choice)
+                .ok_or_else(|| Error::usage(format!("{name}: unknown identity {:?}", entry.choice)).hint("use index:<name>, full or insert-only"))?;
+            if plan.identities.insert(name.clone(), choice).is_some() {
+                return Err(Error::usage(format!("{name} stands twice among the identities")));
+            }
+        }
+        Ok(plan)
+    }
+
+    pub fn to_toml(&self) -> String {
+        let file = PlanFile {
+            hypertable: self
+                .hypertables
+                .iter()
+                .map(|h| HypertableEntry {
+                    table: h.table.to_string(),
+                    time_column: h.time_column.clone(),
+                    chunk_interval: h.chunk_interval.clone(),
+                    key: h.key,
+                })
+                .collect(),
+            identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
+        };
+        toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
+    }
+
+    pub fn hypertable(&self, table: &TableName) -> Option<&Hypertable> {
+        self.hypertables.iter().find(|h| &h.table == table)
+    }
+
+    pub fn identity(&self, table: &TableName) -> Option<&IdentityChoice> {
+        self.identities.get(table)
+    }
+}
+
+/// How the operator reads `key = "extend"` for a key of these columns.
+pub fn key_sentence(choice: KeyChoice, key: &[String], time_column: &str) -> String {
+    let columns = key.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
+    match choice {
+        KeyChoice::Extend => format!("extend ({columns}) to ({columns}, {})", plain_ident(time_column)),
+        KeyChoice::PlainIndex => format!("plain index on ({columns}), no longer unique"),
+        KeyChoice::Refuse => "refuse: the table stays plain".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+[[hypertable]]
+table = "public.metrics"
+time_column = "time"
+chunk_interval = "1 day"
+key = "plain-index"
+
+[[identity]]
+table = "public.\"Odd.Name\""
+use = "index:my idx"
+"#;
+
+    #[test]
+    fn a_plan_is_read_and_written_without_loss() {
+        let plan = Plan::parse(TEXT).unwrap();
+        assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
+        assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
+        assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
+    }
+
+    #[test]
+    fn mistakes_in_a_plan_are_named() {
+        for (text, part) in [
+            ("x = 1", "unknown field"),
+            ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not a table's name"),
+            ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
+            ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),
+            ("[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"\nkey = \"maybe\"", "key"),
+        ] {
+            let error = Plan::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn integer_columns_get_a_number_and_times_an_interval() {
+        let mut h =
+            Hypertable { table: TableName::new("public", "t"), time_column: "n".into(), chunk_interval: "100000".into(), key: KeyChoice::Extend };
+        assert!(h.sql("").contains("by_range('n', 100000::bigint)"), "{}", h.sql(""));
+        h.chunk_interval = "7 days".into();
+        assert!(h.sql("ts").contains("\"ts\".by_range('n', interval '7 days')"), "{}", h.sql("ts"));
+        assert_eq!(h.extended(&["id".into()]), ["id", "n"]);
+        assert_eq!(h.extended(&["n".into(), "id".into()]), ["n", "id"]);
+    }
+}

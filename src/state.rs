@@ -1,0 +1,580 @@
+//! All that is known about the migration, folded from events by [`State::apply`]. Pure: no clock, no server, no terminal.
+//!
+//! Rates and estimates are computed here from absolute samples, so a dropped progress event changes nothing.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    event::{
+        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, RelationKind,
+        RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
+    },
+    lsn::Lsn,
+    name::TableName,
+};
+
+/// Lines of the log that the screen keeps; the whole log lies in the work directory.
+const LOG_LINES: usize = 2_000;
+/// Samples of a graph: an hour at one a second, then thinned by dropping every other one.
+const GRAPH_SAMPLES: usize = 3_600;
+/// Rates are averaged over this long.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// Bytes a second over the last ten seconds, from absolute samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Meter {
+    samples: VecDeque<(Timestamp, u64)>,
+}
+
+impl Meter {
+    pub fn sample(&mut self, at: Timestamp, value: u64) {
+        if self.samples.back().is_some_and(|(_, last)| value < *last) {
+            self.samples.clear();
+        }
+        self.samples.push_back((at, value));
+        while self.samples.len() > 2 && between(self.samples[1].0, at) >= RATE_WINDOW {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Per second; 0 before two samples exist.
+    pub fn rate(&self) -> f64 {
+        let (Some((t0, v0)), Some((t1, v1))) = (self.samples.front(), self.samples.back()) else { return 0.0 };
+        let seconds = between(*t0, *t1).as_secs_f64();
+        if seconds > 0.0 { v1.saturating_sub(*v0) as f64 / seconds } else { 0.0 }
+    }
+}
+
+/// Time from `a` to `b`; zero when the clock went backwards.
+pub fn between(a: Timestamp, b: Timestamp) -> Duration {
+    Duration::try_from(b.duration_since(a)).unwrap_or_default()
+}
+
+/// One table on the copy and catch-up screens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub summary: RelationSummary,
+    pub state: TableState,
+    pub copied_rows: u64,
+    pub copied_bytes: u64,
+    pub meter: Meter,
+    pub started: Option<Timestamp>,
+    pub finished: Option<Timestamp>,
+    pub error: Option<String>,
+    pub indexes_done: u64,
+    pub indexes_total: u64,
+    /// The index that is being built.
+    pub index: Option<String>,
+    pub inserts: u64,
+    pub updates: u64,
+    pub deletes: u64,
+    pub truncates: u64,
+    pub diverged: Option<String>,
+}
+
+impl Table {
+    fn new(summary: RelationSummary) -> Self {
+        Self {
+            summary,
+            state: TableState::Queued,
+            copied_rows: 0,
+            copied_bytes: 0,
+            meter: Meter::default(),
+            started: None,
+            finished: None,
+            error: None,
+            indexes_done: 0,
+            indexes_total: 0,
+            index: None,
+            inserts: 0,
+            updates: 0,
+            deletes: 0,
+            truncates: 0,
+            diverged: None,
+        }
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.inserts + self.updates + self.deletes + self.truncates
+    }
+
+    /// How much of the table is copied, 0 to 1. By rows where the planner knows them (the bytes on the wire are another measure
+    /// than the bytes on disk), else by bytes; never quite 1 before the table is done.
+    pub fn fraction(&self) -> f64 {
+        if matches!(self.state, TableState::Done | TableState::Indexing) {
+            return 1.0;
+        }
+        let (part, whole) =
+            if self.summary.rows > 0 { (self.copied_rows, self.summary.rows) } else { (self.copied_bytes, self.summary.bytes.max(1)) };
+        (part as f64 / whole as f64).min(0.99)
+    }
+
+    /// Bytes of the table on disk that are copied, by estimate.
+    pub fn done_bytes(&self) -> u64 {
+        (self.fraction() * self.summary.bytes as f64) as u64
+    }
+
+    /// Estimated time left of the copy, from the mean rate so far.
+    pub fn left(&self, now: Timestamp) -> Option<Duration> {
+        let elapsed = between(self.started?, now).as_secs_f64();
+        let done = self.fraction();
+        (self.state == TableState::Copying && done > 0.001 && elapsed > 1.0).then(|| Duration::from_secs_f64(elapsed / done * (1.0 - done)))
+    }
+}
+
+/// A line of the log pane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub at: Timestamp,
+    pub level: Level,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStatement {
+    pub object: String,
+    pub message: String,
+    pub sqlstate: Option<String>,
+    pub sql: String,
+    pub skipped: bool,
+}
+
+/// The state of the replay and of the stream it reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    pub slot: Option<String>,
+    pub wal_status: String,
+    pub safe_wal_bytes: Option<u64>,
+    pub source: Lsn,
+    pub received: Lsn,
+    pub applied: Lsn,
+    /// Bytes of WAL that the target is behind; `None` before replay has begun.
+    pub lag: Option<u64>,
+    pub changes: u64,
+    pub last_commit: Option<Timestamp>,
+    pub lanes: Vec<LaneStatus>,
+    pub received_bytes: u64,
+    pub spool_bytes: u64,
+    pub disk_free: u64,
+    pub broken: Option<String>,
+    /// Lag over time: (when, bytes).
+    pub lag_samples: VecDeque<(Timestamp, u64)>,
+    /// Size of the spool over time: (when, bytes).
+    pub spool_samples: VecDeque<(Timestamp, u64)>,
+    pub source_meter: Meter,
+    pub received_meter: Meter,
+    pub applied_meter: Meter,
+    pub changes_meter: Meter,
+    pub spool_meter: Meter,
+}
+
+impl Replay {
+    /// Time until lag is gone at the present rates; `None` when it grows or nothing is known.
+    pub fn level_in(&self) -> Option<Duration> {
+        let lag = self.lag?;
+        let gaining = self.applied_meter.rate() - self.source_meter.rate();
+        if lag == 0 {
+            return Some(Duration::ZERO);
+        }
+        (gaining > 1.0).then(|| Duration::from_secs_f64((lag as f64 / gaining).min(1e9)))
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cutover {
+    pub running: bool,
+    pub end: Option<Lsn>,
+    pub started: Option<Timestamp>,
+    pub steps: BTreeMap<CutoverStep, (bool, String)>,
+    pub aborted: Option<String>,
+    pub completed: Option<Completed>,
+    pub late_writes: Vec<(TableName, Lsn)>,
+    pub cleaned: Vec<(String, Option<String>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    pub at: Timestamp,
+    pub tables: u64,
+    pub changes: u64,
+    pub downtime_ms: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    Failed { message: String, hint: Option<String> },
+    Stopped,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub id: String,
+    pub dir: String,
+    pub source: Endpoint,
+    pub target: Endpoint,
+    pub resumed: bool,
+    /// Start of this run, and the time of the last event.
+    pub opened: Option<Timestamp>,
+    pub now: Option<Timestamp>,
+    pub stages: BTreeMap<Stage, StageState>,
+    /// The stage that runs or ran last.
+    pub stage: Option<Stage>,
+
+    pub checks: Vec<Check>,
+    pub identities: Vec<IdentityRow>,
+    pub schema_done: u64,
+    pub schema_total: u64,
+    pub schema_object: String,
+    pub failed_statements: Vec<FailedStatement>,
+    pub candidates: Vec<Candidate>,
+    /// Tables in scope, in the order in which they were found (largest first).
+    pub tables: Vec<Table>,
+    index: HashMap<TableName, usize>,
+    pub table_jobs: u32,
+    pub index_jobs: u32,
+    pub paused: bool,
+    /// What is waited for, and the sessions that hold it up.
+    pub waiting: Option<(String, Vec<Holder>)>,
+    pub replay: Replay,
+    pub analyzed: (u64, u64),
+    pub analyzing: Option<TableName>,
+    pub gates: Vec<Gate>,
+    pub cutover: Cutover,
+    pub prompt: Option<Prompt>,
+    pub log: VecDeque<LogLine>,
+    pub ended: Option<Ended>,
+}
+
+impl State {
+    pub fn apply(&mut self, Stamped { at, event }: &Stamped) {
+        let at = *at;
+        self.now = Some(at);
+        match event {
+            Event::Opened { id, dir, source, target, resumed } => {
+                self.id.clone_from(id);
+                self.dir.clone_from(dir);
+                self.source = source.clone();
+                self.target = target.clone();
+                self.resumed = *resumed;
+                self.opened = Some(at);
+                self.ended = None;
+                self.prompt = None;
+            }
+            Event::Connected { source, target } => {
+                self.source = source.clone();
+                self.target = target.clone();
+            }
+            Event::StageChanged { stage, state } => {
+                self.stages.insert(*stage, *state);
+                if *state == StageState::Running {
+                    self.stage = Some(*stage);
+                    self.log(at, Level::Info, format!("stage {} {}", stage.number(), stage.title()));
+                }
+            }
+            Event::ChecksStarted => self.checks.clear(),
+            Event::Checked { check } => match self.checks.iter_mut().find(|c| c.name == check.name) {
+                Some(known) => *known = check.clone(),
+                None => self.checks.push(check.clone()),
+            },
+            Event::RelationsFound { relations } => self.set_relations(relations),
+            Event::IdentityListed { rows } => self.identities.clone_from(rows),
+            Event::SchemaProgress { done, total, object } => {
+                (self.schema_done, self.schema_total) = (*done, *total);
+                self.schema_object.clone_from(object);
+            }
+            Event::StatementFailed { object, message, sqlstate, sql } => {
+                self.failed_statements.retain(|f| &f.object != object);
+                let failed = FailedStatement {
+                    object: object.clone(),
+                    message: message.clone(),
+                    sqlstate: sqlstate.clone(),
+                    sql: sql.clone(),
+                    skipped: false,
+                };
+                self.failed_statements.push(failed);
+                let code = sqlstate.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
+                self.log(at, Level::Error, format!("{object}: {message}{code}"));
+            }
+            Event::StatementSkipped { object } => {
+                if let Some(f) = self.failed_statements.iter_mut().find(|f| &f.object == object) {
+                    f.skipped = true;
+                }
+                self.log(at, Level::Warn, format!("skipped {object}"));
+            }
+            Event::CandidatesListed { candidates } => {
+                self.candidates.clone_from(candidates);
+            }
+            Event::HypertableCreated { hypertable } => {
+                if let Some(t) = self.table_mut(&hypertable.table) {
+                    t.summary.kind = RelationKind::Hypertable;
+                }
+                self.log(at, Level::Info, format!("{} is a hypertable by {}", hypertable.table, hypertable.time_column));
+            }
+            Event::Waiting { what, holders } => {
+                self.waiting = (!holders.is_empty()).then(|| (what.clone(), holders.clone()));
+            }
+            Event::SlotCreated { slot, lsn } => {
+                self.replay.slot = Some(slot.clone());
+                self.log(at, Level::Info, format!("slot {slot} at {lsn}"));
+            }
+            Event::CopyProgress { table, state, rows, bytes, error } => self.copy_progress(at, table, *state, *rows, *bytes, error.as_deref()),
+            Event::IndexProgress { table, done, total, index } => {
+                if let Some(t) = self.table_mut(table) {
+                    (t.indexes_done, t.indexes_total) = (*done, *total);
+                    t.index.clone_from(index);
+                }
+            }
+            Event::JobsChanged { table_jobs, index_jobs } => (self.table_jobs, self.index_jobs) = (*table_jobs, *index_jobs),
+            Event::Paused { paused } => {
+                self.paused = *paused;
+                self.log(at, Level::Info, if *paused { "paused" } else { "resumed" });
+            }
+            Event::Received { lsn, bytes, spool_bytes, disk_free } => {
+                let r = &mut self.replay;
+                (r.received, r.received_bytes, r.spool_bytes, r.disk_free) = (*lsn, *bytes, *spool_bytes, *disk_free);
+                r.received_meter.sample(at, *bytes);
+                r.spool_meter.sample(at, *spool_bytes);
+                graph(&mut r.spool_samples, at, *spool_bytes);
+            }
+            Event::StreamBroken { error } => {
+                self.replay.broken.clone_from(error);
+                match error {
+                    Some(error) => self.log(at, Level::Warn, format!("replication stream: {error}; trying again")),
+                    None => self.log(at, Level::Info, "replication stream flows"),
+                }
+            }
+            Event::SlotChecked { wal_status, safe_wal_bytes } => {
+                self.replay.wal_status.clone_from(wal_status);
+                self.replay.safe_wal_bytes = *safe_wal_bytes;
+            }
+            Event::Replayed { source, received, applied, lag, changes, last_commit, lanes } => {
+                let r = &mut self.replay;
+                (r.source, r.received, r.applied, r.lag, r.changes) = (*source, *received, *applied, Some(*lag), *changes);
+                r.last_commit = *last_commit;
+                r.lanes.clone_from(lanes);
+                r.source_meter.sample(at, source.0);
+                r.applied_meter.sample(at, applied.0);
+                r.changes_meter.sample(at, *changes);
+                graph(&mut r.lag_samples, at, *lag);
+            }
+            Event::TableReplayed { table, inserts, updates, deletes, truncates } => {
+                if let Some(t) = self.table_mut(table) {
+                    (t.inserts, t.updates, t.deletes, t.truncates) = (*inserts, *updates, *deletes, *truncates);
+                }
+            }
+            Event::Diverged { table, reason } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.diverged = Some(reason.clone());
+                }
+                self.log(at, Level::Error, format!("{table} diverged: {reason}"));
+            }
+            Event::Analyzed { done, total, table } => {
+                self.analyzed = (*done, *total);
+                self.analyzing.clone_from(table);
+            }
+            Event::GatesChecked { gates } => self.gates.clone_from(gates),
+            Event::CutoverStarted { end } => {
+                let cleaned = std::mem::take(&mut self.cutover);
+                self.cutover =
+                    Cutover { running: true, end: *end, started: cleaned.started.or(Some(at)), steps: cleaned.steps, ..Cutover::default() };
+            }
+            Event::CutoverStepped { step, done, detail } => {
+                self.cutover.steps.insert(*step, (*done, detail.clone()));
+            }
+            Event::CutoverAborted { reason } => {
+                self.cutover = Cutover { aborted: Some(reason.clone()), ..Cutover::default() };
+                self.log(at, Level::Warn, format!("cutover aborted: {reason}"));
+            }
+            Event::Completed { tables, changes, downtime_ms } => {
+                self.cutover.running = false;
+                self.cutover.completed = Some(Completed { at, tables: *tables, changes: *changes, downtime_ms: *downtime_ms });
+                self.log(at, Level::Info, "Migration successfully completed");
+            }
+            Event::LateWrite { table, lsn } => {
+                self.cutover.late_writes.push((table.clone(), *lsn));
+                self.log(at, Level::Error, format!("late write on the source: {table} at {lsn}"));
+            }
+            Event::Cleaned { what, error } => {
+                self.cutover.cleaned.push((what.clone(), error.clone()));
+                match error {
+                    None => self.log(at, Level::Info, format!("cleaned: {what}")),
+                    Some(e) => self.log(at, Level::Warn, format!("could not clean {what}: {e}")),
+                }
+            }
+            Event::PromptOpened { prompt } => self.prompt = Some(prompt.clone()),
+            Event::PromptClosed { id } => {
+                if self.prompt.as_ref().is_some_and(|p| p.id == *id) {
+                    self.prompt = None;
+                }
+            }
+            Event::CommandRefused { command, why } => self.log(at, Level::Warn, format!("{command}: {why}")),
+            Event::Notice { level, text } => self.log(at, *level, text.clone()),
+            Event::Failed { message, hint } => {
+                self.ended = Some(Ended::Failed { message: message.clone(), hint: hint.clone() });
+                if let Some(stage) = self.stage {
+                    self.stages.insert(stage, StageState::Failed);
+                }
+                self.log(at, Level::Error, message.clone());
+            }
+            Event::Stopped { .. } => self.ended = Some(Ended::Stopped),
+        }
+    }
+
+    fn set_relations(&mut self, relations: &[RelationSummary]) {
+        let mut known: HashMap<TableName, Table> = self.tables.drain(..).map(|t| (t.summary.table.clone(), t)).collect();
+        self.tables = relations
+            .iter()
+            .map(|r| match known.remove(&r.table) {
+                Some(mut table) => {
+                    table.summary = r.clone();
+                    table
+                }
+                None => Table::new(r.clone()),
+            })
+            .collect();
+        self.index = self.tables.iter().enumerate().map(|(i, t)| (t.summary.table.clone(), i)).collect();
+    }
+
+    fn copy_progress(&mut self, at: Timestamp, table: &TableName, state: TableState, rows: u64, bytes: u64, error: Option<&str>) {
+        let Some(t) = self.table_mut(table) else { return };
+        let before = t.state;
+        t.state = state;
+        (t.copied_rows, t.copied_bytes) = (rows, bytes);
+        t.error = error.map(str::to_owned);
+        match state {
+            TableState::Copying if before != TableState::Copying => {
+                t.started = Some(at);
+                t.finished = None;
+                t.meter = Meter::default();
+            }
+            TableState::Done => t.finished = t.finished.or(Some(at)),
+            TableState::Indexing => t.finished = Some(at),
+            _ => {}
+        }
+        t.meter.sample(at, bytes);
+        if let Some(error) = error {
+            self.log(at, Level::Error, format!("copy {table}: {error}"));
+        }
+    }
+
+    fn log(&mut self, at: Timestamp, level: Level, text: impl Into<String>) {
+        if self.log.len() >= LOG_LINES {
+            self.log.pop_front();
+        }
+        self.log.push_back(LogLine { at, level, text: text.into() });
+    }
+
+    fn table_mut(&mut self, table: &TableName) -> Option<&mut Table> {
+        self.index.get(table).copied().and_then(|i| self.tables.get_mut(i))
+    }
+
+    pub fn table(&self, table: &TableName) -> Option<&Table> {
+        self.index.get(table).and_then(|i| self.tables.get(*i))
+    }
+
+    pub fn stage_state(&self, stage: Stage) -> StageState {
+        self.stages.get(&stage).copied().unwrap_or_default()
+    }
+
+    /// Checks with this verdict.
+    pub fn checks_with(&self, verdict: Verdict) -> usize {
+        self.checks.iter().filter(|c| c.verdict == verdict).count()
+    }
+
+    pub fn identities_with(&self, state: IdentityState) -> usize {
+        self.identities.iter().filter(|r| r.state == state).count()
+    }
+
+    pub fn tables_in(&self, state: TableState) -> usize {
+        self.tables.iter().filter(|t| t.state == state).count()
+    }
+
+    /// Copied and whole bytes of all tables, on disk, by estimate.
+    pub fn copy_bytes(&self) -> (u64, u64) {
+        self.tables.iter().fold((0, 0), |(done, all), t| (done + t.done_bytes(), all + t.summary.bytes))
+    }
+
+    /// Bytes a second of all running copies.
+    pub fn copy_rate(&self) -> f64 {
+        self.tables.iter().filter(|t| t.state == TableState::Copying).map(|t| t.meter.rate()).sum()
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        match (self.opened, self.now) {
+            (Some(start), Some(now)) => between(start, now),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether work is going on that a stop would interrupt.
+    pub fn is_running(&self) -> bool {
+        self.ended.is_none() && self.opened.is_some() && self.stage_state(Stage::Done) != StageState::Done
+    }
+}
+
+fn graph(samples: &mut VecDeque<(Timestamp, u64)>, at: Timestamp, value: u64) {
+    samples.push_back((at, value));
+    if samples.len() > GRAPH_SAMPLES {
+        let mut keep = false;
+        samples.retain(|_| {
+            keep = !keep;
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, rows: u64, bytes: u64) -> RelationSummary {
+        RelationSummary { table: TableName::new("public", name), kind: RelationKind::Plain, bytes, rows }
+    }
+
+    fn fold(events: Vec<(i64, Event)>) -> State {
+        let mut state = State::default();
+        for (second, event) in events {
+            state.apply(&Stamped { at: Timestamp::from_second(second).unwrap(), event });
+        }
+        state
+    }
+
+    fn copying(rows: u64, bytes: u64) -> Event {
+        Event::CopyProgress { table: TableName::new("public", "a"), state: TableState::Copying, rows, bytes, error: None }
+    }
+
+    #[test]
+    fn rates_and_time_left_come_from_absolute_samples() {
+        let found = Event::RelationsFound { relations: vec![table("a", 1_000, 10_000)] };
+        let state = fold(vec![(0, found.clone()), (0, copying(0, 0)), (5, copying(100, 500)), (10, copying(250, 1_000))]);
+        let with_a_lost_event = fold(vec![(0, found), (0, copying(0, 0)), (10, copying(250, 1_000))]);
+        for s in [&state, &with_a_lost_event] {
+            let t = &s.tables[0];
+            assert!((t.meter.rate() - 100.0).abs() < 1e-9);
+            assert!((t.fraction() - 0.25).abs() < 1e-9);
+            assert_eq!(t.left(s.now.unwrap()), Some(Duration::from_secs(30)));
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_closed_only_by_its_own_id() {
+        let prompt = Prompt { id: 2, stage: Stage::Identity, kind: crate::event::PromptKind::Continue, text: String::new(), blocked_by: None };
+        let mut events = vec![(0, Event::PromptOpened { prompt }), (1, Event::PromptClosed { id: 1 })];
+        assert!(fold(events.clone()).prompt.is_some());
+        events.push((2, Event::PromptClosed { id: 2 }));
+        assert!(fold(events).prompt.is_none());
+    }
+
+    #[test]
+    fn a_finished_table_counts_whole_whatever_the_estimate_said() {
+        let done = Event::CopyProgress { table: TableName::new("public", "a"), state: TableState::Done, rows: 7, bytes: 70, error: None };
+        let state = fold(vec![(0, Event::RelationsFound { relations: vec![table("a", 1_000, 10_000)] }), (1, done)]);
+        assert_eq!(state.copy_bytes(), (10_000, 10_000));
+    }
+}
