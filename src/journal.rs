@@ -160,8 +160,10 @@ impl WorkDir {
 }
 
 /// What hyperlift itself puts into its directory.
-const KNOWN: &[&str] =
-    &["lock", "migration.json", "migration.json.new", "plan.toml", "plan.toml.new", "journal.jsonl", "hyperlift.log", "control.sock", "spool", "sql", "report"];
+const KNOWN: &[&str] = &[
+    "lock", "migration.json", "migration.json.new", "plan.toml", "plan.toml.new", "journal.jsonl", "hyperlift.log", "control.sock", "spool", "sql",
+    "report",
+];
 
 /// A directory that cannot be used, with its owner where that is the reason.
 fn unusable(path: &Path, e: &std::io::Error) -> Error {

@@ -15,7 +15,7 @@ use crate::{
         timescale::Timescale,
     },
     plan::Plan,
-    stages::{catchup, clean, copy, cutover, hypertables, identity, preflight, schema},
+    stages::{catchup, copy, cutover, hypertables, identity, preflight, schema},
 };
 
 /// What every stage works with.
@@ -77,15 +77,18 @@ impl Migration {
     }
 
     async fn stages(&mut self) -> Result<()> {
-        preflight::run(self).await?;
         if self.record.completed {
-            return clean::finish(self).await;
+            return cutover::after(self).await;
+        }
+        preflight::run(self).await?;
+        if cutover::is_past_return(self).await? {
+            return cutover::finish(self).await;
         }
         identity::run(self).await?;
         schema::run(self).await?;
         hypertables::run(self).await?;
         let replication = copy::run(self).await?;
-        let replay = catchup::run(self, replication).await?;
+        let replay = catchup::start(self, replication).await?;
         cutover::run(self, replay).await
     }
 
@@ -178,7 +181,11 @@ impl Migration {
                     let why = blocked_by.clone().unwrap_or_else(|| "that question is answered already".into());
                     self.reporter.report(Event::CommandRefused { command: "continue".into(), why: format!("not yet: {why}") }).await;
                 }
-                other @ (Command::Recheck | Command::SetIdentity { .. } | Command::SelectHypertables { .. } | Command::Retry { .. } | Command::Skip { .. }) => {
+                other @ (Command::Recheck
+                | Command::SetIdentity { .. }
+                | Command::SelectHypertables { .. }
+                | Command::Retry { .. }
+                | Command::Skip { .. }) => {
                     break Answer::Other(other);
                 }
                 other => self.refuse(&other, stage).await,

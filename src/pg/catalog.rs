@@ -244,7 +244,9 @@ pub const COPIED_COLUMNS: &str = "
 
 /// The root of a partition, by OID; `None` for a table that is no partition, or is gone.
 pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
-    let row = client.query_one("select pg_partition_root(c.oid)::oid as root from (select $1::oid as want) w left join pg_class c on c.oid = w.want", &[&oid]).await?;
+    let row = client
+        .query_one("select pg_partition_root(c.oid)::oid as root from (select $1::oid as want) w left join pg_class c on c.oid = w.want", &[&oid])
+        .await?;
     Ok(row.get("root"))
 }
 
@@ -273,11 +275,7 @@ pub struct Holder {
 /// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself.
 pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>> {
     // age(xid) grows with age; a 32-bit xid older than the horizon has a greater age than the horizon's own.
-    let horizon = below.map_or_else(String::new, |x| {
-        format!(
-            "and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)
-        )
-    });
+    let horizon = below.map_or_else(String::new, |x| format!("and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)));
     let prepared_horizon = below.map_or_else(String::new, |x| format!("where age(p.transaction) > age('{}'::text::xid)", (x as u32).max(3)));
     let any = if below.is_some() { "" } else { "and s.backend_xid is not null" };
     let sql = format!(

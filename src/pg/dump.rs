@@ -4,6 +4,7 @@ use pg_query::{
     NodeEnum,
     protobuf::{AlterTableStmt, AlterTableType, ConstrType, Constraint, RangeVar},
 };
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{path::PathBuf, process::Stdio};
 
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// When a statement is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Phase {
     /// Before the copy: types, functions, tables, sequences, views.
     PreData,
@@ -39,7 +40,7 @@ impl Phase {
 }
 
 /// One statement of the schema.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     pub phase: Phase,
     /// For people: `INDEX public.orders_created_idx`.
@@ -98,7 +99,9 @@ pub fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
 /// A section of the dump of the schema, cleaned of psql's meta commands.
 async fn run(program: &PgDump, source: &Conninfo, section: &str) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
-        .args(["--schema-only", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"])
+        .args([
+            "--schema-only", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels",
+        ])
         .args(["--lock-wait-timeout=30s", "--section", section, "--exclude-schema=_hyperlift"])
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
@@ -167,7 +170,8 @@ fn understand(text: &str, default: Phase, plan: &Plan) -> Result<Vec<Statement>>
         if sql.is_empty() {
             continue;
         }
-        let parsed = pg_query::parse(sql).map_err(|e| Error::failed(format!("cannot understand {label}: {e}")))?;
+        let parsed =
+            pg_query::parse(sql, pg_query::ParserOptions::default()).map_err(|e| Error::failed(format!("cannot understand {label}: {e}")))?;
         let Some(node) = parsed.protobuf.stmts.first().and_then(|s| s.stmt.as_ref()).and_then(|s| s.node.clone()) else { continue };
         sort(&mut statements, node, sql, label, default, plan)?;
     }
@@ -201,7 +205,7 @@ fn table_of(relation: Option<&RangeVar>) -> Option<TableName> {
 }
 
 fn deparse(node: &NodeEnum) -> Result<String> {
-    node.deparse().map_err(|e| Error::failed(format!("cannot print an edited statement: {e}")))
+    node.deparse(pg_query::DeparseOptions::default()).map_err(|e| Error::failed(format!("cannot print an edited statement: {e}")))
 }
 
 /// Sorts one statement, edited where the target or the order of a live migration needs another form.
@@ -384,13 +388,9 @@ fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut statement: S
 
 /// A key that cannot be unique on the hypertable, as an index of its name.
 fn plain_index(table: Option<&TableName>, c: &Constraint) -> String {
-    let columns: Vec<&str> = c.keys.iter().filter_map(|k| if let Some(NodeEnum::String(s)) = &k.node { Some(s.sval.as_str()) } else { None }).collect();
-    format!(
-        "create index {} on {} ({})",
-        crate::name::ident(&c.conname),
-        table.map(TableName::sql).unwrap_or_default(),
-        crate::name::idents(columns)
-    )
+    let columns: Vec<&str> =
+        c.keys.iter().filter_map(|k| if let Some(NodeEnum::String(s)) = &k.node { Some(s.sval.as_str()) } else { None }).collect();
+    format!("create index {} on {} ({})", crate::name::ident(&c.conname), table.map(TableName::sql).unwrap_or_default(), crate::name::idents(columns))
 }
 
 #[cfg(test)]

@@ -108,7 +108,10 @@ pub struct RelationEntry {
 pub enum RelationState {
     Planned,
     /// Copied under this snapshot, at this L.
-    Copied { snapshot: Snapshot, at: Lsn },
+    Copied {
+        snapshot: Snapshot,
+        at: Lsn,
+    },
     /// The operator skipped its data.
     Skipped,
 }
@@ -170,7 +173,8 @@ pub async fn skip_relation(client: &Client, oid: u32) -> Result<()> {
 pub async fn lane_position(client: &Client, lane: u32) -> Result<Position> {
     let row = client.query_opt("select lsn::text as lsn, change from _hyperlift.lane where lane = $1", &[&(lane as i32)]).await?;
     let row = row.ok_or_else(|| {
-        Error::failed(format!("the target has no position of lane {lane}")).hint("was schema _hyperlift changed? Run `hyperlift clean` and start again")
+        Error::failed(format!("the target has no position of lane {lane}"))
+            .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again")
     })?;
     Ok(Position { lsn: row.get::<_, &str>("lsn").parse()?, change: row.get::<_, i64>("change") as u64 })
 }

@@ -19,7 +19,11 @@ pub struct Names {
 
 impl Names {
     pub fn of(migration: &str) -> Self {
-        Self { slot: format!("hyperlift_{migration}"), publication: format!("hyperlift_{migration}"), insert_only: format!("hyperlift_{migration}_insert_only") }
+        Self {
+            slot: format!("hyperlift_{migration}"),
+            publication: format!("hyperlift_{migration}"),
+            insert_only: format!("hyperlift_{migration}_insert_only"),
+        }
     }
 }
 

@@ -43,8 +43,9 @@ pub enum Equality {
 impl Equality {
     /// For a base type's name in `pg_type`, and whether it has a default B-tree operator class.
     pub fn of(type_name: &str, has_btree: bool) -> Self {
-        const EXACT: &[&str] =
-            &["int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn"];
+        const EXACT: &[&str] = &[
+            "int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn",
+        ];
         match (EXACT.contains(&type_name), has_btree) {
             (true, _) => Self::Exact,
             (false, true) => Self::Loose,
@@ -99,4 +100,3 @@ pub async fn target_table(client: &Client, table: &TableName) -> Result<Option<T
     found.has_children = row.get("has_children");
     Ok(Some(found))
 }
-

@@ -148,10 +148,7 @@ fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: 
     let table = relation.table.sql();
     let mut b = Builder::new(format!("with old as (delete from {table} where "));
     matching(&mut b, message, relation, row)?;
-    b.push(&format!(
-        " returning *) insert into {table} ({}) overriding system value select ",
-        idents(message.columns.iter().map(|c| &c.name))
-    ));
+    b.push(&format!(" returning *) insert into {table} ({}) overriding system value select ", idents(message.columns.iter().map(|c| &c.name))));
     for (i, column) in message.columns.iter().enumerate() {
         if i > 0 {
             b.push(", ");
@@ -238,8 +235,11 @@ fn target_column<'a>(relation: &'a Relation, column: &str) -> Result<&'a TargetC
 
 /// C-12: a column that the target does not have.
 pub fn missing_column(table: &TableName, column: &str) -> Error {
-    Error::failed(format!("{table}: the source has a column {} that the target lacks", ident(column)))
-        .hint(format!("add it on the target (alter table {} add column {} …), then retry", table.sql(), ident(column)))
+    Error::failed(format!("{table}: the source has a column {} that the target lacks", ident(column))).hint(format!(
+        "add it on the target (alter table {} add column {} …), then retry",
+        table.sql(),
+        ident(column)
+    ))
 }
 
 fn check_width(message: &RelationMessage, relation: &Relation, tuple: &Tuple) -> Result<()> {
@@ -335,7 +335,8 @@ mod tests {
     fn c_6_a_changed_key_is_looked_for_by_its_old_value() {
         let old = vec![v("1"), Value::Null, Value::Null, Value::Null];
         let new = vec![v("9"), Value::Unchanged, Value::Unchanged, Value::Unchanged];
-        let Work::One(step) = work(&change(&["id"], Operation::Update { old: Some((OldKind::Key, old)), new }), &relation(&[], &["id"])).unwrap() else {
+        let Work::One(step) = work(&change(&["id"], Operation::Update { old: Some((OldKind::Key, old)), new }), &relation(&[], &["id"])).unwrap()
+        else {
             panic!()
         };
         assert_eq!(step.parameters, [Some(Bytes::from_static(b"9")), Some(Bytes::from_static(b"1"))]);
@@ -347,7 +348,9 @@ mod tests {
         let c = change(&["id", "ts", "n", "j"], Operation::Delete { kind: OldKind::Full, old });
         assert_eq!(
             sql(&work(&c, &relation(&[], &[])).unwrap()),
-            ["delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and n::text = $3::text and j::text = $4::text limit 1)"]
+            [
+                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and n::text = $3::text and j::text = $4::text limit 1)"
+            ]
         );
         // With a primary key on the target the key is enough.
         assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from public.t where id = $1"]);
@@ -358,17 +361,22 @@ mod tests {
         let new = vec![v("1"), v("b"), v("5"), Value::Unchanged];
         let ht = relation(&["ts"], &["id", "ts"]);
         // The key holds the time: the old one is known.
-        let moved = change(&["id", "ts"], Operation::Update { old: Some((OldKind::Key, vec![v("1"), v("a"), Value::Null, Value::Null])), new: new.clone() });
+        let moved =
+            change(&["id", "ts"], Operation::Update { old: Some((OldKind::Key, vec![v("1"), v("a"), Value::Null, Value::Null])), new: new.clone() });
         assert_eq!(
             sql(&work(&moved, &ht).unwrap()),
-            ["with old as (delete from public.t where id = $1 and ts = $2 returning *) insert into public.t (id, ts, n, j) overriding system value select $3::integer, $4::timestamp with time zone, $5::numeric, old.j from old"]
+            [
+                "with old as (delete from public.t where id = $1 and ts = $2 returning *) insert into public.t (id, ts, n, j) overriding system value select $3::integer, $4::timestamp with time zone, $5::numeric, old.j from old"
+            ]
         );
         let stays = change(&["id", "ts"], Operation::Update { old: None, new: new.clone() });
         assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5 and ts = $6"]);
         // It does not: the new time is tried first.
         let unknown = change(&["id"], Operation::Update { old: None, new });
         let statements = sql(&work(&unknown, &ht).unwrap());
-        assert!(statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("with old as (delete from public.t where id = $1 "));
+        assert!(
+            statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("with old as (delete from public.t where id = $1 ")
+        );
     }
 
     #[test]

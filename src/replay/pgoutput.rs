@@ -55,13 +55,35 @@ pub struct ColumnMessage {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    Begin { commit: Lsn, time: Timestamp, xid: u32 },
-    Commit { commit: Lsn, end: Lsn },
+    Begin {
+        commit: Lsn,
+        time: Timestamp,
+        xid: u32,
+    },
+    Commit {
+        commit: Lsn,
+        end: Lsn,
+    },
     Relation(RelationMessage),
-    Insert { relation: u32, new: Tuple },
-    Update { relation: u32, old: Option<(OldKind, Tuple)>, new: Tuple },
-    Delete { relation: u32, kind: OldKind, old: Tuple },
-    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool },
+    Insert {
+        relation: u32,
+        new: Tuple,
+    },
+    Update {
+        relation: u32,
+        old: Option<(OldKind, Tuple)>,
+        new: Tuple,
+    },
+    Delete {
+        relation: u32,
+        kind: OldKind,
+        old: Tuple,
+    },
+    Truncate {
+        relations: Vec<u32>,
+        cascade: bool,
+        restart_identity: bool,
+    },
     /// Origin, Type and logical messages: they carry nothing to replay.
     Other(u8),
 }

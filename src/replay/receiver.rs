@@ -48,8 +48,8 @@ pub struct Status {
     pub end: End,
     /// The greatest WAL end the source has spoken of.
     pub heard: Lsn,
-    /// When it did.
-    pub heard_at: Option<Instant>,
+    /// All WAL before `quiet.0` holds nothing for us that is not in the spool once its end has reached `quiet.1`.
+    pub quiet: (Lsn, Lsn),
     /// Bytes of decoded stream in this run.
     pub bytes: u64,
     pub spool_bytes: u64,
@@ -87,9 +87,13 @@ impl Receiver {
         let writer = tokio::task::spawn_blocking(move || Writer::open(&dir, start)).await.expect("opening the spool does not panic")?;
         let end = writer.end();
         if confirmed > end.lsn {
-            return Err(Error::refused(format!("the spool in {} ends at {}, but the slot was confirmed up to {confirmed}", spool_dir.display(), end.lsn))
-                .detail("transactions in between are lost to this migration")
-                .hint("restore the work directory, or run `hyperlift clean` and start again"));
+            return Err(Error::refused(format!(
+                "the spool in {} ends at {}, but the slot was confirmed up to {confirmed}",
+                spool_dir.display(),
+                end.lsn
+            ))
+            .detail("transactions in between are lost to this migration")
+            .hint("restore the work directory, or run `hyperlift clean` and start again"));
         }
         let first = Status { end, heard: end.lsn, spool_bytes: writer.bytes(), disk_free: disk_free(&spool_dir), ..Status::default() };
         let (status_sender, status) = watch::channel(first);
@@ -102,17 +106,9 @@ impl Receiver {
         Ok(Self { status, wanted, applied, task, cancel })
     }
 
-    /// Waits until everything committed before `lsn` is in the spool, durably. Works on an idle source, too.
-    pub async fn reach(&mut self, lsn: Lsn) -> Result<Status> {
-        self.wanted.send_if_modified(|w| {
-            let raise = *w < lsn;
-            *w = lsn.max(*w);
-            raise
-        });
-        match self.status.wait_for(|s| s.end.lsn >= lsn).await {
-            Ok(status) => Ok(status.clone()),
-            Err(_) => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
-        }
+    /// A handle for waiting that does not borrow the receiver.
+    pub fn reacher(&self) -> Reacher {
+        Reacher { wanted: self.wanted.clone(), status: self.status.clone() }
     }
 
     /// Everything up to here is durable on the target: older segments may go.
@@ -135,9 +131,35 @@ impl Receiver {
     }
 }
 
+/// Waits for places of the stream.
+pub struct Reacher {
+    wanted: watch::Sender<Lsn>,
+    status: watch::Receiver<Status>,
+}
+
+impl Reacher {
+    /// Waits until everything committed before `lsn` is in the spool, durably. Works on an idle source, too.
+    pub async fn reach(&mut self, lsn: Lsn) -> Result<Status> {
+        self.wanted.send_if_modified(|w| {
+            let raise = *w < lsn;
+            *w = lsn.max(*w);
+            raise
+        });
+        match self.status.wait_for(|s| s.end.lsn >= lsn).await {
+            Ok(status) => Ok(status.clone()),
+            Err(_) => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
+        }
+    }
+}
+
 /// One block for the spool's thread.
 enum Write {
-    Block { records: Vec<u8>, first: Lsn, boundary: Option<Lsn>, close_before: bool },
+    Block {
+        records: Vec<u8>,
+        first: Lsn,
+        boundary: Option<Lsn>,
+        close_before: bool,
+    },
     /// The connection broke: what lies behind the last boundary comes again.
     Rewind(tokio::sync::oneshot::Sender<Result<End>>),
 }
@@ -278,12 +300,10 @@ impl Session {
         self.status.send_modify(|s| s.end = end);
 
         let origin = self.origin.clone();
-        let mut wire = Wire::connect(&origin.source, &origin.application_name, true).await?;
+        let mut wire = Wire::open_replication(&origin.source, &origin.application_name).await?;
         self.identify(&mut wire).await?;
-        wire.simple("set wal_sender_timeout = '5min'; set statement_timeout = 0; set idle_session_timeout = 0").await.ok();
-        // The settings that output functions depend on.
-        wire.simple("set datestyle = 'ISO, YMD'; set intervalstyle = postgres; set timezone = 'UTC'; set extra_float_digits = 3; set bytea_output = hex")
-            .await?;
+        // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
+        wire.simple("set wal_sender_timeout = '5min'").await?;
         let publications = origin.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
         wire.start_replication(&format!(
             "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
@@ -366,7 +386,9 @@ impl Session {
             self.status.send_if_modified(|s| {
                 let news = s.heard < heard;
                 s.heard = heard.max(s.heard);
-                s.heard_at = Some(last_heard);
+                if let Some(at) = keepalive.filter(|_| !c.in_transaction) {
+                    s.quiet = (at, c.end);
+                }
                 news
             });
             // 4. status to the source

@@ -51,6 +51,7 @@ pub struct Router {
     pub receiver: watch::Receiver<receiver::Status>,
     pub progress: watch::Sender<Progress>,
     pub barriers: mpsc::Receiver<BarrierRequest>,
+    pub paused: watch::Receiver<bool>,
     /// For the names of leaves that came into being during the run.
     pub source: Client,
     pub cancel: CancellationToken,
@@ -107,6 +108,7 @@ impl Router {
             waiting: Vec::new(),
         };
         loop {
+            self.paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
             let end = self.receiver.borrow_and_update().end;
             let block = tokio::task::block_in_place(|| reader.next(end))?;
             match block {
@@ -235,7 +237,8 @@ impl Router {
     async fn change(&mut self, oid: u32, operation: Operation, state: &mut State) -> Result<()> {
         let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
         transaction.changes += 1;
-        let known = state.known.get(&oid).ok_or_else(|| Error::failed(format!("a change of a relation that the stream has not described (OID {oid})")))?;
+        let known =
+            state.known.get(&oid).ok_or_else(|| Error::failed(format!("a change of a relation that the stream has not described (OID {oid})")))?;
         let Some(target) = known.target else { return Ok(()) };
         let relation = &self.relations[target];
         let lane = relation.lane as usize;

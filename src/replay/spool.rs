@@ -211,7 +211,8 @@ impl Writer {
             closed.push((segment, found.last, found.good));
         }
         let compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(|e| io(dir, &e))?;
-        let written = closed.last().map_or(End { segment: last_segment, offset: 0, lsn: end }, |(s, _, size)| End { segment: *s, offset: *size, lsn: end });
+        let written =
+            closed.last().map_or(End { segment: last_segment, offset: 0, lsn: end }, |(s, _, size)| End { segment: *s, offset: *size, lsn: end });
         Ok(Self { dir: dir.into(), file: None, segment: last_segment, offset: 0, written, compressor, closed, dirty: false })
     }
 

@@ -69,9 +69,8 @@ async fn choose(m: &mut Migration, relations: &[Relation], table: TableName, cho
 fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
     match choice {
         IdentityChoice::InsertOnly => Ok(()),
-        _ if relation.partitioned => {
-            Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table)).hint("give it a primary key, or choose insert-only"))
-        }
+        _ if relation.partitioned => Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
+            .hint("give it a primary key, or choose insert-only")),
         IdentityChoice::Full => Ok(()),
         IdentityChoice::Index(name) => match relation.index(name) {
             Some(index) if index.usable => Ok(()),
@@ -156,7 +155,9 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
 async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     for (table, choice) in m.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else {
-            return Err(Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan"));
+            return Err(
+                Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan")
+            );
         };
         if let Err(e) = possible(relation, &choice) {
             let mut usage = e.context("the plan");

@@ -109,16 +109,10 @@ struct Facts {
 fn accept(m: &mut Migration, facts: Facts) -> Result<()> {
     m.timescale = facts.timescale;
     if m.record.source.system_id.is_empty() {
-        m.record.source = crate::journal::Side {
-            address: m.config.source.address(),
-            system_id: facts.source.system_id,
-            database: facts.source.database,
-        };
-        m.record.target = crate::journal::Side {
-            address: m.config.target.address(),
-            system_id: facts.target.system_id,
-            database: facts.target.database,
-        };
+        m.record.source =
+            crate::journal::Side { address: m.config.source.address(), system_id: facts.source.system_id, database: facts.source.database };
+        m.record.target =
+            crate::journal::Side { address: m.config.target.address(), system_id: facts.target.system_id, database: facts.target.database };
         m.save()?;
     }
     Ok(())
@@ -141,7 +135,11 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
         .await;
     checks.ok("connections", format!("source as {}, target as {}", from.user, to.user));
     if (&from.system_id, &from.database) == (&to.system_id, &to.database) && from.database_oid == to.database_oid {
-        checks.fail("source is not the target", format!("both are database {} of the same server", from.database), "give --target the TimescaleDB database");
+        checks.fail(
+            "source is not the target",
+            format!("both are database {} of the same server", from.database),
+            "give --target the TimescaleDB database",
+        );
         return Ok((checks.found, None));
     }
     checks.ok("source is not the target", "two databases");
@@ -241,7 +239,11 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
         "ownership",
         foreign.is_empty() && create,
         format!("{} owns all {} tables and may create publications", from.user, relations.len()),
-        if foreign.is_empty() { format!("{} may not create publications in this database", from.user) } else { format!("{} does not own {}", from.user, foreign.join(", ")) },
+        if foreign.is_empty() {
+            format!("{} may not create publications in this database", from.user)
+        } else {
+            format!("{} does not own {}", from.user, foreign.join(", "))
+        },
         &format!("connect as the owner of the tables or a superuser; grant create on database {} to {}", from.database, from.user),
     );
     if major < versions::NO_OLD_SNAPSHOT_THRESHOLD {
@@ -369,12 +371,8 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
             );
         }
     }
-    let extensions = |sql: &'static str, on: &Client| {
-        let rows = on.query(sql, &[]);
-        async move { Ok::<HashSet<String>, Error>(rows.await?.iter().map(|r| r.get::<_, String>(0)).collect()) }
-    };
-    let wanted = extensions("select extname::text from pg_extension where extname not in ('plpgsql', 'timescaledb')", source).await?;
-    let offered = extensions("select name::text from pg_available_extensions", target).await?;
+    let wanted = names(source, "select extname::text from pg_extension where extname not in ('plpgsql', 'timescaledb')").await?;
+    let offered = names(target, "select name::text from pg_available_extensions").await?;
     let mut missing: Vec<String> = wanted.difference(&offered).cloned().collect();
     missing.sort();
     if missing.is_empty() || m.config.skip_extensions {
@@ -394,6 +392,10 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
         checks.warn("encodings", format!("source {a}, target {b}"), "values that the target cannot hold will fail to copy");
     }
     Ok(())
+}
+
+async fn names(client: &Client, sql: &str) -> Result<HashSet<String>> {
+    Ok(client.query(sql, &[]).await?.iter().map(|r| r.get(0)).collect())
 }
 
 async fn machine_checks(m: &Migration, checks: &mut Checks, from: &Server, relations: &[Relation]) {

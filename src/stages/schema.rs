@@ -12,7 +12,7 @@ use crate::{
     pg::{
         catalog,
         client::Client,
-        dump::{self, Phase, PgDump, Schema, Statement},
+        dump::{self, PgDump, Phase, Schema, Statement},
         ledger, timescale,
     },
 };
@@ -129,7 +129,12 @@ async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
 }
 
 /// Drives work while its troubles are brought to the operator and back.
-pub async fn with_desk<T>(m: &mut Migration, desk: &mut Desk, stage: Stage, mut work: std::pin::Pin<&mut impl Future<Output = Result<T>>>) -> Result<T> {
+pub async fn with_desk<T>(
+    m: &mut Migration,
+    desk: &mut Desk,
+    stage: Stage,
+    mut work: std::pin::Pin<&mut impl Future<Output = Result<T>>>,
+) -> Result<T> {
     loop {
         tokio::select! {
             result = &mut work => return result,
