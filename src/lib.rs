@@ -1,5 +1,6 @@
 //! hyperlift.
 pub mod bus;
+pub mod demo;
 pub mod error;
 pub mod event;
 pub mod format;
