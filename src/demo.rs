@@ -2,6 +2,7 @@
 //!
 //! Nothing in here takes part in a migration. It speaks to servers on this machine, without TLS.
 
+mod actions;
 pub mod compare;
 pub mod data;
 pub mod servers;

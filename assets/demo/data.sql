@@ -21,8 +21,9 @@ insert into public.countries values
 insert into public.units values
     (1, '°C', 'temperature'), (2, '%', 'relative humidity'), (3, 'hPa', 'air pressure'), (4, 'V', 'voltage'), (5, 'µg/m³', 'fine dust');
 
-insert into public.settings (key, value) values
-    ('sampling', '{"seconds": 60, "jitter": 0.5}'), ('alarm.mail', '["ops@example.com"]'), ('maintenance', 'null'), ('theme', '"dark"');
+insert into public.settings
+select key, value::jsonb, today
+from demo, (values ('sampling', '{"seconds": 60, "jitter": 0.5}'), ('alarm.mail', '["ops@example.com"]'), ('maintenance', 'null'), ('theme', '"dark"')) s (key, value);
 
 insert into public.sites (name, country, location, timezone, opened, closed)
 select 'Site ' || i, code, point(random() * 360 - 180, random() * 180 - 90), pg_temp.pick('UTC', 'Europe/Berlin', 'Asia/Tokyo', 'America/New_York'),
@@ -57,10 +58,10 @@ insert into public.readings_by_month
 select 1 + i % 160, today - i * (interval '120 days' / count), 1 + i % 5, round((random() * 100)::numeric, 3)
 from (select *, pg_temp.scaled(48000) as count from demo) d, lateral generate_series(1, count) i;
 
-insert into public.documents (device_id, title, revision, body, scan)
+insert into public.documents (device_id, title, revision, body, scan, updated_at)
 select 1 + i % 160, 'Manual ' || i, 1 + i % 3, (select string_agg(md5(i || ':' || line), ' ' order by line) from generate_series(1, 200 + i * 7 % 900) line),
-    case when i % 3 = 0 then (select decode(string_agg(md5(line || '/' || i), '' order by line), 'hex') from generate_series(1, 100 + i % 300) line) end
-from generate_series(1, pg_temp.scaled(400)) i;
+    case when i % 3 = 0 then (select decode(string_agg(md5(line || '/' || i), '' order by line), 'hex') from generate_series(1, 100 + i % 300) line) end, today
+from demo, generate_series(1, pg_temp.scaled(250)) i;
 
 insert into shop.customers (email, name, phones, addresses, birthday, preferences, credit, created_at, updated_at)
 select 'customer' || i || '@example.com', pg_temp.pick('Ada', 'Grace', 'Søren', 'José', '花子', 'Zoë') || ' ' || pg_temp.pick('O''Hara', 'Müller', 'Smith', 'Иванов', 'da Silva'),

@@ -77,11 +77,8 @@ impl Programs {
 
     /// Whether this installation has the TimescaleDB extension.
     pub fn has_timescale(&self) -> bool {
-        let mut shares = vec![
-            PathBuf::from(format!("/usr/share/postgresql/{}", self.major)),
-            self.bin.join("../share"),
-            self.bin.join("../share/postgresql"),
-        ];
+        let mut shares =
+            vec![PathBuf::from(format!("/usr/share/postgresql/{}", self.major)), self.bin.join("../share"), self.bin.join("../share/postgresql")];
         shares.extend(output(self.bin.join("pg_config"), &["--sharedir"]).map(PathBuf::from));
         shares.iter().any(|share| share.join("extension/timescaledb.control").exists())
     }
@@ -248,7 +245,6 @@ impl Server {
             e.context(format!("throw-away server on port {}", self.port)).detail(log[start..].trim())
         })
     }
-
 }
 
 /// The shell process that owns a folder and runs commands in it, as a user that PostgreSQL accepts.
@@ -299,7 +295,6 @@ impl Keeper {
         })
         .await
     }
-
 }
 
 impl Pipes {
@@ -356,8 +351,9 @@ async fn make_cluster(keeper: &Keeper, programs: &Programs, password: Option<&st
 fn as_postgres(program: &str) -> Result<Command> {
     let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     let mut command = if root {
-        output("id", &["-u", "postgres"])
-            .ok_or_else(|| Error::failed("there is no user postgres to run a server as").hint("install PostgreSQL (`make setup`), or do not run as root"))?;
+        output("id", &["-u", "postgres"]).ok_or_else(|| {
+            Error::failed("there is no user postgres to run a server as").hint("install PostgreSQL (`make setup`), or do not run as root")
+        })?;
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--", program]);
         command

@@ -1,7 +1,7 @@
 //! Where a throw-away TimescaleDB can be had on this machine: a server that was named, the installed extension, or PGlite.
 
-use super::servers::{Programs, Server, ServerOptions, blocking, output};
 use super::execute;
+use super::servers::{Programs, Server, ServerOptions, blocking, output};
 use crate::error::{Error, Result};
 use crate::name::ident;
 use std::io::{BufRead, BufReader};
@@ -26,11 +26,8 @@ pub enum TimescaleKind {
 /// All kinds that can be started here, best first.
 pub async fn timescale_kinds() -> Vec<TimescaleKind> {
     let find = || {
-        let found = [
-            (TimescaleKind::Given, given().is_some()),
-            (TimescaleKind::Native, native().is_some()),
-            (TimescaleKind::Pglite, pglite().is_some()),
-        ];
+        let found =
+            [(TimescaleKind::Given, given().is_some()), (TimescaleKind::Native, native().is_some()), (TimescaleKind::Pglite, pglite().is_some())];
         Ok(found.into_iter().filter_map(|(kind, is_here)| is_here.then_some(kind)).collect())
     };
     blocking(find).await.unwrap_or_default()
@@ -51,7 +48,9 @@ enum Keeps {
     /// The statement that removes the database.
     Given(String),
     Native(Server),
-    Pglite(Node),
+    Pglite {
+        _node: Node,
+    },
 }
 
 impl Target {
@@ -59,7 +58,7 @@ impl Target {
     pub fn server(&self) -> Option<&Server> {
         match &self.keeps {
             Keeps::Native(server) => Some(server),
-            Keeps::Given(_) | Keeps::Pglite(_) => None,
+            Keeps::Given(_) | Keeps::Pglite { .. } => None,
         }
     }
 
@@ -67,7 +66,7 @@ impl Target {
     pub async fn close(self) -> Result<()> {
         match &self.keeps {
             Keeps::Given(drop_database) => execute(&given().unwrap_or_default(), drop_database).await,
-            Keeps::Native(_) | Keeps::Pglite(_) => Ok(()),
+            Keeps::Native(_) | Keeps::Pglite { .. } => Ok(()),
         }
     }
 }
@@ -91,7 +90,7 @@ pub async fn start_timescale(kind: TimescaleKind) -> Result<Target> {
         }
         TimescaleKind::Pglite => {
             let (node, port) = blocking(move || Node::start(&pglite().ok_or_else(missing)?)).await?;
-            Ok(Target { uri: format!("postgres://postgres@127.0.0.1:{port}/postgres"), kind, keeps: Keeps::Pglite(node) })
+            Ok(Target { uri: format!("postgres://postgres@127.0.0.1:{port}/postgres"), kind, keeps: Keeps::Pglite { _node: node } })
         }
     }
 }

@@ -4,6 +4,7 @@
 //! updates beside a large value, cascading deletes, TRUNCATE. Sessions keep off each other's rows, so that every error of a statement
 //! was caused from outside: it ends the session and is returned by [`Writer::stop`].
 
+use super::actions::{ACTIONS, Action, PAUSE};
 use super::connect;
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -29,11 +30,13 @@ pub struct Load {
     pub unidentified: bool,
     /// Connects again when a connection breaks, and waits while the database is read-only, instead of ending with the error.
     pub patient: bool,
+    /// How long the long transactions are, at most.
+    pub long_transaction: Duration,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { sessions: 4, seed: 1, rate_per_second: None, unidentified: false, patient: false }
+        Self { sessions: 4, seed: 1, rate_per_second: None, unidentified: false, patient: false, long_transaction: Duration::from_secs(4) }
     }
 }
 
@@ -180,7 +183,8 @@ impl Session {
     fn choose(&mut self) -> &'static Action {
         let possible = |action: &&Action| (!action.unidentified || self.load.unidentified) && (!action.one_session || self.number == 0);
         let actions: Vec<_> = ACTIONS.iter().filter(possible).collect();
-        let mut point = self.rng.u32(..actions.iter().map(|action| action.weight).sum());
+        let sum: u32 = actions.iter().map(|action| action.weight).sum();
+        let mut point = self.rng.u32(..sum);
         for action in actions {
             if point < action.weight {
                 return action;
@@ -197,40 +201,37 @@ impl Session {
             return Ok(self.client.batch_execute(&format!("begin; {sql}; commit")).await?);
         };
         self.client.batch_execute(&format!("begin; {before}")).await?;
-        let until = Instant::now() + Duration::from_millis(self.rng.u64(500..4000));
+        let until = Instant::now() + self.load.long_transaction.mul_f64(self.rng.f64());
         let _ = self.stop.run_until_cancelled(tokio::time::sleep_until(until)).await;
         Ok(self.client.batch_execute(&format!("{after}; commit")).await?)
     }
 
-    /// `{mine:column}` leaves a session its own rows, `{device}` is a device of this session, `{random}` a fraction, `{n}` a number.
+    /// Fills the placeholders, each with one choice for the whole action. Rows are shared out between the sessions by their id.
     fn fill(&mut self, sql: &str) -> String {
         let (sessions, number) = (self.load.sessions, self.number);
-        let own = |ids: u32, rng: &mut fastrand::Rng| 1 + number + sessions * rng.u32(..(ids / sessions).max(1));
-        let mut text = sql.replace("{sessions}", &sessions.to_string()).replace("{session}", &number.to_string());
-        while text.contains("{device}") {
-            text = text.replacen("{device}", &own(160, &mut self.rng).min(160).to_string(), 1);
+        let mut own = |table: &str, id: &str| {
+            let random = self.rng.f64();
+            format!(
+                "(select {id} from {table} where {id} % {sessions} = {number} and {id} <= greatest({sessions}, {random} * (select max({id}) from {table})) order by {id} desc limit 1)"
+            )
+        };
+        let mut text = sql.to_owned();
+        for (placeholder, table, id) in [
+            ("{event}", "public.events", "id"),
+            ("{document}", "public.documents", "id"),
+            ("{customer}", "shop.customers", "id"),
+            ("{order}", "shop.orders", "id"),
+            ("{note}", r#""Odd Names"."Order Notes""#, r#""Note Id""#),
+        ] {
+            if text.contains(placeholder) {
+                text = text.replace(placeholder, &own(table, id));
+            }
         }
-        while text.contains("{random}") {
-            text = text.replacen("{random}", &self.rng.f64().to_string(), 1);
-        }
-        text.replace("{n}", &self.rng.u32(..1_000_000_000).to_string())
+        // the demo has devices 1 to 160
+        let device = 1 + number % 160 + sessions * self.rng.u32(..(160 / sessions).max(1));
+        text.replace("{device}", &device.min(160).to_string())
+            .replace("{own}", &format!("% {sessions} = {number}"))
+            .replace("{sessions}", &sessions.to_string())
+            .replace("{n}", &self.rng.u32(..1_000_000_000).to_string())
     }
-}
-
-/// Where a long transaction waits.
-const PAUSE: &str = "-- pause";
-
-/// One kind of transaction.
-struct Action {
-    name: &'static str,
-    /// How often, relative to the others.
-    weight: u32,
-    one_session: bool,
-    /// Updates or deletes in a table without a replica identity.
-    unidentified: bool,
-    sql: &'static str,
-}
-
-const fn action(name: &'static str, weight: u32, sql: &'static str) -> Action {
-    Action { name, weight, one_session: false, unidentified: false, sql }
 }
