@@ -69,13 +69,20 @@ impl AddAssign for Totals {
 pub struct Writer {
     sessions: Vec<JoinHandle<Result<Totals>>>,
     stop: CancellationToken,
-    transactions: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+/// What all sessions count while they run.
+#[derive(Debug, Default)]
+struct Counters {
+    transactions: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Writer {
     /// Starts the sessions; all are connected when it returns.
     pub async fn start(uri: &str, load: Load) -> Result<Self> {
-        let mut writer = Self { sessions: Vec::new(), stop: CancellationToken::new(), transactions: Arc::default() };
+        let mut writer = Self { sessions: Vec::new(), stop: CancellationToken::new(), counters: Arc::default() };
         for number in 0..load.sessions {
             let session = Session {
                 client: open(uri).await?,
@@ -83,7 +90,7 @@ impl Writer {
                 rng: fastrand::Rng::with_seed(load.seed.wrapping_mul(1000) + u64::from(number)),
                 number,
                 stop: writer.stop.clone(),
-                committed: Arc::clone(&writer.transactions),
+                counters: Arc::clone(&writer.counters),
                 totals: Totals::default(),
                 load: load.clone(),
             };
@@ -94,7 +101,12 @@ impl Writer {
 
     /// Transactions committed so far.
     pub fn transactions(&self) -> u64 {
-        self.transactions.load(Ordering::Relaxed)
+        self.counters.transactions.load(Ordering::Relaxed)
+    }
+
+    /// Transactions refused so far because the database was read-only.
+    pub fn refused(&self) -> u64 {
+        self.counters.refused.load(Ordering::Relaxed)
     }
 
     /// Whether a session has ended with an error, which [`Writer::stop`] will tell.
@@ -134,7 +146,7 @@ struct Session {
     rng: fastrand::Rng,
     number: u32,
     stop: CancellationToken,
-    committed: Arc<AtomicU64>,
+    counters: Arc<Counters>,
     totals: Totals,
     load: Load,
 }
@@ -154,14 +166,17 @@ impl Session {
             let action = self.choose();
             match self.transact(action).await {
                 Ok(()) => {
-                    self.committed.fetch_add(1, Ordering::Relaxed);
+                    self.counters.transactions.fetch_add(1, Ordering::Relaxed);
                     self.totals.transactions += 1;
                     *self.totals.by_action.entry(action.name).or_default() += 1;
                 }
                 Err(e) if self.load.patient && e.has_code("25006") => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
                     self.totals.refused += 1;
-                    self.client.batch_execute("rollback").await?;
                     let _ = self.stop.run_until_cancelled(sleep(Duration::from_millis(200))).await;
+                    if self.client.batch_execute("rollback").await.is_err() {
+                        self.reconnect().await;
+                    }
                 }
                 Err(e) if self.load.patient && e.kind == Kind::Connection => self.reconnect().await,
                 Err(e) => return Err(e.context(format!("demo application, {}", action.name))),

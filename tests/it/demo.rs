@@ -3,6 +3,7 @@
 use hyperlift::demo::compare::{Difference, compare};
 use hyperlift::demo::data::{self, Size};
 use hyperlift::demo::servers::{Programs, Server, ServerOptions};
+use hyperlift::demo::timescale::{start_timescale, timescale_kinds};
 use hyperlift::demo::writer::{Load, Writer};
 use hyperlift::demo::{execute, query_text};
 use std::fs;
@@ -13,6 +14,14 @@ use std::time::{Duration, Instant};
 
 async fn number_in(uri: &str, sql: &str) -> i64 {
     query_text(uri, sql).await.unwrap()[0][0].as_ref().unwrap().parse().unwrap()
+}
+
+async fn wait_until(happened: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !happened() {
+        assert!(Instant::now() < deadline, "what was waited for has not happened in two minutes");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn number(server: &Server, sql: &str) -> i64 {
@@ -89,11 +98,7 @@ async fn nothing_is_left_after_kill_9() {
     child.kill().unwrap();
     child.wait().unwrap();
     // the folders go last, after the server has ended
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::read_dir(folder.path()).unwrap().count() > 0 {
-        assert!(Instant::now() < deadline, "the folder of a server was left behind");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until(|| fs::read_dir(folder.path()).unwrap().count() == 0).await;
     assert!(execute(&uri, "select 1").await.is_err());
 }
 
@@ -143,7 +148,7 @@ async fn the_application_runs_without_errors_and_its_changes_are_seen() {
 
     let load = Load { unidentified: true, ..Load::default() };
     let writer = Writer::start(&source, load).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    wait_until(|| writer.transactions() > 2000 || writer.has_failed()).await;
     let seen = writer.transactions();
     let totals = writer.stop().await.unwrap();
     assert!(seen > 0 && totals.transactions >= seen, "{seen} of {totals:?}");
@@ -152,7 +157,7 @@ async fn the_application_runs_without_errors_and_its_changes_are_seen() {
     let differences = compare(&source, &target, None).await.unwrap();
     for name in ["public.metrics", "public.events", "public.readings_by_month", "shop.orders", "\"Odd Names\".\"Order Notes\""] {
         let named = |difference: &&Difference| difference.to_string().starts_with(&format!("{name}: "));
-        assert!(differences.iter().find(named).is_some(), "{name} is not among {differences:?}");
+        assert!(differences.iter().any(|difference| named(&difference)), "{name} is not among {differences:?}");
     }
     assert!(differences.iter().any(|difference| matches!(difference, Difference::Sequence { .. })), "{differences:?}");
     copy(&server).await;
@@ -165,9 +170,7 @@ async fn every_kind_of_transaction_runs_alone() {
     let (source, _) = twins(&server).await;
     let load = Load { sessions: 1, unidentified: true, seed: 7, long_transaction: Duration::ZERO, ..Load::default() };
     let writer = Writer::start(&source, load).await.unwrap();
-    while writer.transactions() < 3000 && !writer.has_failed() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until(|| writer.transactions() > 3000 || writer.has_failed()).await;
     let totals = writer.stop().await.unwrap();
     assert!(totals.by_action.len() > 35, "{totals:?}");
 }
@@ -179,9 +182,7 @@ async fn an_error_of_the_application_is_returned() {
     // what a publication of updates does to a table without a key
     server.execute("demo", "create publication p for table shop.sessions").await.unwrap();
     let writer = Writer::start(&source, Load { unidentified: true, ..Load::default() }).await.unwrap();
-    while !writer.has_failed() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until(|| writer.has_failed()).await;
     let error = writer.stop().await.unwrap_err();
     assert!(error.to_string().contains("does not have a replica identity"), "{error}");
 }
@@ -192,16 +193,14 @@ async fn a_patient_application_survives_a_restart_and_a_fence() {
     let (source, _) = twins(&server).await;
     let load = Load { patient: true, rate_per_second: Some(200.0), ..Load::default() };
     let writer = Writer::start(&source, load).await.unwrap();
+    wait_until(|| writer.transactions() > 0).await;
     server.kill().await.unwrap();
     server.restart().await.unwrap();
     server.execute("demo", "alter database demo set default_transaction_read_only = on").await.unwrap();
     server.execute("demo", "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'demo application'").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let fenced = number_in(&source, "select count(*) from public.events").await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(number_in(&source, "select count(*) from public.events").await, fenced);
+    wait_until(|| writer.refused() > 0 || writer.has_failed()).await;
     let totals = writer.stop().await.unwrap();
-    assert!(totals.reconnects > 0 && totals.refused > 0, "{totals:?}");
+    assert!(totals.reconnects > 0 && totals.refused > 0 && totals.transactions > 0, "{totals:?}");
 }
 
 #[tokio::test]
@@ -234,4 +233,36 @@ async fn each_planted_difference_is_found() {
     let sessions = [hyperlift::name::TableName::new("shop", "sessions")];
     let differences = compare(&source, &target, Some(&sessions)).await.unwrap();
     assert_eq!(differences, [Difference::Count { table: sessions[0].clone(), source: 100, target: 0 }]);
+}
+
+#[tokio::test]
+async fn each_kind_of_timescale_here_starts_empty_and_can_be_compared() {
+    let server = Server::start(ServerOptions::default()).await.unwrap();
+    let source = server.uri("postgres");
+    let rows = "create table public.\"Values\" (time timestamptz primary key, x float8, n numeric, a text[], j jsonb, b bytea, i interval, m money);
+        insert into public.\"Values\"
+        select timestamptz '2024-01-01 00:00:00+00' + n * interval '1 hour', n / 3.0, 'NaN', array['a,b', null], '{\"k\": [1, 2.50]}', '\\x00ff', '1 mon -2 days', 3
+        from generate_series(1, 500) n";
+    execute(&source, rows).await.unwrap();
+    for kind in timescale_kinds().await {
+        let target = start_timescale(kind).await.unwrap();
+        assert_eq!(target.kind, kind);
+        let hypertable = "select create_hypertable('public.\"Values\"', 'time', migrate_data => true)";
+        execute(&target.uri, "create extension if not exists timescaledb").await.unwrap();
+        execute(&target.uri, &format!("{rows}; {hypertable}")).await.unwrap();
+        assert_eq!(compare(&source, &target.uri, None).await.unwrap(), [], "{kind:?}");
+        execute(&target.uri, "delete from public.\"Values\" where x > 166").await.unwrap();
+        let differences = compare(&source, &target.uri, None).await.unwrap();
+        assert!(matches!(differences[..], [Difference::Count { source: 500, target: 498, .. }]), "{kind:?}: {differences:?}");
+        target.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_demo_loads_into_each_kind_of_timescale_here() {
+    for kind in timescale_kinds().await {
+        let target = start_timescale(kind).await.unwrap();
+        data::load(&target.uri, Size::TINY).await.unwrap();
+        assert_eq!(number_in(&target.uri, "select count(*) from shop.sessions").await, 100, "{kind:?}");
+    }
 }
