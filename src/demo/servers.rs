@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Seek, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,10 @@ pub struct Server {
 impl Server {
     /// Makes a cluster with the superuser `postgres` (UTF-8, locale C.UTF-8) and starts it on a free port of 127.0.0.1.
     pub async fn start(options: ServerOptions) -> Result<Self> {
-        let programs = options.programs.clone().map_or_else(Programs::newest, Ok)?;
+        let programs = match options.programs.clone() {
+            Some(programs) => programs,
+            None => blocking(Programs::newest).await?,
+        };
         let keeper = Keeper::start(&programs).await?;
         make_cluster(&keeper, &programs, options.password.as_deref()).await?;
         let data = keeper.dir.join("data");
@@ -341,7 +344,6 @@ async fn make_cluster(keeper: &Keeper, programs: &Programs, password: Option<&st
     // bytes of the control file; pg_resetwal, forced to accept the checksum that is now wrong, writes the new one everywhere. This is
     // what pg_createsubscriber does, too.
     let mut control = fs::OpenOptions::new().write(true).open(keeper.dir.join("data/global/pg_control"))?;
-    control.rewind()?;
     control.write_all(&fastrand::u64(1 << 60..1 << 62).to_ne_bytes())?;
     drop(control);
     keeper.run(format!("{} -f -D data", shell(&resetwal))).await

@@ -140,6 +140,19 @@ async fn the_demo_is_the_same_every_time() {
 }
 
 #[tokio::test]
+async fn a_dump_of_the_demo_restores_to_the_same() {
+    let server = Server::start(ServerOptions::default()).await.unwrap();
+    let (source, target) = twins(&server).await;
+    server.create_database("copy").await.unwrap();
+    let bin = Programs::newest().unwrap().bin;
+    let mut dump = Command::new(bin.join("pg_dump")).arg(&source).stdout(Stdio::piped()).spawn().unwrap();
+    let mut restore = Command::new(bin.join("psql"));
+    restore.args(["-qX", "-v", "ON_ERROR_STOP=1"]).arg(&target).stdin(dump.stdout.take().unwrap()).stdout(Stdio::null());
+    assert!(restore.status().unwrap().success() && dump.wait().unwrap().success());
+    assert_eq!(compare(&source, &target, None).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn the_application_runs_without_errors_and_its_changes_are_seen() {
     let server = Server::start(ServerOptions::default()).await.unwrap();
     let (source, target) = twins(&server).await;
