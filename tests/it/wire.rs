@@ -10,7 +10,7 @@ use hyperlift::pg::conninfo::Conninfo;
 use hyperlift::pg::wire::{Copied, ReplicationMessage, Wire, pipe_copy};
 use tokio::time::timeout;
 
-use crate::Server;
+use crate::bare_server::Server;
 
 const APP: &str = "hyperlift";
 
