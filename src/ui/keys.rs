@@ -23,6 +23,8 @@ pub enum Key {
     PageDown,
     Home,
     End,
+    /// Editing keys, for where text is typed.
+    Other,
 }
 
 impl Key {
@@ -46,7 +48,7 @@ impl Key {
             KeyCode::PageDown => Self::PageDown,
             KeyCode::Home => Self::Home,
             KeyCode::End => Self::End,
-            _ => return None,
+            _ => Self::Other,
         })
     }
 }
