@@ -42,12 +42,26 @@ pub fn duration(d: Duration) -> String {
 
 /// Local time of day: `11:20:40`.
 pub fn clock(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+    clock_in(at, &TimeZone::system())
+}
+
+/// Time of day in a zone: `11:20:40`.
+pub fn clock_in(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string()
 }
 
 /// A percentage of a whole, 0 to 100; a whole of nothing counts as done.
 pub fn percent(part: u64, whole: u64) -> u8 {
     if whole == 0 { 100 } else { (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u8 }
+}
+
+/// `prod-db/shop` of `prod-db:5432/shop`.
+pub fn short_address(address: &str) -> String {
+    let Some((host, database)) = address.rsplit_once('/') else { return address.to_owned() };
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) && !name.is_empty() => format!("{name}/{database}"),
+        _ => address.to_owned(),
+    }
 }
 
 /// Reads a size of the command line: `30MB`, `1 GB`, `512kB`, `1048576` (bytes).
@@ -88,6 +102,13 @@ mod tests {
         }
         for bad in ["", "MB", "-1MB", "3 parsecs", "1e9GB"] {
             assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn short_addresses_keep_host_and_database() {
+        for (long, short) in [("prod-db:5432/shop", "prod-db/shop"), ("[::1]:5432/a", "[::1]/a"), ("/run/pg/shop", "/run/pg/shop"), ("", "")] {
+            assert_eq!(short_address(long), short);
         }
     }
 

@@ -1,0 +1,286 @@
+//! `--plain`: one line for each fact, for logs and for terminals that cannot draw.
+
+use jiff::{Timestamp, tz::TimeZone};
+use std::{
+    fmt::Write as _,
+    io::{BufRead, IsTerminal, Write},
+    time::Duration,
+};
+
+use crate::{
+    bus::{EventStream, FrontEnd},
+    error::Result,
+    event::{Command, Event, PromptKind, Stage, StageState, Stamped, TableState, Verdict},
+    format,
+    state::{Ended, State, between},
+};
+
+/// The lag is printed this often while the target catches up.
+const WATCH: Duration = Duration::from_secs(10);
+/// The status line is printed this often.
+const STATUS: Duration = Duration::from_secs(60);
+
+/// Prints until the stream ends. A reader that has gone away does not stop the migration.
+///
+/// On a terminal, `c` and Enter continue an open prompt.
+pub async fn run(mut stream: EventStream, front: FrontEnd, mut out: impl Write + Send) -> Result<()> {
+    if std::io::stdin().is_terminal() {
+        continue_by_keyboard(front);
+    }
+    let mut printer = Printer::new(TimeZone::system());
+    let mut open = true;
+    while let Some(stamped) = stream.recv().await {
+        let text = printer.lines(&stamped);
+        if open && !text.is_empty() {
+            open = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
+        }
+    }
+    Ok(())
+}
+
+/// Reading a terminal's line cannot be cancelled, so the thread stays until the program ends.
+fn continue_by_keyboard(front: FrontEnd) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
+            if line.trim() != "c" {
+                continue;
+            }
+            let open = front.state.borrow().prompt.clone();
+            if let Some(prompt) = open.filter(|p| p.kind == PromptKind::Continue && p.blocked_by.is_none()).map(|p| p.id)
+                && front.commands.blocking_send(Command::Continue { prompt }).is_err()
+            {
+                return;
+            }
+        }
+    });
+}
+
+/// Folds events and says what is worth a line.
+struct Printer {
+    zone: TimeZone,
+    state: State,
+    watched: Option<(Timestamp, u64)>,
+    status_at: Option<Timestamp>,
+}
+
+impl Printer {
+    fn new(zone: TimeZone) -> Self {
+        Self { zone, state: State::default(), watched: None, status_at: None }
+    }
+
+    /// The lines for one event, each with the time of day; often none.
+    fn lines(&mut self, stamped: &Stamped) -> String {
+        let before = self.state_of_table(&stamped.event);
+        self.state.apply(stamped);
+        let clock = format::clock_in(stamped.at, &self.zone);
+        let mut out = String::new();
+        let mut say = |text: String| {
+            // One line each: what a server says may have several.
+            let _ = writeln!(out, "{clock} {}", text.replace(['\n', '\r'], " "));
+        };
+        if let Some(text) = self.fact(&stamped.event, before) {
+            say(text);
+        }
+        if let Some(text) = self.watch(stamped) {
+            say(text);
+        }
+        if self.status_at.is_none_or(|at| between(at, stamped.at) >= STATUS) && self.state.opened.is_some() {
+            if self.status_at.is_some() && self.state.ended.is_none() {
+                say(self.status());
+            }
+            self.status_at = Some(stamped.at);
+        }
+        out
+    }
+
+    fn state_of_table(&self, event: &Event) -> Option<TableState> {
+        match event {
+            Event::CopyProgress { table, .. } => self.state.table(table).map(|t| t.state),
+            _ => None,
+        }
+    }
+
+    fn fact(&self, event: &Event, before: Option<TableState>) -> Option<String> {
+        Some(match event {
+            Event::Opened { id, source, target, resumed, .. } => {
+                let verb = if *resumed { "continued" } else { "started" };
+                format!("migration {id} {verb}: {} -> {}", source.address, target.address)
+            }
+            Event::Connected { source, target } => {
+                let timescale = target.timescale.as_ref().map(|v| format!(", TimescaleDB {v}")).unwrap_or_default();
+                format!("connected: source PostgreSQL {}, target PostgreSQL {}{timescale}", source.version, target.version)
+            }
+            Event::StageChanged { stage, state } => match state {
+                StageState::Running => format!("stage={} running", word(*stage)),
+                StageState::Done => format!("stage={} done", word(*stage)),
+                StageState::Skipped => format!("stage={} skipped", word(*stage)),
+                StageState::Failed => format!("stage={} FAILED", word(*stage)),
+                StageState::Waiting => return None,
+            },
+            Event::Checked { check } => {
+                let verdict = match check.verdict {
+                    Verdict::Ok => "ok",
+                    Verdict::Warn => "WARN",
+                    Verdict::Fail => "FAIL",
+                };
+                let fix = check.fix.as_ref().map(|f| format!("  fix: {f}")).unwrap_or_default();
+                format!("check {}: {verdict} {}{fix}", check.name, check.sentence)
+            }
+            Event::RelationsFound { relations } => {
+                format!("{} tables, {}", relations.len(), format::bytes(relations.iter().map(|r| r.bytes).sum()))
+            }
+            Event::IdentityListed { rows } => {
+                let open = rows.iter().filter(|r| r.state == crate::event::IdentityState::Open).map(|r| r.table.to_string()).collect::<Vec<_>>();
+                if open.is_empty() {
+                    "replica identity: none open".into()
+                } else {
+                    format!("replica identity: {} open: {}", open.len(), open.join(", "))
+                }
+            }
+            Event::StatementFailed { object, message, sqlstate, .. } => {
+                format!("ERROR {object}: {message}{}", sqlstate.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())
+            }
+            Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
+            Event::CandidatesListed { candidates } => {
+                format!("hypertables: {} of {} tables chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), candidates.len())
+            }
+            Event::HypertableCreated { hypertable: h } => format!("hypertable {} by {}, chunks of {}", h.table, h.time_column, h.chunk_interval),
+            Event::Waiting { what, holders } if !holders.is_empty() => {
+                let who = holders.iter().map(|h| format!("{} (pid {}, {} s)", h.who, h.pid, h.seconds)).collect::<Vec<_>>().join(", ");
+                format!("WARN  {what} waits for {who}")
+            }
+            Event::SlotCreated { slot, lsn } => format!("slot {slot} at {lsn}"),
+            Event::CopyProgress { table, state, rows, bytes, error } => return self.copied(table, *state, before, (*rows, *bytes), error.as_deref()),
+            Event::JobsChanged { table_jobs, index_jobs } => format!("jobs: copy {table_jobs}, index {index_jobs}"),
+            Event::Paused { paused } => if *paused { "paused" } else { "resumed" }.into(),
+            Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; trying again"),
+            Event::StreamBroken { error: None } => "replication stream flows".into(),
+            Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
+            Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {total} tables"),
+            Event::CutoverStarted { .. } => "Syncing last LSN in Source DB to Target DB ...".into(),
+            Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
+            Event::CutoverAborted { reason } => format!("WARN  cutover aborted: {reason}"),
+            Event::Completed { .. } => "Migration successfully completed".into(),
+            Event::LateWrite { table, lsn } => format!("ERROR late write on the source: {table} at {lsn}"),
+            Event::Cleaned { what, error: None } => format!("cleaned: {what}"),
+            Event::Cleaned { what, error: Some(error) } => format!("WARN  could not clean {what}: {error}"),
+            Event::PromptOpened { prompt } => {
+                let (kind, how) = match prompt.kind {
+                    PromptKind::Continue => ("continue", "c and Enter here, SIGUSR1, or start with --yes"),
+                    PromptKind::Trouble => ("trouble", "r or K in the dashboard"),
+                    PromptKind::Cutover => ("cutover", "Y in the dashboard, or start with --cutover-when-ready"),
+                    PromptKind::LateWrite => ("late-write", "r (drain again) or x (go back) in the dashboard"),
+                };
+                let blocked = prompt.blocked_by.as_ref().map(|b| format!(" blocked=\"{b}\"")).unwrap_or_default();
+                format!("prompt={kind} stage={}{blocked}  {}  waiting: {how}", word(prompt.stage), prompt.text)
+            }
+            Event::CommandRefused { command, why } => format!("WARN  {command}: {why}"),
+            Event::Notice { level, text } => format!("{:<5} {text}", level.word()),
+            Event::Failed { message, hint } => format!("ERROR {message}{}", hint.as_ref().map(|h| format!("  hint: {h}")).unwrap_or_default()),
+            Event::Stopped { stage } => format!("stopped at {}", stage.title()),
+            Event::ChecksStarted
+            | Event::SchemaProgress { .. }
+            | Event::Waiting { .. }
+            | Event::IndexProgress { .. }
+            | Event::Received { .. }
+            | Event::SlotChecked { .. }
+            | Event::Replayed { .. }
+            | Event::TableReplayed { .. }
+            | Event::Analyzed { .. }
+            | Event::GatesChecked { .. }
+            | Event::CutoverStepped { .. }
+            | Event::PromptClosed { .. } => return None,
+        })
+    }
+
+    /// A table's copy begins, ends, or fails.
+    fn copied(
+        &self,
+        table: &crate::name::TableName,
+        state: TableState,
+        before: Option<TableState>,
+        (rows, bytes): (u64, u64),
+        error: Option<&str>,
+    ) -> Option<String> {
+        if before == Some(state) {
+            return None;
+        }
+        let took = self.state.table(table).and_then(|t| Some(between(t.started?, t.finished?)));
+        let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
+        Some(match state {
+            TableState::Queued => return None,
+            TableState::Copying => format!("copy {table}"),
+            TableState::Indexing => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
+            TableState::Done if before == Some(TableState::Indexing) => format!("indexed {table}"),
+            TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
+            TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
+            TableState::Skipped => format!("WARN  skipped the data of {table}"),
+        })
+    }
+
+    /// The line that scripts wait for: how far the target is behind.
+    fn watch(&mut self, stamped: &Stamped) -> Option<String> {
+        let Event::Replayed { lag, .. } = stamped.event else { return None };
+        if !matches!(self.state.stage, Some(Stage::CatchUp | Stage::Verify | Stage::Cutover)) {
+            return None;
+        }
+        let due = match self.watched {
+            None => true,
+            Some((at, before)) => between(at, stamped.at) >= WATCH || (lag == 0 && before > 0),
+        };
+        if !due {
+            return None;
+        }
+        self.watched = Some((stamped.at, lag));
+        Some(format!("[WATCH] Source DB - Target DB => {}", format::megabytes_up(lag)))
+    }
+
+    /// `stage=catch-up copy=10/10 386.0GB applied=8/49BB1020 lag=11.8MB rate=9.6MB/s eta=00:00:02 state=running`
+    fn status(&self) -> String {
+        let s = &self.state;
+        let tight = |text: String| text.replace(' ', "");
+        let mut out = format!("stage={}", s.stage.map_or("starting", word));
+        if !s.tables.is_empty() {
+            let (done, all) = s.copy_bytes();
+            let _ = write!(out, " copy={}/{} {}", s.tables_in(TableState::Done), s.tables.len(), tight(format::bytes(done)));
+            if done < all {
+                let _ = write!(out, "/{} rate={}", tight(format::bytes(all)), tight(format::rate(s.copy_rate())));
+            }
+        }
+        if let Some(lag) = s.replay.lag {
+            let rate = tight(format::rate(s.replay.applied_meter.rate()));
+            let _ = write!(out, " applied={} lag={} rate={rate}", s.replay.applied, tight(format::bytes(lag)));
+            if let Some(eta) = s.replay.level_in() {
+                let _ = write!(out, " eta={}", format::duration(eta));
+            }
+        }
+        let state = match (&s.ended, &s.prompt) {
+            (Some(Ended::Failed { .. }), _) => "failed",
+            (Some(Ended::Stopped), _) => "stopped",
+            (None, Some(_)) => "waiting",
+            (None, None) if s.paused => "paused",
+            (None, None) => "running",
+        };
+        let _ = write!(out, " state={state}");
+        out
+    }
+}
+
+fn join(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+/// The stage in one lower-case word.
+fn word(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Preflight => "preflight",
+        Stage::Identity => "identity",
+        Stage::Schema => "schema",
+        Stage::Hypertables => "hypertables",
+        Stage::Copy => "copy",
+        Stage::CatchUp => "catch-up",
+        Stage::Verify => "verify",
+        Stage::Cutover => "cutover",
+        Stage::Done => "done",
+    }
+}

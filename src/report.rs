@@ -1,0 +1,5 @@
+//! Documents made of the state.
+
+pub mod summary;
+
+pub use summary::exit_summary;

@@ -1,0 +1,109 @@
+//! The summary that stays on the normal screen when the program ends.
+
+use std::fmt::Write as _;
+
+use crate::{
+    event::{IdentityState, Stage, TableState},
+    format,
+    state::{Ended, State},
+};
+
+/// How the run ended, and what to do next.
+///
+/// ```text
+/// hyperlift a1   prod-db/shop → ts-cloud/tsdb   STOPPED at Copy after 00:41:12
+///   tables    3 done, 4 interrupted, 2 queued, 1 failed (public.geo_blobs: invalid byte sequence, 22021)
+///   slot      hyperlift_a1 stays on the source and holds WAL (91 MB now, grows with writes)
+///   continue  hyperlift --dir a1
+///   give up   hyperlift clean --dir a1     drops slot, publications, spool; reverts 2 replica identities
+///   log       a1/hyperlift.log
+/// ```
+pub fn exit_summary(state: &State) -> String {
+    let completed = state.cutover.completed.as_ref();
+    let how = match (&state.ended, completed) {
+        (_, Some(_)) => "COMPLETED".to_owned(),
+        (Some(Ended::Failed { .. }), None) => format!("FAILED at {}", state.stage.unwrap_or(Stage::Preflight).title()),
+        _ => format!("STOPPED at {}", state.stage.unwrap_or(Stage::Preflight).title()),
+    };
+    let mut out = format!(
+        "hyperlift {}   {} → {}   {how} after {}\n",
+        state.id,
+        format::short_address(&state.source.address),
+        format::short_address(&state.target.address),
+        format::duration(state.elapsed())
+    );
+    let mut line = |head: &str, text: &str| {
+        let _ = writeln!(out, "  {head:<9} {}", text.replace(['\n', '\r'], " "));
+    };
+    if let Some(Ended::Failed { message, hint }) = &state.ended {
+        line("error", message);
+        if let Some(hint) = hint {
+            line("hint", hint);
+        }
+    }
+    if let Some(completed) = completed {
+        let hyper = state.tables.iter().filter(|t| t.summary.kind == crate::event::RelationKind::Hypertable).count();
+        line("tables", &format!("{}, {hyper} of them hypertables; {} changes replayed", completed.tables, format::count(completed.changes)));
+        line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
+        late_writes(state, &mut line);
+        for (what, error) in &state.cutover.cleaned {
+            match error {
+                None => line("cleaned", what),
+                Some(error) => line("LEFT OVER", &format!("{what}: {error}")),
+            }
+        }
+        if state.cutover.cleaned.iter().any(|(_, error)| error.is_some()) || state.ended.is_some() {
+            line("clean up", &format!("hyperlift clean --dir {}", state.dir));
+        }
+        line("next", &format!("point the application at {}", state.target.address));
+    } else {
+        if !state.tables.is_empty() {
+            line("tables", &tables(state));
+        }
+        if let Some(slot) = &state.replay.slot {
+            let held = state.replay.source.since(state.replay.applied).max(state.replay.spool_bytes);
+            line("slot", &format!("{slot} stays on the source and holds WAL ({} now, grows with writes)", format::bytes(held)));
+        }
+        line("continue", &format!("hyperlift --dir {}", state.dir));
+        line("give up", &give_up(state));
+    }
+    line("log", &format!("{}/hyperlift.log", state.dir));
+    out
+}
+
+fn tables(state: &State) -> String {
+    let running = state.tables_in(TableState::Copying) + state.tables_in(TableState::Indexing);
+    let counts = [
+        (state.tables_in(TableState::Done), "done"),
+        (running, "interrupted"),
+        (state.tables_in(TableState::Queued), "queued"),
+        (state.tables_in(TableState::Skipped), "skipped"),
+        (state.tables_in(TableState::Failed), "failed"),
+    ];
+    let mut text: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    if let (Some(last), Some(failed)) = (text.last_mut(), state.tables.iter().find(|t| t.state == TableState::Failed)) {
+        let error = failed.error.as_deref().unwrap_or("see the log");
+        let _ = write!(last, " ({}: {error})", failed.summary.table);
+    }
+    text.join(", ")
+}
+
+fn late_writes(state: &State, line: &mut impl FnMut(&str, &str)) {
+    for (table, lsn) in &state.cutover.late_writes {
+        line("LATE", &format!("{table} was written on the source at {lsn}, after the cutover; the target does not have it"));
+    }
+}
+
+fn give_up(state: &State) -> String {
+    let command = format!("hyperlift clean --dir {}", state.dir);
+    let mut drops = Vec::new();
+    if state.replay.slot.is_some() {
+        drops.push("drops slot, publications, spool".to_owned());
+    }
+    match state.identities_with(IdentityState::Applied) {
+        0 => {}
+        1 => drops.push("reverts 1 replica identity".into()),
+        n => drops.push(format!("reverts {n} replica identities")),
+    }
+    if drops.is_empty() { command } else { format!("{command}     {}", drops.join("; ")) }
+}

@@ -1,0 +1,551 @@
+//! The dashboard without its terminal: key presses in, orders out, and a frame drawn from the state.
+//!
+//! Time is passed in, so that every rule about time can be tested.
+
+use crossterm::event::{Event as TerminalEvent, KeyEvent};
+use jiff::tz::TimeZone;
+use ratatui::{Frame, layout::Rect};
+use std::time::{Duration, Instant};
+use tui_input::{Input, backend::crossterm::EventHandler};
+
+use crate::{
+    event::{Candidate, Command, IdentityState, Level, Stage, StageState},
+    plan::{Hypertable, IdentityChoice, KeyChoice},
+    state::{Ended, State},
+    ui::{
+        clip,
+        keys::{self, Action, Key},
+        screens,
+        theme::ascii_stand_in,
+        view::{self, CATCH_UP_ORDERS, COPY_ORDERS, FIELDS, MIN_SIZE, Modal, Overlay, Purpose, View},
+    },
+};
+
+/// `Y` counts when no key came for this long, and the box stood for so long: a held key or pasted text confirms nothing.
+const QUIET_BEFORE_CONFIRM: Duration = Duration::from_millis(500);
+const BOX_STOOD: Duration = Duration::from_secs(1);
+/// A ctrl-c within this time of the one that stops ends the program at once.
+const END_AT_ONCE: Duration = Duration::from_secs(8);
+/// How long an answer stays in the message line.
+const MESSAGE: Duration = Duration::from_secs(6);
+/// How long an ordered selection is shown before the engine has confirmed it.
+const DRAFT: Duration = Duration::from_secs(2);
+const PAGE: isize = 10;
+
+/// What a key press asks of the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Send(Command),
+    /// Text for the clipboard.
+    Copy(String),
+    /// Text for a file in `sql/` of the work directory.
+    Write {
+        file: &'static str,
+        text: String,
+    },
+    Redraw,
+    /// The dashboard closes; the program goes on to its end.
+    Leave,
+    /// The program ends now.
+    EndAtOnce,
+}
+
+pub struct App {
+    pub view: View,
+    last_key: Option<Instant>,
+    /// The prompt whose cutover box is on the screen, and since when.
+    cutover_box: Option<(u64, Instant)>,
+    stop_asked: Option<Instant>,
+    message_until: Option<Instant>,
+    draft_until: Option<Instant>,
+}
+
+impl App {
+    pub fn new(ascii: bool, mono: bool, zone: TimeZone) -> Self {
+        Self { view: View::new(ascii, mono, zone), last_key: None, cutover_box: None, stop_asked: None, message_until: None, draft_until: None }
+    }
+
+    /// Draws the whole screen.
+    pub fn render(&self, frame: &mut Frame, state: &State) {
+        screens::render(frame, state, &self.view);
+        if !self.view.symbols.braille {
+            // Names and messages of the databases may hold any character.
+            for cell in &mut frame.buffer_mut().content {
+                if !cell.symbol().is_ascii() {
+                    cell.set_symbol(ascii_stand_in(cell.symbol()));
+                }
+            }
+        }
+    }
+
+    /// After a frame reached the terminal: what was on it counts from now.
+    pub fn drawn(&mut self, area: Rect, state: &State, now: Instant) {
+        let prompt = state.prompt.as_ref().map(|p| p.id).filter(|_| view::cutover_box(state) && self.view.modal.is_none() && !too_small(area));
+        self.cutover_box = match (prompt, self.cutover_box) {
+            (Some(id), Some((known, since))) if id == known => Some((id, since)),
+            (Some(id), _) => Some((id, now)),
+            (None, _) => None,
+        };
+    }
+
+    /// Lets go what has had its time; true when the screen changes by it.
+    pub fn tick(&mut self, state: &State, now: Instant) -> bool {
+        let mut changed = false;
+        if self.message_until.is_some_and(|t| t <= now) {
+            self.message_until = None;
+            self.view.message = None;
+            changed = true;
+        }
+        let confirmed = self.view.draft.as_ref().is_some_and(|draft| {
+            let chosen: Vec<_> = state.candidates.iter().filter_map(|c| c.chosen.as_ref()).collect();
+            chosen.len() == draft.len() && draft.iter().all(|h| chosen.contains(&h))
+        });
+        if self.view.draft.is_some() && (confirmed || self.draft_until.is_none_or(|t| t <= now)) {
+            self.view.draft = None;
+            changed = true;
+        }
+        changed
+    }
+
+    /// Shows an answer in the message line for a while.
+    pub fn say(&mut self, level: Level, text: impl Into<String>, now: Instant) {
+        self.view.message = Some((level, text.into()));
+        self.message_until = Some(now + MESSAGE);
+    }
+
+    /// Pasted text: only the filter takes it, so that it cannot press keys.
+    pub fn on_paste(&mut self, text: &str) {
+        if self.view.filtering {
+            for c in text.chars().filter(|c| !c.is_control()) {
+                self.view.filter.handle(tui_input::InputRequest::InsertChar(c));
+            }
+        }
+    }
+
+    pub fn on_key(&mut self, event: &KeyEvent, state: &State, now: Instant) -> Vec<Effect> {
+        let Some(key) = Key::read(event) else { return Vec::new() };
+        let quiet = self.last_key.is_none_or(|last| now.duration_since(last) >= QUIET_BEFORE_CONFIRM);
+        self.last_key = Some(now);
+        self.tick(state, now);
+        if key != Key::Ctrl('c') && key != Key::Ctrl('l') {
+            if self.view.filtering {
+                self.edit_filter(key, event);
+                return Vec::new();
+            }
+            if let Some(Modal::Name { .. }) = self.view.modal {
+                return self.type_name(key, event, state, now);
+            }
+        }
+        match keys::find(self.view.context(state), key) {
+            Some(Action::Confirm) => self.confirm(quiet, state, now),
+            Some(action) => self.act(action, key, state, now),
+            None => Vec::new(),
+        }
+    }
+
+    fn edit_filter(&mut self, key: Key, event: &KeyEvent) {
+        match key {
+            Key::Enter => self.view.filtering = false,
+            Key::Esc => {
+                self.view.filtering = false;
+                self.view.filter.reset();
+            }
+            _ => {
+                self.view.filter.handle_event(&TerminalEvent::Key(*event));
+            }
+        }
+    }
+
+    fn type_name(&mut self, key: Key, event: &KeyEvent, state: &State, now: Instant) -> Vec<Effect> {
+        let Some(Modal::Name { purpose, input }) = &mut self.view.modal else { return Vec::new() };
+        match key {
+            Key::Esc => self.view.modal = None,
+            Key::Enter if input.value().trim() == purpose.name() => {
+                let purpose = purpose.clone();
+                self.view.modal = None;
+                return match purpose {
+                    Purpose::Skip(object) => vec![Effect::Send(Command::Skip { object })],
+                    Purpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
+                };
+            }
+            Key::Enter => self.say(Level::Warn, "that is not the name; esc goes back", now),
+            _ => {
+                input.handle_event(&TerminalEvent::Key(*event));
+            }
+        }
+        Vec::new()
+    }
+
+    fn confirm(&mut self, quiet: bool, state: &State, now: Instant) -> Vec<Effect> {
+        match view::can_confirm(state) {
+            Err(why) => self.say(Level::Warn, why, now),
+            Ok(id) => {
+                let stood = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_STOOD);
+                if quiet && stood {
+                    return vec![Effect::Send(Command::ConfirmCutover { prompt: id })];
+                }
+                self.say(Level::Warn, "Y did not count: it came too soon after the box or another key; press it again", now);
+            }
+        }
+        Vec::new()
+    }
+
+    fn act(&mut self, action: Action, key: Key, state: &State, now: Instant) -> Vec<Effect> {
+        let shown = self.view.shown(state);
+        match action {
+            Action::Quit => return self.quit(state),
+            Action::Interrupt => return self.interrupt(state, now),
+            Action::Redraw => return vec![Effect::Redraw],
+            Action::Back => return self.back(state),
+            Action::Details if shown == Stage::Done && self.view.done(state) => return self.leave(),
+            _ if !self.view.enabled(action, state) => {
+                self.say(Level::Info, refusal(action, state), now);
+                return Vec::new();
+            }
+            Action::ShowStage => {
+                if let Key::Char(c) = key
+                    && let Some(stage) = c.to_digit(10).and_then(|n| Stage::ALL.get(n as usize - 1))
+                {
+                    self.view.stage = (state.stage != Some(*stage)).then_some(*stage);
+                    self.view.overlay = None;
+                }
+            }
+            Action::Follow => {
+                self.view.stage = None;
+                self.view.overlay = None;
+            }
+            Action::Help => self.toggle(Overlay::Help),
+            Action::Log => self.toggle(Overlay::Log),
+            Action::Details => self.toggle(Overlay::Details),
+            Action::Down => self.scroll(1, shown, state),
+            Action::Up => self.scroll(-1, shown, state),
+            Action::PageDown => self.scroll(PAGE, shown, state),
+            Action::PageUp => self.scroll(-PAGE, shown, state),
+            Action::Top => self.scroll(isize::MIN / 2, shown, state),
+            Action::Bottom => self.scroll(isize::MAX / 2, shown, state),
+            Action::Filter => self.view.filtering = true,
+            Action::Sort if shown == Stage::Copy => self.view.copy_order = (self.view.copy_order + 1) % COPY_ORDERS.len(),
+            Action::Sort => self.view.catch_up_order = (self.view.catch_up_order + 1) % CATCH_UP_ORDERS.len(),
+            Action::Swap => self.view.swapped = !self.view.swapped,
+            Action::Copy => return vec![Effect::Copy(clip::text(state, &self.view))],
+            Action::Write => match clip::sql_file(shown, state, &self.view) {
+                Some((file, text)) => return vec![Effect::Write { file, text }],
+                None => self.say(Level::Info, "there is no SQL on this screen", now),
+            },
+            Action::Mark | Action::All | Action::NoneMarked => return self.mark(action, state, now),
+            Action::NextField => {
+                let step = if key == Key::BackTab { FIELDS - 1 } else { 1 };
+                self.view.field = (self.view.field + step) % FIELDS;
+            }
+            Action::Previous | Action::Next if shown == Stage::Identity => self.turn_index(action == Action::Next, state),
+            Action::Previous | Action::Next => return self.turn_field(action == Action::Next, state, now),
+            Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => return self.choose_identity(action, state, now),
+            Action::Continue | Action::OpenCutover | Action::Abort | Action::Recheck | Action::Pause | Action::MoreJobs | Action::FewerJobs => {
+                return command(action, state).map(Effect::Send).into_iter().collect();
+            }
+            Action::Retry => return self.retry(shown, state, now),
+            Action::Skip => match self.failed_object(shown, state) {
+                Some(object) => self.view.modal = Some(Modal::Name { purpose: Purpose::Skip(object), input: Input::default() }),
+                None => self.say(Level::Info, "more than one failed: select the row first", now),
+            },
+            Action::Confirm => {}
+        }
+        Vec::new()
+    }
+
+    fn toggle(&mut self, overlay: Overlay) {
+        self.view.overlay = (self.view.overlay != Some(overlay)).then_some(overlay);
+        self.view.scroll = 0;
+    }
+
+    /// Moves the selection, or scrolls what is laid over it.
+    fn scroll(&mut self, by: isize, shown: Stage, state: &State) {
+        if let Some(overlay) = self.view.overlay {
+            // The log is scrolled from its end.
+            let by = if overlay == Overlay::Log { by.saturating_neg() } else { by };
+            let most = screens::overlay_lines(overlay, state, &self.view).saturating_sub(1);
+            self.view.scroll = self.view.scroll.saturating_add_signed(by).min(most);
+            return;
+        }
+        let rows = self.view.rows(shown, state);
+        if let Some(last) = rows.len().checked_sub(1) {
+            let at = self.view.selected(shown, state).saturating_add_signed(by).min(last);
+            self.view.selected.insert(shown, rows[at].clone());
+        }
+    }
+
+    fn back(&mut self, state: &State) -> Vec<Effect> {
+        if self.view.modal.take().is_some() {
+        } else if view::cutover_box(state) {
+            // Only the open prompt: esc must not stop a cutover that runs.
+            if !state.cutover.running && !view::is_late_write(state) {
+                return vec![Effect::Send(Command::AbortCutover)];
+            }
+        } else if self.view.overlay.take().is_some() {
+        } else if !self.view.filter.value().is_empty() {
+            self.view.filter.reset();
+        } else {
+            self.view.stage = None;
+        }
+        Vec::new()
+    }
+
+    fn quit(&mut self, state: &State) -> Vec<Effect> {
+        if matches!(state.ended, Some(Ended::Failed { .. })) {
+            return vec![Effect::Leave];
+        }
+        if matches!(self.view.overlay, Some(Overlay::Help)) && self.view.modal.is_none() {
+            self.view.overlay = None;
+            return Vec::new();
+        }
+        if self.view.done(state) {
+            return self.leave();
+        }
+        if self.view.stopping {
+            return Vec::new();
+        }
+        if matches!(self.view.modal, Some(Modal::Quit)) {
+            return self.stop();
+        }
+        self.view.modal = Some(Modal::Quit);
+        Vec::new()
+    }
+
+    fn interrupt(&mut self, state: &State, now: Instant) -> Vec<Effect> {
+        if matches!(state.ended, Some(Ended::Failed { .. })) {
+            return vec![Effect::Leave];
+        }
+        self.view.filtering = false;
+        if self.view.stopping || self.view.leaving {
+            if self.stop_asked.is_some_and(|asked| now.duration_since(asked) < END_AT_ONCE) {
+                return vec![Effect::EndAtOnce];
+            }
+            self.stop_asked = Some(now);
+            return vec![Effect::Send(Command::Stop)];
+        }
+        if matches!(self.view.modal, Some(Modal::Quit)) {
+            self.stop_asked = Some(now);
+            return self.stop();
+        }
+        self.view.modal = Some(Modal::Quit);
+        Vec::new()
+    }
+
+    fn stop(&mut self) -> Vec<Effect> {
+        self.view.modal = None;
+        self.view.stopping = true;
+        vec![Effect::Send(Command::Stop)]
+    }
+
+    /// Leaves a finished migration; it cleans up first, unless that is done.
+    fn leave(&mut self) -> Vec<Effect> {
+        self.view.modal = None;
+        if std::mem::replace(&mut self.view.leaving, true) { Vec::new() } else { vec![Effect::Send(Command::Leave)] }
+    }
+
+    /// The failed row that `r` and `K` mean: the selected one, or the only one.
+    fn failed_object(&self, shown: Stage, state: &State) -> Option<String> {
+        let failures = view::failures(state);
+        let selected = self.view.rows(shown, state).get(self.view.selected(shown, state)).filter(|r| failures.contains(r)).cloned();
+        selected.or_else(|| (failures.len() == 1).then(|| failures[0].clone()))
+    }
+
+    fn retry(&mut self, shown: Stage, state: &State, now: Instant) -> Vec<Effect> {
+        if view::is_late_write(state) {
+            return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
+        }
+        match self.failed_object(shown, state) {
+            Some(object) => vec![Effect::Send(Command::Retry { object })],
+            None => {
+                self.say(Level::Info, "more than one failed: select the row first", now);
+                Vec::new()
+            }
+        }
+    }
+
+    fn choose_identity(&mut self, action: Action, state: &State, now: Instant) -> Vec<Effect> {
+        let Some(row) = self.view.selected_identity(state) else { return Vec::new() };
+        let choice = match action {
+            Action::IdentityFull => IdentityChoice::Full,
+            Action::IdentityIndex => match self.view.eligible_index(row) {
+                Some(index) => IdentityChoice::Index(index.clone()),
+                None => {
+                    self.say(Level::Info, format!("{} has no unique index that may serve", row.table), now);
+                    return Vec::new();
+                }
+            },
+            _ => IdentityChoice::InsertOnly,
+        };
+        let accepted = row.state == IdentityState::Accepted;
+        let again = if choice == IdentityChoice::InsertOnly { accepted } else { !accepted && self.view.ordered.get(&row.table) == Some(&choice) };
+        if again {
+            self.view.ordered.remove(&row.table);
+            return vec![Effect::Send(Command::SetIdentity { table: row.table.clone(), choice: None })];
+        }
+        if choice == IdentityChoice::InsertOnly {
+            self.view.modal = Some(Modal::Name { purpose: Purpose::InsertOnly(row.table.clone()), input: Input::default() });
+            return Vec::new();
+        }
+        self.set_identity(row.table.clone(), choice, state, now)
+    }
+
+    fn set_identity(&mut self, table: crate::name::TableName, choice: IdentityChoice, state: &State, now: Instant) -> Vec<Effect> {
+        if state.stage != Some(Stage::Identity) || state.stage_state(Stage::Identity) != StageState::Running {
+            self.say(Level::Info, refusal(Action::IdentityFull, state), now);
+            return Vec::new();
+        }
+        self.view.ordered.insert(table.clone(), choice.clone());
+        vec![Effect::Send(Command::SetIdentity { table, choice: Some(choice) })]
+    }
+
+    fn turn_index(&mut self, forth: bool, state: &State) {
+        if let Some(row) = self.view.selected_identity(state) {
+            let n = row.indexes.len();
+            let at = self.view.eligible_index(row).and_then(|name| row.indexes.iter().position(|i| i == name)).unwrap_or(0);
+            self.view.index.insert(row.table.clone(), if forth { at + 1 } else { at + n - 1 } % n.max(1));
+        }
+    }
+
+    fn mark(&mut self, action: Action, state: &State, now: Instant) -> Vec<Effect> {
+        let mut selection = self.view.selection(state);
+        match action {
+            Action::Mark => {
+                let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };
+                if let Some(why) = fixed(candidate) {
+                    self.say(Level::Info, why, now);
+                    return Vec::new();
+                }
+                let Some(hypertable) = self.view.hypertable(candidate) else { return Vec::new() };
+                let before = selection.len();
+                selection.retain(|h| h.table != candidate.table);
+                if selection.len() == before {
+                    selection.push(hypertable);
+                } else {
+                    // What was set for it is kept for the case that it is selected again.
+                    self.view.edits.insert(candidate.table.clone(), hypertable);
+                }
+            }
+            Action::All => {
+                for candidate in state.candidates.iter().filter(|c| fixed(c).is_none()) {
+                    if !selection.iter().any(|h| h.table == candidate.table)
+                        && let Some(hypertable) = self.view.hypertable(candidate)
+                    {
+                        selection.push(hypertable);
+                    }
+                }
+            }
+            _ => selection.retain(|h| state.candidates.iter().any(|c| c.table == h.table && c.made)),
+        }
+        self.select(selection, now)
+    }
+
+    fn select(&mut self, selection: Vec<Hypertable>, now: Instant) -> Vec<Effect> {
+        self.view.draft = Some(selection.clone());
+        self.draft_until = Some(now + DRAFT);
+        vec![Effect::Send(Command::SelectHypertables { selection })]
+    }
+
+    /// The field's next or previous value. A table that is selected is ordered anew.
+    fn turn_field(&mut self, forth: bool, state: &State, now: Instant) -> Vec<Effect> {
+        let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };
+        if let Some(why) = fixed(candidate) {
+            self.say(Level::Info, why, now);
+            return Vec::new();
+        }
+        let Some(mut hypertable) = self.view.hypertable(candidate) else { return Vec::new() };
+        turn(self.view.field, &mut hypertable, candidate, forth);
+        self.view.edits.insert(candidate.table.clone(), hypertable.clone());
+        if !self.view.is_selected(candidate) {
+            return Vec::new();
+        }
+        let mut selection = self.view.selection(state);
+        for chosen in selection.iter_mut().filter(|h| h.table == candidate.table) {
+            *chosen = hypertable.clone();
+        }
+        self.select(selection, now)
+    }
+}
+
+pub fn too_small(area: Rect) -> bool {
+    area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1
+}
+
+/// Commands that follow from the state alone.
+fn command(action: Action, state: &State) -> Option<Command> {
+    Some(match action {
+        Action::Continue => match view::can_continue(state) {
+            Some(prompt) => Command::Continue { prompt },
+            None => Command::OpenCutover,
+        },
+        Action::OpenCutover => Command::OpenCutover,
+        Action::Abort => Command::AbortCutover,
+        Action::Recheck => Command::Recheck,
+        Action::Pause if state.paused => Command::Resume,
+        Action::Pause => Command::Pause,
+        Action::MoreJobs => Command::SetJobs { table_jobs: state.table_jobs + 1 },
+        Action::FewerJobs => Command::SetJobs { table_jobs: state.table_jobs.saturating_sub(1).max(1) },
+        _ => return None,
+    })
+}
+
+/// Why a table's choice cannot be changed.
+fn fixed(candidate: &Candidate) -> Option<String> {
+    if candidate.made {
+        return Some(format!("{} is already a hypertable on the target", candidate.table));
+    }
+    candidate.obstacle.as_ref().map(|why| format!("{} cannot be converted: {why}", candidate.table))
+}
+
+/// Turns one field of the hypertable editor.
+fn turn(field: usize, hypertable: &mut Hypertable, candidate: &Candidate, forth: bool) {
+    match field {
+        0 => {
+            let names: Vec<_> = candidate.columns.iter().map(|c| c.name.clone()).collect();
+            if let Some(name) = neighbour(&names, &hypertable.time_column, forth) {
+                hypertable.time_column = name;
+                let intervals = candidate.columns.iter().find(|c| c.name == hypertable.time_column).map(|c| &c.intervals);
+                if let Some(first) = intervals.and_then(|i| i.first()) {
+                    hypertable.chunk_interval.clone_from(first);
+                }
+            }
+        }
+        1 => {
+            let intervals = candidate.columns.iter().find(|c| c.name == hypertable.time_column).map_or(&[][..], |c| &c.intervals);
+            if let Some(interval) = neighbour(intervals, &hypertable.chunk_interval, forth) {
+                hypertable.chunk_interval = interval;
+            }
+        }
+        _ => hypertable.key = neighbour(&KeyChoice::ALL, &hypertable.key, forth).unwrap_or_default(),
+    }
+}
+
+/// The value after or before this one, around the end; the first one when it is not among them.
+fn neighbour<T: Clone + PartialEq>(values: &[T], value: &T, forth: bool) -> Option<T> {
+    let n = values.len();
+    match values.iter().position(|v| v == value) {
+        Some(at) => values.get(if forth { at + 1 } else { at + n - 1 } % n).cloned(),
+        None => values.first().cloned(),
+    }
+}
+
+/// Why a key does nothing now.
+fn refusal(action: Action, state: &State) -> String {
+    match action {
+        Action::Continue => match state.prompt.as_ref().and_then(|p| p.blocked_by.as_ref()) {
+            Some(why) => format!("not yet: {why}"),
+            None => match view::hard_gates_open(state) {
+                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{} open; C shows the cutover box", view::gates(n)),
+                _ => "nothing waits for c".into(),
+            },
+        },
+        Action::OpenCutover => "the cutover opens from catch-up on".into(),
+        Action::Abort => "the last step has begun: there is no way back from here; the source keeps all its data".into(),
+        Action::Retry | Action::Skip => "nothing failed".into(),
+        Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => "nothing to choose for this table now".into(),
+        Action::Recheck | Action::Mark | Action::All | Action::NoneMarked | Action::Previous | Action::Next => {
+            "this stage does not wait for a choice now".into()
+        }
+        Action::Follow => "following the running stage".into(),
+        _ => "nothing here".into(),
+    }
+}

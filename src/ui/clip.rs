@@ -1,0 +1,108 @@
+//! What `y` copies and `w` writes: the text behind the screen.
+
+use std::fmt::Write as _;
+
+use crate::{
+    event::{Candidate, Stage},
+    name::plain_ident,
+    plan::{Hypertable, IdentityChoice, KeyChoice},
+    state::State,
+    ui::view::{Overlay, View},
+};
+
+/// The text of what is shown: SQL where there is some, else the error or the positions.
+pub fn text(state: &State, view: &View) -> String {
+    let stage = view.shown(state);
+    if view.overlay == Some(Overlay::Log) {
+        return state.log.iter().map(|l| format!("{} {:5} {}\n", l.at, l.level.word(), l.text)).collect();
+    }
+    match stage {
+        Stage::Preflight => {
+            let checks = view.checks(state);
+            checks.get(view.selected(stage, state)).map_or_else(String::new, |c| match &c.fix {
+                Some(fix) => format!("{fix}\n"),
+                None => format!("{}: {}\n", c.name, c.sentence),
+            })
+        }
+        Stage::Identity => view.selected_identity(state).map_or_else(String::new, |row| {
+            let choice = row.proposed.clone().unwrap_or(IdentityChoice::Full);
+            choice.sql(&row.table).map_or_else(|| format!("{}: {}\n", row.table, row.reason), |sql| sql + ";\n")
+        }),
+        Stage::Schema => {
+            view.statements(state).get(view.selected(stage, state)).map_or_else(String::new, |f| format!("{}\n-- {}\n", f.sql.trim_end(), f.message))
+        }
+        Stage::Hypertables => view.selected_candidate(state).map_or_else(String::new, |c| hypertable_sql(c, view)),
+        Stage::Copy => view.selected_table(stage, state).map_or_else(String::new, |t| {
+            let error = t.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+            format!("{} {}{error}\n", t.summary.table, t.state.word())
+        }),
+        _ => {
+            let r = &state.replay;
+            format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.source, r.received, r.applied)
+        }
+    }
+}
+
+/// The file of this screen's SQL, and all of that SQL.
+pub fn sql_file(stage: Stage, state: &State, view: &View) -> Option<(&'static str, String)> {
+    let (file, text): (_, String) = match stage {
+        Stage::Preflight => (
+            "preflight.txt",
+            state
+                .checks
+                .iter()
+                .filter_map(|c| c.fix.as_ref().map(|fix| (c, fix)))
+                .map(|(c, fix)| format!("-- {}: {}\n{fix}\n\n", c.name, c.sentence))
+                .collect(),
+        ),
+        Stage::Identity => {
+            ("identity.sql", state.identities.iter().filter_map(|r| r.proposed.as_ref()?.sql(&r.table)).map(|sql| sql + ";\n").collect())
+        }
+        Stage::Schema => (
+            "failed-schema.sql",
+            state.failed_statements.iter().map(|f| format!("-- {}: {}\n{}\n\n", f.object, f.message, f.sql.trim_end())).collect(),
+        ),
+        Stage::Hypertables => {
+            ("hypertables.sql", state.candidates.iter().filter(|c| view.is_selected(c)).map(|c| hypertable_sql(c, view) + "\n").collect())
+        }
+        _ => return None,
+    };
+    (!text.is_empty()).then_some((file, text))
+}
+
+/// The statements that make a candidate a hypertable and bring its keys back after the copy.
+pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
+    let Some(hypertable) = view.hypertable(candidate) else { return String::new() };
+    let mut sql = format!("{};\n", hypertable.sql(""));
+    for line in later_sql(candidate, &hypertable) {
+        let _ = writeln!(sql, "-- after the copy:\n{line}");
+    }
+    sql
+}
+
+/// What becomes of the keys that lack the time column, after the copy.
+pub fn later_sql(candidate: &Candidate, hypertable: &Hypertable) -> Vec<String> {
+    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column));
+    let list = |columns: &[&str]| columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
+    lacking
+        .filter_map(|key| {
+            let table = &candidate.table;
+            Some(match hypertable.key {
+                KeyChoice::Extend if key.primary => {
+                    format!("alter table {table} add primary key ({});", list(&hypertable.extended(&key.columns)))
+                }
+                KeyChoice::Extend => {
+                    format!("create unique index {} on {table} ({});", plain_ident(&key.name), list(&hypertable.extended(&key.columns)))
+                }
+                KeyChoice::PlainIndex => {
+                    format!(
+                        "create index {} on {table} ({});",
+                        plain_ident(&key.name),
+                        list(&key.columns.iter().map(String::as_str).collect::<Vec<_>>())
+                    )
+                }
+                KeyChoice::Refuse => return None,
+            })
+        })
+        .collect()
+}

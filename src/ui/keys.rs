@@ -1,0 +1,388 @@
+//! The one table of keys. The key line, the help and the dispatch of key presses come from it.
+//!
+//! A letter means the same on every screen; a test keeps it so.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use crate::event::Stage;
+
+/// A key press, as the table writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    Char(char),
+    Ctrl(char),
+    Enter,
+    Esc,
+    Tab,
+    BackTab,
+    Up,
+    Down,
+    Left,
+    Right,
+    PageUp,
+    PageDown,
+    Home,
+    End,
+    /// Editing keys, for where text is typed.
+    Other,
+}
+
+impl Key {
+    /// Only presses count; a terminal that reports releases and repeats must not press twice.
+    pub fn read(event: &KeyEvent) -> Option<Self> {
+        if event.kind != KeyEventKind::Press || event.modifiers.intersects(KeyModifiers::ALT | KeyModifiers::META | KeyModifiers::SUPER) {
+            return None;
+        }
+        Some(match event.code {
+            KeyCode::Char(c) if event.modifiers.contains(KeyModifiers::CONTROL) => Self::Ctrl(c.to_ascii_lowercase()),
+            KeyCode::Char(c) => Self::Char(c),
+            KeyCode::Enter => Self::Enter,
+            KeyCode::Esc => Self::Esc,
+            KeyCode::Tab => Self::Tab,
+            KeyCode::BackTab => Self::BackTab,
+            KeyCode::Up => Self::Up,
+            KeyCode::Down => Self::Down,
+            KeyCode::Left => Self::Left,
+            KeyCode::Right => Self::Right,
+            KeyCode::PageUp => Self::PageUp,
+            KeyCode::PageDown => Self::PageDown,
+            KeyCode::Home => Self::Home,
+            KeyCode::End => Self::End,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Where keys are pressed: a stage's screen, something laid over it, or a modal box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Context {
+    Stage(Stage),
+    Details,
+    Log,
+    Help,
+    CutoverBox,
+    Quit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    ShowStage,
+    Follow,
+    Help,
+    Log,
+    Down,
+    Up,
+    PageDown,
+    PageUp,
+    Top,
+    Bottom,
+    Details,
+    Filter,
+    Sort,
+    Swap,
+    Mark,
+    All,
+    NoneMarked,
+    NextField,
+    Previous,
+    Next,
+    IdentityFull,
+    IdentityIndex,
+    InsertOnly,
+    Continue,
+    OpenCutover,
+    Confirm,
+    Abort,
+    Retry,
+    Skip,
+    Recheck,
+    Pause,
+    MoreJobs,
+    FewerJobs,
+    Copy,
+    Write,
+    Back,
+    Redraw,
+    Quit,
+    Interrupt,
+}
+
+pub struct Binding {
+    pub keys: &'static [Key],
+    pub action: Action,
+    pub contexts: &'static [Context],
+    /// As the key line and the help write it.
+    pub label: &'static str,
+    /// For the key line; empty: only in the help.
+    pub hint: &'static str,
+    pub help: &'static str,
+}
+
+use Context::{CutoverBox, Details, Help, Log, Quit};
+use Key::{Char, Ctrl};
+use Stage::{CatchUp, Copy, Cutover, Done, Hypertables, Identity, Preflight, Schema, Verify};
+
+const fn on(stage: Stage) -> Context {
+    Context::Stage(stage)
+}
+
+const STAGES: &[Context] =
+    &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done), Details, Log, Help];
+const EVERYWHERE: &[Context] = &[
+    on(Preflight),
+    on(Identity),
+    on(Schema),
+    on(Hypertables),
+    on(Copy),
+    on(CatchUp),
+    on(Verify),
+    on(Cutover),
+    on(Done),
+    Details,
+    Log,
+    Help,
+    CutoverBox,
+    Quit,
+];
+const LISTS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Log, Help];
+const ROWS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp)];
+const STAGES_ONLY: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done)];
+
+/// In the order of the key line: what this screen is for first.
+pub static TABLE: &[Binding] = &[
+    Binding { keys: &[Char('Y')], action: Action::Confirm, contexts: &[CutoverBox], label: "Y", hint: "cut over", help: "confirm the cutover" },
+    Binding {
+        keys: &[Char('x')],
+        action: Action::Abort,
+        contexts: &[CutoverBox],
+        label: "x",
+        hint: "abort",
+        help: "go back from the cutover, up to its last step",
+    },
+    Binding {
+        keys: &[Char('c')],
+        action: Action::Continue,
+        contexts: STAGES,
+        label: "c",
+        hint: "continue",
+        help: "continue, when a prompt asks for it; with green gates: open the cutover box",
+    },
+    Binding {
+        keys: &[Char('C')],
+        action: Action::OpenCutover,
+        contexts: &[on(CatchUp), on(Verify), on(Cutover)],
+        label: "C",
+        hint: "cutover",
+        help: "open the cutover box",
+    },
+    Binding {
+        keys: &[Char('r')],
+        action: Action::Retry,
+        contexts: &[on(Schema), on(Copy), on(CatchUp), Details, CutoverBox],
+        label: "r",
+        hint: "retry",
+        help: "try what failed again",
+    },
+    Binding {
+        keys: &[Char('K')],
+        action: Action::Skip,
+        contexts: &[on(Schema), on(Copy), on(CatchUp), Details],
+        label: "K",
+        hint: "skip",
+        help: "go on without it (asks for its name; r takes it back)",
+    },
+    Binding { keys: &[Char('f')], action: Action::IdentityFull, contexts: &[on(Identity)], label: "f", hint: "full", help: "REPLICA IDENTITY FULL" },
+    Binding {
+        keys: &[Char('u')],
+        action: Action::IdentityIndex,
+        contexts: &[on(Identity)],
+        label: "u",
+        hint: "index",
+        help: "REPLICA IDENTITY USING INDEX (h/l: another index)",
+    },
+    Binding {
+        keys: &[Char('i')],
+        action: Action::InsertOnly,
+        contexts: &[on(Identity)],
+        label: "i",
+        hint: "insert-only",
+        help: "insert-only: UPDATE and DELETE do not reach the target (asks for the name)",
+    },
+    Binding {
+        keys: &[Char(' ')],
+        action: Action::Mark,
+        contexts: &[on(Hypertables)],
+        label: "space",
+        hint: "select",
+        help: "convert this table, or keep it plain",
+    },
+    Binding { keys: &[Char('a')], action: Action::All, contexts: &[on(Hypertables)], label: "a", hint: "all", help: "select all eligible tables" },
+    Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
+    Binding {
+        keys: &[Key::Tab, Key::BackTab],
+        action: Action::NextField,
+        contexts: &[on(Hypertables)],
+        label: "tab",
+        hint: "field",
+        help: "next field",
+    },
+    Binding {
+        keys: &[Char('h'), Key::Left],
+        action: Action::Previous,
+        contexts: &[on(Identity), on(Hypertables)],
+        label: "h",
+        hint: "",
+        help: "previous value of the field",
+    },
+    Binding {
+        keys: &[Char('l'), Key::Right],
+        action: Action::Next,
+        contexts: &[on(Identity), on(Hypertables)],
+        label: "h/l",
+        hint: "change",
+        help: "next value of the field",
+    },
+    Binding {
+        keys: &[Char('R')],
+        action: Action::Recheck,
+        contexts: &[on(Preflight), on(Identity), on(Hypertables)],
+        label: "R",
+        hint: "check again",
+        help: "run the checks of this stage again",
+    },
+    Binding {
+        keys: &[Char('p')],
+        action: Action::Pause,
+        contexts: &[on(Copy), on(CatchUp)],
+        label: "p",
+        hint: "pause",
+        help: "pause or resume the work of this stage",
+    },
+    Binding { keys: &[Char('+'), Char('=')], action: Action::MoreJobs, contexts: &[on(Copy)], label: "+", hint: "", help: "one more copy job" },
+    Binding { keys: &[Char('-')], action: Action::FewerJobs, contexts: &[on(Copy)], label: "+/-", hint: "jobs", help: "one copy job fewer" },
+    Binding { keys: &[Char('j'), Key::Down], action: Action::Down, contexts: LISTS, label: "j/k", hint: "move", help: "down" },
+    Binding { keys: &[Char('k'), Key::Up], action: Action::Up, contexts: LISTS, label: "k", hint: "", help: "up" },
+    Binding { keys: &[Key::PageDown], action: Action::PageDown, contexts: LISTS, label: "PgDn", hint: "", help: "ten rows down" },
+    Binding { keys: &[Key::PageUp], action: Action::PageUp, contexts: LISTS, label: "PgUp", hint: "", help: "ten rows up" },
+    Binding { keys: &[Char('g'), Key::Home], action: Action::Top, contexts: LISTS, label: "g", hint: "", help: "first row" },
+    Binding { keys: &[Char('G'), Key::End], action: Action::Bottom, contexts: LISTS, label: "G", hint: "", help: "last row" },
+    Binding {
+        keys: &[Key::Enter],
+        action: Action::Details,
+        contexts: STAGES_ONLY,
+        label: "enter",
+        hint: "details",
+        help: "details of the row (never a confirmation); when all is done: leave",
+    },
+    Binding { keys: &[Char('/')], action: Action::Filter, contexts: ROWS, label: "/", hint: "filter", help: "filter; enter keeps it, esc clears it" },
+    Binding { keys: &[Char('o')], action: Action::Sort, contexts: &[on(Copy), on(CatchUp)], label: "o", hint: "sort", help: "another order" },
+    Binding {
+        keys: &[Char('t')],
+        action: Action::Swap,
+        contexts: &[on(Identity), on(Hypertables), on(Copy), on(CatchUp)],
+        label: "t",
+        hint: "other pane",
+        help: "on a small screen: list, or details and graphs",
+    },
+    Binding {
+        keys: &[Char('1'), Char('2'), Char('3'), Char('4'), Char('5'), Char('6'), Char('7'), Char('8'), Char('9')],
+        action: Action::ShowStage,
+        contexts: STAGES,
+        label: "1-9",
+        hint: "stages",
+        help: "look at a stage",
+    },
+    Binding { keys: &[Char('0')], action: Action::Follow, contexts: STAGES, label: "0", hint: "follow", help: "follow the running stage" },
+    Binding { keys: &[Char('L')], action: Action::Log, contexts: STAGES, label: "L", hint: "log", help: "the log" },
+    Binding {
+        keys: &[Char('y')],
+        action: Action::Copy,
+        contexts: STAGES,
+        label: "y",
+        hint: "copy",
+        help: "copy what is shown (SQL, error, LSNs) as text",
+    },
+    Binding {
+        keys: &[Char('w')],
+        action: Action::Write,
+        contexts: &[on(Preflight), on(Identity), on(Schema), on(Hypertables), Details],
+        label: "w",
+        hint: "write SQL",
+        help: "write the SQL of this screen to a file in sql/",
+    },
+    Binding { keys: &[Key::Esc], action: Action::Back, contexts: EVERYWHERE, label: "esc", hint: "", help: "back one level, close" },
+    Binding { keys: &[Ctrl('l')], action: Action::Redraw, contexts: EVERYWHERE, label: "ctrl-l", hint: "", help: "draw everything again" },
+    Binding { keys: &[Char('?')], action: Action::Help, contexts: STAGES, label: "?", hint: "help", help: "this help" },
+    Binding {
+        keys: &[Char('q')],
+        action: Action::Quit,
+        contexts: EVERYWHERE,
+        label: "q",
+        hint: "quit",
+        help: "quit: asks first, then stops safely; the migration can be continued",
+    },
+    Binding {
+        keys: &[Ctrl('c')],
+        action: Action::Interrupt,
+        contexts: EVERYWHERE,
+        label: "ctrl-c",
+        hint: "",
+        help: "asks; again: stops safely; a third time within 8 s: ends at once",
+    },
+];
+
+/// What a key does in a context.
+pub fn find(context: Context, key: Key) -> Option<Action> {
+    TABLE.iter().find(|b| b.contexts.contains(&context) && b.keys.contains(&key)).map(|b| b.action)
+}
+
+/// The bindings of a context, in the order of the key line.
+pub fn of(context: Context) -> impl Iterator<Item = &'static Binding> {
+    TABLE.iter().filter(move |b| b.contexts.contains(&context))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn no_key_stands_twice_in_a_context_and_each_letter_has_one_meaning() {
+        let mut seen = HashMap::new();
+        for binding in TABLE {
+            for key in binding.keys {
+                for context in binding.contexts {
+                    assert_eq!(seen.insert((key, context), binding.action), None, "{key:?} twice in {context:?}");
+                }
+            }
+        }
+        let mut meaning = HashMap::new();
+        for binding in TABLE {
+            for key in binding.keys {
+                let action = *meaning.entry(key).or_insert(binding.action);
+                assert_eq!(action, binding.action, "{key:?} means two things");
+            }
+        }
+    }
+
+    #[test]
+    fn every_context_can_be_left() {
+        for context in EVERYWHERE {
+            assert_eq!(find(*context, Char('q')), Some(Action::Quit));
+            assert_eq!(find(*context, Ctrl('c')), Some(Action::Interrupt));
+            assert_eq!(find(*context, Key::Esc), Some(Action::Back));
+        }
+    }
+
+    #[test]
+    fn releases_repeats_and_alt_do_not_count() {
+        let mut event = KeyEvent::new(KeyCode::Char('Y'), KeyModifiers::SHIFT);
+        assert_eq!(Key::read(&event), Some(Char('Y')));
+        event.kind = KeyEventKind::Repeat;
+        assert_eq!(Key::read(&event), None);
+        event.kind = KeyEventKind::Release;
+        assert_eq!(Key::read(&event), None);
+        assert_eq!(Key::read(&KeyEvent::new(KeyCode::Char('q'), KeyModifiers::ALT)), None);
+        assert_eq!(Key::read(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Ctrl('c')));
+    }
+}

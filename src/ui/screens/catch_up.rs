@@ -1,0 +1,173 @@
+//! Catch-up: how far the target is behind, at what rates, which tables change, and the gates before the cutover.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::Style,
+    text::{Line, Span},
+};
+
+use crate::{
+    event::{Gate, Stage},
+    format,
+    state::{State, Table, between},
+    ui::{
+        screens::two_panes,
+        theme::Role,
+        view::{CATCH_UP_ORDERS, View},
+        widgets::{
+            chart::Chart,
+            text::{self, Row, bar, list, pane, split_columns, split_rows},
+        },
+    },
+};
+
+/// ANALYZE begins below this lag, unless the command line says otherwise.
+const ANALYZE_BELOW: (u64, &str) = (30 << 20, "30 MB");
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let halves = |area: Rect| split_columns(area, area.width * 7 / 12);
+    if two_panes(area) {
+        let (top, bottom) = split_rows(area, area.height * 11 / 20);
+        let (left, right) = halves(top);
+        lag(frame, left, state, view);
+        rates(frame, right, state, view);
+        let (left, right) = halves(bottom);
+        tables(frame, left, state, view);
+        gates(frame, right, state, view);
+    } else if view.swapped {
+        let (left, right) = split_columns(area, area.width / 2);
+        lag(frame, left, state, view);
+        rates(frame, right, state, view);
+    } else {
+        let (top, bottom) = split_rows(area, (state.gates.len() as u16 + 4).clamp(5, area.height / 2));
+        gates(frame, top, state, view);
+        tables(frame, bottom, state, view);
+    }
+}
+
+fn lag(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let now = state.replay.lag.map_or_else(|| "not begun".into(), |lag| format!("now {}", format::bytes(lag)));
+    let inner = pane(frame, area, "Source DB - Target DB (bytes the target is behind)", &now, Role::Plain, view);
+    Chart { samples: &state.replay.lag_samples, now: view.now(state), line: Some(ANALYZE_BELOW) }.render(frame, inner, view);
+}
+
+fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let inner = pane(frame, area, "Rates and time", "", Role::Plain, view);
+    let r = &state.replay;
+    let gaining = r.applied_meter.rate() - r.source_meter.rate();
+    let level = match r.level_in() {
+        Some(d) if r.lag == Some(0) => {
+            let _ = d;
+            "level".to_owned()
+        }
+        Some(d) => format!("level in {}", format::duration(d)),
+        None if r.lag.is_none() => "nothing is applied yet".into(),
+        None => "not gaining: the source writes as fast".into(),
+    };
+    let verb = if gaining >= 0.0 { "gaining" } else { "LOSING" };
+    let waiting = r.lanes.iter().filter(|l| l.waiting).count();
+    let commit = r
+        .last_commit
+        .map_or_else(|| "-".to_owned(), |at| format!("{}   {:.1} s old", view.time(at), between(at, state.now.unwrap_or(at)).as_secs_f64()));
+    let row = |name: &str, value: String| {
+        Row::new(view)
+            .text(" ", Style::new())
+            .left(name, 16, view.style(Role::Dim))
+            .left(value, usize::from(inner.width).saturating_sub(19), Style::new())
+            .line()
+    };
+    let mut out = vec![
+        row("source writes", format!("{:>11}   (WAL)", format::rate(r.source_meter.rate()))),
+        row("received", format!("{:>11}   spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
+        row("applied", format!("{:>11}   {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
+        row(verb, format!("{:>11}   {level}", format::rate(gaining.abs()))),
+        Line::default(),
+        row("last transaction", commit),
+        row("source LSN", r.source.to_string()),
+        row("received LSN", r.received.to_string()),
+        row("applied LSN", format!("{}   (slowest lane)", r.applied)),
+        row("lanes", format!("{}   {waiting} waiting for changes", r.lanes.len())),
+    ];
+    if !r.wal_status.is_empty() {
+        let safe = r.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
+        out.push(row("slot", format!("{}{safe}", r.wal_status)));
+    }
+    if let Some(error) = &r.broken {
+        out.insert(0, row("STREAM BROKEN", error.clone()).style(view.style(Role::Failed)));
+    }
+    text::scrolled(frame, inner, out, 0, view);
+}
+
+fn table_state(table: &Table) -> (&'static str, Role) {
+    match (&table.diverged, table.changes()) {
+        (Some(_), _) => ("DIVERGED", Role::Failed),
+        (None, 0) => ("quiet", Role::Dim),
+        (None, _) => ("ok", Role::Ok),
+    }
+}
+
+fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let rows = view.tables(Stage::CatchUp, state);
+    let order = format!("sort: {} {}", CATCH_UP_ORDERS[view.catch_up_order], view.symbols.down);
+    let right = [view.filter_text(), order].join("  ").trim().to_owned();
+    let inner = pane(frame, area, "Tables, changes applied", &right, Role::Plain, view);
+    let columns = usize::from(inner.width);
+    let number = if columns >= 66 { 10 } else { 8 };
+    let name = columns.saturating_sub(1 + 3 * (number + 1) + 9 + 1).max(8);
+    let plain = Style::new();
+    let head = Row::new(view)
+        .left("TABLE", name, plain)
+        .right("INSERT", number, plain)
+        .right("UPDATE", number, plain)
+        .right("DELETE", number, plain)
+        .left("STATE", 8, plain);
+    list(frame, inner, head.line(), &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
+        let (word, role) = table_state(table);
+        Row::new(view)
+            .left(table.summary.table.to_string(), name, plain)
+            .right(format::count(table.inserts), number, plain)
+            .right(format::count(table.updates), number, plain)
+            .right(format::count(table.deletes), number, plain)
+            .left(word, 8, view.style(role))
+            .line()
+    });
+}
+
+/// One gate: `[x]` passed, `[!]` warns, `[ ]` holds the cutover up.
+pub fn gate_line(gate: &Gate, columns: usize, view: &View) -> Line<'static> {
+    let (mark, role) = match (gate.passed, gate.hard) {
+        (true, _) => ("[x]", Role::Ok),
+        (false, true) => ("[ ]", Role::Attention),
+        (false, false) => ("[!]", Role::Attention),
+    };
+    let name = text::width(&gate.name).clamp(14, 24.min(columns / 2).max(14));
+    Row::new(view)
+        .text(" ", Style::new())
+        .left(mark, 3, view.style(role))
+        .left(&gate.name, name.max(20.min(columns / 2)), Style::new())
+        .left(&gate.detail, columns.saturating_sub(name.max(20.min(columns / 2)) + 7), view.style(Role::Dim))
+        .line()
+}
+
+fn gates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let inner = pane(frame, area, "Before cutover", "[ ] must pass  [!] warns", Role::Plain, view);
+    let columns = usize::from(inner.width);
+    let mut out: Vec<_> = state.gates.iter().map(|g| gate_line(g, columns, view)).collect();
+    let (done, total) = state.analyzed;
+    if total > 0 && done < total {
+        let table = state.analyzing.as_ref().map(|t| format!("  {t}")).unwrap_or_default();
+        out.push(Line::from(vec![
+            Span::styled(" [~] ", view.style(Role::Busy)),
+            Span::raw(text::cut(
+                &format!("ANALYZE {} {done} of {total}{table}", bar(done as f64 / total as f64, 8, view)),
+                columns.saturating_sub(6),
+                view.symbols.ellipsis,
+            )),
+        ]));
+    }
+    if out.is_empty() {
+        out.push(Line::styled(" The gates are checked once replay runs.", view.style(Role::Dim)));
+    }
+    text::scrolled(frame, inner, out, 0, view);
+}

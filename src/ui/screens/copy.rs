@@ -1,0 +1,281 @@
+//! Copy: the tables with their progress; below, what the receiver has put on disk, and who works on what.
+
+use ratatui::{Frame, layout::Rect, style::Style, text::Line};
+
+use crate::{
+    event::{Holder, Stage, TableState},
+    format,
+    state::{State, Table, between},
+    ui::{
+        screens::two_panes,
+        theme::Role,
+        view::{COPY_ORDERS, View},
+        widgets::{
+            chart::Chart,
+            header::WIDE,
+            text::{self, Row, bar, list, pane, split_columns, split_rows},
+        },
+    },
+};
+
+pub fn state_role(state: TableState) -> Role {
+    match state {
+        TableState::Queued | TableState::Skipped => Role::Dim,
+        TableState::Copying | TableState::Indexing => Role::Busy,
+        TableState::Done => Role::Ok,
+        TableState::Failed => Role::Failed,
+    }
+}
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    if two_panes(area) {
+        let (top, bottom) = split_rows(area, area.height - 11);
+        tables(frame, top, state, view);
+        let (left, right) = split_columns(bottom, bottom.width / 2);
+        spool(frame, left, state, view);
+        workers(frame, right, state, view);
+    } else if view.swapped {
+        let (left, right) = split_columns(area, area.width / 2);
+        spool(frame, left, state, view);
+        workers(frame, right, state, view);
+    } else if state.waiting.is_some() && state.tables_in(TableState::Copying) == 0 {
+        workers(frame, area, state, view);
+    } else {
+        tables(frame, area, state, view);
+    }
+}
+
+fn counts(state: &State) -> String {
+    use TableState::{Copying, Done, Failed, Indexing, Queued, Skipped};
+    [Done, Copying, Indexing, Queued, Skipped, Failed]
+        .into_iter()
+        .map(|s| (state.tables_in(s), s.word()))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"))
+        .collect::<Vec<_>>()
+        .join("  ")
+}
+
+fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let wide = area.width >= WIDE;
+    let rows = view.tables(Stage::Copy, state);
+    let shown = if rows.len() == state.tables.len() { String::new() } else { format!("{} of {}", rows.len(), state.tables.len()) };
+    let order = format!("sort: {} {}", COPY_ORDERS[view.copy_order], view.symbols.down);
+    let right = if wide { [view.filter_text(), shown, order] } else { [view.filter_text(), shown, counts(state)] };
+    let right = right.into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("  ");
+    let title = if wide { format!("Copy {} tables", view.symbols.dash) } else { "Copy".into() };
+    let inner = pane(frame, area, &title, &right, Role::Plain, view);
+    let (body, total) = split_rows(inner, inner.height.saturating_sub(1));
+    let columns = usize::from(inner.width);
+    let plain = Style::new();
+    let bar_width = if wide { 20 } else { 10 };
+    let fixed = if wide { 1 + 6 + 9 + 21 + 5 + 23 + 12 + 12 } else { 1 + 9 + 11 + 5 + 10 + 11 + 9 };
+    let name = columns.saturating_sub(fixed + 1).max(8);
+    let head = Row::new(view).left("TABLE", name, plain);
+    let head = if wide {
+        head.left("KIND", 5, plain)
+            .left("STATE", 8, plain)
+            .left("PROGRESS", bar_width, plain)
+            .left("", 4, plain)
+            .right("COPIED / TOTAL (est.)", 22, plain)
+            .right("RATE", 11, plain)
+            .right("LEFT", 11, plain)
+    } else {
+        head.left("STATE", 8, plain)
+            .left("PROGRESS", bar_width, plain)
+            .left("", 4, plain)
+            .right("COPIED", 9, plain)
+            .right("RATE", 10, plain)
+            .right("LEFT", 8, plain)
+    };
+    let now = view.now(state);
+    let used = list(frame, body, head.line(), &rows, view.selected(Stage::Copy, state), view, |table, _| {
+        let role = view.style(state_role(table.state));
+        let row = Row::new(view).left(table.summary.table.to_string(), name, plain);
+        let row = if wide { row.left(table.summary.kind.word(), 5, plain) } else { row };
+        let percent = (table.fraction() * 100.0) as u64;
+        let row = row.left(table.state.word(), 8, role).left(bar(table.fraction(), bar_width, view), bar_width, role).right(
+            format!("{percent}%"),
+            4,
+            plain,
+        );
+        let done = if table.done_bytes() == 0 && table.state == TableState::Queued { "0".into() } else { format::bytes(table.done_bytes()) };
+        let row = if wide {
+            row.right(done, 9, plain).text("/ ", view.style(Role::Dim)).right(format::bytes(table.summary.bytes), 10, plain)
+        } else {
+            row.right(if table.state == TableState::Queued { String::new() } else { done }, 9, plain)
+        };
+        let rate = speed(table).unwrap_or_default();
+        row.right(rate, if wide { 11 } else { 10 }, plain).right(left(table, state, now), if wide { 11 } else { 8 }, plain).line()
+    });
+    if rows.is_empty() {
+        let text = if state.tables.is_empty() { " No tables are known yet." } else { " No table matches the filter (esc clears it)." };
+        text::lines(frame, split_rows(body, used).1, vec![Line::styled(text, view.style(Role::Dim))]);
+    }
+    totals(frame, total, wide, state, view);
+}
+
+/// Bytes a second: now while it runs, the mean of the whole copy afterwards.
+fn speed(table: &Table) -> Option<String> {
+    match table.state {
+        TableState::Copying => Some(format::rate(table.meter.rate())),
+        TableState::Done | TableState::Indexing => {
+            let seconds = between(table.started?, table.finished?).as_secs_f64();
+            (seconds >= 1.0).then(|| format::rate(table.copied_bytes as f64 / seconds))
+        }
+        _ => None,
+    }
+}
+
+/// Time left, time taken, or what is going on instead.
+fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
+    match table.state {
+        TableState::Copying if state.paused => "paused".into(),
+        TableState::Copying => table.left(now).map(format::duration).unwrap_or_default(),
+        TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
+        TableState::Done => match (table.started, table.finished) {
+            (Some(a), Some(b)) => {
+                let s = between(a, b).as_secs();
+                if s < 3600 { format!("in {:02}:{:02}", s / 60, s % 60) } else { format!("in {}:{:02}h", s / 3600, s / 60 % 60) }
+            }
+            _ => String::new(),
+        },
+        TableState::Failed => "r: retry".into(),
+        _ => String::new(),
+    }
+}
+
+fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View) {
+    let (done, all) = state.copy_bytes();
+    let fraction = if all == 0 { 0.0 } else { done as f64 / all as f64 };
+    let rate = state.copy_rate();
+    // By the bytes on disk that were copied a second: the wire's measure is another one.
+    let left = state.tables.iter().filter_map(|t| t.started).min().and_then(|start| {
+        let elapsed = between(start, view.now(state)).as_secs_f64();
+        (state.tables_in(TableState::Copying) > 0 && fraction > 0.001)
+            .then(|| std::time::Duration::from_secs_f64(elapsed / fraction * (1.0 - fraction)))
+    });
+    let left = left.map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
+    let percent = (fraction * 100.0) as u64;
+    let sizes = format!("{} / {}", format::bytes(done), format::bytes(all));
+    let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
+    let text = if wide {
+        let counts = counts(state);
+        let bar_width = usize::from(area.width).saturating_sub(text::width(&counts) + text::width(&sizes) + 46).clamp(8, 26);
+        format!(" {counts}   total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, bar_width, view))
+    } else {
+        format!(" total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, 10, view))
+    };
+    let text = text.trim_end().to_owned();
+    text::lines(frame, area, vec![Line::styled(text, view.style(Role::Busy))]);
+}
+
+fn spool(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let inner = pane(frame, area, "Received, not yet replayed (spool)", "", Role::Plain, view);
+    let (graph, foot) = split_rows(inner, inner.height.saturating_sub(1));
+    let r = &state.replay;
+    Chart { samples: &r.spool_samples, now: view.now(state), line: None }.render(frame, graph, view);
+    let full = full_in(state).map(|t| format!("   disk full in {t}")).unwrap_or_default();
+    let slot = match (&r.slot, r.wal_status.as_str()) {
+        (None, _) => "   slot: not created yet".into(),
+        (Some(_), "") => String::new(),
+        (Some(_), status) => {
+            format!("   slot: {status}{}", r.safe_wal_bytes.map(|b| format!(", {} safe", format::bytes(b))).unwrap_or_default())
+        }
+    };
+    let role = if matches!(r.wal_status.as_str(), "" | "reserved" | "extended") { Role::Plain } else { Role::Failed };
+    let line = Row::new(view).text(" ", Style::new()).left(
+        format!("spool {}{full}{slot}", format::bytes(r.spool_bytes)),
+        usize::from(foot.width).saturating_sub(2),
+        view.style(role),
+    );
+    text::lines(frame, foot, vec![line.line()]);
+}
+
+/// When the disk is full at the rate at which the spool grows.
+fn full_in(state: &State) -> Option<String> {
+    let rate = state.replay.spool_meter.rate();
+    if rate < 1024.0 || state.replay.disk_free == 0 {
+        return None;
+    }
+    let seconds = state.replay.disk_free as f64 / rate;
+    Some(match seconds {
+        s if s >= 2.0 * 86_400.0 => format!("~{:.0} d", s / 86_400.0),
+        s if s >= 2.0 * 3_600.0 => format!("~{:.0} h", s / 3_600.0),
+        s => format!("~{:.0} min", s / 60.0),
+    })
+}
+
+fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    if let Some((what, held)) = &state.waiting {
+        return holders(frame, area, what, held, view);
+    }
+    let inner = pane(frame, area, "Workers", "", Role::Plain, view);
+    let (body, foot) = split_rows(inner, inner.height.saturating_sub(1));
+    let mut out = Vec::new();
+    let columns = usize::from(body.width);
+    let name = columns.saturating_sub(1 + 9 + 9 + 12).clamp(8, 40);
+    let copying: Vec<_> = state.tables.iter().filter(|t| t.state == TableState::Copying).collect();
+    let indexing = state.tables.iter().filter(|t| t.state == TableState::Indexing);
+    let mut worker = |who: String, what: String, how: &str, rate: String| {
+        let row =
+            Row::new(view).text(" ", Style::new()).left(who, 8, view.style(Role::Busy)).left(what, name, Style::new()).left(how, 8, Style::new());
+        out.push(row.right(rate, 11, Style::new()).line());
+    };
+    for (i, table) in copying.iter().enumerate() {
+        worker(format!("copy-{}", i + 1), table.summary.table.to_string(), "COPY", format::rate(table.meter.rate()));
+    }
+    for table in indexing {
+        let index = table.index.clone().unwrap_or_else(|| table.summary.table.to_string());
+        worker("index".into(), index, "BUILD", format!("{} of {}", table.indexes_done, table.indexes_total));
+    }
+    let r = &state.replay;
+    if let Some(error) = &r.broken {
+        worker("receive".into(), error.clone(), "BROKEN", "again".into());
+    } else if r.slot.is_some() {
+        worker("receive".into(), format!("to disk, {}", r.received), "STREAM", format::rate(r.received_meter.rate()));
+    }
+    if let Some(oldest) = copying.iter().filter(|t| t.started.is_some()).min_by_key(|t| t.started) {
+        let age = oldest.started.map(|s| format::duration(between(s, view.now(state)))).unwrap_or_default();
+        out.push(Line::styled(format!(" oldest open snapshot {age}  {}", oldest.summary.table), view.style(Role::Dim)));
+    }
+    if out.is_empty() {
+        out.push(Line::styled(" nobody works yet", view.style(Role::Dim)));
+    }
+    text::scrolled(frame, body, out, 0, view);
+    if state.table_jobs > 0 {
+        let verb = if state.paused { "resume" } else { "pause" };
+        let text = format!(" p: {verb} copy   +/-: copy jobs {}   index jobs {}", state.table_jobs, state.index_jobs);
+        text::lines(frame, foot, vec![Line::styled(text, view.style(Role::Dim))]);
+    }
+}
+
+/// The sessions that the slot, or a snapshot, waits for.
+fn holders(frame: &mut Frame, area: Rect, what: &str, held: &[Holder], view: &View) {
+    let inner = pane(frame, area, &format!("{what} waits for"), &held.len().to_string(), Role::Attention, view);
+    let columns = usize::from(inner.width);
+    let mut held: Vec<_> = held.iter().collect();
+    held.sort_by_key(|h| std::cmp::Reverse(h.seconds));
+    let who = columns.saturating_sub(1 + 8 + 10 + 21).clamp(10, 40);
+    let plain = Style::new();
+    let mut out = vec![
+        Row::new(view)
+            .text(" ", plain)
+            .right("PID", 7, plain)
+            .right("AGE", 9, plain)
+            .left("STATE", 19, plain)
+            .left("WHO", who, plain)
+            .line()
+            .style(view.style(Role::Dim)),
+    ];
+    for h in held {
+        let pid = if h.pid == 0 { String::new() } else { h.pid.to_string() };
+        let age = format::duration(std::time::Duration::from_secs(h.seconds));
+        out.push(Row::new(view).text(" ", plain).right(pid, 7, plain).right(age, 9, plain).left(&h.state, 19, plain).left(&h.who, who, plain).line());
+        if !h.query.is_empty() {
+            let query = Row::new(view).text("         ", plain).left(&h.query, columns.saturating_sub(11), view.style(Role::Dim));
+            out.push(query.line());
+        }
+    }
+    text::scrolled(frame, inner, out, 0, view);
+}

@@ -1,0 +1,73 @@
+//! Details of the selected row, full height.
+
+use ratatui::{Frame, layout::Rect, text::Line};
+
+use crate::{
+    event::Stage,
+    format,
+    state::{State, Table},
+    ui::{
+        screens::{hypertables, identity, preflight, schema},
+        theme::Role,
+        view::View,
+        widgets::text::{self, pane, wrap},
+    },
+};
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let stage = view.shown(state);
+    let title = view.rows(stage, state).get(view.selected(stage, state)).cloned().unwrap_or_default();
+    let inner = pane(frame, area, &title, "esc closes", Role::Plain, view);
+    text::scrolled(frame, inner, lines(usize::from(inner.width), state, view), view.scroll, view);
+}
+
+pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
+    let stage = view.shown(state);
+    let selected = view.selected(stage, state);
+    match stage {
+        Stage::Preflight => view.checks(state).get(selected).map(|c| preflight::explain(c, columns, view)),
+        Stage::Identity => view.selected_identity(state).map(|r| identity::explain(r, columns, view)),
+        Stage::Schema => view.statements(state).get(selected).map(|f| schema::explain(f, columns, view)),
+        Stage::Hypertables => view.selected_candidate(state).map(|c| hypertables::explain(c, columns, view)),
+        Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, columns, view)),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
+fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
+    let room = columns.saturating_sub(3);
+    let mut out = Vec::new();
+    let mut say = |text: String, role| out.extend(wrap(&text, room).into_iter().map(|l| Line::styled(format!(" {l}"), view.style(role))));
+    if let Some(error) = &t.error {
+        say(format!("{}: {error}", t.state.word()), Role::Failed);
+        say(" ".into(), Role::Plain);
+    }
+    if let Some(reason) = &t.diverged {
+        say(format!("DIVERGED: {reason}"), Role::Failed);
+        say("r copies it again; K goes on without it.".into(), Role::Plain);
+        say(" ".into(), Role::Plain);
+    }
+    let s = &t.summary;
+    let at = |when: Option<jiff::Timestamp>| when.map_or_else(|| "-".to_owned(), |w| view.time(w));
+    say(format!("state      {}, {}", t.state.word(), s.kind.word()), Role::Plain);
+    say(format!("size       {} on disk, ~{} rows (estimated)", format::bytes(s.bytes), format::count(s.rows)), Role::Plain);
+    say(
+        format!("copied     {} rows, {} on the wire, {}", format::count(t.copied_rows), format::bytes(t.copied_bytes), format::rate(t.meter.rate())),
+        Role::Plain,
+    );
+    say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
+    let index = t.index.as_ref().map(|i| format!(", now {i}")).unwrap_or_default();
+    say(format!("indexes    {} of {}{index}", t.indexes_done, t.indexes_total), Role::Plain);
+    say(
+        format!(
+            "replayed   {} inserts, {} updates, {} deletes, {} truncates",
+            format::count(t.inserts),
+            format::count(t.updates),
+            format::count(t.deletes),
+            format::count(t.truncates)
+        ),
+        Role::Plain,
+    );
+    out
+}

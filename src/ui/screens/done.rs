@@ -1,0 +1,73 @@
+//! Done: the summary, late writes, what was cleaned up, and what to do next.
+
+use ratatui::{Frame, layout::Rect, text::Line};
+use std::time::Duration;
+
+use crate::{
+    event::{RelationKind, TableState},
+    format,
+    state::State,
+    ui::{
+        theme::Role,
+        view::View,
+        widgets::text::{self, pane, wrap},
+    },
+};
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let late = !state.cutover.late_writes.is_empty();
+    let role = if late { Role::Failed } else { Role::Ok };
+    let inner = pane(frame, area, "Done", if late { "LATE WRITES" } else { "" }, if late { role } else { Role::Plain }, view);
+    text::scrolled(frame, inner, lines(usize::from(inner.width), state, view), view.scroll, view);
+}
+
+pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
+    let room = columns.saturating_sub(6);
+    let mut out = vec![Line::default()];
+    let mut say = |text: &str, role| {
+        out.extend(wrap(text, room).into_iter().map(|l| Line::styled(format!("   {l}"), view.style(role))));
+    };
+    let Some(completed) = &state.cutover.completed else {
+        say("The migration is not completed yet.", Role::Dim);
+        return out;
+    };
+    say("Migration successfully completed", Role::Ok);
+    say("", Role::Plain);
+    let (_, bytes) = state.copy_bytes();
+    let hyper = state.tables.iter().filter(|t| t.summary.kind == RelationKind::Hypertable).count();
+    let skipped = state.tables_in(TableState::Skipped);
+    let skipped = if skipped > 0 { format!(", {skipped} WITHOUT THEIR DATA") } else { String::new() };
+    say(&format!("tables     {}, {hyper} of them hypertables{skipped}", completed.tables), Role::Plain);
+    say(&format!("copied     {}", format::bytes(bytes)), Role::Plain);
+    say(&format!("replayed   {} changes", format::count(completed.changes)), Role::Plain);
+    say(&format!("downtime   {:.1} s, from your confirmation to the last object", completed.downtime_ms as f64 / 1000.0), Role::Plain);
+    let took = state.opened.map_or(Duration::ZERO, |o| crate::state::between(o, completed.at));
+    say(&format!("this run   {}, completed at {}", format::duration(took), view.time(completed.at)), Role::Plain);
+    say("", Role::Plain);
+    if state.cutover.late_writes.is_empty() {
+        say("Late writes on the source: none seen.", Role::Ok);
+    } else {
+        say("LATE WRITES on the source after the cutover. They are NOT on the target:", Role::Failed);
+        for (table, lsn) in &state.cutover.late_writes {
+            say(&format!("  {table} at {lsn}"), Role::Failed);
+        }
+    }
+    say("", Role::Plain);
+    if state.cutover.cleaned.is_empty() {
+        say("Cleaning up begins when you leave (q): slot, publications, spool and replica identities on the source.", Role::Dim);
+    } else {
+        say("Cleaned up:", Role::Dim);
+        for (what, error) in &state.cutover.cleaned {
+            match error {
+                None => say(&format!("  {} {what}", view.symbols.done), Role::Ok),
+                Some(e) => say(&format!("  {} {what}: LEFT OVER, {e}", view.symbols.failed), Role::Attention),
+            }
+        }
+    }
+    say("", Role::Plain);
+    say("Next", Role::Busy);
+    say(&format!("  1  point the application at {}", state.target.address), Role::Plain);
+    say("  2  look at it; the source keeps all its data and is not changed any more", Role::Plain);
+    say(&format!("  3  the report and the journal stay in {}", if state.dir.is_empty() { "the work directory" } else { &state.dir }), Role::Plain);
+    out
+}

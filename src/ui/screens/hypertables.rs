@@ -1,0 +1,230 @@
+//! Hypertables: which tables become one, by what column, in chunks of what size, and the SQL of it.
+
+use jiff::{Span, Unit};
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::Style,
+    text::{Line, Span as TextSpan},
+};
+
+use crate::{
+    event::{Candidate, Stage, TimeColumn},
+    format,
+    name::plain_ident,
+    plan::{Hypertable, KeyChoice, key_sentence},
+    state::State,
+    ui::{
+        clip,
+        screens::two_panes,
+        theme::Role,
+        view::View,
+        widgets::{
+            header::WIDE,
+            text::{self, Row, list, pane, split_rows, wrap},
+        },
+    },
+};
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    if two_panes(area) {
+        let (top, bottom) = split_rows(area, area.height - 15);
+        selection(frame, top, state, view);
+        editor(frame, bottom, state, view);
+    } else if view.swapped {
+        editor(frame, area, state, view);
+    } else {
+        selection(frame, area, state, view);
+    }
+}
+
+/// `[x]`, `[ ]`, `[-]`: nothing is hidden.
+fn checkbox(candidate: &Candidate, view: &View) -> &'static str {
+    if view.is_selected(candidate) {
+        "[x]"
+    } else if candidate.obstacle.is_some() {
+        "[-]"
+    } else {
+        "[ ]"
+    }
+}
+
+fn keys_contain_time(candidate: &Candidate, column: &str) -> String {
+    let lacking = candidate.keys.iter().find(|k| !k.columns.iter().any(|c| c == column));
+    match (candidate.keys.is_empty(), lacking) {
+        (true, _) => "no key".into(),
+        (false, None) => "yes".into(),
+        (false, Some(key)) => {
+            let kind = if key.primary { "PK" } else { "unique" };
+            format!("no: {kind} ({})", key.columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let rows = view.candidates(state);
+    let chosen = state.candidates.iter().filter(|c| view.is_selected(c)).count();
+    let right = [view.filter_text(), format!("{chosen} of {} selected", state.candidates.len())].join("  ").trim().to_owned();
+    let wide = area.width >= WIDE;
+    let title = if wide {
+        format!("Hypertables {} the schema is restored and empty; convert before the rows arrive", view.symbols.dash)
+    } else {
+        "Hypertables".into()
+    };
+    let inner = pane(frame, area, &title, &right, Role::Plain, view);
+    let plain = Style::new();
+    let columns = usize::from(inner.width);
+    let rest = columns.saturating_sub(if wide { 1 + 4 + 10 + 25 + 10 + 22 } else { 1 + 4 + 10 + 18 + 10 });
+    let (table, why) = if wide { (rest * 5 / 9, rest - rest * 5 / 9) } else { (rest, 0) };
+    let mut head = Row::new(view).left("", 3, plain).left("TABLE", table - 1, plain).right("SIZE", 9, plain);
+    head = if wide {
+        head.left("TIME COLUMN", 24, plain).left("CHUNK", 9, plain).left("KEY CONTAINS TIME", 21, plain).left("WHY", why.saturating_sub(1), plain)
+    } else {
+        head.left("TIME COLUMN", 17, plain).left("CHUNK", 9, plain)
+    };
+    let used = list(frame, inner, head.line(), &rows, view.selected(Stage::Hypertables, state), view, |candidate, _| {
+        let mark = checkbox(candidate, view);
+        let role = if mark == "[x]" { Role::Ok } else { Role::Dim };
+        let hypertable = view.hypertable(candidate).filter(|_| candidate.obstacle.is_none() || candidate.made);
+        let column = hypertable.as_ref().and_then(|h| candidate.columns.iter().find(|c| c.name == h.time_column));
+        let column_text = match (column, wide) {
+            (Some(c), true) => format!("{} {}", plain_ident(&c.name), short_type(&c.data_type)),
+            (Some(c), false) => plain_ident(&c.name),
+            _ => view.symbols.dash.to_owned(),
+        };
+        let interval = hypertable.as_ref().map(|h| h.chunk_interval.clone()).unwrap_or_default();
+        let row = Row::new(view).left(mark, 3, view.style(role)).left(candidate.table.to_string(), table - 1, plain).right(
+            format::bytes(candidate.bytes),
+            9,
+            plain,
+        );
+        if wide {
+            let keys = hypertable.as_ref().map(|h| keys_contain_time(candidate, &h.time_column)).unwrap_or_default();
+            let reason = if candidate.made { "made by hand" } else { candidate.obstacle.as_deref().unwrap_or(&candidate.why) };
+            row.left(column_text, 24, plain).left(interval, 9, plain).left(keys, 21, plain).left(reason, why.saturating_sub(1), plain).line()
+        } else {
+            row.left(column_text, 17, plain).left(interval, 9, plain).line()
+        }
+    });
+    let below = split_rows(inner, used).1;
+    if rows.is_empty() {
+        text::lines(frame, below, vec![Line::styled(" No candidates are listed yet.", view.style(Role::Dim))]);
+    } else if below.height >= 2 {
+        let legend = " [x] convert   [ ] keep plain   [-] cannot be converted (enter: why)";
+        text::lines(frame, below, vec![Line::default(), Line::styled(legend, view.style(Role::Dim))]);
+    }
+}
+
+/// `timestamptz` for `timestamp with time zone`.
+fn short_type(name: &str) -> String {
+    name.replace("timestamp with time zone", "timestamptz").replace("timestamp without time zone", "timestamp")
+}
+
+fn editor(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let Some(candidate) = view.selected_candidate(state) else {
+        pane(frame, area, "", "", Role::Plain, view);
+        return;
+    };
+    let chosen = if view.is_selected(candidate) { "converted" } else { "kept plain" };
+    let inner = pane(frame, area, &candidate.table.to_string(), chosen, Role::Plain, view);
+    text::scrolled(frame, inner, explain(candidate, usize::from(inner.width), view), 0, view);
+}
+
+/// The editor's fields, the estimate and the SQL.
+pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'static>> {
+    let room = columns.saturating_sub(4);
+    let paragraph = |text: &str, role| wrap(text, room).into_iter().map(|l| Line::styled(format!("  {l}"), view.style(role))).collect::<Vec<_>>();
+    if let (Some(why), false) = (&candidate.obstacle, candidate.made) {
+        let mut lines = paragraph("Cannot be converted:", Role::Attention);
+        lines.extend(paragraph(why, Role::Plain));
+        return lines;
+    }
+    let Some(hypertable) = view.hypertable(candidate) else { return paragraph("There is no column of time or of whole numbers.", Role::Plain) };
+    let column = candidate.columns.iter().find(|c| c.name == hypertable.time_column);
+    let mut lines = fields(candidate, &hypertable, column, view);
+    lines.push(Line::default());
+    lines.extend(paragraph("Statements that will run on the TARGET only:", Role::Dim));
+    let mut statement = |head: &str, sql: &str| {
+        for (i, line) in wrap(sql, room.saturating_sub(9)).into_iter().enumerate() {
+            let head = if i == 0 { head } else { "" };
+            lines.push(Line::from(vec![TextSpan::styled(format!("    {head:<7}"), view.style(Role::Dim)), line.into()]));
+        }
+    };
+    statement("now", &format!("{};", hypertable.sql("")));
+    let later = clip::later_sql(candidate, &hypertable);
+    for sql in &later {
+        statement("later", sql);
+    }
+    if !later.is_empty() && hypertable.key == KeyChoice::Extend {
+        lines.push(Line::default());
+        let keys: Vec<_> = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column)).map(|k| k.columns.join(", ")).collect();
+        lines.extend(paragraph(
+            &format!("({}) alone will no longer be unique by constraint. The source is not changed.", keys.join("), (")),
+            Role::Plain,
+        ));
+    }
+    lines
+}
+
+fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeColumn>, view: &View) -> Vec<Line<'static>> {
+    let kind = column.map(|c| format!("  {}{}", short_type(&c.data_type), if c.not_null { " NOT NULL" } else { "" })).unwrap_or_default();
+    let chunks = column.and_then(|c| chunks(c, &hypertable.chunk_interval));
+    let estimate = chunks.map_or_else(
+        || "number of chunks unknown".to_owned(),
+        |n| format!("about {} chunks, {} each (estimated)", format::count(n), format::bytes(candidate.bytes / n.max(1))),
+    );
+    let lacking: Vec<_> = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column)).collect();
+    let (key, note) = match lacking.first() {
+        None if candidate.keys.is_empty() => ("no key".to_owned(), String::new()),
+        None => ("kept: contains the time column".to_owned(), String::new()),
+        Some(first) => {
+            let more = if lacking.len() > 1 { format!(" and {} more", lacking.len() - 1) } else { String::new() };
+            let note = first.obstacle.as_ref().map_or_else(|| "a unique key must contain the time column".to_owned(), |o| format!("obstacle: {o}"));
+            (format!("{}{more}", key_sentence(hypertable.key, &first.columns, &hypertable.time_column)), note)
+        }
+    };
+    let rows = [
+        ("time column", format!("{}{kind}", plain_ident(&hypertable.time_column)), "tab next field, h/l change".to_owned()),
+        ("chunk interval", hypertable.chunk_interval.clone(), estimate),
+        ("keys", key, note),
+    ];
+    let rows = rows.into_iter().enumerate().map(|(i, (name, value, note))| {
+        let here = view.field == i;
+        let style = if here { view.style(Role::Focus) } else { Style::new() };
+        let cursor = if here { view.symbols.cursor } else { " " };
+        Line::from(vec![
+            TextSpan::styled(format!(" {cursor}{name:<16}"), style),
+            TextSpan::styled(format!("{} {value} {}", view.symbols.open, view.symbols.close), style),
+            TextSpan::styled(format!("   {note}"), view.style(Role::Dim)),
+        ])
+    });
+    rows.collect()
+}
+
+/// Estimated number of chunks: the span of the column's values by the chunk interval.
+fn chunks(column: &TimeColumn, interval: &str) -> Option<u64> {
+    let interval = match interval.trim().parse::<u64>() {
+        Ok(n) => n,
+        Err(_) => {
+            let span: Span = interval.trim().parse().ok()?;
+            let reference = jiff::civil::date(2024, 1, 1);
+            span.total((Unit::Second, reference)).ok().map(|s| s as u64)?
+        }
+    };
+    (column.span > 0 && interval > 0).then(|| column.span.div_ceil(interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_counted_for_intervals_and_numbers() {
+        let column = TimeColumn { name: "t".into(), data_type: "timestamptz".into(), not_null: true, intervals: vec![], span: 100 * 86_400 };
+        for (interval, n) in [("1 day", Some(100)), ("7 days", Some(15)), ("12 hours", Some(200)), ("1 month", Some(4)), ("nonsense", None)] {
+            assert_eq!(chunks(&column, interval), n, "{interval}");
+        }
+        let column = TimeColumn { span: 1_000_000, ..column };
+        assert_eq!(chunks(&column, "100000"), Some(10));
+    }
+}

@@ -1,0 +1,91 @@
+//! Boxes that want an answer first: quitting, and typing a name.
+
+use ratatui::{Frame, layout::Rect, text::Line, widgets::Clear};
+
+use crate::{
+    event::TableState,
+    state::State,
+    ui::{
+        screens::progress,
+        theme::Role,
+        view::{Modal, Purpose, View},
+        widgets::text::{self, pane, width, wrap},
+    },
+};
+
+pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    match &view.modal {
+        None => {}
+        Some(Modal::Quit) => quit(frame, area, state, view),
+        Some(Modal::Name { purpose, input }) => {
+            let (title, what) = match purpose {
+                Purpose::Skip(object) => (
+                    "SKIP",
+                    format!(
+                        "The migration goes on without {object}: what is missing there stays missing on the target. r takes it back until the cutover."
+                    ),
+                ),
+                Purpose::InsertOnly(table) => {
+                    ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on. i takes it back."))
+                }
+            };
+            let mut lines: Vec<_> = wrap(&what, inner_width(area)).into_iter().map(Line::raw).collect();
+            lines.push(Line::default());
+            lines.push(Line::raw(format!("Type its name to confirm: {}", purpose.name())));
+            lines.push(Line::styled(format!("{} {}_", view.symbols.cursor, input.value()), view.style(Role::Focus)));
+            lines.push(Line::default());
+            lines.push(Line::styled("[ enter  when the name is typed ]    [ esc  back ]", view.style(Role::Attention)));
+            boxed(frame, area, title, lines, view);
+        }
+    }
+}
+
+fn inner_width(area: Rect) -> usize {
+    usize::from(area.width.saturating_sub(10)).min(76)
+}
+
+fn quit(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let room = inner_width(area);
+    let mut lines = Vec::new();
+    let mut say = |text: &str, role| lines.extend(wrap(text, room).into_iter().map(|l| Line::styled(l, view.style(role))));
+    if state.is_running() {
+        say(&format!("The migration runs: {}.", progress(state)), Role::Busy);
+        let copying = state.tables_in(TableState::Copying);
+        let indexing = state.tables_in(TableState::Indexing);
+        if copying > 0 {
+            say(&format!("  {} begin anew when it is continued", tables(copying, "that is being copied", "that are being copied")), Role::Plain);
+        }
+        if indexing > 0 {
+            say(&format!("  {} begin their open indexes anew", tables(indexing, "that is indexed", "that are indexed")), Role::Plain);
+        }
+        if let Some(slot) = &state.replay.slot {
+            say(&format!("  slot {slot} stays on the source and holds back WAL, until continued or cleaned"), Role::Plain);
+        }
+        if state.cutover.running {
+            say("  the cutover is aborted, as far as it still can be", Role::Attention);
+        }
+        say(&format!("Continue later: hyperlift --dir {}", state.dir), Role::Plain);
+        say("In tmux you can leave without stopping: ctrl-b d detaches, tmux attach comes back.", Role::Dim);
+    } else {
+        say("Nothing runs.", Role::Plain);
+    }
+    lines.push(Line::default());
+    lines.push(Line::styled("[ q  stop safely ]    [ esc  stay ]", view.style(Role::Attention)));
+    boxed(frame, area, "QUIT?", lines, view);
+}
+
+fn tables(n: usize, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 table {one} will") } else { format!("{n} tables {many} will") }
+}
+
+fn boxed(frame: &mut Frame, area: Rect, title: &str, lines: Vec<Line<'static>>, view: &View) {
+    let columns = lines.iter().map(Line::width).max().unwrap_or(0).max(width(title) + 6);
+    let width = (columns as u16 + 6).min(area.width);
+    let height = (lines.len() as u16 + 4).min(area.height);
+    let at = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
+    frame.render_widget(Clear, at);
+    let inner = pane(frame, at, title, "", Role::Attention, view);
+    let inner =
+        Rect { x: inner.x + 2, y: inner.y + 1.min(inner.height), width: inner.width.saturating_sub(4), height: inner.height.saturating_sub(1) };
+    text::lines(frame, inner, lines);
+}

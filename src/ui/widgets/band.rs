@@ -1,0 +1,226 @@
+//! The bottom of the screen: message lines, the prompt band, the key line.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    text::{Line, Span},
+};
+
+use crate::{
+    event::{Level, PromptKind, Stage},
+    state::{Ended, State},
+    ui::{
+        keys::{self, Action, Context},
+        theme::Role,
+        view::{self, View},
+        widgets::text::{Row, cut, lines, width, wrap},
+    },
+};
+
+/// How many of the newest lines of the log a warning stays visible for.
+const RECENT: usize = 200;
+
+fn level_role(level: Level) -> Role {
+    match level {
+        Level::Info => Role::Plain,
+        Level::Warn => Role::Attention,
+        Level::Error => Role::Failed,
+    }
+}
+
+/// The last warning or error, and with room the newest line of the log; the dashboard's own answer before both.
+pub fn messages(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let rows = usize::from(area.height);
+    let mut out: Vec<Line<'static>> = Vec::new();
+    let newest = state.log.len().checked_sub(1);
+    let trouble = state.log.iter().rposition(|l| l.level > Level::Info).filter(|i| i + RECENT > state.log.len());
+    let mut picked: Vec<usize> = trouble.into_iter().chain(newest).collect();
+    picked.dedup();
+    if let Some(first) = picked.first().copied()
+        && picked.len() < rows
+        && first > 0
+    {
+        picked.insert(0, first - 1);
+    }
+    let room = rows.saturating_sub(usize::from(view.message.is_some()));
+    // With room for one line only, trouble is worth more than news.
+    let picked = if room == 1 && picked.len() > 1 { trouble.into_iter().collect() } else { picked };
+    for line in picked.iter().rev().take(room).rev().filter_map(|i| state.log.get(*i)) {
+        out.push(log_line(line, usize::from(area.width), view));
+    }
+    if let Some((level, text)) = &view.message {
+        out.push(
+            Row::new(view)
+                .text(" ", view.style(Role::Plain))
+                .left(text, usize::from(area.width).saturating_sub(2), view.style(level_role(*level)))
+                .line(),
+        );
+    }
+    lines(frame, area, out);
+}
+
+/// ` 10:42:07 ERROR copy public.geo_blobs: …`
+pub fn log_line(line: &crate::state::LogLine, columns: usize, view: &View) -> Line<'static> {
+    let role = if line.level == Level::Info { Role::Dim } else { level_role(line.level) };
+    Row::new(view)
+        .text(" ", view.style(Role::Plain))
+        .left(view.time(line.at), 8, view.style(Role::Dim))
+        .left(line.level.word(), 5, view.style(role))
+        .left(&line.text, columns.saturating_sub(17), view.style(Role::Plain))
+        .line()
+}
+
+/// What is wanted from the operator: a sentence, and the keys for it.
+struct Band {
+    role: Role,
+    text: String,
+    keys: String,
+}
+
+fn prompt_band(state: &State, view: &View) -> Option<Band> {
+    let attention = |text: String, keys: &str| Some(Band { role: Role::Attention, text, keys: keys.to_owned() });
+    match &state.ended {
+        Some(Ended::Failed { message, hint }) => {
+            let keys = format!("{}q leave; the summary says how to go on", hint.as_ref().map(|h| format!("{h}   ")).unwrap_or_default());
+            return Some(Band { role: Role::Failed, text: format!("FAILED  {message}"), keys });
+        }
+        Some(Ended::Stopped) => return attention("STOPPED".into(), ""),
+        None => {}
+    }
+    if view.stopping {
+        return attention(
+            format!("Stopping safely {}", view.symbols.ellipsis),
+            "The migration can be continued.  ctrl-c twice within 8 s: end at once",
+        );
+    }
+    if view.leaving {
+        return attention(format!("Cleaning up on both sides {}", view.symbols.ellipsis), "");
+    }
+    if view.done(state) {
+        let n = state.cutover.late_writes.len();
+        return if n > 0 {
+            let text = format!("{n} LATE WRITE{} on the source after the cutover; the target does not have them.", if n == 1 { "" } else { "S" });
+            Some(Band { role: Role::Failed, text, keys: "[ q leave and clean up ]".into() })
+        } else {
+            attention("Migration successfully completed. Late writes on the source are still watched for.".into(), "[ q leave and clean up ]")
+        };
+    }
+    let failures = view::failures(state);
+    match &state.prompt {
+        Some(p) if p.kind == PromptKind::Continue => {
+            let mut keys = match &p.blocked_by {
+                Some(why) => format!("[ c continue ] (not yet: {why})"),
+                None => "[ c continue ]".to_owned(),
+            };
+            if matches!(p.stage, Stage::Preflight | Stage::Identity | Stage::Hypertables) {
+                keys += "    [ R check again ]";
+            }
+            return attention(format!("CONTINUE?  {}", p.text), &(keys + "    [ q quit, keep state ]"));
+        }
+        Some(p) if p.kind == PromptKind::Trouble => return attention(p.text.clone(), "[ r retry ]    [ K skip ]    [ enter details ]"),
+        _ => {}
+    }
+    if let [first, rest @ ..] = &failures[..] {
+        let text = match rest.len() {
+            0 => format!("1 needs you: {first} failed. The others go on."),
+            n => format!("{} need you: {first} and {n} more failed. The others go on.", n + 1),
+        };
+        return attention(text, "[ r retry ]    [ K skip ]    [ enter details ]");
+    }
+    if let Some((what, holders)) = &state.waiting {
+        let text = format!("{what} waits for {} of the source; they have to end by themselves or by you.", transactions(holders.len()));
+        return attention(text, "The oldest is listed first.");
+    }
+    if matches!(state.stage, Some(Stage::CatchUp)) && !view::cutover_box(state) {
+        let open = view::hard_gates_open(state);
+        let text = if state.gates.is_empty() {
+            "Next: the cutover, when its gates are green.".into()
+        } else if open > 0 {
+            format!("Next: the cutover. {} open.", view::gates(open))
+        } else {
+            "Next: the cutover. All hard gates are green: stop the application's writes, then c or C.".to_owned()
+        };
+        return Some(Band {
+            role: Role::Busy,
+            text,
+            keys: if open == 0 { "[ c cutover box ]".into() } else { "[ C look at the cutover box ]".into() },
+        });
+    }
+    None
+}
+
+fn transactions(n: usize) -> String {
+    if n == 1 { "1 transaction".into() } else { format!("{n} transactions") }
+}
+
+pub fn prompt(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let Some(band) = prompt_band(state, view) else { return };
+    let style = view.style(band.role);
+    let rows = usize::from(area.height);
+    let columns = usize::from(area.width).saturating_sub(2);
+    let row = |text: &str| Row::new(view).text(format!("{} ", view.symbols.band), style).left(text, columns.saturating_sub(1), style).line();
+    let mut text = wrap(&band.text, columns.saturating_sub(1));
+    let room = rows.saturating_sub(usize::from(!band.keys.is_empty())).max(1);
+    if text.len() > room {
+        // What does not fit is in the log and on the details screen.
+        text.truncate(room);
+        if let Some(last) = text.last_mut() {
+            *last = cut(&format!("{last} {}", view.symbols.ellipsis), columns.saturating_sub(1), view.symbols.ellipsis);
+        }
+    }
+    let mut out: Vec<_> = text.iter().map(|t| row(t)).collect();
+    if !band.keys.is_empty() {
+        out.push(row(&band.keys));
+    }
+    lines(frame, area, out);
+}
+
+/// The keys of this context that would do something now, and the state of the run at the right.
+pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view: &View) {
+    let columns = usize::from(area.width);
+    let (status, role) = view::status(state, view);
+    let gap = if area.width >= 100 { "  " } else { " " };
+    let room = columns.saturating_sub(width(status) + 3);
+    let context = view.context(state);
+    let fixed: Vec<(&str, &str)> = match (view.filtering, &view.modal, context) {
+        (true, ..) => vec![("enter", "keep the filter"), ("esc", "clear it")],
+        (_, Some(view::Modal::Name { .. }), _) => vec![("enter", "when the name is typed"), ("esc", "back")],
+        (_, _, Context::Quit) => vec![("q", "stop safely"), ("esc", "stay")],
+        (_, _, Context::Log | Context::Details | Context::Help) => vec![("esc", "back")],
+        (_, _, Context::CutoverBox) if !state.cutover.running => vec![("esc", "not yet"), ("q", "quit")],
+        (_, _, Context::CutoverBox) => vec![("q", "quit")],
+        (_, _, Context::Stage(_)) => vec![("?", "help"), ("q", if view.done(state) { "leave" } else { "quit" })],
+    };
+    let mut left: Vec<(&str, &str)> = Vec::new();
+    let plain = !view.filtering && !matches!(view.modal, Some(view::Modal::Name { .. }));
+    let used = |items: &[(&str, &str)]| items.iter().map(|(k, h)| width(k) + width(h) + 1 + gap.len()).sum::<usize>();
+    for binding in keys::of(context).filter(|_| plain) {
+        let known = matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
+        if known || (binding.action == Action::Swap && !small) || !view.enabled(binding.action, state) {
+            continue;
+        }
+        let hint = match binding.action {
+            Action::Pause if state.paused => "resume",
+            Action::Continue if view::can_continue(state).is_none() => "cutover",
+            Action::OpenCutover if view::can_open_cutover(state) => continue,
+            Action::Details if view.done(state) => "leave",
+            Action::Retry if view::is_late_write(state) => "drain again",
+            _ => binding.hint,
+        };
+        if used(&left) + used(&fixed) + width(binding.label) + width(hint) + 1 + gap.len() > room {
+            continue;
+        }
+        left.push((binding.label, hint));
+    }
+    left.extend(fixed);
+    let mut spans = vec![Span::raw(" ")];
+    for (key, hint) in left {
+        spans.push(Span::styled(key.to_owned(), view.style(Role::Busy)));
+        spans.push(Span::raw(format!(" {hint}{gap}")));
+    }
+    let mut line = Line::from(spans);
+    let pad = columns.saturating_sub(line.width() + width(status) + 1);
+    line.push_span(Span::raw(" ".repeat(pad)));
+    line.push_span(Span::styled(status, view.style(role)));
+    frame.render_widget(line, area);
+}
