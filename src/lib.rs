@@ -13,8 +13,8 @@
 //! The migration itself is read in [`stages`]; a module uses only modules further down in this list.
 
 pub mod cli;
-pub mod run;
 pub mod demo;
+pub mod run;
 pub mod ui;
 
 pub mod front;

@@ -79,7 +79,7 @@ impl Session {
         let printer = match kind {
             FrontKind::Dashboard => None,
             FrontKind::Plain => Some(tokio::spawn(front::plain::run(stream, front.clone(), io::stdout()))),
-            FrontKind::Json => Some(tokio::spawn(front::json::run(stream, front.clone(), io::stdout()))),
+            FrontKind::Json => Some(tokio::spawn(front::json::run(stream, io::stdout()))),
         };
         let cancel = CancellationToken::new();
         signals(&cancel, &front)?;
@@ -96,11 +96,7 @@ impl Session {
     pub async fn migrate(self) -> Result<()> {
         let Self { mut migration, front, kind, printer, options, cancel, hub, _log } = self;
         let work = tokio::spawn(async move { migration.run().await });
-        let result = if kind == FrontKind::Dashboard {
-            with_dashboard(work, front.clone(), options, cancel).await
-        } else {
-            joined(work.await)
-        };
+        let result = if kind == FrontKind::Dashboard { with_dashboard(work, front.clone(), options, cancel).await } else { joined(work.await) };
         let state = front.state.clone();
         drop(front);
         // The reporters are gone with the migration: the hub ends, and the printer behind it.
@@ -117,7 +113,9 @@ impl Session {
 }
 
 fn joined(result: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    result.unwrap_or_else(|e| Err(Error::failed(format!("hyperlift itself failed: {e}")).hint("please report it with the log; the migration can be continued")))
+    result.unwrap_or_else(|e| {
+        Err(Error::failed(format!("hyperlift itself failed: {e}")).hint("please report it with the log; the migration can be continued"))
+    })
 }
 
 /// The dashboard stays until the migration is over; after a failure until the operator has read it.
@@ -224,7 +222,9 @@ async fn check(args: &MigrateArgs) -> Result<()> {
 async fn clean(args: &MigrateArgs) -> Result<()> {
     let mut config = args.config()?;
     if !config.dir.join("migration.json").exists() {
-        return Err(Error::usage(format!("{} holds no migration", config.dir.display())).hint("give --dir the work directory of the migration to clean"));
+        return Err(
+            Error::usage(format!("{} holds no migration", config.dir.display())).hint("give --dir the work directory of the migration to clean")
+        );
     }
     config.front = if args.json { FrontKind::Json } else { FrontKind::Plain };
     let session = Session::start(config, args.ui_options())?;

@@ -57,6 +57,8 @@ pub struct Replay {
     last_write: (Lsn, Instant),
     slot_checked: Option<Instant>,
     slot: Option<slot::Slot>,
+    /// Where the stream begins: nothing before it is owed to the target.
+    start: Lsn,
     pub lag: Option<u64>,
 }
 
@@ -141,6 +143,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,
+        start: m.record.slot.unwrap_or_default(),
         lag: None,
     })
 }
@@ -255,7 +258,7 @@ impl Replay {
 
     /// Where replay stands as a whole: everything before is applied.
     fn applied(&self) -> Lsn {
-        let slowest = self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default();
+        let slowest = self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default().max(self.start);
         let status = self.replication.receiver.status.borrow();
         let all_routed = self.router.borrow().routed >= status.end.lsn;
         let (quiet, needs) = status.quiet;

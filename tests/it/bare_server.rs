@@ -45,7 +45,7 @@ impl Drop for Server {
     }
 }
 
-fn run(program: &str, args: &[&str]) {
+pub fn run(program: &str, args: &[&str]) {
     let output = std::process::Command::new(program).args(args).stdin(std::process::Stdio::null()).output().unwrap();
     assert!(output.status.success() || args.contains(&"stop"), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -354,7 +354,7 @@ static CERTIFICATES: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         $sign -in client.csr -extfile client.ext -out client.crt
         $sign -in v1.csr -out v1.crt
         chmod 600 *.key";
-    super::run("sh", &["-c", script, dir.path().to_str().unwrap()]);
+    crate::bare_server::run("sh", &["-c", script, dir.path().to_str().unwrap()]);
     dir
 });
 
@@ -367,7 +367,7 @@ fn tls_server(certificate: &str) -> Server {
         "cd {}; cp {from}/{certificate}.crt server.crt; cp {from}/{certificate}.key server.key; cp {from}/root.crt .; chown postgres *.crt *.key; chmod 600 server.key",
         server.path()
     );
-    super::run("sh", &["-c", &script]);
+    crate::bare_server::run("sh", &["-c", &script]);
     server.run()
 }
 
