@@ -2,4 +2,7 @@
 
 mod bare_server;
 mod demo;
+mod demo_run;
+mod hypertables;
+mod runner;
 mod wire;
