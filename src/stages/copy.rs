@@ -70,19 +70,22 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let receiver = Receiver::start(origin, m.work.spool(), start, confirmed, m.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
 
-    let mut target = m.target("copy").await?;
-    plan_lanes(m, &mut target, &relations).await?;
-    let entries = ledger::relations(&target).await?;
-    drop(target);
-    let copied = copy_all(m, &relations, &entries, &schema.statements).await;
-    if let Err(e) = copied {
+    if let Err(e) = copy_and_index(m, &relations, &schema.statements).await {
         watcher.abort();
         receiver.stop().await.ok();
         return Err(e);
     }
-    rest_of_indexes(m, &schema.statements).await?;
     m.finish(Stage::Copy).await?;
     Ok(Replication { receiver, relations, statements: schema.statements, watcher })
+}
+
+async fn copy_and_index(m: &mut Migration, relations: &[Relation], statements: &[Statement]) -> Result<()> {
+    let mut target = m.target("copy").await?;
+    plan_lanes(m, &mut target, relations).await?;
+    let entries = ledger::relations(&target).await?;
+    drop(target);
+    copy_all(m, relations, &entries, statements).await?;
+    rest_of_indexes(m, statements).await
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.
