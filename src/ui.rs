@@ -12,7 +12,7 @@ pub mod view;
 pub mod widgets;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

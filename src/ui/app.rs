@@ -177,6 +177,9 @@ impl App {
     }
 
     fn confirm(&mut self, quiet: bool, state: &State, now: Instant) -> Vec<Effect> {
+        if self.view.stopping {
+            return Vec::new();
+        }
         match view::can_confirm(state) {
             Err(why) => self.say(Level::Warn, why, now),
             Ok(id) => {
@@ -198,6 +201,7 @@ impl App {
             Action::Redraw => return vec![Effect::Redraw],
             Action::Back => return self.back(state),
             Action::Details if shown == Stage::Done && self.view.done(state) => return self.leave(),
+            _ if self.view.stopping && !self.view.enabled(action, state) => {}
             _ if !self.view.enabled(action, state) => {
                 self.say(Level::Info, refusal(action, state), now);
                 return Vec::new();
@@ -208,6 +212,7 @@ impl App {
                 {
                     self.view.stage = (state.stage != Some(*stage)).then_some(*stage);
                     self.view.overlay = None;
+                    self.view.scroll = 0;
                 }
             }
             Action::Follow => {
@@ -234,6 +239,8 @@ impl App {
             },
             Action::Mark | Action::All | Action::NoneMarked => return self.mark(action, state, now),
             Action::NextField => {
+                // On a small screen the editor is the other pane.
+                self.view.swapped = true;
                 let step = if key == Key::BackTab { FIELDS - 1 } else { 1 };
                 self.view.field = (self.view.field + step) % FIELDS;
             }
@@ -264,6 +271,11 @@ impl App {
             // The log is scrolled from its end.
             let by = if overlay == Overlay::Log { by.saturating_neg() } else { by };
             let most = screens::overlay_lines(overlay, state, &self.view).saturating_sub(1);
+            self.view.scroll = self.view.scroll.saturating_add_signed(by).min(most);
+            return;
+        }
+        if shown == Stage::Done {
+            let most = screens::done::lines(76, state, &self.view).len().saturating_sub(1);
             self.view.scroll = self.view.scroll.saturating_add_signed(by).min(most);
             return;
         }
@@ -447,6 +459,7 @@ impl App {
 
     /// The field's next or previous value. A table that is selected is ordered anew.
     fn turn_field(&mut self, forth: bool, state: &State, now: Instant) -> Vec<Effect> {
+        self.view.swapped = true;
         let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };
         if let Some(why) = fixed(candidate) {
             self.say(Level::Info, why, now);
@@ -534,7 +547,7 @@ fn refusal(action: Action, state: &State) -> String {
         Action::Continue => match state.prompt.as_ref().and_then(|p| p.blocked_by.as_ref()) {
             Some(why) => format!("not yet: {why}"),
             None => match view::hard_gates_open(state) {
-                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{} open; C shows the cutover box", view::gates(n)),
+                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{}; C shows the cutover box", view::gates(n)),
                 _ => "nothing waits for c".into(),
             },
         },

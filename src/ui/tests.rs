@@ -89,6 +89,10 @@ fn moment((_, story, prepare): &Moment, ascii: bool) -> (App, State) {
     (app, story().state)
 }
 
+fn named(name: &str) -> &'static Moment {
+    MOMENTS.iter().find(|m| m.0 == name).unwrap()
+}
+
 #[test]
 fn every_screen() {
     for moment_ in MOMENTS {
@@ -97,7 +101,11 @@ fn every_screen() {
             insta::assert_snapshot!(format!("{}_{}x{}", moment_.0, size.0, size.1), draw(&app, &state, size));
         }
     }
-    let (app, state) = moment(&MOMENTS[13], false);
+    for moment_ in MOMENTS.iter().filter(|m| ["identity", "copy", "catch_up", "cutover_box", "quit"].contains(&m.0)) {
+        let (app, state) = moment(moment_, false);
+        insta::assert_snapshot!(format!("{}_60x16", moment_.0), draw(&app, &state, (60, 16)));
+    }
+    let (app, state) = moment(named("catch_up"), false);
     insta::assert_snapshot!("too_small", draw(&app, &state, (52, 14)));
 }
 
@@ -114,7 +122,7 @@ fn every_screen_in_ascii() {
             assert!(odd.is_empty(), "{}: {odd}", moment_.0);
         }
     }
-    let (app, state) = moment(&MOMENTS[8], true);
+    let (app, state) = moment(named("copy"), true);
     insta::assert_snapshot!("copy_ascii", draw(&app, &state, WIDE));
 }
 
@@ -268,7 +276,7 @@ fn y_counts_for_the_box_that_was_seen() {
     desk.story.prompt(9, Stage::CatchUp, PromptKind::Cutover, "", None);
     desk.frame();
     assert_eq!(desk.later(5_000).key('Y'), []);
-    assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate is still open"));
+    assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate has not passed yet"));
 
     // Behind the quit box.
     let mut desk = Desk::new(fixture::cutover_box());

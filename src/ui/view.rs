@@ -285,6 +285,9 @@ impl View {
         let shown = self.shown(state);
         let runs = state.ended.is_none() && state.stage == Some(shown) && state.stage_state(shown) == StageState::Running;
         let rows = !self.rows(shown, state).is_empty();
+        if orders(action) && (state.ended.is_some() || self.stopping || self.leaving) {
+            return false;
+        }
         match action {
             Action::Continue => can_continue(state).is_some() || can_open_cutover(state),
             Action::OpenCutover => at_catch_up(state),
@@ -304,7 +307,8 @@ impl View {
             Action::Previous | Action::Next => runs && rows,
             Action::Follow => self.stage.is_some(),
             Action::Details => rows && !self.done(state),
-            Action::Filter | Action::Sort | Action::Write => rows,
+            Action::Filter | Action::Sort => rows,
+            Action::Write => rows && matches!(shown, Stage::Preflight | Stage::Identity | Stage::Schema | Stage::Hypertables),
             _ => true,
         }
     }
@@ -313,6 +317,33 @@ impl View {
     pub fn done(&self, state: &State) -> bool {
         state.stage == Some(Stage::Done) && state.cutover.completed.is_some() && state.ended.is_none()
     }
+}
+
+/// Whether an action asks something of the engine.
+fn orders(action: Action) -> bool {
+    use Action::{
+        Abort, All, Confirm, Continue, FewerJobs, IdentityFull, IdentityIndex, InsertOnly, Mark, MoreJobs, NoneMarked, OpenCutover, Pause, Recheck,
+        Retry, Skip,
+    };
+    matches!(
+        action,
+        Abort
+            | All
+            | Confirm
+            | Continue
+            | FewerJobs
+            | IdentityFull
+            | IdentityIndex
+            | InsertOnly
+            | Mark
+            | MoreJobs
+            | NoneMarked
+            | OpenCutover
+            | Pause
+            | Recheck
+            | Retry
+            | Skip
+    )
 }
 
 pub fn verdict_word(verdict: Verdict) -> &'static str {
@@ -385,7 +416,7 @@ pub fn can_confirm(state: &State) -> Result<u64, String> {
     }
     match hard_gates_open(state) {
         0 => Ok(prompt.id),
-        n => Err(format!("not yet: {} still open", gates(n))),
+        n => Err(gates(n)),
     }
 }
 
@@ -394,9 +425,9 @@ pub fn can_abort(state: &State) -> bool {
     cutover_box(state) && !state.cutover.steps.contains_key(&CutoverStep::LastObjects)
 }
 
-/// `1 gate is`, `3 gates are`.
+/// `1 gate has not passed yet`.
 pub fn gates(n: usize) -> String {
-    if n == 1 { "1 gate is".into() } else { format!("{n} gates are") }
+    if n == 1 { "1 gate has not passed yet".into() } else { format!("{n} gates have not passed yet") }
 }
 
 /// Whether the operator has to do something before the migration goes on.
