@@ -210,9 +210,8 @@ impl Printer {
         Some(match state {
             TableState::Queued => return None,
             TableState::Copying => format!("copy {table}"),
-            TableState::Indexing => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
             TableState::Done if before == Some(TableState::Indexing) => format!("indexed {table}"),
-            TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
+            TableState::Indexing | TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
             TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
             TableState::Skipped => format!("WARN  skipped the data of {table}"),
         })

@@ -366,26 +366,24 @@ impl App {
         if view::is_late_write(state) {
             return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
         }
-        match self.failed_object(shown, state) {
-            Some(object) => vec![Effect::Send(Command::Retry { object })],
-            None => {
-                self.say(Level::Info, "more than one failed: select the row first", now);
-                Vec::new()
-            }
+        let object = self.failed_object(shown, state);
+        if object.is_none() {
+            self.say(Level::Info, "more than one failed: select the row first", now);
         }
+        object.map(|object| Effect::Send(Command::Retry { object })).into_iter().collect()
     }
 
     fn choose_identity(&mut self, action: Action, state: &State, now: Instant) -> Vec<Effect> {
         let Some(row) = self.view.selected_identity(state) else { return Vec::new() };
         let choice = match action {
             Action::IdentityFull => IdentityChoice::Full,
-            Action::IdentityIndex => match self.view.eligible_index(row) {
-                Some(index) => IdentityChoice::Index(index.clone()),
-                None => {
+            Action::IdentityIndex => {
+                let Some(index) = self.view.eligible_index(row) else {
                     self.say(Level::Info, format!("{} has no unique index that may serve", row.table), now);
                     return Vec::new();
-                }
-            },
+                };
+                IdentityChoice::Index(index.clone())
+            }
             _ => IdentityChoice::InsertOnly,
         };
         let accepted = row.state == IdentityState::Accepted;

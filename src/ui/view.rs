@@ -63,6 +63,7 @@ pub const CATCH_UP_ORDERS: [&str; 3] = ["changes", "size", "name"];
 pub const FIELDS: usize = 3;
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct View {
     pub theme: Theme,
     pub symbols: &'static Symbols,
@@ -301,13 +302,11 @@ impl View {
             Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => {
                 runs && self.selected_identity(state).is_some_and(|r| r.state != IdentityState::Ok && r.state != IdentityState::Applied)
             }
-            Action::Mark | Action::All | Action::NoneMarked => runs && rows,
-            Action::NextField => rows,
             Action::Previous | Action::Next if shown == Stage::Identity => runs && self.selected_identity(state).is_some_and(|r| r.indexes.len() > 1),
-            Action::Previous | Action::Next => runs && rows,
+            Action::Previous | Action::Next | Action::Mark | Action::All | Action::NoneMarked => runs && rows,
             Action::Follow => self.stage.is_some(),
             Action::Details => rows && !self.done(state),
-            Action::Filter | Action::Sort => rows,
+            Action::NextField | Action::Filter | Action::Sort => rows,
             Action::Write => rows && matches!(shown, Stage::Preflight | Stage::Identity | Stage::Schema | Stage::Hypertables),
             _ => true,
         }

@@ -208,13 +208,12 @@ fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeCo
 
 /// Estimated number of chunks: the span of the column's values by the chunk interval.
 fn chunks(column: &TimeColumn, interval: &str) -> Option<u64> {
-    let interval = match interval.trim().parse::<u64>() {
-        Ok(n) => n,
-        Err(_) => {
-            let span: Span = interval.trim().parse().ok()?;
-            let reference = jiff::civil::date(2024, 1, 1);
-            span.total((Unit::Second, reference)).ok().map(|s| s as u64)?
-        }
+    let interval = if let Ok(number) = interval.trim().parse::<u64>() {
+        number
+    } else {
+        let span: Span = interval.trim().parse().ok()?;
+        // Months and years are counted from some day.
+        span.total((Unit::Second, jiff::civil::date(2024, 1, 1))).ok()? as u64
     };
     (column.span > 0 && interval > 0).then(|| column.span.div_ceil(interval))
 }
