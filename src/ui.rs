@@ -195,7 +195,6 @@ impl Dashboard {
         self.next_frame = None;
         self.last_frame = Instant::now();
         self.app.view.clock = Some(Timestamp::now());
-        self.screen.ensure_open()?;
         self.announce()?;
         let (app, state) = (&mut self.app, &self.front.state);
         // The state is held while cells are set, never while the terminal is written to.
