@@ -139,7 +139,11 @@ impl App {
         match keys::find(self.view.context(state), key) {
             Some(Action::Confirm) => self.confirm(quiet, state, now),
             Some(action) => self.act(action, key, state, now),
-            None => Vec::new(),
+            None => {
+                // Any other key stays; tmux holds esc back for half a second.
+                self.view.modal = None;
+                Vec::new()
+            }
         }
     }
 
@@ -160,6 +164,7 @@ impl App {
         let Some(Modal::Name { purpose, input }) = &mut self.view.modal else { return Vec::new() };
         match key {
             Key::Esc => self.view.modal = None,
+            Key::Enter if input.value().is_empty() => self.view.modal = None,
             Key::Enter if input.value().trim() == purpose.name() => {
                 let purpose = purpose.clone();
                 self.view.modal = None;
@@ -358,7 +363,7 @@ impl App {
     /// The failed row that `r` and `K` mean: the selected one, or the only one.
     fn failed_object(&self, shown: Stage, state: &State) -> Option<String> {
         let failures = view::failures(state);
-        let selected = self.view.rows(shown, state).get(self.view.selected(shown, state)).filter(|r| failures.contains(r)).cloned();
+        let selected = self.view.selected_name(shown, state).filter(|r| failures.contains(r));
         selected.or_else(|| (failures.len() == 1).then(|| failures[0].clone()))
     }
 
@@ -366,7 +371,7 @@ impl App {
         if view::is_late_write(state) {
             return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
         }
-        let object = self.failed_object(shown, state);
+        let object = self.view.selected_skipped(shown, state).or_else(|| self.failed_object(shown, state));
         if object.is_none() {
             self.say(Level::Info, "more than one failed: select the row first", now);
         }

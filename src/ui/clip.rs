@@ -25,7 +25,11 @@ pub fn text(state: &State, view: &View) -> String {
             })
         }
         Stage::Identity => view.selected_identity(state).map_or_else(String::new, |row| {
-            let choice = row.proposed.clone().unwrap_or(IdentityChoice::Full);
+            let choice = match (&row.proposed, view.eligible_index(row)) {
+                (Some(IdentityChoice::Index(_)), Some(index)) => IdentityChoice::Index(index.clone()),
+                (Some(choice), _) => choice.clone(),
+                (None, _) => IdentityChoice::Full,
+            };
             choice.sql(&row.table).map_or_else(|| format!("{}: {}\n", row.table, row.reason), |sql| sql + ";\n")
         }),
         Stage::Schema => {

@@ -146,7 +146,8 @@ const EVERYWHERE: &[Context] = &[
 ];
 const LISTS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Log, Help];
 const ROWS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp)];
-const STAGES_ONLY: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done)];
+const STAGES_AND_DETAILS: &[Context] =
+    &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done), Details];
 
 /// In the order of the key line: what this screen is for first.
 pub static TABLE: &[Binding] = &[
@@ -277,7 +278,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Key::Enter],
         action: Action::Details,
-        contexts: STAGES_ONLY,
+        contexts: STAGES_AND_DETAILS,
         label: "enter",
         hint: "details",
         help: "details of the row (never a confirmation); when all is done: leave",

@@ -308,6 +308,9 @@ fn quitting_asks_and_then_stops_safely() {
     assert_eq!(desk.code(KeyCode::Esc), []);
     assert!(desk.app.view.modal.is_none());
     desk.key('q');
+    assert_eq!(desk.code(KeyCode::Enter), []);
+    assert!(desk.app.view.modal.is_none(), "any other key stays");
+    desk.key('q');
     assert_eq!(desk.key('q'), send(Command::Stop));
     assert!(desk.app.view.stopping);
     assert_eq!(desk.key('q'), [], "once is enough");
@@ -352,6 +355,12 @@ fn what_failed_is_tried_again_or_skipped_by_its_name() {
     desk.code(KeyCode::Esc);
     desk.key('K');
     assert_eq!(desk.type_("public.geo_blobs"), send(Command::Skip { object: object() }));
+
+    // What was skipped is taken up again.
+    let mut desk = Desk::new(fixture::catch_up());
+    assert_eq!(desk.key('r'), []);
+    select(&mut desk.app, Stage::CatchUp, &object());
+    assert_eq!(desk.key('r'), send(Command::Retry { object: object() }));
 
     let mut desk = Desk::new(fixture::schema());
     assert_eq!(desk.key('r'), send(Command::Retry { object: "FUNCTION public.geo_distance".into() }));
@@ -484,6 +493,10 @@ fn looking_elsewhere_and_following_again() {
         desk.code(KeyCode::Esc);
         assert!(desk.app.view.overlay.is_none());
     }
+    desk.code(KeyCode::Enter);
+    assert_eq!(desk.app.view.overlay, Some(Overlay::Details));
+    desk.code(KeyCode::Enter);
+    assert_eq!(desk.app.view.overlay, None);
     desk.key('?');
     desk.key('q');
     assert!(desk.app.view.overlay.is_none() && desk.app.view.modal.is_none());

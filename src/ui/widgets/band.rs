@@ -208,7 +208,8 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
     let plain = !view.filtering && !matches!(view.modal, Some(view::Modal::Name { .. }));
     let used = |items: &[(&str, &str)]| items.iter().map(|(k, h)| width(k) + width(h) + 1 + gap.len()).sum::<usize>();
     for binding in keys::of(context).filter(|_| plain) {
-        let known = matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
+        let closes = matches!((binding.action, context), (Action::Details, Context::Details) | (Action::Log, Context::Log));
+        let known = closes || matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
         if known || (binding.action == Action::Swap && !small) || !view.enabled(binding.action, state) {
             continue;
         }
