@@ -476,6 +476,11 @@ pub enum Event {
         table: TableName,
         reason: String,
     },
+    /// The operator settled it: the change was applied at last, or the difference is accepted.
+    DivergenceSettled {
+        table: TableName,
+        accepted: bool,
+    },
     Analyzed {
         done: u64,
         total: u64,

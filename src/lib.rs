@@ -1,13 +1,40 @@
-//! hyperlift.
-pub mod bus;
-pub mod error;
-pub mod event;
-pub mod format;
+//! hyperlift moves a live PostgreSQL database to TimescaleDB, from one terminal dashboard.
+//!
+//! ```text
+//!                  source                         migration machine                                  target
+//!   walsender ──── pgoutput ────▶ receiver ──▶ spool ──▶ router ──▶ lane 1..n ── changes ──────▶ tables, _hyperlift.lane
+//!   backends  ──── COPY OUT ────▶ copy workers (frames, not rows) ────────────── COPY IN ──────▶ tables, _hyperlift.copy_part
+//!   catalog   ──── pg_dump ─────▶ schema (pg_query: one statement at a time) ─── DDL ──────────▶ objects, _hyperlift.ddl
+//!
+//!   workers ──Event──▶ hub ──▶ journal, State::apply, front ends (dashboard | plain | json)
+//!   orchestrator ◀──Command── front ends
+//! ```
+//!
+//! The migration itself is read in [`stages`]; a module uses only modules further down in this list.
+
+pub mod cli;
+pub mod demo;
+pub mod run;
+pub mod ui;
+
 pub mod front;
+pub mod report;
+
+pub mod migration;
+pub mod stages;
+
+pub mod replay;
+
+pub mod bus;
+pub mod config;
+pub mod event;
+pub mod journal;
+pub mod plan;
+pub mod state;
+
+pub mod pg;
+
+pub mod error;
+pub mod format;
 pub mod lsn;
 pub mod name;
-pub mod pg;
-pub mod plan;
-pub mod report;
-pub mod state;
-pub mod ui;

@@ -1,1 +1,14 @@
 //! Everything that speaks to PostgreSQL. Returns values; knows no events, stages or screens.
+
+mod attempt;
+pub mod catalog;
+pub mod client;
+pub mod conninfo;
+pub mod dump;
+pub mod ledger;
+pub mod slot;
+pub mod snapshot;
+pub mod target;
+pub mod timescale;
+pub mod tls;
+pub mod wire;

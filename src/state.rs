@@ -374,6 +374,12 @@ impl State {
                 }
                 self.log(at, Level::Error, format!("{table} diverged: {reason}"));
             }
+            Event::DivergenceSettled { table, accepted } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.diverged = None;
+                }
+                self.log(at, Level::Warn, format!("{table}: {}", if *accepted { "the difference is accepted" } else { "tried again" }));
+            }
             Event::Analyzed { done, total, table } => {
                 self.analyzed = (*done, *total);
                 self.analyzing.clone_from(table);

@@ -155,6 +155,8 @@ impl Printer {
             Event::Paused { paused } => if *paused { "paused" } else { "resumed" }.into(),
             Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; trying again"),
             Event::StreamBroken { error: None } => "replication stream flows".into(),
+            Event::DivergenceSettled { table, accepted: true } => format!("WARN {table}: the difference is accepted"),
+            Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
             Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
             Event::CutoverStarted { .. } => "Syncing last LSN in Source DB to Target DB ...".into(),

@@ -1,1 +1,5 @@
-fn main() {}
+//! Tests against real servers.
+
+mod bare_server;
+mod demo;
+mod wire;

@@ -1,0 +1,25 @@
+# BUILD=release builds with optimisations (minutes instead of seconds). ARGS goes to the demo.
+BUILD ?= dev
+PROFILE := $(if $(filter release,$(BUILD)),--release)
+# where rustup puts cargo, in shells that do not know it yet
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: setup build test demo check
+
+# what building, tests and demo need on this machine; does nothing when all is there
+setup:
+	@assets/setup.sh
+
+build: setup
+	cargo build $(PROFILE)
+
+test: setup
+	cargo test $(PROFILE)
+
+# a source, a target, data and an application that writes, with the dashboard open on them
+demo: setup
+	cargo run $(PROFILE) -- demo $(ARGS)
+
+check:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings

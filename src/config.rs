@@ -1,0 +1,78 @@
+//! Flags, environment and file, merged into one checked configuration.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    error::{Error, Result},
+    pg::conninfo::Conninfo,
+    plan::Plan,
+};
+
+/// How the migration is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontKind {
+    Dashboard,
+    Plain,
+    Json,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub source: Conninfo,
+    pub target: Conninfo,
+    pub dir: PathBuf,
+    /// Given with `--plan`; the one in the work directory is used otherwise.
+    pub plan: Option<Plan>,
+    pub table_jobs: u32,
+    pub index_jobs: u32,
+    pub replay_lanes: u32,
+    /// ANALYZE begins below this lag, bytes.
+    pub analyze_below: u64,
+    pub skip_roles: bool,
+    pub skip_extensions: bool,
+    pub front: FrontKind,
+    /// Somebody can answer prompts.
+    pub interactive: bool,
+    /// Continue by itself where nothing is open.
+    pub yes: bool,
+    pub cutover_when_ready: bool,
+    /// Without published changes for this long the source counts as quiet.
+    pub quiet_for: Duration,
+    /// Receiving goes on this long after the cutover, without a terminal.
+    pub linger: Duration,
+}
+
+/// The URI of one side: the flag, else the two environment variables, which must agree.
+pub fn uri(side: &str, flag: Option<String>, long: &str, short: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Conninfo> {
+    let set = |name: &str| env(name).filter(|v| !v.trim().is_empty());
+    let text = match (flag, set(long), set(short)) {
+        (Some(flag), _, _) => flag,
+        (None, Some(a), Some(b)) if a != b => {
+            return Err(Error::usage(format!("{long} and {short} name different databases")).hint(format!("unset one of them, or give --{side}")));
+        }
+        (None, Some(uri), _) | (None, None, Some(uri)) => uri,
+        (None, None, None) => {
+            return Err(Error::usage(format!("no {side} database is given"))
+                .hint(format!("--{side} postgres://user@host:5432/database, or the environment variable {long}")));
+        }
+    };
+    Conninfo::parse(&text).map_err(|e| e.context(format!("--{side}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_disagree_are_an_error_and_the_flag_decides() {
+        let env = |name: &str| match name {
+            "LONG" => Some("postgres://a@h/one".to_owned()),
+            "SHORT" => Some("postgres://a@h/two".to_owned()),
+            _ => None,
+        };
+        assert_eq!(uri("source", None, "LONG", "SHORT", &env).unwrap_err().exit_code(), 2);
+        assert_eq!(uri("source", Some("postgres://a@h/three".into()), "LONG", "SHORT", &env).unwrap().dbname(), "three");
+        assert_eq!(uri("source", None, "NONE", "SHORT", &env).unwrap().dbname(), "two");
+        assert!(uri("source", None, "NONE", "NONE", &env).unwrap_err().hint.unwrap().contains("NONE"));
+    }
+}

@@ -1,0 +1,207 @@
+//! The orchestrator: opens the work directory, walks the stages, owns the cancellation, hands commands to the stage that runs.
+
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::Reporter,
+    config::Config,
+    error::{Error, Result},
+    event::{Command, Endpoint, Event, Level, Prompt, PromptKind, Stage, StageState},
+    journal::{Record, WorkDir, new_id},
+    pg::{
+        client::{self, Client, Side},
+        timescale::Timescale,
+    },
+    plan::Plan,
+    stages::{catchup, copy, cutover, hypertables, identity, preflight, schema},
+};
+
+/// What every stage works with.
+pub struct Migration {
+    pub config: Arc<Config>,
+    pub work: WorkDir,
+    pub record: Record,
+    pub plan: Plan,
+    pub reporter: Reporter,
+    pub commands: mpsc::Receiver<Command>,
+    pub cancel: CancellationToken,
+    pub timescale: Timescale,
+    prompts: u64,
+}
+
+/// What a stage learns from a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Continue,
+    /// Another command that the stage has to carry out before it asks again.
+    Other(Command),
+}
+
+impl Migration {
+    pub fn new(config: Config, work: WorkDir, reporter: Reporter, commands: mpsc::Receiver<Command>, cancel: CancellationToken) -> Result<Self> {
+        let record = if work.is_resumed() { work.read_record()? } else { Record { id: new_id(), ..Record::default() } };
+        let plan = match (&config.plan, work.read_plan()?) {
+            (Some(given), _) => given.clone(),
+            (None, Some(stored)) => stored,
+            (None, None) => Plan::default(),
+        };
+        Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), prompts: 0 })
+    }
+
+    /// Walks the stages to the end. Every step can be killed and run again (I12).
+    pub async fn run(&mut self) -> Result<()> {
+        self.reporter
+            .report(Event::Opened {
+                id: self.record.id.clone(),
+                dir: self.work.path().display().to_string(),
+                source: Endpoint { address: self.config.source.address(), ..Endpoint::default() },
+                target: Endpoint { address: self.config.target.address(), ..Endpoint::default() },
+                resumed: self.work.is_resumed(),
+            })
+            .await;
+        let result = self.stages().await;
+        match &result {
+            Ok(()) => {}
+            Err(e) if e.is_stop() || self.cancel.is_cancelled() => {
+                self.reporter.report(Event::Stopped { stage: self.current() }).await;
+                return Err(Error::stopped());
+            }
+            Err(e) => {
+                tracing::error!(error = %e, hint = e.hint, "the migration failed");
+                self.reporter.report(Event::Failed { message: e.to_string(), hint: e.hint.clone() }).await;
+            }
+        }
+        result
+    }
+
+    async fn stages(&mut self) -> Result<()> {
+        if self.record.completed {
+            return cutover::after(self).await;
+        }
+        preflight::run(self).await?;
+        if cutover::is_past_return(self).await? {
+            return cutover::finish(self).await;
+        }
+        identity::run(self).await?;
+        schema::run(self).await?;
+        hypertables::run(self).await?;
+        let replication = copy::run(self).await?;
+        let replay = catchup::start(self, replication).await?;
+        cutover::run(self, replay).await
+    }
+
+    fn current(&self) -> Stage {
+        Stage::ALL.into_iter().find(|s| !self.record.finished.contains(s)).unwrap_or(Stage::Done)
+    }
+
+    pub async fn enter(&self, stage: Stage) {
+        tracing::info!(stage = stage.title(), "stage");
+        self.reporter.report(Event::StageChanged { stage, state: StageState::Running }).await;
+    }
+
+    /// The stage is finished: recorded first, reported afterwards.
+    pub async fn finish(&mut self, stage: Stage) -> Result<()> {
+        if !self.record.finished.contains(&stage) {
+            self.record.finished.push(stage);
+            self.save()?;
+        }
+        self.reporter.report(Event::StageChanged { stage, state: StageState::Done }).await;
+        Ok(())
+    }
+
+    pub fn is_finished(&self, stage: Stage) -> bool {
+        self.record.finished.contains(&stage)
+    }
+
+    pub fn save(&self) -> Result<()> {
+        self.work.write_record(&self.record)
+    }
+
+    /// Takes over the choices of the plan, in the work directory, too.
+    pub fn save_plan(&self) -> Result<()> {
+        self.work.write_plan(&self.plan)
+    }
+
+    pub fn application(&self, worker: &str) -> String {
+        format!("hyperlift/{}/{worker}", self.record.id)
+    }
+
+    pub async fn source(&self, worker: &str) -> Result<Client> {
+        client::connect(&self.config.source, Side::Source, &self.application(worker)).await
+    }
+
+    pub async fn target(&self, worker: &str) -> Result<Client> {
+        client::connect(&self.config.target, Side::Target, &self.application(worker)).await
+    }
+
+    /// Runs work until it ends or the operator stops.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Error::stopped()),
+            result = work => result,
+        }
+    }
+
+    /// The next command; a stop is an error.
+    pub async fn command(&mut self) -> Result<Command> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Error::stopped()),
+            command = self.commands.recv() => command.ok_or_else(Error::stopped),
+        }
+    }
+
+    pub fn next_prompt(&mut self, stage: Stage, kind: PromptKind, text: impl Into<String>, blocked_by: Option<String>) -> Prompt {
+        self.prompts += 1;
+        Prompt { id: self.prompts, stage, kind, text: text.into(), blocked_by }
+    }
+
+    /// The id of the prompt that was opened last.
+    pub fn last_prompt(&self) -> u64 {
+        self.prompts
+    }
+
+    /// Asks whether to continue. With `--yes` it continues by itself when nothing blocks; without anybody to ask, what blocks is an error.
+    pub async fn ask_continue(&mut self, stage: Stage, text: impl Into<String>, blocked_by: Option<String>) -> Result<Answer> {
+        let text = text.into();
+        if let (Some(why), false) = (&blocked_by, self.config.interactive) {
+            return Err(Error::refused(format!("{}: {why}", stage.title())).detail(text));
+        }
+        if self.config.yes && blocked_by.is_none() {
+            return Ok(Answer::Continue);
+        }
+        let prompt = self.next_prompt(stage, PromptKind::Continue, text, blocked_by.clone());
+        let id = prompt.id;
+        self.reporter.report(Event::PromptOpened { prompt }).await;
+        let answer = loop {
+            match self.command().await? {
+                Command::Continue { prompt } if prompt == id && blocked_by.is_none() => break Answer::Continue,
+                Command::Continue { .. } => {
+                    let why = blocked_by.clone().unwrap_or_else(|| "that question is answered already".into());
+                    self.reporter.report(Event::CommandRefused { command: "continue".into(), why: format!("not yet: {why}") }).await;
+                }
+                other @ (Command::Recheck
+                | Command::SetIdentity { .. }
+                | Command::SelectHypertables { .. }
+                | Command::Retry { .. }
+                | Command::Skip { .. }) => {
+                    break Answer::Other(other);
+                }
+                other => self.refuse(&other, stage).await,
+            }
+        };
+        self.reporter.report(Event::PromptClosed { id }).await;
+        Ok(answer)
+    }
+
+    /// A command that this stage has no use for.
+    pub async fn refuse(&self, command: &Command, stage: Stage) {
+        let name = serde_json::to_value(command).ok().and_then(|v| v.get("command")?.as_str().map(str::to_owned)).unwrap_or_default();
+        self.reporter.report(Event::CommandRefused { command: name, why: format!("not possible in stage {}", stage.title()) }).await;
+    }
+
+    pub async fn notice(&self, level: Level, text: impl Into<String>) {
+        self.reporter.notice(level, text).await;
+    }
+}

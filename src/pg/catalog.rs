@@ -1,0 +1,394 @@
+//! What the catalogs of both sides say: servers, relations, columns, keys, sessions, sequences.
+
+use super::client::Client;
+use crate::{error::Result, lsn::Lsn, name::TableName};
+
+/// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
+pub mod versions {
+    /// Sources that can be read, targets that can be written.
+    pub const SOURCE: std::ops::RangeInclusive<u32> = 13..=18;
+    pub const TARGET: std::ops::RangeInclusive<u32> = 15..=18;
+    /// `old_snapshot_threshold` was removed in 17.
+    pub const NO_OLD_SNAPSHOT_THRESHOLD: u32 = 17;
+}
+
+/// Schemas that belong to the server, to TimescaleDB or to hyperlift; nothing in them is migrated.
+const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
+    and n.nspname !~ '^_?timescaledb_'";
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `server_version_num`
+    pub version: u32,
+    /// `16.4`
+    pub version_text: String,
+    pub system_id: String,
+    pub database: String,
+    pub database_oid: u32,
+    pub user: String,
+    pub in_recovery: bool,
+    /// Start of the postmaster: another one is another incarnation of the server.
+    pub started: String,
+}
+
+impl Server {
+    pub fn major(&self) -> u32 {
+        self.version / 10_000
+    }
+}
+
+pub async fn server(client: &Client) -> Result<Server> {
+    let row = client
+        .query_one(
+            "select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
+                    (select system_identifier::text from pg_control_system()) as system_id, current_database()::text as database,
+                    (select oid from pg_database where datname = current_database()) as database_oid, current_user::text as user_name,
+                    pg_is_in_recovery() as in_recovery, pg_postmaster_start_time()::text as started",
+            &[],
+        )
+        .await?;
+    let text: String = row.get("version_text");
+    Ok(Server {
+        version: row.get::<_, i32>("version") as u32,
+        version_text: text.split_whitespace().next().unwrap_or_default().to_owned(),
+        system_id: row.get("system_id"),
+        database: row.get("database"),
+        database_oid: row.get("database_oid"),
+        user: row.get("user_name"),
+        in_recovery: row.get("in_recovery"),
+        started: row.get("started"),
+    })
+}
+
+/// A setting of the server; `None` where this version has none of that name.
+pub async fn setting(client: &Client, name: &str) -> Result<Option<String>> {
+    let row = client.query_one("select current_setting($1, true) as value", &[&name]).await?;
+    Ok(row.get("value"))
+}
+
+/// One value of any query that yields one row.
+pub async fn value<T>(client: &Client, sql: &str) -> Result<T>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// A unique index of a relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueIndex {
+    pub name: String,
+    pub primary: bool,
+    pub columns: Vec<String>,
+    /// Unique, immediate, valid, not partial, no expression, all columns NOT NULL and none of them generated (I10).
+    pub usable: bool,
+    /// Has an expression.
+    pub expression: bool,
+    /// Some foreign key refers to it.
+    pub referenced: bool,
+    /// Name of the constraint it belongs to, if any.
+    pub constraint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    /// As `format_type` prints it.
+    pub data_type: String,
+    pub not_null: bool,
+    pub generated: bool,
+    pub identity: bool,
+}
+
+/// A table of the source that is migrated: plain, or a partition root with all its leaves.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    pub oid: u32,
+    pub table: TableName,
+    pub partitioned: bool,
+    pub unlogged: bool,
+    /// Heap and TOAST, of all leaves; bytes.
+    pub bytes: u64,
+    /// By the planner's statistics; 0 when it was never analysed.
+    pub rows: u64,
+    /// `relreplident`: d, n, f, i
+    pub identity: char,
+    /// The index of `REPLICA IDENTITY USING INDEX`.
+    pub identity_index: Option<String>,
+    pub indexes: Vec<UniqueIndex>,
+    pub columns: Vec<Column>,
+    /// Inherits, or is inherited from, without being partitioned.
+    pub inherits: bool,
+    pub has_rules: bool,
+    pub owned: bool,
+    /// The table is changed often, by the statistics collector.
+    pub updated_rows: u64,
+    pub deleted_rows: u64,
+}
+
+impl Relation {
+    pub fn index(&self, name: &str) -> Option<&UniqueIndex> {
+        self.indexes.iter().find(|i| i.name == name)
+    }
+
+    pub fn primary_key(&self) -> Option<&UniqueIndex> {
+        self.indexes.iter().find(|i| i.primary)
+    }
+
+    /// The columns that COPY and the stream carry.
+    pub fn copied_columns(&self) -> Vec<&str> {
+        self.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect()
+    }
+}
+
+/// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.
+pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
+    let sql = format!(
+        "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
+                c.relreplident::text as identity, c.relhasrules as has_rules,
+                pg_has_role(c.relowner, 'USAGE') as owned,
+                exists (select from pg_inherits i where i.inhrelid = c.oid or (i.inhparent = c.oid and c.relkind = 'r')) as inherits,
+                t.bytes, t.rows, t.updated, t.deleted
+           from pg_class c
+           join pg_namespace n on n.oid = c.relnamespace
+           cross join lateral (
+                select coalesce(sum(pg_table_size(l.oid)), 0)::bigint as bytes,
+                       coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint as rows,
+                       coalesce(sum(s.n_tup_upd), 0)::bigint as updated, coalesce(sum(s.n_tup_del), 0)::bigint as deleted
+                  from (select c.oid where c.relkind = 'r' union all
+                        select relid from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf) tree
+                  join pg_class l on l.oid = tree.oid
+                  left join pg_stat_user_tables s on s.relid = l.oid) t
+          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {OWN_SCHEMAS}
+            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+          order by t.bytes desc, n.nspname, c.relname"
+    );
+    let mut relations: Vec<Relation> = client
+        .query(&sql, &[])
+        .await?
+        .iter()
+        .map(|r| Relation {
+            oid: r.get("oid"),
+            table: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
+            partitioned: r.get("partitioned"),
+            unlogged: r.get("unlogged"),
+            bytes: r.get::<_, i64>("bytes") as u64,
+            rows: r.get::<_, i64>("rows") as u64,
+            identity: r.get::<_, &str>("identity").chars().next().unwrap_or('d'),
+            identity_index: None,
+            indexes: Vec::new(),
+            columns: Vec::new(),
+            inherits: r.get("inherits"),
+            has_rules: r.get("has_rules"),
+            owned: r.get("owned"),
+            updated_rows: r.get::<_, i64>("updated") as u64,
+            deleted_rows: r.get::<_, i64>("deleted") as u64,
+        })
+        .collect();
+    let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
+    let place: std::collections::HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
+    for r in client.query(COLUMNS, &[&oids]).await? {
+        relations[place[&r.get::<_, u32>("oid")]].columns.push(Column {
+            name: r.get("name"),
+            data_type: r.get("data_type"),
+            not_null: r.get("not_null"),
+            generated: r.get("generated"),
+            identity: r.get("identity"),
+        });
+    }
+    for r in client.query(UNIQUE_INDEXES, &[&oids]).await? {
+        let relation = &mut relations[place[&r.get::<_, u32>("oid")]];
+        let name: String = r.get("name");
+        if r.get("replica_identity") {
+            relation.identity_index = Some(name.clone());
+        }
+        relation.indexes.push(UniqueIndex {
+            name,
+            primary: r.get("is_primary"),
+            columns: r.get("columns"),
+            usable: r.get("usable"),
+            expression: r.get("expression"),
+            referenced: r.get("referenced"),
+            constraint: r.get("constraint_name"),
+        });
+    }
+    Ok(relations)
+}
+
+const COLUMNS: &str = "
+    select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, a.attnotnull as not_null,
+           a.attgenerated <> '' as generated, a.attidentity <> '' as identity
+      from pg_attribute a
+     where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped
+     order by a.attrelid, a.attnum";
+
+const UNIQUE_INDEXES: &str = "
+    select i.indrelid as oid, c.relname::text as name, i.indisprimary as is_primary, i.indisreplident as replica_identity,
+           i.indexprs is not null as expression, k.columns, con.conname::text as constraint_name,
+           exists (select from pg_constraint f where f.contype = 'f' and f.conindid = i.indexrelid) as referenced,
+           i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null and k.not_null and not k.generated as usable
+      from pg_index i
+      join pg_class c on c.oid = i.indexrelid
+      left join pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x') and con.conrelid = i.indrelid
+      cross join lateral (
+           select coalesce(array_agg(a.attname::text order by x.n) filter (where a.attname is not null), '{}') as columns,
+                  coalesce(bool_and(a.attnotnull), false) as not_null, coalesce(bool_or(a.attgenerated <> ''), false) as generated
+             from unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) with ordinality x(attnum, n)
+             left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = x.attnum and x.attnum > 0) k
+     where i.indrelid = any($1) and i.indisunique
+     order by i.indisprimary desc, c.relname";
+
+/// Columns of one table that COPY carries, as they are now.
+pub const COPIED_COLUMNS: &str = "
+    select attname::text from pg_attribute where attrelid = $OID and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
+
+/// The root of a partition, by OID; `None` for a table that is no partition, or is gone.
+pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
+    let row = client
+        .query_one("select pg_partition_root(c.oid)::oid as root from (select $1::oid as want) w left join pg_class c on c.oid = w.want", &[&oid])
+        .await?;
+    Ok(row.get("root"))
+}
+
+/// OIDs of the leaves of a partition root.
+pub async fn leaves(client: &Client, oid: u32) -> Result<Vec<TableName>> {
+    let rows = client
+        .query(
+            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree($1::oid::regclass) t
+               join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace where t.isleaf",
+            &[&oid],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
+/// A session or prepared transaction that has been holding a transaction open.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    pub pid: i32,
+    pub who: String,
+    pub state: String,
+    pub seconds: u64,
+    pub query: String,
+}
+
+/// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself.
+pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>> {
+    // age(xid) grows with age; a 32-bit xid older than the horizon has a greater age than the horizon's own.
+    let horizon = below.map_or_else(String::new, |x| format!("and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)));
+    let prepared_horizon = below.map_or_else(String::new, |x| format!("where age(p.transaction) > age('{}'::text::xid)", (x as u32).max(3)));
+    let any = if below.is_some() { "" } else { "and s.backend_xid is not null" };
+    let sql = format!(
+        "select s.pid, s.usename::text || '@' || coalesce(s.datname::text, '-') || coalesce(' ' || nullif(s.application_name, ''), '') as who,
+                coalesce(s.state, s.backend_type) as state, coalesce(extract(epoch from now() - s.xact_start), 0)::float8::bigint as seconds,
+                left(regexp_replace(coalesce(s.query, ''), '\\s+', ' ', 'g'), 80) as query
+           from pg_stat_activity s
+          where s.pid <> pg_backend_pid() and s.usename is not null and s.application_name !~ '^hyperlift/' {any} {horizon}
+          union all
+         select 0, 'prepared ' || p.gid || ' of ' || p.owner || '@' || p.database, 'prepared',
+                extract(epoch from now() - p.prepared)::float8::bigint, ''
+           from pg_prepared_xacts p {prepared_horizon}
+          order by seconds desc limit 20"
+    );
+    let rows = client.query(&sql, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|r| Holder {
+            pid: r.get("pid"),
+            who: r.get("who"),
+            state: r.get("state"),
+            seconds: r.get::<_, i64>("seconds").max(0) as u64,
+            query: r.get("query"),
+        })
+        .collect())
+}
+
+/// Ends sessions of this migration that a killed process left behind; returns how many.
+pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
+    let pattern = format!("hyperlift/{migration}/%");
+    let row = client
+        .query_one(
+            "select count(pg_terminate_backend(pid)) as ended from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()
+                and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
+            &[&pattern],
+        )
+        .await;
+    match row {
+        Ok(row) => Ok(row.get("ended")),
+        // One test server has a single session and no activity to look at.
+        Err(e) if e.as_db_error().is_some() => Ok(0),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A sequence with its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    pub table: TableName,
+    pub last_value: i64,
+    pub is_called: bool,
+    pub increment: i64,
+}
+
+/// All sequences of user schemas; extensions' are left out.
+pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
+    let sql = format!(
+        "select n.nspname::text as schema, c.relname::text as name, s.seqincrement as increment
+           from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
+          where {OWN_SCHEMAS} and c.relpersistence <> 't'
+            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+          order by 1, 2"
+    );
+    let mut found = Vec::new();
+    for row in client.query(&sql, &[]).await? {
+        let table = TableName::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"));
+        let state = client.query_one(&format!("select last_value, is_called from {}", table.sql()), &[]).await?;
+        found.push(Sequence { table, last_value: state.get("last_value"), is_called: state.get("is_called"), increment: row.get("increment") });
+    }
+    Ok(found)
+}
+
+/// The end of the source's WAL that is flushed.
+pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
+    value::<String>(client, "select pg_current_wal_flush_lsn()::text").await?.parse()
+}
+
+/// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.
+pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
+    client
+        .batch_execute("begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit")
+        .await?;
+    flushed_lsn(client).await
+}
+
+/// Materialised views that are populated, in the order of their dependencies.
+pub async fn populated_matviews(client: &Client) -> Result<Vec<TableName>> {
+    let sql = format!(
+        "with recursive view as (
+             select c.oid, n.nspname, c.relname, c.relkind, c.relispopulated from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where c.relkind in ('m', 'v') and {OWN_SCHEMAS}),
+         edge as (
+             select distinct r.ev_class as child, d.refobjid as parent
+               from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+              where d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class and d.refobjid in (select oid from view)),
+         depth as (
+             select oid, 0 as level from view
+             union
+             select e.child, p.level + 1 from depth p join edge e on e.parent = p.oid where p.level < 100)
+         select v.nspname::text as schema, v.relname::text as name from view v join depth d on d.oid = v.oid
+          where v.relkind = 'm' and v.relispopulated group by v.nspname, v.relname order by max(d.level), 1, 2"
+    );
+    let rows = client.query(&sql, &[]).await?;
+    Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
+/// User tables, views and sequences on the target that hyperlift did not make; the first few names.
+pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and {OWN_SCHEMAS}
+            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+          order by 1 limit 10"
+    );
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}

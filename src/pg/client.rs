@@ -1,0 +1,239 @@
+//! SQL with parameters, through tokio-postgres: connecting, and the settings that every session of ours begins with.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
+
+use super::attempt::{Attempts, Candidate, Encryption, Trouble};
+use super::conninfo::{Conninfo, Session};
+use super::tls::Tls;
+use super::wire;
+use crate::error::{Error, Result};
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Source,
+    Target,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// The statements that make a session independent of what the server, the database or the role has set: values print the same
+/// on both sides, names are what they say, and nothing times out behind our back.
+///
+/// They are statements and not startup options because poolers drop those.
+pub fn session_settings(side: Side, version_num: u32) -> String {
+    let mut settings = vec![
+        "client_encoding = 'UTF8'",
+        "datestyle = 'ISO, YMD'",
+        "intervalstyle = 'postgres'",
+        "timezone = 'UTC'",
+        "extra_float_digits = 3",
+        "bytea_output = 'hex'",
+        "lc_monetary = 'C'",
+        "xmloption = 'content'",
+        "search_path = ''",
+        "row_security = off",
+        "statement_timeout = 0",
+        "lock_timeout = 0",
+        "idle_in_transaction_session_timeout = 0",
+    ];
+    if version_num >= 140_000 {
+        settings.push("idle_session_timeout = 0");
+    }
+    if version_num >= 170_000 {
+        settings.push("transaction_timeout = 0");
+    }
+    settings.push(match side {
+        Side::Source => "default_transaction_read_only = off",
+        Side::Target => "check_function_bodies = off",
+    });
+    format!("set {};\n", settings.join(";\nset "))
+}
+
+/// `server_version_num` from `server_version`: 150020 for `15.20 (Debian 15.20-1)`, 90624 for `9.6.24`, 180000 for `18beta1`.
+pub fn version_num(server_version: &str) -> u32 {
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().unwrap_or(0);
+    let mut parts = server_version.split('.');
+    let major = digits(parts.next().unwrap_or_default());
+    let minor = digits(parts.next().unwrap_or_default());
+    if major >= 10 { major * 10_000 + minor } else { major * 10_000 + minor * 100 + digits(parts.next().unwrap_or_default()) }
+}
+
+/// A connection and the task that serves it; both end when it is dropped.
+pub struct Client {
+    inner: tokio_postgres::Client,
+    task: JoinHandle<()>,
+    tls: Tls,
+    version: u32,
+    pid: i32,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("version", &self.version).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// `server_version_num`: 150020 for 15.20.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The process id of the server's backend.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Stops the statement that is running, over a connection of its own.
+    pub async fn cancel(&self) -> Result<()> {
+        Ok(self.inner.cancel_token().cancel_query(self.tls.connector()).await?)
+    }
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.inner
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects to the first host that will do and applies [`session_settings`]. Errors name the side.
+pub async fn connect(info: &Conninfo, side: Side, application_name: &str) -> Result<Client> {
+    let open = async {
+        let tls = Tls::new(info)?;
+        let mut attempts = Attempts::new(info);
+        while let Some(candidate) = attempts.next() {
+            match patiently(info.connect_timeout(), open(info, side, &candidate, &tls, application_name)).await {
+                Ok(client) => return Ok(client),
+                Err(trouble) => attempts.failed(trouble, &candidate, info),
+            }
+        }
+        Err(attempts.into_error())
+    };
+    open.await.map_err(|e: Error| e.context(side))
+}
+
+/// tokio-postgres bounds the opening of each address, and nothing after it: a server that says nothing then gets as long again.
+async fn patiently<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    match patience {
+        Some(patience) => tokio::time::timeout(patience * 2, work).await.unwrap_or(Err(Trouble::Timeout(patience))),
+        None => work.await,
+    }
+}
+
+async fn open(info: &Conninfo, side: Side, candidate: &Candidate, tls: &Tls, application_name: &str) -> Result<Client, Trouble> {
+    let mut config = info.only(&candidate.host).config(application_name);
+    config.target_session_attrs(TargetSessionAttrs::Any).ssl_mode(match candidate.encryption {
+        Encryption::Plain => SslMode::Disable,
+        Encryption::Offered => SslMode::Prefer,
+        Encryption::Required => SslMode::Require,
+    });
+    let (inner, mut connection) = config.connect(tls.connector()).await.map_err(|e| trouble(e, info.connect_timeout()))?;
+    let version = version_num(connection.parameter("server_version").unwrap_or_default());
+    let server = candidate.host.to_string();
+    let task = tokio::spawn(async move {
+        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => tracing::debug!(server, sqlstate = notice.code().code(), "{}", notice.message()),
+                Ok(_) => {}
+                // whoever uses the client gets the error from it
+                Err(e) => return tracing::debug!(server, "connection ended: {e}"),
+            }
+        }
+    });
+    let mut client = Client { inner, task, tls: tls.clone(), version, pid: 0 };
+    let batch = format!("{}show transaction_read_only; select pg_catalog.pg_backend_pid()", session_settings(side, version));
+    let answer = client.inner.simple_query(&batch).await.map_err(|e| Trouble::Other(e.into()))?;
+    let values: Vec<&str> = answer.iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { row.get(0) } else { None }).collect();
+    if candidate.session != Session::Any {
+        wire::session_fits(candidate.session, values.first() == Some(&"on"))?;
+    }
+    client.pid = values.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
+    Ok(client)
+}
+
+/// Sorts what tokio-postgres says, whose kinds are private.
+fn trouble(e: tokio_postgres::Error, patience: Option<Duration>) -> Trouble {
+    if e.as_db_error().is_some() {
+        return Trouble::Server(e.into());
+    }
+    if e.is_closed() {
+        return Trouble::Closed;
+    }
+    let kind = e.to_string();
+    let about = |part: &str| kind.contains(part);
+    let text = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+    if text.contains("password missing") {
+        return Trouble::NoPassword;
+    }
+    if about("TLS handshake") && text.contains("does not support TLS") {
+        return Trouble::NoTls;
+    }
+    if about("authentication") {
+        return Trouble::Authentication(text);
+    }
+    let (handshake, unclear) = (about("TLS handshake"), Error::connection(format!("{kind}: {text}")));
+    match e.into_source().map(<dyn std::error::Error + Send + Sync>::downcast::<std::io::Error>) {
+        Some(Ok(io)) if handshake => Trouble::Tls(*io),
+        Some(Ok(io)) if io.kind() == std::io::ErrorKind::TimedOut && io.raw_os_error().is_none() => Trouble::Timeout(patience.unwrap_or_default()),
+        Some(Ok(io)) => Trouble::from(*io),
+        _ => Trouble::Other(unclear),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_fit_side_and_version() {
+        let source = session_settings(Side::Source, 130_000);
+        assert!(source.contains("set default_transaction_read_only = off;") && !source.contains("check_function_bodies"));
+        assert!(!source.contains("idle_session_timeout") && !source.contains("set transaction_timeout"));
+        let target = session_settings(Side::Target, 170_002);
+        assert!(target.contains("set check_function_bodies = off;") && !target.contains("read_only"));
+        assert!(target.contains("set idle_session_timeout = 0;") && target.contains("set transaction_timeout = 0;"));
+        assert!(session_settings(Side::Target, 160_000).contains("idle_session_timeout"));
+        for both in [&source, &target] {
+            for setting in ["datestyle = 'ISO, YMD'", "extra_float_digits = 3", "search_path = ''", "row_security = off", "statement_timeout = 0"] {
+                assert!(both.contains(&format!("set {setting};\n")), "{setting}");
+            }
+        }
+    }
+
+    #[test]
+    fn versions_become_numbers() {
+        for (text, number) in
+            [("15.20 (Debian 15.20-1)", 150_020), ("9.6.24", 90_624), ("18beta1", 180_000), ("17devel", 170_000), ("10.0", 100_000), ("", 0)]
+        {
+            assert_eq!(version_num(text), number, "{text}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Schema `_hyperlift` on the target: what was done there, recorded in the transaction that did it (I2).
+
+use std::collections::{HashMap, HashSet};
+
+use super::{client::Client, snapshot::Snapshot};
+use crate::{
+    error::{Error, Result},
+    lsn::{Lsn, Position},
+    name::{TableName, literal},
+};
+
+/// The ledger's tables.
+const SCHEMA: &str = r"
+create schema if not exists _hyperlift;
+create table if not exists _hyperlift.migration (
+    id text primary key, source_system_id text not null, source_db text not null, version text not null, lanes int not null,
+    created_at timestamptz not null default now(), finished_at timestamptz);
+create table if not exists _hyperlift.ddl (
+    ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
+    at timestamptz not null default now(), primary key (phase, digest));
+create table if not exists _hyperlift.relation (
+    source_oid bigint primary key, schema text not null, name text not null, lane int not null, snapshot text, l_lsn pg_lsn, state text not null);
+create table if not exists _hyperlift.copy_part (
+    source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
+    at timestamptz not null default now(), primary key (source_oid, part));
+create table if not exists _hyperlift.lane (lane int primary key, lsn pg_lsn not null, change bigint not null, at timestamptz not null default now());
+create table if not exists _hyperlift.step (name text primary key, at timestamptz not null default now());
+";
+
+/// The migration that the target knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    pub id: String,
+    pub source_system_id: String,
+    pub source_db: String,
+    pub lanes: u32,
+    pub finished: bool,
+}
+
+/// The migration recorded on the target; `None` when it has no ledger.
+pub async fn migration(client: &Client) -> Result<Option<Migration>> {
+    let there = client.query_one("select to_regclass('_hyperlift.migration') is not null as there", &[]).await?;
+    if !there.get::<_, bool>("there") {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt("select id, source_system_id, source_db, lanes, finished_at is not null as finished from _hyperlift.migration limit 1", &[])
+        .await?;
+    Ok(row.map(|r| Migration {
+        id: r.get("id"),
+        source_system_id: r.get("source_system_id"),
+        source_db: r.get("source_db"),
+        lanes: r.get::<_, i32>("lanes") as u32,
+        finished: r.get("finished"),
+    }))
+}
+
+/// Creates the ledger for a migration, with its lanes at the start of the stream. Running it again changes nothing.
+pub async fn create(client: &mut Client, migration: &Migration, version: &str) -> Result<()> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(SCHEMA).await?;
+    transaction
+        .execute(
+            "insert into _hyperlift.migration (id, source_system_id, source_db, version, lanes) values ($1, $2, $3, $4, $5) on conflict do nothing",
+            &[&migration.id, &migration.source_system_id, &migration.source_db, &version, &(migration.lanes as i32)],
+        )
+        .await?;
+    for lane in 0..migration.lanes as i32 {
+        transaction.execute("insert into _hyperlift.lane (lane, lsn, change) values ($1, '0/0', 0) on conflict do nothing", &[&lane]).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Drops the ledger.
+pub async fn drop(client: &Client) -> Result<()> {
+    client.batch_execute("set client_min_messages = error; drop schema if exists _hyperlift cascade; reset client_min_messages").await?;
+    Ok(())
+}
+
+/// Digests of the statements of a phase that were run (or skipped by the operator).
+pub async fn executed(client: &Client, phase: &str) -> Result<HashSet<String>> {
+    let rows = client.query("select digest from _hyperlift.ddl where phase = $1", &[&phase]).await?;
+    Ok(rows.iter().map(|r| r.get("digest")).collect())
+}
+
+/// The statement that records another one; it runs in the same transaction. `state` is `done` or `skipped`.
+pub fn record_ddl(phase: &str, object: &str, digest: &str, state: &str) -> String {
+    format!(
+        "insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, {})",
+        literal(phase),
+        literal(object),
+        literal(digest),
+        literal(state)
+    )
+}
+
+/// What the ledger knows of a relation.
+#[derive(Clone, Debug)]
+pub struct RelationEntry {
+    pub oid: u32,
+    pub table: TableName,
+    pub lane: u32,
+    pub state: RelationState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelationState {
+    Planned,
+    /// Copied under this snapshot, at this L.
+    Copied {
+        snapshot: Snapshot,
+        at: Lsn,
+    },
+    /// The operator skipped its data.
+    Skipped,
+}
+
+pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
+    let rows = client.query("select source_oid, schema, name, lane, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[]).await?;
+    rows.iter()
+        .map(|r| {
+            let oid = r.get::<_, i64>("source_oid") as u32;
+            let state = match (r.get::<_, &str>("state"), r.get::<_, Option<&str>>("snapshot"), r.get::<_, Option<&str>>("l")) {
+                ("copied", Some(snapshot), Some(l)) => RelationState::Copied { snapshot: snapshot.parse()?, at: l.parse()? },
+                ("skipped", _, _) => RelationState::Skipped,
+                _ => RelationState::Planned,
+            };
+            let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
+            Ok((oid, RelationEntry { oid, table, lane: r.get::<_, i32>("lane") as u32, state }))
+        })
+        .collect()
+}
+
+/// Records the relations with their lanes. A lane once given is never changed (I6).
+pub async fn plan_relations(client: &mut Client, relations: &[(u32, TableName, u32)]) -> Result<()> {
+    let transaction = client.transaction().await?;
+    for (oid, table, lane) in relations {
+        transaction
+            .execute(
+                "insert into _hyperlift.relation (source_oid, schema, name, lane, state) values ($1, $2, $3, $4, 'planned') on conflict do nothing",
+                &[&i64::from(*oid), &table.schema, &table.name, &(*lane as i32)],
+            )
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Statements that record a copied relation, for the transaction that copied it. The primary key of `copy_part` stops a second copy of
+/// the same part, however late a leftover session commits.
+pub fn record_copy(oid: u32, rows: u64, bytes: u64, snapshot: &Snapshot, at: Lsn) -> String {
+    format!(
+        "insert into _hyperlift.copy_part (source_oid, part, parts, rows, bytes) values ({oid}, 0, 1, {rows}, {bytes}); \
+         update _hyperlift.relation set state = 'copied', snapshot = '{snapshot}', l_lsn = '{at}' where source_oid = {oid}"
+    )
+}
+
+/// Statements that forget an unfinished copy of a relation, together with the truncation of its table.
+pub fn forget_copy(oid: u32) -> String {
+    format!(
+        "delete from _hyperlift.copy_part where source_oid = {oid}; \
+         update _hyperlift.relation set state = 'planned', snapshot = null, l_lsn = null where source_oid = {oid}"
+    )
+}
+
+pub async fn skip_relation(client: &Client, oid: u32) -> Result<()> {
+    client.execute("update _hyperlift.relation set state = 'skipped' where source_oid = $1", &[&i64::from(oid)]).await?;
+    Ok(())
+}
+
+/// Where a lane stands.
+pub async fn lane_position(client: &Client, lane: u32) -> Result<Position> {
+    let row = client.query_opt("select lsn::text as lsn, change from _hyperlift.lane where lane = $1", &[&(lane as i32)]).await?;
+    let row = row.ok_or_else(|| {
+        Error::failed(format!("the target has no position of lane {lane}"))
+            .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again")
+    })?;
+    Ok(Position { lsn: row.get::<_, &str>("lsn").parse()?, change: row.get::<_, i64>("change") as u64 })
+}
+
+/// Whether a step of the cutover was done.
+pub async fn has_step(client: &Client, name: &str) -> Result<bool> {
+    Ok(client.query_opt("select 1 from _hyperlift.step where name = $1", &[&name]).await?.is_some())
+}
+
+pub async fn record_step(client: &Client, name: &str) -> Result<()> {
+    client.execute("insert into _hyperlift.step (name) values ($1) on conflict do nothing", &[&name]).await?;
+    Ok(())
+}
+
+pub async fn finish(client: &Client) -> Result<()> {
+    client.execute("update _hyperlift.migration set finished_at = coalesce(finished_at, now())", &[]).await?;
+    Ok(())
+}

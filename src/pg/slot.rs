@@ -1,0 +1,107 @@
+//! The replication slot and the publications of a migration (I1, I10).
+
+use super::client::Client;
+use crate::{
+    error::Result,
+    lsn::Lsn,
+    name::{TableName, ident},
+};
+
+/// Names of what a migration makes on the source.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub slot: String,
+    /// All operations.
+    pub publication: String,
+    /// Inserts and truncates of tables without a usable identity.
+    pub insert_only: String,
+}
+
+impl Names {
+    pub fn of(migration: &str) -> Self {
+        Self {
+            slot: format!("hyperlift_{migration}"),
+            publication: format!("hyperlift_{migration}"),
+            insert_only: format!("hyperlift_{migration}_insert_only"),
+        }
+    }
+}
+
+/// A published relation.
+pub struct Published<'a> {
+    pub table: &'a TableName,
+    pub partitioned: bool,
+    pub insert_only: bool,
+}
+
+/// Creates both publications, or brings their tables up to date. Explicit lists, never FOR ALL TABLES; leaves come by their own names.
+pub async fn publish(client: &Client, names: &Names, tables: &[Published<'_>]) -> Result<()> {
+    for (publication, operations, insert_only) in
+        [(&names.publication, "insert, update, delete, truncate", false), (&names.insert_only, "insert, truncate", true)]
+    {
+        let list: Vec<String> = tables
+            .iter()
+            .filter(|t| t.insert_only == insert_only)
+            // ONLY: children by inheritance are relations of their own. A root has no rows; its leaves come with it.
+            .map(|t| if t.partitioned { t.table.sql() } else { format!("only {}", t.table.sql()) })
+            .collect();
+        let there = client.query_opt("select 1 from pg_publication where pubname = $1", &[publication]).await?.is_some();
+        let list = list.join(", ");
+        if there {
+            if !list.is_empty() {
+                client.batch_execute(&format!("alter publication {} set table {list}", ident(publication))).await?;
+            }
+            continue;
+        }
+        let tables = if list.is_empty() { String::new() } else { format!(" for table {list}") };
+        client
+            .batch_execute(&format!(
+                "create publication {}{tables} with (publish = '{operations}', publish_via_partition_root = false)",
+                ident(publication)
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
+/// What `pg_replication_slots` says.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub active: bool,
+    pub confirmed: Lsn,
+    /// `reserved`, `extended`, `unreserved`, `lost`
+    pub wal_status: String,
+    pub safe_wal_bytes: Option<u64>,
+}
+
+pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>> {
+    let row = client
+        .query_opt(
+            "select active, confirmed_flush_lsn::text as confirmed, coalesce(wal_status, 'lost') as wal_status, safe_wal_size
+               from pg_replication_slots where slot_name = $1",
+            &[&name],
+        )
+        .await?;
+    row.map(|r| {
+        let confirmed = r.get::<_, Option<&str>>("confirmed").map_or(Ok(Lsn::ZERO), str::parse)?;
+        Ok(Slot {
+            active: r.get("active"),
+            confirmed,
+            wal_status: r.get("wal_status"),
+            safe_wal_bytes: r.get::<_, Option<i64>>("safe_wal_size").map(|n| n.max(0) as u64),
+        })
+    })
+    .transpose()
+}
+
+/// Creates the slot and returns the LSN at which it became consistent. Waits for all transactions that run now, in any database; a
+/// slot that is cancelled half-made leaves nothing behind.
+pub async fn create(client: &Client, name: &str) -> Result<Lsn> {
+    let row = client.query_one("select lsn::text as lsn from pg_create_logical_replication_slot($1, 'pgoutput')", &[&name]).await?;
+    row.get::<_, &str>("lsn").parse()
+}
+
+/// An xid of our own, taken now: every transaction that the slot does not stream has a smaller one (I1).
+pub async fn horizon(client: &Client) -> Result<u64> {
+    Ok(super::catalog::value::<String>(client, "select pg_current_xact_id()::text").await?.parse().unwrap_or(0))
+}

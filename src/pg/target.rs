@@ -1,0 +1,102 @@
+//! The shape of a table on the target, as replay needs it.
+
+use std::collections::HashMap;
+
+use super::client::Client;
+use crate::{
+    error::Result,
+    name::{TableName, literal},
+};
+
+/// The table as it stands on the target.
+#[derive(Clone, Debug, Default)]
+pub struct TargetTable {
+    pub columns: HashMap<String, TargetColumn>,
+    /// Columns of its primary key, in order; empty without one.
+    pub primary_key: Vec<String>,
+    /// Columns by which a hypertable is partitioned; empty for other tables.
+    pub dimensions: Vec<String>,
+    /// Has children: a hypertable or a partitioned table, where `ctid` alone names no row.
+    pub has_children: bool,
+    /// Has a deferrable constraint: a transaction must not be applied in pieces.
+    pub deferrable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetColumn {
+    /// As `format_type` prints it with an empty search path.
+    pub data_type: String,
+    pub equality: Equality,
+}
+
+/// How a value of a whole-row match (REPLICA IDENTITY FULL without a key) is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Equality {
+    /// `=` holds for identical values only.
+    Exact,
+    /// `=` exists, but also holds for values that print differently (numeric 1.0 and 1.00): the text is compared, too.
+    Loose,
+    /// No `=` that could be relied on (json, point, box): the text alone is compared.
+    Text,
+}
+
+impl Equality {
+    /// For a base type's name in `pg_type`, and whether it has a default B-tree operator class.
+    pub fn of(type_name: &str, has_btree: bool) -> Self {
+        const EXACT: &[&str] = &[
+            "int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn",
+        ];
+        match (EXACT.contains(&type_name), has_btree) {
+            (true, _) => Self::Exact,
+            (false, true) => Self::Loose,
+            (false, false) => Self::Text,
+        }
+    }
+}
+
+/// The shape of a table on the target; `None` when it is not there.
+pub async fn target_table(client: &Client, table: &TableName) -> Result<Option<TargetTable>> {
+    let rows = client
+        .query(
+            "select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.typname::text as base,
+                    exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
+                             where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
+                                   when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
+                                   when b.typtype = 'r' then 'anyrange'::regtype end)) as has_btree
+               from pg_attribute a
+               join pg_type t on t.oid = a.atttypid
+               join pg_type b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+              where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped",
+            &[&table.sql()],
+        )
+        .await?;
+    if rows.is_empty() && super::catalog::value::<bool>(client, &format!("select to_regclass({}) is null", literal(&table.sql()))).await? {
+        return Ok(None);
+    }
+    let mut found = TargetTable {
+        columns: rows
+            .iter()
+            .map(|r| {
+                let equality = Equality::of(r.get("base"), r.get("has_btree"));
+                (r.get("name"), TargetColumn { data_type: r.get("data_type"), equality })
+            })
+            .collect(),
+        ..TargetTable::default()
+    };
+    let row = client
+        .query_one(
+            "select coalesce((select array_agg(a.attname::text order by k.n) from pg_index i
+                       cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) with ordinality k(attnum, n)
+                       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                      where i.indrelid = c.oid and i.indisprimary and i.indimmediate), '{}') as primary_key,
+                    exists (select from pg_constraint x where x.conrelid = c.oid and x.condeferrable) as deferrable,
+                    c.relkind = 'p' or c.relhassubclass as has_children
+               from pg_class c where c.oid = to_regclass($1)",
+            &[&table.sql()],
+        )
+        .await?;
+    found.primary_key = row.get("primary_key");
+    found.deferrable = row.get("deferrable");
+    found.has_children = row.get("has_children");
+    Ok(Some(found))
+}

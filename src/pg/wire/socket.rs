@@ -1,0 +1,166 @@
+//! Opens a connection to one server, encrypted if asked for, and sends CancelRequests over others.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use crate::error::{Error, Result};
+use crate::pg::attempt::{Candidate, Encryption, Trouble, reason};
+use crate::pg::conninfo::{Conninfo, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
+use crate::pg::tls::Tls;
+
+/// Any of a TCP, TLS or unix connection.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
+
+/// An open connection on which nothing of PostgreSQL's protocol was said but the request for TLS.
+pub struct Socket {
+    pub io: Box<dyn Io>,
+    /// Data for SCRAM's channel binding, when there is TLS.
+    pub binding: Option<Vec<u8>>,
+    pub encrypted: bool,
+    pub place: Place,
+}
+
+/// Where a server was found: a name may stand for several addresses, and only one has our backend.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// Opens the connection; each address of a name gets the whole patience.
+pub async fn open(info: &Conninfo, candidate: &Candidate, tls: &Tls) -> Result<Socket, Trouble> {
+    let host = &candidate.host;
+    if host.is_unix() {
+        let place = Place::Unix(PathBuf::from(&host.name).join(format!(".s.PGSQL.{}", host.port)));
+        let io = within(info.connect_timeout(), place.connect()).await?;
+        return Ok(Socket { io: io.into_io(), binding: None, encrypted: false, place });
+    }
+    let addrs: Vec<SocketAddr> = match host.addr {
+        Some(addr) => vec![SocketAddr::new(addr, host.port)],
+        None => within(info.connect_timeout(), async { Ok(lookup_host((host.name.as_str(), host.port)).await?.collect()) }).await?,
+    };
+    let mut last = Trouble::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+    for addr in addrs {
+        let place = Place::Tcp(addr);
+        match within(info.connect_timeout(), place.connect()).await {
+            Ok(stream) => {
+                return within(info.connect_timeout(), encrypt(stream, place, &host.name, candidate.encryption, info.ssl().direct, tls)).await;
+            }
+            Err(trouble) => last = trouble,
+        }
+    }
+    Err(last)
+}
+
+/// Runs `work` for no longer than the patience.
+pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    match patience {
+        Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(Trouble::Timeout(patience))),
+        None => work.await,
+    }
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn into_io(self) -> Box<dyn Io> {
+        match self {
+            Self::Unix(stream) => Box::new(stream),
+            Self::Tcp(stream) => Box::new(stream),
+        }
+    }
+}
+
+impl Place {
+    async fn connect(&self) -> Result<Stream, Trouble> {
+        match self {
+            Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+            Self::Tcp(addr) => {
+                let stream = TcpStream::connect(addr).await?;
+                stream.set_nodelay(true)?;
+                // No TCP_USER_TIMEOUT: it would replace the count of keepalives, and would also end a COPY into a server that
+                // lives but does not read for a while, because a trigger or a lock keeps it.
+                let keepalive =
+                    socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// SSLRequest and the handshake (documentation 55.2.10).
+async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryption, direct: bool, tls: &Tls) -> Result<Socket, Trouble> {
+    let mut stream = match stream {
+        Stream::Tcp(stream) if encryption != Encryption::Plain => stream,
+        stream => return Ok(Socket { io: stream.into_io(), binding: None, encrypted: false, place }),
+    };
+    if !direct {
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        stream.write_all(&request).await?;
+        match stream.read_u8().await? {
+            b'S' => {}
+            b'N' if encryption == Encryption::Offered => {
+                return Ok(Socket { io: Box::new(stream), binding: None, encrypted: false, place });
+            }
+            b'N' => return Err(Trouble::NoTls),
+            _ => return Err(Trouble::TlsRequestFailed),
+        }
+    }
+    let (stream, binding) = tls.handshake(host, stream).await.map_err(Trouble::Tls)?;
+    Ok(Socket { io: Box::new(stream), binding, encrypted: true, place })
+}
+
+/// Stops the statement that a connection runs, over a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    pub(super) place: Place,
+    pub(super) host: String,
+    /// For an encrypted connection.
+    pub(super) tls: Option<Tls>,
+    pub(super) direct: bool,
+    pub(super) pid: i32,
+    pub(super) secret: i32,
+    pub(super) patience: Option<Duration>,
+}
+
+impl Canceller {
+    /// Sends the CancelRequest and waits until the server has taken it. Whether there was a statement to stop is not known:
+    /// that statement's own error (57014) tells.
+    pub async fn cancel(&self) -> Result<()> {
+        let work = async {
+            let encryption = if self.tls.is_some() { Encryption::Required } else { Encryption::Plain };
+            let stream = self.place.connect().await?;
+            let mut io = match &self.tls {
+                Some(tls) => encrypt(stream, self.place.clone(), &self.host, encryption, self.direct, tls).await?.io,
+                None => stream.into_io(),
+            };
+            let mut request = BytesMut::new();
+            frontend::cancel_request(self.pid, self.secret, &mut request);
+            io.write_all(&request).await?;
+            io.flush().await?;
+            // the server answers by closing, which some do without TLS's goodbye
+            let _ = io.read(&mut [0; 1]).await;
+            Ok(())
+        };
+        within(self.patience, work).await.map_err(|trouble| {
+            let why = match trouble {
+                Trouble::Io(e) | Trouble::Tls(e) => reason(&e),
+                Trouble::Timeout(_) => "no answer".to_owned(),
+                _ => "the server does not take the request".to_owned(),
+            };
+            Error::connection(format!("a statement on {} could not be cancelled: {why}", self.host))
+        })
+    }
+}

@@ -1,0 +1,543 @@
+//! The receiver: reads the replication stream and spools it (I4, I5). It reconnects for ever at the spool's durable end, and sends
+//! its status on a schedule of its own, whatever replay does.
+
+use bytes::Bytes;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::spool::{End, Writer, put_record, put_watermark};
+use crate::{
+    error::{Error, Result},
+    lsn::Lsn,
+    name::ident,
+    pg::{
+        conninfo::Conninfo,
+        wire::{ReplicationMessage, Wire},
+    },
+};
+
+/// A block is written when this much is collected, uncompressed bytes.
+const BLOCK_BYTES: usize = 256 << 10;
+/// A new segment is begun after this much, uncompressed bytes: about 64 MB on disk.
+const RAW_SEGMENT_BYTES: u64 = 256 << 20;
+/// A finished transaction waits this long for others to share its block and its fsync.
+const GROUP: Duration = Duration::from_millis(20);
+/// Blocks on their way to the spool's thread.
+const WRITE_QUEUE: usize = 4;
+/// An idle stream gets a watermark this often.
+const WATERMARK_EVERY: Duration = Duration::from_secs(10);
+/// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Nothing heard for this long although a reply was asked for: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The spool stops growing when less than this is free on its disk, bytes.
+const DISK_RESERVE: u64 = 512 << 20;
+
+/// What others want to know of the receiver. Absolute values.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Up to here everything that was committed is in the spool, durably.
+    pub end: End,
+    /// The greatest WAL end the source has spoken of.
+    pub heard: Lsn,
+    /// All WAL before `quiet.0` holds nothing for us that is not in the spool once its end has reached `quiet.1`.
+    pub quiet: (Lsn, Lsn),
+    /// Bytes of decoded stream in this run.
+    pub bytes: u64,
+    pub spool_bytes: u64,
+    /// Free bytes on the spool's disk.
+    pub disk_free: u64,
+    /// End of the last transaction that changed rows, and a relation that it changed.
+    pub last_write: Option<(Lsn, u32)>,
+    /// Why the stream does not flow; `None`: it does.
+    pub broken: Option<String>,
+}
+
+/// Where to read from, and as whom.
+#[derive(Clone)]
+pub struct Origin {
+    pub source: Conninfo,
+    pub application_name: String,
+    pub slot: String,
+    pub publications: Vec<String>,
+    /// `system_identifier` of the source when the migration began.
+    pub system_id: String,
+}
+
+pub struct Receiver {
+    pub status: watch::Receiver<Status>,
+    wanted: watch::Sender<Lsn>,
+    applied: watch::Sender<Lsn>,
+    task: JoinHandle<Result<()>>,
+    cancel: CancellationToken,
+}
+
+impl Receiver {
+    /// Opens the spool and starts receiving. `start` is the LSN at which the slot became consistent.
+    pub async fn start(origin: Origin, spool_dir: PathBuf, start: Lsn, confirmed: Lsn, cancel: CancellationToken) -> Result<Self> {
+        let dir = spool_dir.clone();
+        let writer = tokio::task::spawn_blocking(move || Writer::open(&dir, start)).await.expect("opening the spool does not panic")?;
+        let end = writer.end();
+        if confirmed > end.lsn {
+            return Err(Error::refused(format!(
+                "the spool in {} ends at {}, but the slot was confirmed up to {confirmed}",
+                spool_dir.display(),
+                end.lsn
+            ))
+            .detail("transactions in between are lost to this migration")
+            .hint("restore the work directory, or run `hyperlift clean` and start again"));
+        }
+        let first = Status { end, heard: end.lsn, spool_bytes: writer.bytes(), disk_free: disk_free(&spool_dir), ..Status::default() };
+        let (status_sender, status) = watch::channel(first);
+        let (wanted, wanted_receiver) = watch::channel(Lsn::ZERO);
+        let (applied, applied_receiver) = watch::channel(Lsn::ZERO);
+        let cancel = cancel.child_token();
+        let spooler = Spooler::start(writer, spool_dir.clone(), status_sender.clone(), applied_receiver);
+        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
+        let task = tokio::spawn(session.run());
+        Ok(Self { status, wanted, applied, task, cancel })
+    }
+
+    /// A handle for waiting that does not borrow the receiver.
+    pub fn reacher(&self) -> Reacher {
+        Reacher { wanted: self.wanted.clone(), status: self.status.clone() }
+    }
+
+    /// Everything up to here is durable on the target: older segments may go.
+    pub fn applied(&self, lsn: Lsn) {
+        self.applied.send_if_modified(|a| {
+            let raise = *a < lsn;
+            *a = lsn.max(*a);
+            raise
+        });
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Ends the session in order: the slot is free when this returns.
+    pub async fn stop(self) -> Result<()> {
+        self.cancel.cancel();
+        self.task.await.unwrap_or_else(|e| Err(Error::failed(format!("the receiver died: {e}"))))
+    }
+}
+
+/// Waits for places of the stream.
+pub struct Reacher {
+    wanted: watch::Sender<Lsn>,
+    status: watch::Receiver<Status>,
+}
+
+impl Reacher {
+    /// Waits until everything committed before `lsn` is in the spool, durably. Works on an idle source, too.
+    pub async fn reach(&mut self, lsn: Lsn) -> Result<Status> {
+        self.wanted.send_if_modified(|w| {
+            let raise = *w < lsn;
+            *w = lsn.max(*w);
+            raise
+        });
+        match self.status.wait_for(|s| s.end.lsn >= lsn).await {
+            Ok(status) => Ok(status.clone()),
+            Err(_) => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
+        }
+    }
+}
+
+/// One block for the spool's thread.
+enum Write {
+    Block {
+        records: Vec<u8>,
+        first: Lsn,
+        boundary: Option<Lsn>,
+        close_before: bool,
+    },
+    /// The connection broke: what lies behind the last boundary comes again.
+    Rewind(tokio::sync::oneshot::Sender<Result<End>>),
+}
+
+/// The thread that owns the spool's writing end: compresses, writes, syncs in groups.
+struct Spooler {
+    queue: mpsc::Sender<Write>,
+    /// Set by the thread when it fails; sending fails from then on.
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl Spooler {
+    fn start(mut writer: Writer, dir: PathBuf, status: watch::Sender<Status>, applied: watch::Receiver<Lsn>) -> Self {
+        let (queue, mut blocks) = mpsc::channel::<Write>(WRITE_QUEUE);
+        let (failure, failed) = watch::channel(None);
+        std::thread::spawn(move || {
+            let mut work = || -> Result<()> {
+                let mut looked = Instant::now().checked_sub(Duration::from_secs(60));
+                let mut free = u64::MAX;
+                while let Some(first) = blocks.blocking_recv() {
+                    let mut next = Some(first);
+                    // One sync for all blocks that are waiting.
+                    while let Some(write) = next {
+                        match write {
+                            Write::Block { records, first, boundary, close_before } => {
+                                if close_before {
+                                    writer.close_segment()?;
+                                }
+                                writer.write(&records, first, boundary)?;
+                            }
+                            Write::Rewind(done) => {
+                                writer.close_segment()?;
+                                let _ = done.send(writer.sync());
+                            }
+                        }
+                        next = blocks.try_recv().ok();
+                    }
+                    let end = writer.sync()?;
+                    writer.delete_below(*applied.borrow())?;
+                    if looked.is_none_or(|t| t.elapsed() > Duration::from_secs(1)) {
+                        free = disk_free(&dir);
+                        looked = Some(Instant::now());
+                    }
+                    let bytes = writer.bytes();
+                    status.send_modify(|s| (s.end, s.spool_bytes, s.disk_free) = (end, bytes, free));
+                }
+                Ok(())
+            };
+            if let Err(e) = work() {
+                let _ = failure.send(Some(e.to_string()));
+            }
+        });
+        Self { queue, failed }
+    }
+
+    fn error(&self) -> Error {
+        let why = self.failed.borrow().clone().unwrap_or_else(|| "the spool's thread has ended".into());
+        Error::failed(why).hint("free space on the disk of the work directory and start hyperlift again; the source keeps the WAL meanwhile")
+    }
+}
+
+/// Free bytes of the file system of a directory, as `df` says; the greatest number when it cannot be told.
+pub fn disk_free(dir: &std::path::Path) -> u64 {
+    let output = std::process::Command::new("df").arg("-Pk").arg(dir).stderr(std::process::Stdio::null()).output();
+    output
+        .ok()
+        .and_then(|o| String::from_utf8(o.stdout).ok())
+        .and_then(|text| text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok())
+        .map_or(u64::MAX, |kb| kb << 10)
+}
+
+struct Session {
+    origin: Origin,
+    wanted: watch::Receiver<Lsn>,
+    status: watch::Sender<Status>,
+    spooler: Spooler,
+    dir: PathBuf,
+    cancel: CancellationToken,
+}
+
+/// What has been read from the stream and not yet handed to the spool.
+#[derive(Default)]
+struct Collected {
+    records: Vec<u8>,
+    first: Lsn,
+    /// Length of `records` up to the last boundary in it, and its LSN.
+    boundary: Option<(usize, Lsn)>,
+    in_transaction: bool,
+    /// The transaction was spooled before the last reconnect.
+    skip: bool,
+    wrote: Option<u32>,
+    /// Relation messages of this connection, by OID.
+    relations: HashMap<u32, Bytes>,
+    /// End of the last whole transaction or watermark that was collected.
+    end: Lsn,
+    /// Bytes handed over for the present segment, before compression.
+    segment_bytes: u64,
+    /// What was handed over last ended at a boundary.
+    at_boundary: bool,
+    /// Nothing was handed over on this connection yet.
+    fresh: bool,
+    /// When the oldest boundary that waits was collected.
+    since: Option<Instant>,
+}
+
+impl Session {
+    async fn run(mut self) -> Result<()> {
+        let mut delay = Duration::from_millis(250);
+        loop {
+            let started = Instant::now();
+            let result = self.connection().await;
+            if self.cancel.is_cancelled() {
+                return Ok(());
+            }
+            let Err(error) = result else { continue };
+            if !may_reconnect(&error) {
+                self.status.send_modify(|s| s.broken = Some(error.to_string()));
+                return Err(error);
+            }
+            tracing::warn!(%error, "the replication stream broke");
+            self.status.send_modify(|s| s.broken = Some(error.to_string()));
+            if started.elapsed() > Duration::from_secs(30) {
+                delay = Duration::from_millis(250);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.cancel.cancelled() => return Ok(()),
+            }
+            delay = (delay * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// One connection, from START_REPLICATION until it breaks or the receiver is stopped.
+    async fn connection(&mut self) -> Result<()> {
+        let (done, rewound) = tokio::sync::oneshot::channel();
+        self.spooler.queue.send(Write::Rewind(done)).await.map_err(|_| self.spooler.error())?;
+        let end = rewound.await.map_err(|_| self.spooler.error())??;
+        self.status.send_modify(|s| s.end = end);
+
+        let origin = self.origin.clone();
+        let mut wire = Wire::open_replication(&origin.source, &origin.application_name).await?;
+        self.identify(&mut wire).await?;
+        // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
+        wire.simple("set wal_sender_timeout = '5min'").await?;
+        let publications = origin.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
+        wire.start_replication(&format!(
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})",
+            ident(&origin.slot),
+            end.lsn,
+            crate::name::literal(&publications).trim_start()
+        ))
+        .await?;
+        self.status.send_modify(|s| s.broken = None);
+        let result = self.stream(&mut wire, end).await;
+        if self.cancel.is_cancelled() {
+            let flushed = self.status.borrow().end.lsn;
+            let goodbye = async {
+                wire.send_status(flushed, flushed, flushed, false).await?;
+                wire.end_replication().await
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+        }
+        result
+    }
+
+    /// Another system, or a new timeline that begins before what was received, is refused.
+    async fn identify(&self, wire: &mut Wire) -> Result<()> {
+        let rows = wire.simple("IDENTIFY_SYSTEM").await?;
+        let system = rows.first().and_then(|r| r.first().cloned().flatten()).unwrap_or_default();
+        if system != self.origin.system_id {
+            return Err(Error::refused(format!("the source is another server now: system identifier {system} instead of {}", self.origin.system_id))
+                .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
+        }
+        Ok(())
+    }
+
+    async fn stream(&mut self, wire: &mut Wire, end: End) -> Result<()> {
+        let mut c = Collected { end: end.lsn, fresh: true, at_boundary: true, ..Collected::default() };
+        let mut status_tick = tokio::time::interval(Duration::from_millis(200));
+        status_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut last_status, mut last_heard, mut last_watermark) = (Instant::now(), Instant::now(), Instant::now());
+        let mut reported = Lsn::ZERO;
+        let cancel = self.cancel.clone();
+        let mut heard = end.lsn;
+        loop {
+            // 1. all that is buffered
+            let mut reply = false;
+            let mut keepalive = None;
+            while let Some(message) = wire.try_replication_message()? {
+                last_heard = Instant::now();
+                match message {
+                    ReplicationMessage::XLogData { start, end, data } => {
+                        heard = heard.max(end);
+                        self.collect(&mut c, start, &data)?;
+                    }
+                    ReplicationMessage::KeepAlive { end, reply: wanted } => {
+                        heard = heard.max(end);
+                        reply |= wanted;
+                        keepalive = Some(end);
+                    }
+                }
+                if c.records.len() >= BLOCK_BYTES {
+                    break;
+                }
+            }
+            let more = c.records.len() >= BLOCK_BYTES;
+            // 2. a watermark, when the stream stands at a keepalive between transactions
+            let wanted = *self.wanted.borrow_and_update();
+            if let Some(at) = keepalive.filter(|at| !c.in_transaction && *at > c.end)
+                && (last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > c.end && at >= wanted))
+            {
+                put_watermark(&mut c.records, at);
+                c.boundary = Some((c.records.len(), at));
+                c.end = at;
+                last_watermark = Instant::now();
+            }
+            // 3. to the spool
+            if c.boundary.is_some() && c.since.is_none() {
+                c.since = Some(Instant::now());
+            }
+            if more || wanted > end.lsn || c.since.is_some_and(|t| t.elapsed() >= GROUP) {
+                self.hand_over(&mut c, wire, heard).await?;
+            }
+            self.status.send_if_modified(|s| {
+                let news = s.heard < heard;
+                s.heard = heard.max(s.heard);
+                if let Some(at) = keepalive.filter(|_| !c.in_transaction) {
+                    s.quiet = (at, c.end);
+                }
+                news
+            });
+            // 4. status to the source
+            let flushed = self.status.borrow().end.lsn;
+            let ask = wanted > c.end && last_status.elapsed() >= Duration::from_millis(200);
+            if reply || ask || last_status.elapsed() >= STATUS_EVERY || (flushed > reported && last_status.elapsed() >= Duration::from_secs(1)) {
+                wire.send_status(heard.max(flushed), flushed, flushed, ask || last_heard.elapsed() > SILENCE / 2).await?;
+                (reported, last_status) = (flushed, Instant::now());
+            }
+            if last_heard.elapsed() > SILENCE {
+                return Err(Error::connection(format!("the source was silent for {} s", SILENCE.as_secs())));
+            }
+            if more {
+                continue;
+            }
+            // 5. wait
+            tokio::select! {
+                filled = wire.fill() => filled?,
+                _ = status_tick.tick() => {}
+                _ = self.wanted.changed() => {}
+                () = tokio::time::sleep(GROUP), if c.boundary.is_some() => {}
+                () = cancel.cancelled() => {
+                    self.hand_over(&mut c, wire, heard).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes one pgoutput message.
+    fn collect(&self, c: &mut Collected, start: Lsn, data: &Bytes) -> Result<()> {
+        let short = || Error::failed("malformed pgoutput message from the source");
+        let number = |at: usize| data.get(at..at + 8).map(|b| u64::from_be_bytes(b.try_into().expect("eight bytes"))).ok_or_else(short);
+        let oid = |at: usize| data.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("four bytes"))).ok_or_else(short);
+        let tag = *data.first().ok_or_else(short)?;
+        match tag {
+            b'B' => {
+                c.in_transaction = true;
+                c.wrote = None;
+                // The commit LSN decides, never the LSN of BEGIN (I5).
+                c.skip = Lsn(number(1)?) < c.end;
+            }
+            b'R' => {
+                c.relations.insert(oid(1)?, data.clone());
+            }
+            b'I' | b'U' | b'D' => c.wrote = Some(oid(1)?),
+            b'T' => c.wrote = Some(oid(6)?),
+            _ => {}
+        }
+        if c.records.is_empty() {
+            c.first = start;
+        }
+        if !c.skip || tag == b'R' {
+            put_record(&mut c.records, data);
+        }
+        if tag == b'C' {
+            let end = Lsn(number(10)?);
+            c.in_transaction = false;
+            if !std::mem::take(&mut c.skip) {
+                c.end = end;
+                c.boundary = Some((c.records.len(), end));
+                if let Some(relation) = c.wrote {
+                    self.status.send_modify(|s| s.last_write = Some((end, relation)));
+                }
+            }
+        }
+        self.status.send_if_modified(|s| {
+            s.bytes += data.len() as u64;
+            false
+        });
+        Ok(())
+    }
+
+    /// Hands what is collected to the spool's thread: up to the last boundary, or a part of a large transaction.
+    async fn hand_over(&self, c: &mut Collected, wire: &mut Wire, heard: Lsn) -> Result<()> {
+        c.since = None;
+        let (length, boundary) = match c.boundary.take() {
+            Some((length, lsn)) => (length, Some(lsn)),
+            None if c.records.len() >= BLOCK_BYTES => (c.records.len(), None),
+            None => return Ok(()),
+        };
+        let rest = c.records.split_off(length);
+        let mut records = std::mem::replace(&mut c.records, rest);
+        let mut close_before = std::mem::take(&mut c.fresh);
+        // Only behind a boundary may a segment be closed, so a large transaction stays in one.
+        if c.at_boundary && c.segment_bytes > RAW_SEGMENT_BYTES {
+            // The new segment starts with the relation messages that are in force.
+            let mut with_relations = Vec::with_capacity(records.len() + 4096);
+            for relation in c.relations.values() {
+                put_record(&mut with_relations, relation);
+            }
+            with_relations.append(&mut records);
+            records = with_relations;
+            close_before = true;
+        }
+        if close_before {
+            c.segment_bytes = 0;
+        }
+        c.segment_bytes += records.len() as u64;
+        c.at_boundary = boundary.is_some();
+        let mut write = Some(Write::Block { records, first: c.first, boundary, close_before });
+        let mut low = false;
+        loop {
+            // A disk that runs low stops the reading: the WAL stays on the source.
+            let free = self.status.borrow().disk_free;
+            if free < DISK_RESERVE {
+                if !low {
+                    low = true;
+                    self.status.send_modify(|s| s.broken = Some("the disk of the work directory is nearly full: receiving waits".into()));
+                }
+            } else {
+                if low {
+                    low = false;
+                    self.status.send_modify(|s| s.broken = None);
+                }
+                match self.spooler.queue.try_reserve() {
+                    Ok(permit) => {
+                        permit.send(write.take().expect("it is sent once"));
+                        return Ok(());
+                    }
+                    Err(mpsc::error::TrySendError::Closed(())) => return Err(self.spooler.error()),
+                    Err(mpsc::error::TrySendError::Full(())) => {}
+                }
+            }
+            tokio::select! {
+                permit = self.spooler.queue.reserve(), if !low => {
+                    permit.map_err(|_| self.spooler.error())?.send(write.take().expect("it is sent once"));
+                    return Ok(());
+                }
+                () = tokio::time::sleep(Duration::from_secs(2)) => {
+                    let flushed = self.status.borrow().end.lsn;
+                    wire.send_status(heard.max(flushed), flushed, flushed, false).await?;
+                    if low {
+                        let free = disk_free(&self.dir);
+                        self.status.send_modify(|s| s.disk_free = free);
+                    }
+                }
+                () = self.cancel.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Whether a broken stream may be opened again: everything but what an operator has to settle.
+fn may_reconnect(e: &Error) -> bool {
+    use crate::error::Kind;
+    match (&e.sqlstate, e.kind) {
+        // 55006: the slot is still active for a session that has not noticed its end.
+        (Some(code), _) => e.is_transient() || code == "55006" || code.starts_with("57"),
+        (None, kind) => kind == Kind::Connection,
+    }
+}

@@ -1,0 +1,302 @@
+//! The router: reads the spool in order, decodes, maps leaves to their roots, tests visibility (I1), and hands each change to its
+//! relation's lane. It holds barriers (I7).
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    change::{Change, Operation},
+    lane::{Feed, Truncation},
+    pgoutput::{self, Message, RelationMessage},
+    receiver,
+    relation::Relation,
+    spool::{self, Reader},
+};
+use crate::{
+    error::{Error, Result},
+    lsn::{Lsn, Position},
+    name::TableName,
+    pg::{catalog, client::Client},
+};
+
+/// Changes on their way to one lane.
+pub const LANE_QUEUE: usize = 2_048;
+/// Values on their way to all lanes together, kB.
+const QUEUE_KILOBYTES: u32 = 64 << 10;
+
+/// What the router tells about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// All transactions that ended up to here were handed to the lanes.
+    pub routed: Lsn,
+    pub last_commit: Option<Timestamp>,
+}
+
+/// Ask for it, and the lanes stop together once everything committed before `lsn` is applied. They go on when the answer is dropped
+/// or sent back.
+pub struct BarrierRequest {
+    pub lsn: Lsn,
+    pub reached: oneshot::Sender<()>,
+}
+
+pub struct Router {
+    pub relations: Arc<Vec<Relation>>,
+    pub lanes: Vec<mpsc::Sender<Feed>>,
+    /// Where each lane started.
+    pub positions: Vec<Position>,
+    pub spool_dir: PathBuf,
+    pub receiver: watch::Receiver<receiver::Status>,
+    pub progress: watch::Sender<Progress>,
+    pub barriers: mpsc::Receiver<BarrierRequest>,
+    pub paused: watch::Receiver<bool>,
+    /// For the names of leaves that came into being during the run.
+    pub source: Client,
+    pub cancel: CancellationToken,
+}
+
+/// The transaction that is being read.
+struct Transaction {
+    commit: Lsn,
+    time: Timestamp,
+    xid: u32,
+    /// Changes so far.
+    changes: u64,
+    /// Lanes that got some.
+    lanes: Vec<bool>,
+}
+
+/// A relation of the stream: its description, and which replayed relation it belongs to.
+#[derive(Clone)]
+struct Known {
+    message: Arc<RelationMessage>,
+    /// `None`: out of scope.
+    target: Option<usize>,
+}
+
+struct State {
+    known: HashMap<u32, Known>,
+    by_oid: HashMap<u32, usize>,
+    transaction: Option<Transaction>,
+    /// End of the last whole transaction or watermark.
+    routed: Lsn,
+    room: Arc<Semaphore>,
+    waiting: Vec<BarrierRequest>,
+}
+
+impl Router {
+    pub async fn run(mut self) -> Result<()> {
+        let cancel = self.cancel.clone();
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            result = self.route() => result,
+        }
+    }
+
+    async fn route(&mut self) -> Result<()> {
+        let start = self.positions.iter().min().copied().unwrap_or_default();
+        let mut reader = Reader::open(&self.spool_dir, start.lsn)?;
+        let by_oid = self.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
+        let mut state = State {
+            known: HashMap::new(),
+            by_oid,
+            transaction: None,
+            routed: start.lsn,
+            room: Arc::new(Semaphore::new(QUEUE_KILOBYTES as usize)),
+            waiting: Vec::new(),
+        };
+        loop {
+            self.paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
+            let end = self.receiver.borrow_and_update().end;
+            let block = tokio::task::block_in_place(|| reader.next(end))?;
+            match block {
+                Some(block) => {
+                    for record in spool::records(block) {
+                        self.record(record, &mut state).await?;
+                    }
+                }
+                None => {
+                    // Everything that is durable was read, and the durable end lies between transactions.
+                    state.routed = state.routed.max(end.lsn);
+                    self.tell_all(state.routed).await?;
+                    self.answer_barriers(&mut state).await?;
+                    tokio::select! {
+                        changed = self.receiver.changed() => changed.map_err(|_| Error::failed("the receiver has ended"))?,
+                        Some(request) = self.barriers.recv() => state.waiting.push(request),
+                    }
+                    continue;
+                }
+            }
+            while let Ok(request) = self.barriers.try_recv() {
+                state.waiting.push(request);
+            }
+            if state.transaction.is_none() {
+                self.answer_barriers(&mut state).await?;
+            }
+        }
+    }
+
+    /// Barriers whose LSN is routed: all lanes stop, the answer is given, and they go on with the next message.
+    async fn answer_barriers(&mut self, state: &mut State) -> Result<()> {
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting).into_iter().partition(|r| r.lsn <= state.routed);
+        state.waiting = later;
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.tell_all(state.routed).await?;
+        self.stop_lanes().await?;
+        for request in due {
+            let _ = request.reached.send(());
+        }
+        Ok(())
+    }
+
+    /// Every lane applies what it has and writes its position; returns the positions.
+    async fn stop_lanes(&self) -> Result<Vec<Position>> {
+        let mut answers = Vec::new();
+        for lane in &self.lanes {
+            let (reached, answer) = oneshot::channel();
+            send(lane, Feed::Barrier(reached)).await?;
+            answers.push(answer);
+        }
+        let mut positions = Vec::new();
+        for answer in answers {
+            positions.push(answer.await.map_err(|_| lane_gone())?);
+        }
+        Ok(positions)
+    }
+
+    async fn tell_all(&self, lsn: Lsn) -> Result<()> {
+        for lane in &self.lanes {
+            send(lane, Feed::UpTo(lsn)).await?;
+        }
+        self.progress.send_if_modified(|p| {
+            let news = p.routed != lsn;
+            p.routed = lsn;
+            news
+        });
+        Ok(())
+    }
+
+    async fn record(&mut self, record: Bytes, state: &mut State) -> Result<()> {
+        if record.first() == Some(&spool::WATERMARK) {
+            let lsn = record.get(1..9).map_or(0, |b| u64::from_be_bytes(b.try_into().expect("eight bytes")));
+            state.routed = state.routed.max(Lsn(lsn));
+            return Ok(());
+        }
+        match pgoutput::decode(record)? {
+            Message::Begin { commit, time, xid } => {
+                state.transaction = Some(Transaction { commit, time, xid, changes: 0, lanes: vec![false; self.lanes.len()] });
+            }
+            Message::Commit { end, .. } => {
+                if let Some(transaction) = state.transaction.take() {
+                    state.routed = state.routed.max(end);
+                    for (lane, touched) in self.lanes.iter().zip(&transaction.lanes) {
+                        if *touched {
+                            send(lane, Feed::UpTo(end)).await?;
+                        }
+                    }
+                    self.progress.send_modify(|p| (p.routed, p.last_commit) = (state.routed, Some(transaction.time)));
+                }
+            }
+            Message::Relation(message) => {
+                let target = self.target_of(&message, state).await?;
+                state.known.insert(message.oid, Known { message: Arc::new(message), target });
+            }
+            Message::Insert { relation, new } => self.change(relation, Operation::Insert { new }, state).await?,
+            Message::Update { relation, old, new } => self.change(relation, Operation::Update { old, new }, state).await?,
+            Message::Delete { relation, kind, old } => self.change(relation, Operation::Delete { kind, old }, state).await?,
+            Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
+            Message::Other(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The replayed relation of a relation message: itself, or the root of which it is a leaf. Known by OID (C-32).
+    async fn target_of(&self, message: &RelationMessage, state: &mut State) -> Result<Option<usize>> {
+        if let Some(target) = state.by_oid.get(&message.oid) {
+            return Ok(Some(*target));
+        }
+        let root = catalog::partition_root(&self.source, message.oid).await?;
+        let target = root.and_then(|oid| state.by_oid.get(&oid).copied()).or_else(|| {
+            // The leaf may be gone on the source by now: its parents are not known any more, but it may stand in the map by name.
+            let name = TableName::new(&message.schema, &message.name);
+            self.relations.iter().position(|r| r.table == name)
+        });
+        if let Some(target) = target {
+            state.by_oid.insert(message.oid, target);
+        } else {
+            return Err(Error::failed(format!("the stream changes {}.{}, which is not part of this migration", message.schema, message.name))
+                .hint("was a partition dropped right after it was written to? Copy its root again"));
+        }
+        Ok(target)
+    }
+
+    async fn change(&mut self, oid: u32, operation: Operation, state: &mut State) -> Result<()> {
+        let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
+        transaction.changes += 1;
+        let known =
+            state.known.get(&oid).ok_or_else(|| Error::failed(format!("a change of a relation that the stream has not described (OID {oid})")))?;
+        let Some(target) = known.target else { return Ok(()) };
+        let relation = &self.relations[target];
+        let lane = relation.lane as usize;
+        let position = Position { lsn: transaction.commit, change: transaction.changes };
+        if position <= self.positions[lane] || !relation.wants(transaction.commit, transaction.xid) {
+            return Ok(());
+        }
+        transaction.lanes[lane] = true;
+        let kilobytes = ((operation.bytes() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
+        let room = state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed");
+        let change = Change { position, xid: transaction.xid, relation: known.message.clone(), target, operation };
+        send(&self.lanes[lane], Feed::Change(Box::new(change), room)).await
+    }
+
+    /// A TRUNCATE is a barrier: all lanes stop, one of them truncates and moves all positions in one transaction.
+    async fn truncate(&mut self, oids: &[u32], state: &mut State) -> Result<()> {
+        let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
+        transaction.changes += 1;
+        let to = Position { lsn: transaction.commit, change: transaction.changes };
+        if self.positions.iter().all(|p| to <= *p) {
+            return Ok(());
+        }
+        let (mut statements, mut targets) = (Vec::new(), Vec::new());
+        for oid in oids {
+            let Some(known) = state.known.get(oid) else { continue };
+            let Some(target) = known.target else { continue };
+            let relation = &self.relations[target];
+            if !relation.wants(transaction.commit, transaction.xid) {
+                continue;
+            }
+            // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
+            let leaf = TableName::new(&known.message.schema, &known.message.name);
+            let table = if leaf == relation.table || *oid == relation.oid { &relation.table } else { &leaf };
+            let only = if relation.target.has_children { "" } else { "only " };
+            // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
+            statements.push(format!("truncate {only}{}", table.sql()));
+            targets.push(target);
+        }
+        if statements.is_empty() {
+            return Ok(());
+        }
+        let positions = self.stop_lanes().await?;
+        let (done, finished) = oneshot::channel();
+        let lanes = positions.into_iter().enumerate().map(|(i, p)| (i as u32, p)).collect();
+        send(&self.lanes[0], Feed::Truncate(Box::new(Truncation { statements, targets, lanes, to, done }))).await?;
+        finished.await.map_err(|_| lane_gone())?;
+        transaction.lanes.fill(true);
+        for lane in &self.lanes {
+            send(lane, Feed::Moved(to)).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn send(lane: &mpsc::Sender<Feed>, feed: Feed) -> Result<()> {
+    lane.send(feed).await.map_err(|_| lane_gone())
+}
+
+fn lane_gone() -> Error {
+    Error::failed("a replay lane has ended").hint("see the log for the reason")
+}

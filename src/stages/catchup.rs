@@ -1,0 +1,560 @@
+//! Stage 6: replay of what was spooled, until the operator (or a quiet source) says cutover. ANALYZE runs below the lag threshold.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{copy::Replication, hypertables, schema};
+use crate::{
+    error::{Error, Result},
+    event::{Command, Event, Gate, LaneStatus, Level, PromptKind, Stage, StageState},
+    format,
+    lsn::{Lsn, Position},
+    migration::Migration,
+    name::TableName,
+    pg::{
+        catalog,
+        client::Client,
+        ledger::{self, RelationState},
+        slot, target,
+    },
+    plan::IdentityChoice,
+    replay::{
+        lane::{self, Lane, Resolution, Shared},
+        relation::{Counters, Relation},
+        router::{self, BarrierRequest, LANE_QUEUE, Router},
+    },
+};
+
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// The target counts as level with the source when a position of the source is reached within this time.
+const ROUND_TRIP: Duration = Duration::from_secs(5);
+
+/// The running replay.
+pub struct Replay {
+    pub replication: Replication,
+    relations: Arc<Vec<Relation>>,
+    lanes: Vec<watch::Receiver<lane::Progress>>,
+    counters: Vec<watch::Receiver<Counters>>,
+    router: watch::Receiver<router::Progress>,
+    barriers: mpsc::Sender<BarrierRequest>,
+    paused: watch::Sender<bool>,
+    trouble: mpsc::Receiver<lane::Trouble>,
+    failures: mpsc::UnboundedReceiver<Error>,
+    /// Troubles that wait for the operator, by the name of their table.
+    open: HashMap<String, (Option<TableName>, oneshot::Sender<Resolution>)>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    /// For looking at the source.
+    source: Client,
+    analyze: Analyze,
+    probe: Option<(Lsn, Instant)>,
+    round_trip: Option<Duration>,
+    last_write: (Lsn, Instant),
+    slot_checked: Option<Instant>,
+    slot: Option<slot::Slot>,
+    /// Where the stream begins: nothing before it is owed to the target.
+    start: Lsn,
+    pub lag: Option<u64>,
+}
+
+enum Analyze {
+    NotYet,
+    Running(watch::Receiver<bool>),
+    Done,
+}
+
+/// Starts router and lanes where they stood.
+pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay> {
+    m.enter(Stage::CatchUp).await;
+    let started = async {
+        let source = m.source("lag").await?;
+        let (relations, positions) = replayed_relations(m, &replication).await?;
+        Ok::<_, Error>((source, relations, positions))
+    };
+    let (source, relations, positions) = match started.await {
+        Ok(found) => found,
+        Err(e) => {
+            replication.watcher.abort();
+            replication.receiver.stop().await.ok();
+            return Err(e);
+        }
+    };
+    let relations = Arc::new(relations);
+    let cancel = m.cancel.child_token();
+    let tasks = TaskTracker::new();
+    let (failure, failures) = mpsc::unbounded_channel();
+    let (trouble_sender, trouble) = mpsc::channel(64);
+    let (counter_senders, counters): (Vec<_>, Vec<_>) = relations.iter().map(|_| watch::channel(Counters::default())).unzip();
+    let shared = Shared {
+        target: m.config.target.clone(),
+        migration: m.record.id.clone(),
+        relations: relations.clone(),
+        trouble: trouble_sender,
+        counters: Arc::new(counter_senders),
+        cancel: cancel.clone(),
+    };
+    let (mut feeds, mut lanes) = (Vec::new(), Vec::new());
+    for (number, position) in positions.iter().enumerate() {
+        let (feed, fed) = mpsc::channel(LANE_QUEUE);
+        let (progress, seen) = watch::channel(lane::Progress { position: *position, durable: position.lsn, ..lane::Progress::default() });
+        let lane = Lane::new(number as u32, *position, shared.clone(), fed, progress);
+        watched(&tasks, &failure, format!("replay lane {number}"), lane.run());
+        feeds.push(feed);
+        lanes.push(seen);
+    }
+    let (barriers, requests) = mpsc::channel(4);
+    let (paused, pausing) = watch::channel(false);
+    let (router_progress, router) = watch::channel(router::Progress::default());
+    let router_task = Router {
+        relations: relations.clone(),
+        lanes: feeds,
+        positions,
+        spool_dir: m.work.spool(),
+        receiver: replication.receiver.status.clone(),
+        progress: router_progress,
+        barriers: requests,
+        paused: pausing,
+        source: m.source("router").await?,
+        cancel: cancel.clone(),
+    };
+    watched(&tasks, &failure, "the replay router".into(), router_task.run());
+    Ok(Replay {
+        replication,
+        relations,
+        lanes,
+        counters,
+        router,
+        barriers,
+        paused,
+        trouble,
+        failures,
+        open: HashMap::new(),
+        tasks,
+        cancel,
+        source,
+        analyze: Analyze::NotYet,
+        probe: None,
+        round_trip: None,
+        last_write: (Lsn::ZERO, Instant::now()),
+        slot_checked: None,
+        slot: None,
+        start: m.record.slot.unwrap_or_default(),
+        lag: None,
+    })
+}
+
+/// A worker whose error, or panic, reaches the stage.
+fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: String, work: impl Future<Output = Result<()>> + Send + 'static) {
+    let failure = failure.clone();
+    tasks.spawn(async move {
+        let result = tokio::spawn(work).await.unwrap_or_else(|e| Err(Error::failed(format!("it died: {e}"))));
+        if let Err(e) = result
+            && !e.is_stop()
+        {
+            let _ = failure.send(e.context(name));
+        }
+    });
+}
+
+/// The relations as they were copied, with the shape of their tables on the target; and where each lane stands.
+async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>)> {
+    let client = m.target("catch-up").await?;
+    let entries = ledger::relations(&client).await?;
+    let mut relations = Vec::new();
+    for r in &replication.relations {
+        let Some(entry) = entries.get(&r.oid) else { continue };
+        let (snapshot, copied_at, skipped) = match &entry.state {
+            RelationState::Copied { snapshot, at } => (snapshot.clone(), *at, false),
+            RelationState::Skipped => (crate::pg::snapshot::Snapshot::default(), Lsn::ZERO, true),
+            RelationState::Planned => {
+                return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
+            }
+        };
+        let shape = target::target_table(&client, &r.table).await?;
+        let Some(mut shape) = shape else {
+            if skipped {
+                continue;
+            }
+            return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
+        };
+        if m.plan.hypertable(&r.table).is_some() {
+            shape.dimensions = hypertables::dimension_columns(&client, &r.table).await?;
+            shape.has_children = true;
+        }
+        relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
+    }
+    let lanes = ledger::migration(&client).await?.map_or(1, |l| l.lanes).max(1);
+    let mut positions = Vec::new();
+    for lane in 0..lanes {
+        positions.push(ledger::lane_position(&client, lane).await?);
+    }
+    Ok((relations, positions))
+}
+
+/// What happened while replay was driven.
+pub enum Driven<T> {
+    Done(T),
+    /// A command that is not about replay's own troubles.
+    Command(Command),
+}
+
+impl Replay {
+    /// Runs a future while replay is watched: samples, troubles, failures, commands.
+    pub async fn drive<T>(&mut self, m: &mut Migration, work: &mut (impl Future<Output = Result<T>> + Unpin)) -> Result<Driven<T>> {
+        let mut tick = tokio::time::interval(SAMPLE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(error) = self.failures.recv() => return Err(error),
+                Some(trouble) = self.trouble.recv() => self.show_trouble(m, trouble).await?,
+                result = &mut *work => return result.map(Driven::Done),
+                command = m.command() => {
+                    let command = command?;
+                    if !self.answer_trouble(m, &command).await {
+                        return Ok(Driven::Command(command));
+                    }
+                }
+                _ = tick.tick() => self.sample(m).await?,
+            }
+        }
+    }
+
+    async fn show_trouble(&mut self, m: &mut Migration, trouble: lane::Trouble) -> Result<()> {
+        let table = trouble.target.map(|t| self.relations[t].table.clone());
+        if !m.config.interactive {
+            return Err(trouble.error.context("replay"));
+        }
+        let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
+        if let Some(table) = &table {
+            m.reporter.report(Event::Diverged { table: table.clone(), reason: trouble.error.to_string() }).await;
+        }
+        let text = format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error);
+        self.open.insert(object, (table, trouble.answer));
+        let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);
+        m.reporter.report(Event::PromptOpened { prompt }).await;
+        Ok(())
+    }
+
+    async fn answer_trouble(&mut self, m: &mut Migration, command: &Command) -> bool {
+        let (object, resolution) = match command {
+            Command::Retry { object } => (object, Resolution::Retry),
+            Command::Skip { object } => (object, Resolution::Accept),
+            _ => return false,
+        };
+        let Some((table, answer)) = self.open.remove(object) else { return false };
+        let _ = answer.send(resolution);
+        if let Some(table) = table {
+            m.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
+        }
+        schema::close_prompt(m).await;
+        true
+    }
+
+    /// Where replay stands as a whole: everything before is applied.
+    fn applied(&self) -> Lsn {
+        let slowest = self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default().max(self.start);
+        let status = self.replication.receiver.status.borrow();
+        let all_routed = self.router.borrow().routed >= status.end.lsn;
+        let (quiet, needs) = status.quiet;
+        // All that came is applied, and what the source wrote since is not for us.
+        if all_routed && slowest >= status.end.lsn && status.end.lsn >= needs { slowest.max(quiet) } else { slowest }
+    }
+
+    /// Everything up to `lsn` is received, spooled and applied by all lanes, which then stood still together.
+    pub fn barrier(&self, lsn: Lsn) -> impl Future<Output = Result<()>> + use<> {
+        let (reached, answer) = oneshot::channel();
+        let barriers = self.barriers.clone();
+        let mut receiver = self.replication.receiver.reacher();
+        Box::pin(async move {
+            receiver.reach(lsn).await?;
+            let gone = |_| Error::failed("the replay router has ended").hint("see the log for the reason");
+            barriers.send(BarrierRequest { lsn, reached }).await.map_err(|_| gone(()))?;
+            answer.await.map_err(|_| gone(()))
+        })
+    }
+
+    async fn sample(&mut self, m: &mut Migration) -> Result<()> {
+        let source = match catalog::flushed_lsn(&self.source).await {
+            Ok(lsn) => lsn,
+            Err(e) if e.is_transient() => {
+                // The receiver tells of the broken source; here it is only looked at again.
+                if let Ok(fresh) = m.source("lag").await {
+                    self.source = fresh;
+                }
+                return Ok(());
+            }
+            Err(e) => return Err(e.context("source")),
+        };
+        if self.replication.receiver.has_ended() {
+            let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
+            return Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: it continues"));
+        }
+        let applied = self.applied();
+        let status = self.replication.receiver.status.borrow().clone();
+        self.replication.receiver.applied(self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default());
+        self.measure_round_trip(source, applied);
+        if let Some((lsn, _)) = status.last_write
+            && lsn != self.last_write.0
+        {
+            self.last_write = (lsn, Instant::now());
+        }
+        let lag = source.since(applied);
+        self.lag = Some(lag);
+        let lanes: Vec<LaneStatus> = self
+            .lanes
+            .iter()
+            .enumerate()
+            .map(|(i, l)| {
+                let p = l.borrow();
+                LaneStatus { lane: i as u32, applied: p.position.lsn, waiting: p.waiting }
+            })
+            .collect();
+        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
+        let last_commit = self.router.borrow().last_commit;
+        m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, changes, last_commit, lanes }).await;
+        for (relation, counters) in self.relations.iter().zip(&mut self.counters) {
+            if counters.has_changed().unwrap_or(false) {
+                let c = *counters.borrow_and_update();
+                let event = Event::TableReplayed {
+                    table: relation.table.clone(),
+                    inserts: c.inserts,
+                    updates: c.updates,
+                    deletes: c.deletes,
+                    truncates: c.truncates,
+                };
+                m.reporter.report(event).await;
+            }
+        }
+        if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
+            self.slot_checked = Some(Instant::now());
+            self.slot = slot::slot(&self.source, &slot::Names::of(&m.record.id).slot).await.unwrap_or(None);
+            if let Some(s) = &self.slot {
+                m.reporter.report(Event::SlotChecked { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes }).await;
+            }
+        }
+        self.analyze_when_near(m, lag).await;
+        m.reporter.report(Event::GatesChecked { gates: self.gates(m) }).await;
+        Ok(())
+    }
+
+    /// How long it takes until a position of the source is reached on the target.
+    fn measure_round_trip(&mut self, source: Lsn, applied: Lsn) {
+        match self.probe {
+            Some((lsn, since)) if applied >= lsn => {
+                self.round_trip = Some(since.elapsed());
+                self.probe = Some((source, Instant::now()));
+            }
+            Some((_, since)) if self.round_trip.is_none_or(|r| since.elapsed() > r) => self.round_trip = Some(since.elapsed()),
+            Some(_) => {}
+            None => self.probe = Some((source, Instant::now())),
+        }
+    }
+
+    async fn analyze_when_near(&mut self, m: &Migration, lag: u64) {
+        match &self.analyze {
+            Analyze::NotYet if lag < m.config.analyze_below => {
+                m.notice(Level::Info, format!("lag under {}: ANALYZE started", format::bytes(m.config.analyze_below))).await;
+                let (done, seen) = watch::channel(false);
+                let tables: Vec<TableName> = self.relations.iter().filter(|r| !r.skipped).map(|r| r.table.clone()).collect();
+                let (config, reporter, name) = (m.config.clone(), m.reporter.clone(), m.application("analyze"));
+                let cancel = self.cancel.clone();
+                self.tasks.spawn(async move {
+                    let work = async {
+                        let target = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
+                        let total = tables.len() as u64;
+                        for (n, table) in tables.iter().enumerate() {
+                            reporter.report(Event::Analyzed { done: n as u64, total, table: Some(table.clone()) }).await;
+                            target.batch_execute(&format!("analyze {}", table.sql())).await?;
+                        }
+                        reporter.report(Event::Analyzed { done: total, total, table: None }).await;
+                        Ok::<(), Error>(())
+                    };
+                    tokio::select! {
+                        () = cancel.cancelled() => {}
+                        result = work => {
+                            if let Err(e) = result {
+                                reporter.notice(Level::Warn, format!("ANALYZE failed: {e}")).await;
+                            }
+                            let _ = done.send(true);
+                        }
+                    }
+                });
+                self.analyze = Analyze::Running(seen);
+            }
+            Analyze::Running(done) if *done.borrow() => self.analyze = Analyze::Done,
+            _ => {}
+        }
+    }
+
+    /// What has to hold before the cutover (DESIGN: hard ones refuse, soft ones warn).
+    pub fn gates(&self, m: &Migration) -> Vec<Gate> {
+        let gate = |name: &str, passed: bool, hard: bool, detail: String| Gate { name: name.into(), passed, hard, detail };
+        let copied = self.relations.iter().filter(|r| !r.skipped).count();
+        let skipped = self.relations.len() - copied;
+        let insert_only = m.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
+        let status = self.replication.receiver.status.borrow();
+        let healthy = self.slot.as_ref().is_none_or(|s| s.wal_status != "lost") && status.broken.is_none();
+        let near = self.round_trip.is_some_and(|r| r < ROUND_TRIP);
+        let quiet = self.last_write.1.elapsed();
+        vec![
+            gate(
+                "all tables copied",
+                true,
+                true,
+                format!("{copied} of {}{}", self.relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
+            ),
+            gate(
+                "nothing diverged",
+                self.open.is_empty(),
+                true,
+                self.open.keys().next().map_or_else(|| "every change found its row".into(), |t| format!("{t} waits for you")),
+            ),
+            gate(
+                "slot",
+                healthy,
+                true,
+                match (&status.broken, &self.slot) {
+                    (Some(why), _) => why.clone(),
+                    (None, Some(s)) => s.wal_status.clone(),
+                    (None, None) => "reserved".into(),
+                },
+            ),
+            gate(
+                "all applied, round trip",
+                near,
+                true,
+                self.round_trip.map_or_else(
+                    || "not measured yet".into(),
+                    |r| format!("{:.1} s, {} behind", r.as_secs_f64(), format::bytes(self.lag.unwrap_or(0))),
+                ),
+            ),
+            gate(
+                "ANALYZE",
+                matches!(self.analyze, Analyze::Done),
+                false,
+                match self.analyze {
+                    Analyze::NotYet => format!("starts below {}", format::bytes(m.config.analyze_below)),
+                    Analyze::Running(_) => "running".into(),
+                    Analyze::Done => "finished".into(),
+                },
+            ),
+            gate(
+                "replica identity",
+                insert_only == 0,
+                false,
+                if insert_only == 0 { "all changes arrive".into() } else { format!("{insert_only} insert-only, accepted") },
+            ),
+            gate("writers", quiet > Duration::from_secs(10), false, format!("last change {} s ago", quiet.as_secs())),
+        ]
+    }
+
+    /// Waits, in catch-up, until the cutover is confirmed.
+    pub async fn wait_for_cutover(&mut self, m: &mut Migration) -> Result<()> {
+        let mut prompt = None;
+        let mut announced = false;
+        loop {
+            let mut pause = Box::pin(async {
+                tokio::time::sleep(SAMPLE_EVERY).await;
+                Ok(())
+            });
+            let driven = self.drive(m, &mut pause).await?;
+            let gates = self.gates(m);
+            let closed = gates.iter().find(|g| g.hard && !g.passed);
+            match driven {
+                Driven::Done(()) => {
+                    let analyzed = matches!(self.analyze, Analyze::Done);
+                    if m.config.cutover_when_ready && prompt.is_none() {
+                        if closed.is_none() && analyzed && self.last_write.1.elapsed() >= m.config.quiet_for {
+                            return Ok(());
+                        }
+                    } else if !m.config.interactive && !m.config.cutover_when_ready && closed.is_none() && analyzed && !announced {
+                        announced = true;
+                        m.notice(
+                            Level::Info,
+                            "ready for the cutover: start again with --cutover-when-ready, or open the dashboard on this directory",
+                        )
+                        .await;
+                    }
+                    // The box follows the gates.
+                    if let Some(id) = prompt {
+                        let fresh = cutover_prompt(id, closed);
+                        m.reporter.report(Event::PromptOpened { prompt: fresh }).await;
+                    }
+                }
+                Driven::Command(Command::OpenCutover) => {
+                    let opened = m.next_prompt(Stage::Cutover, PromptKind::Cutover, String::new(), None);
+                    prompt = Some(opened.id);
+                    m.reporter.report(Event::PromptOpened { prompt: cutover_prompt(opened.id, closed) }).await;
+                }
+                Driven::Command(Command::AbortCutover) => {
+                    if let Some(id) = prompt.take() {
+                        m.reporter.report(Event::PromptClosed { id }).await;
+                    }
+                }
+                Driven::Command(Command::ConfirmCutover { prompt: answered }) => match (prompt, closed) {
+                    (Some(id), None) if id == answered => {
+                        m.reporter.report(Event::PromptClosed { id }).await;
+                        return Ok(());
+                    }
+                    (Some(id), Some(gate)) if id == answered => {
+                        let why = format!("{}: {}", gate.name, gate.detail);
+                        m.reporter.report(Event::CommandRefused { command: "cutover".into(), why }).await;
+                    }
+                    _ => {}
+                },
+                Driven::Command(Command::Pause) => {
+                    self.paused.send_replace(true);
+                    m.reporter.report(Event::Paused { paused: true }).await;
+                }
+                Driven::Command(Command::Resume) => {
+                    self.paused.send_replace(false);
+                    m.reporter.report(Event::Paused { paused: false }).await;
+                }
+                Driven::Command(other) => m.refuse(&other, Stage::CatchUp).await,
+            }
+        }
+    }
+
+    /// How long no published change has come.
+    pub fn quiet_for(&self) -> Duration {
+        self.last_write.1.elapsed()
+    }
+
+    /// The name of a relation of the stream, for a late write.
+    pub fn table_of(&self, oid: u32) -> TableName {
+        self.relations.iter().find(|r| r.oid == oid).map_or_else(|| TableName::new("source", format!("relation {oid}")), |r| r.table.clone())
+    }
+
+    pub fn counts(&self) -> (u64, u64) {
+        (self.relations.iter().filter(|r| !r.skipped).count() as u64, self.lanes.iter().map(|l| l.borrow().changes).sum())
+    }
+
+    /// Ends router and lanes; the receiver goes on.
+    pub async fn stop(self) -> Replication {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.replication
+    }
+}
+
+fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {
+    crate::event::Prompt {
+        id,
+        stage: Stage::Cutover,
+        kind: PromptKind::Cutover,
+        text: "The application must have stopped writing to the source before you confirm.".into(),
+        blocked_by: closed.map(|g| format!("{}: {}", g.name, g.detail)),
+    }
+}
+
+/// Verification comes later; its stage says so.
+pub async fn skip_verify(m: &Migration) {
+    m.reporter.report(Event::StageChanged { stage: Stage::Verify, state: StageState::Skipped }).await;
+}

@@ -1,0 +1,450 @@
+//! Stage 5: slot, copy and indexes, while the stream is received and spooled.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    cutover,
+    indexes::{self, Builder, Job},
+    schema, slot,
+    trouble::{self, Asker, Resolution},
+};
+use crate::{
+    bus::Reporter,
+    config::Config,
+    error::{Error, Kind, Result},
+    event::{Command, Event, Level, PromptKind, Stage, TableState},
+    lsn::Lsn,
+    migration::Migration,
+    name::{TableName, idents},
+    pg::{
+        catalog::{self, Relation},
+        client::{Client, Side},
+        dump::{Phase, Statement},
+        ledger::{self, RelationState},
+        slot::Names,
+        snapshot::Snapshot,
+        wire::{Wire, pipe_copy},
+    },
+    replay::receiver::{self, Origin, Receiver},
+};
+
+/// A source whose tables are locked exclusively is not waited for longer than this at a time.
+const LOCK_TIMEOUT: &str = "2s";
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// What the later stages go on with.
+pub struct Replication {
+    pub receiver: Receiver,
+    pub relations: Vec<Relation>,
+    pub statements: Vec<Statement>,
+    /// Reports the receiver's state until it is dropped.
+    pub watcher: tokio::task::JoinHandle<()>,
+}
+
+pub async fn run(m: &mut Migration) -> Result<Replication> {
+    m.enter(Stage::Copy).await;
+    let source = m.source("copy").await?;
+    let relations = catalog::relations(&source).await?;
+    let (start, confirmed) = slot::prepare(m, &relations).await?;
+    let schema = m.unless_stopped(schema::dump(m)).await?;
+    if m.record.schema.as_ref() != Some(&schema.digest) && !m.is_finished(Stage::Copy) {
+        return Err(Error::refused("the source's schema changed since it was restored on the target")
+            .hint("make the same change on the target and delete \"schema\" from migration.json, or run `hyperlift clean`, empty the target database and start again"));
+    }
+    // The cutover's objects must be known even if the source is gone by then.
+    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    let names = Names::of(&m.record.id);
+    let origin = Origin {
+        source: m.config.source.clone(),
+        application_name: m.application("receiver"),
+        slot: names.slot,
+        publications: vec![names.publication, names.insert_only],
+        system_id: m.record.source.system_id.clone(),
+    };
+    let receiver = Receiver::start(origin, m.work.spool(), start, confirmed, m.cancel.clone()).await?;
+    let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
+
+    let mut target = m.target("copy").await?;
+    plan_lanes(m, &mut target, &relations).await?;
+    let entries = ledger::relations(&target).await?;
+    drop(target);
+    let copied = copy_all(m, &relations, &entries, &schema.statements).await;
+    if let Err(e) = copied {
+        watcher.abort();
+        receiver.stop().await.ok();
+        return Err(e);
+    }
+    rest_of_indexes(m, &schema.statements).await?;
+    m.finish(Stage::Copy).await?;
+    Ok(Replication { receiver, relations, statements: schema.statements, watcher })
+}
+
+/// Gives each relation a lane, once and for good: the largest to the least loaded.
+async fn plan_lanes(m: &Migration, target: &mut Client, relations: &[Relation]) -> Result<()> {
+    let known = ledger::relations(target).await?;
+    let lanes = ledger::migration(target).await?.map_or(1, |l| l.lanes).max(1);
+    let mut load = vec![0u64; lanes as usize];
+    let mut planned = Vec::new();
+    for r in relations {
+        match known.get(&r.oid) {
+            Some(entry) if entry.table != r.table => {
+                return Err(Error::refused(format!("{} was renamed to {} on the source", entry.table, r.table))
+                    .hint("rename it back, or run `hyperlift clean`, empty the target database and start again"));
+            }
+            Some(entry) => load[entry.lane as usize % lanes as usize] += r.bytes + 1,
+            None => {
+                let lane = (0..load.len()).min_by_key(|l| load[*l]).unwrap_or(0);
+                load[lane] += r.bytes + 1;
+                planned.push((r.oid, r.table.clone(), lane as u32));
+            }
+        }
+    }
+    if planned.is_empty() {
+        return Ok(());
+    }
+    if !known.is_empty() {
+        m.notice(Level::Warn, format!("new tables on the source: {}", planned.iter().map(|p| p.1.to_string()).collect::<Vec<_>>().join(", "))).await;
+    }
+    ledger::plan_relations(target, &planned).await
+}
+
+/// Passes the receiver's state on, a few times a second at most.
+async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter: Reporter) {
+    let mut broken = None;
+    loop {
+        let now = status.borrow_and_update().clone();
+        if now.broken != broken {
+            broken.clone_from(&now.broken);
+            reporter.report(Event::StreamBroken { error: now.broken }).await;
+        }
+        reporter.progress(Event::Received { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Even without news a sample is due now and then, so that rates fall to zero.
+        if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(1), status.changed()).await {
+            return;
+        }
+    }
+}
+
+/// One relation on its way through a copy worker.
+#[derive(Clone)]
+struct Task {
+    relation: Arc<Relation>,
+    statements: Vec<Statement>,
+}
+
+/// What the copy workers share.
+struct Shared {
+    config: Arc<Config>,
+    reporter: Reporter,
+    asker: Asker,
+    /// `hyperlift/<id>/`
+    prefix: String,
+    horizon: u64,
+    jobs: mpsc::UnboundedSender<Job>,
+    paused: watch::Receiver<bool>,
+    /// Permits to copy: one a job.
+    permits: Arc<Semaphore>,
+}
+
+async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u32, ledger::RelationEntry>, statements: &[Statement]) -> Result<()> {
+    let source = m.source("horizon").await?;
+    let horizon = crate::pg::slot::horizon(&source).await?;
+    let mut todo = Vec::new();
+    let mut to_index = Vec::new();
+    let (jobs_sender, jobs) = mpsc::unbounded_channel();
+    for r in relations {
+        let leaves = if r.partitioned { catalog::leaves(&source, r.oid).await? } else { Vec::new() };
+        let mut tables = leaves;
+        tables.push(r.table.clone());
+        let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
+        let own = indexes::statements_for(statements, &tables, identity.as_deref());
+        let task = Task { relation: Arc::new(r.clone()), statements: own };
+        match entries.get(&r.oid).map(|e| &e.state) {
+            Some(RelationState::Copied { .. }) => to_index.push(task),
+            Some(RelationState::Skipped) => {
+                let event = Event::CopyProgress { table: r.table.clone(), state: TableState::Skipped, rows: 0, bytes: 0, error: None };
+                m.reporter.report(event).await;
+                to_index.push(task);
+            }
+            _ => todo.push(task),
+        }
+    }
+    let mut left: HashSet<TableName> = relations.iter().map(|r| r.table.clone()).collect();
+    for task in to_index {
+        let (rows, bytes) = (task.relation.rows, task.relation.bytes);
+        let _ = jobs_sender.send(Job { table: task.relation.table.clone(), rows, bytes, statements: task.statements });
+    }
+    let (asker, mut desk) = trouble::desk(m.config.interactive);
+    let (pause, paused) = watch::channel(false);
+    let (done_sender, mut done) = mpsc::unbounded_channel();
+    let jobs = Arc::new(Mutex::new(jobs));
+    let cancel = m.cancel.child_token();
+    let tracker = TaskTracker::new();
+    let (failures, mut failed) = mpsc::unbounded_channel::<Error>();
+    let run = |work: std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>| {
+        let (failures, cancel) = (failures.clone(), cancel.clone());
+        tracker.spawn(async move {
+            let result = tokio::select! {
+                () = cancel.cancelled() => return,
+                // A panic must not end in a silent dead worker.
+                result = tokio::spawn(work) => result.unwrap_or_else(|e| Err(Error::failed(format!("a copy worker died: {e}")))),
+            };
+            if let Err(e) = result {
+                let _ = failures.send(e);
+            }
+        });
+    };
+    for n in 0..m.config.index_jobs.max(1) {
+        let builder = Builder {
+            target: m.config.target.clone(),
+            application_name: m.application(&format!("index-{n}")),
+            reporter: m.reporter.clone(),
+            asker: asker.clone(),
+            jobs: jobs.clone(),
+            done: done_sender.clone(),
+        };
+        run(Box::pin(builder.run()));
+    }
+    drop(done_sender);
+    let permits = Arc::new(Semaphore::new(m.config.table_jobs.max(1) as usize));
+    let mut table_jobs = m.config.table_jobs.max(1);
+    m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
+    let shared = Arc::new(Shared {
+        config: m.config.clone(),
+        reporter: m.reporter.clone(),
+        asker,
+        prefix: m.application(""),
+        horizon,
+        jobs: jobs_sender,
+        paused,
+        permits: permits.clone(),
+    });
+    for task in todo {
+        run(Box::pin(copy_relation(shared.clone(), task)));
+    }
+    drop(shared);
+    let result = loop {
+        if left.is_empty() {
+            break Ok(());
+        }
+        tokio::select! {
+            biased;
+            Some(error) = failed.recv() => break Err(error),
+            Some(table) = done.recv() => { left.remove(&table); }
+            trouble = desk.next() => match trouble {
+                Ok((object, error)) => {
+                    let prompt = m.next_prompt(Stage::Copy, PromptKind::Trouble, format!("{object} failed: {error}"), None);
+                    m.reporter.report(Event::PromptOpened { prompt }).await;
+                }
+                Err(e) => break Err(e),
+            },
+            command = m.command() => match command {
+                Err(e) => break Err(e),
+                Ok(Command::Pause) => { pause.send_replace(true); m.reporter.report(Event::Paused { paused: true }).await; }
+                Ok(Command::Resume) => { pause.send_replace(false); m.reporter.report(Event::Paused { paused: false }).await; }
+                Ok(Command::SetJobs { table_jobs: wanted }) => {
+                    let wanted = wanted.clamp(1, 64);
+                    if wanted > table_jobs {
+                        permits.add_permits((wanted - table_jobs) as usize);
+                    } else {
+                        // Running copies are finished; fewer follow.
+                        let take = (table_jobs - wanted) as usize;
+                        let permits = permits.clone();
+                        tokio::spawn(async move { if let Ok(p) = permits.acquire_many_owned(take as u32).await { p.forget(); } });
+                    }
+                    table_jobs = wanted;
+                    m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
+                }
+                Ok(command) => match desk.answer(&command) {
+                    Some(_) => schema::close_prompt(m).await,
+                    None => m.refuse(&command, Stage::Copy).await,
+                },
+            },
+        }
+    };
+    cancel.cancel();
+    tracker.close();
+    tracker.wait().await;
+    result
+}
+
+/// Statements behind the indexes: statistics, comments, views that need a key.
+async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
+    let target = m.target("indexes").await?;
+    let executed = ledger::executed(&target, Phase::PostIndex.word()).await?;
+    let stray = ledger::executed(&target, Phase::Index.word()).await?;
+    let (asker, mut desk) = trouble::desk(m.config.interactive);
+    let reporter = m.reporter.clone();
+    let work = async {
+        // Indexes of what is no relation of this migration, such as materialised views.
+        for s in statements.iter().filter(|s| s.phase == Phase::Index) {
+            super::ddl::run(&target, s, &stray, &reporter, &asker).await?;
+        }
+        for s in statements.iter().filter(|s| s.phase == Phase::PostIndex) {
+            super::ddl::run(&target, s, &executed, &reporter, &asker).await?;
+        }
+        Ok(())
+    };
+    tokio::pin!(work);
+    schema::with_desk(m, &mut desk, Stage::Copy, work).await
+}
+
+/// Copies one relation, as often as it takes, and hands it on to the indexes.
+async fn copy_relation(shared: Arc<Shared>, task: Task) -> Result<()> {
+    let table = task.relation.table.clone();
+    loop {
+        let _permit = shared.permits.clone().acquire_owned().await.map_err(|_| Error::stopped())?;
+        let mut paused = shared.paused.clone();
+        paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
+        let mut so_far = (0, 0);
+        let error = match attempt(&shared, &task, &mut so_far).await {
+            Ok((rows, bytes)) => {
+                let _ = shared.jobs.send(Job { table, rows, bytes, statements: task.statements });
+                return Ok(());
+            }
+            Err(e) if e.is_stop() => return Err(e),
+            Err(e) => e,
+        };
+        tracing::warn!(table = %table, %error, "the copy failed");
+        if error.is_transient() {
+            shared.reporter.notice(Level::Warn, format!("copy {table}: {error}; trying again")).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        }
+        let event =
+            Event::CopyProgress { table: table.clone(), state: TableState::Failed, rows: so_far.0, bytes: so_far.1, error: Some(error.to_string()) };
+        shared.reporter.report(event).await;
+        match shared.asker.ask(table.to_string(), error.context("copy")).await? {
+            Resolution::Retry => {}
+            Resolution::Skip => {
+                let target = crate::pg::client::connect(&shared.config.target, Side::Target, &format!("{}copy", shared.prefix)).await?;
+                ledger::skip_relation(&target, task.relation.oid).await?;
+                let event = Event::CopyProgress { table: table.clone(), state: TableState::Skipped, rows: 0, bytes: 0, error: None };
+                shared.reporter.report(event).await;
+                let _ = shared.jobs.send(Job { table, rows: 0, bytes: 0, statements: task.statements });
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The source's side of a copy: a locked table, and a snapshot that may be used.
+struct Opened {
+    wire: Wire,
+    snapshot: Snapshot,
+    at: Lsn,
+    columns: Vec<String>,
+}
+
+/// Lock, snapshot, L, columns, in this order; again until every transaction that the slot does not stream is visible (I1).
+async fn open_source(shared: &Shared, relation: &Relation) -> Result<Opened> {
+    let mut shown = false;
+    let what = format!("the copy of {}", relation.table);
+    loop {
+        let mut wire = Wire::open(&shared.config.source, Side::Source, &format!("{}copy-{}", shared.prefix, relation.oid)).await?;
+        let lock = format!(
+            "begin isolation level repeatable read read only; set local lock_timeout = '{LOCK_TIMEOUT}'; lock table {}{} in access share mode; set local lock_timeout = 0",
+            if relation.partitioned { "" } else { "only " },
+            relation.table.sql()
+        );
+        match wire.simple(&lock).await {
+            Ok(_) => {}
+            Err(e) if e.has_code("55P03") => {
+                shared.reporter.notice(Level::Info, format!("{what} waits: the table is locked on the source")).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(e) => return Err(e.context("source")),
+        }
+        let rows = wire.simple("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").await?;
+        let field = |n: usize| rows.first().and_then(|r| r.get(n).cloned().flatten()).unwrap_or_default();
+        let (snapshot, at): (Snapshot, Lsn) = (field(0).parse()?, field(1).parse()?);
+        if snapshot.xmin < shared.horizon {
+            drop(wire);
+            let watcher = crate::pg::client::connect(&shared.config.source, Side::Source, &format!("{}watch", shared.prefix)).await?;
+            let holders = catalog::holders(&watcher, Some(shared.horizon)).await?;
+            slot::show(&shared.reporter, &what, holders, &mut shown).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        }
+        slot::show(&shared.reporter, &what, Vec::new(), &mut shown).await;
+        let columns = wire.simple(&catalog::COPIED_COLUMNS.replace("$OID", &relation.oid.to_string())).await?;
+        let columns: Vec<String> = columns.into_iter().filter_map(|mut r| r.swap_remove(0)).collect();
+        return Ok(Opened { wire, snapshot, at, columns });
+    }
+}
+
+/// One attempt: the whole relation under one snapshot into one transaction of the target, with its ledger row. `so_far` is rows and bytes.
+async fn attempt(shared: &Shared, task: &Task, so_far: &mut (u64, u64)) -> Result<(u64, u64)> {
+    let relation = &task.relation;
+    let table = &relation.table;
+    let report = |state, rows, bytes| Event::CopyProgress { table: table.clone(), state, rows, bytes, error: None };
+    let mut source = open_source(shared, relation).await?;
+    shared.reporter.report(report(TableState::Copying, 0, 0)).await;
+    let mut target = Wire::open(&shared.config.target, Side::Target, &format!("{}copy-{}", shared.prefix, relation.oid)).await?;
+    // What a killed run left is undone together with its ledger rows; the lock waits for its session's end.
+    target.simple(&format!("begin; truncate table {}; {}", table.sql(), ledger::forget_copy(relation.oid))).await.map_err(|e| e.context("target"))?;
+    let list = idents(&source.columns);
+    let (mut rows_out, mut bytes) = (0, 0);
+    if source.columns.is_empty() {
+        // A table without columns still has rows, and COPY cannot name no columns.
+        rows_out = copy_empty_rows(&mut source.wire, &mut target, relation).await?;
+    } else {
+        let from = if relation.partitioned { format!("(select {list} from {})", table.sql()) } else { format!("{} ({list})", table.sql()) };
+        source.wire.copy_out(&format!("copy {from} to stdout")).await.map_err(|e| e.context("source"))?;
+        target.copy_in(&format!("copy {} ({list}) from stdin", table.sql())).await.map_err(|e| e.context("target"))?;
+        let mut last = Instant::now();
+        let copied = pipe_copy(&mut source.wire, &mut target, &mut |bytes, rows| {
+            *so_far = (rows, bytes);
+            if last.elapsed() >= PROGRESS_EVERY {
+                last = Instant::now();
+                shared.reporter.progress(report(TableState::Copying, rows, bytes));
+            }
+        })
+        .await?;
+        if copied.rows_in != copied.rows_out {
+            return Err(Error::new(Kind::Differs, format!("{} rows were read but {} were written", copied.rows_out, copied.rows_in))
+                .hint("does a trigger or a rule of the target drop rows? Take it away and retry"));
+        }
+        rows_out += copied.rows_in;
+        bytes += copied.bytes;
+    }
+    *so_far = (rows_out, bytes);
+    wait_durable(&mut source).await?;
+    target
+        .simple(&format!("{}; commit", ledger::record_copy(relation.oid, rows_out, bytes, &source.snapshot, source.at)))
+        .await
+        .map_err(|e| e.context("target"))?;
+    source.wire.simple("commit").await.ok();
+    Ok((rows_out, bytes))
+}
+
+/// Zero columns: as many rows as the source has.
+async fn copy_empty_rows(source: &mut Wire, target: &mut Wire, relation: &Relation) -> Result<u64> {
+    let rows = source.simple(&format!("select count(*) from {}", relation.table.sql())).await?;
+    let count: u64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|n| n.parse().ok()).unwrap_or(0);
+    for _ in 0..count {
+        target.simple(&format!("insert into {} default values", relation.table.sql())).await?;
+    }
+    Ok(count)
+}
+
+/// I3: what was copied must be durable on the source before it counts. The session that took the snapshot still lives, so the server
+/// has not crashed in between.
+async fn wait_durable(source: &mut Opened) -> Result<()> {
+    loop {
+        let rows = source.wire.simple("select pg_current_wal_flush_lsn()::text").await.map_err(|e| e.context("source"))?;
+        let flushed: Lsn = rows.first().and_then(|r| r[0].as_deref()).unwrap_or_default().parse()?;
+        if flushed >= source.at {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,327 @@
+//! Stages 8 and 9: the end of the stream, the last objects, handing over; then cleaning up.
+
+use std::time::Instant;
+
+use super::{
+    catchup::{self, Driven, Replay},
+    clean, ddl, schema, trouble,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    event::{Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
+    lsn::Lsn,
+    migration::Migration,
+    name::literal,
+    pg::{
+        catalog,
+        client::Client,
+        dump::{Phase, Statement},
+        ledger,
+    },
+    replay::receiver::Receiver,
+};
+
+/// The statements of the schema as they were when the copy began, in the work directory.
+pub const STATEMENTS: &str = "sql/statements.json";
+/// Recorded on the target before the first object is made that replay could not live with: no way back from there.
+const PAST_RETURN: &str = "past-return";
+
+/// Catch-up and cutover, as often as the operator goes back; then everything behind it.
+pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
+    let result = until_drained(m, &mut replay).await;
+    let (confirmed, end, counts) = match result {
+        Ok(found) => found,
+        Err(e) => {
+            let replication = replay.stop().await;
+            replication.watcher.abort();
+            replication.receiver.stop().await.ok();
+            return Err(e);
+        }
+    };
+    let tables = std::mem::take(&mut replay.replication.relations);
+    let name = |oid: u32| tables.iter().find(|r| r.oid == oid).map(|r| r.table.clone());
+    let replication = replay.stop().await;
+    let finished = async {
+        last_objects(m).await?;
+        m.record.completed = true;
+        m.finish(Stage::Cutover).await?;
+        let downtime_ms = u64::try_from(confirmed.elapsed().as_millis()).unwrap_or(u64::MAX);
+        m.reporter.report(Event::Completed { tables: counts.0, changes: counts.1, downtime_ms }).await;
+        m.enter(Stage::Done).await;
+        behind_the_cutover(m).await?;
+        linger(m, &replication.receiver, end, &name).await
+    };
+    let finished = finished.await;
+    replication.watcher.abort();
+    replication.receiver.stop().await.ok();
+    let late = finished?;
+    let cleaned = clean::finish(m).await;
+    m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
+    if late {
+        return Err(
+            Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
+        );
+    }
+    cleaned
+}
+
+/// Returns when the cutover was confirmed, the end LSN, and tables and changes.
+async fn until_drained(m: &mut Migration, replay: &mut Replay) -> Result<(Instant, Lsn, (u64, u64))> {
+    loop {
+        replay.wait_for_cutover(m).await?;
+        let confirmed = Instant::now();
+        m.finish(Stage::CatchUp).await?;
+        catchup::skip_verify(m).await;
+        m.enter(Stage::Cutover).await;
+        match drain(m, replay).await? {
+            Ok(end) => return Ok((confirmed, end, replay.counts())),
+            Err(reason) => {
+                m.reporter.report(Event::CutoverAborted { reason }).await;
+                m.reporter.report(Event::StageChanged { stage: Stage::Cutover, state: StageState::Waiting }).await;
+                m.enter(Stage::CatchUp).await;
+            }
+        }
+    }
+}
+
+async fn stepped(m: &Migration, step: CutoverStep, done: bool, detail: impl Into<String>) {
+    m.reporter.report(Event::CutoverStepped { step, done, detail: detail.into() }).await;
+}
+
+/// Steps 1 to 5: the end of the stream is applied, nothing came after it, sequences are set. The inner error is why it was given up.
+async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, String>> {
+    let source = m.source("cutover").await?;
+    m.reporter.report(Event::CutoverStarted { end: None }).await;
+    let mut end = catalog::mark_end_of_stream(&source).await?;
+    loop {
+        m.reporter.report(Event::CutoverStarted { end: Some(end) }).await;
+        stepped(m, CutoverStep::EndOfStream, true, end.to_string()).await;
+        stepped(m, CutoverStep::Drain, false, "").await;
+        let mut barrier = replay.barrier(end);
+        let drained = loop {
+            match replay.drive(m, &mut barrier).await? {
+                Driven::Done(()) => break true,
+                Driven::Command(Command::AbortCutover) => break false,
+                Driven::Command(other) => m.refuse(&other, Stage::Cutover).await,
+            }
+        };
+        if !drained {
+            return Ok(Err("by the operator".into()));
+        }
+        stepped(m, CutoverStep::Drain, true, format!("applied to {end}")).await;
+        let after = match late_write(m, replay, &source, end, CutoverStep::LateWrites).await? {
+            Ok(after) => after,
+            Err(after) => match settle_late_write(m, replay).await? {
+                true => {
+                    end = after;
+                    continue;
+                }
+                false => return Ok(Err("the source was written to after the end of the stream".into())),
+            },
+        };
+        stepped(m, CutoverStep::Sequences, false, "").await;
+        let set = sequences(m, &source).await?;
+        stepped(m, CutoverStep::Sequences, true, format!("{set} set")).await;
+        match late_write(m, replay, &source, after, CutoverStep::LateWritesAgain).await? {
+            Ok(last) => return Ok(Ok(last)),
+            Err(after) => match settle_late_write(m, replay).await? {
+                true => end = after,
+                false => return Ok(Err("the source was written to after the end of the stream".into())),
+            },
+        }
+    }
+}
+
+/// Whether a published change was committed behind `end`: the new end of the stream, `Err` with a late write.
+async fn late_write(m: &mut Migration, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<Result<Lsn, Lsn>> {
+    stepped(m, step, false, "").await;
+    let now = catalog::mark_end_of_stream(source).await?;
+    let status = m.unless_stopped(async { replay.replication.receiver.reacher().reach(now).await }).await?;
+    match status.last_write {
+        Some((lsn, relation)) if lsn > end => {
+            let table = replay.table_of(relation);
+            stepped(m, step, false, format!("{table} was written to at {lsn}")).await;
+            m.reporter.report(Event::LateWrite { table, lsn }).await;
+            Ok(Err(now))
+        }
+        _ => {
+            stepped(m, step, true, "none").await;
+            Ok(Ok(now))
+        }
+    }
+}
+
+/// Drain again, or go back? Without anybody to ask: back, until the source is quiet.
+async fn settle_late_write(m: &mut Migration, replay: &mut Replay) -> Result<bool> {
+    if !m.config.interactive {
+        return Ok(false);
+    }
+    let prompt = m.next_prompt(
+        Stage::Cutover,
+        PromptKind::LateWrite,
+        "The source was written to after the end of the stream. r drains again, x goes back.",
+        None,
+    );
+    let id = prompt.id;
+    m.reporter.report(Event::PromptOpened { prompt }).await;
+    let again = loop {
+        let mut never = Box::pin(std::future::pending::<Result<()>>());
+        match replay.drive(m, &mut never).await? {
+            Driven::Done(()) => {}
+            Driven::Command(Command::Retry { .. } | Command::Continue { .. } | Command::ConfirmCutover { .. }) => break true,
+            Driven::Command(Command::AbortCutover) => break false,
+            Driven::Command(other) => m.refuse(&other, Stage::Cutover).await,
+        }
+    };
+    m.reporter.report(Event::PromptClosed { id }).await;
+    Ok(again)
+}
+
+/// Sets the target's sequences to where the source's stand, never backwards.
+async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
+    let target = m.target("cutover").await?;
+    let there = catalog::sequences(&target).await?;
+    let mut set = 0;
+    for s in catalog::sequences(source).await? {
+        let Some(known) = there.iter().find(|t| t.table == s.table) else {
+            m.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
+            continue;
+        };
+        let ahead = if s.increment > 0 { known.last_value > s.last_value } else { known.last_value < s.last_value };
+        let same = known.last_value == s.last_value && (known.is_called || !s.is_called);
+        if ahead || same {
+            continue;
+        }
+        target
+            .batch_execute(&format!("select setval({}::regclass, {}, {})", literal(&s.table.sql()), s.last_value, s.is_called))
+            .await
+            .map_err(|e| Error::from(e).context(format!("sequence {}", s.table)))?;
+        set += 1;
+    }
+    Ok(set)
+}
+
+fn statements(m: &Migration) -> Result<Vec<Statement>> {
+    let path = m.work.path().join(STATEMENTS);
+    let text =
+        std::fs::read(&path).map_err(|e| Error::failed(format!("cannot read {}: {e}", path.display())).hint("restore the file from a backup"))?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies, event triggers. No way back from here.
+async fn last_objects(m: &mut Migration) -> Result<()> {
+    let all = statements(m)?;
+    let target = m.target("cutover").await?;
+    ledger::record_step(&target, PAST_RETURN).await?;
+    let executed = ledger::executed(&target, Phase::Cutover.word()).await?;
+    let (asker, mut desk) = trouble::desk(m.config.interactive);
+    let reporter = m.reporter.clone();
+    let last: Vec<&Statement> = all.iter().filter(|s| s.phase == Phase::Cutover).collect();
+    let total = last.len();
+    stepped(m, CutoverStep::LastObjects, false, format!("{total} objects")).await;
+    let work = async {
+        for statement in last {
+            ddl::run(&target, statement, &executed, &reporter, &asker).await?;
+        }
+        ledger::finish(&target).await
+    };
+    tokio::pin!(work);
+    schema::with_desk(m, &mut desk, Stage::Cutover, work).await?;
+    stepped(m, CutoverStep::LastObjects, true, format!("{total} objects")).await;
+    Ok(())
+}
+
+/// What needs no downtime: foreign keys are validated, materialised views refreshed in the order of their dependencies.
+async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
+    let target = m.target("cutover").await?;
+    for statement in statements(m)? {
+        let Some(validate) = &statement.validate else { continue };
+        if let Err(e) = m.unless_stopped(async { Ok(target.batch_execute(validate).await?) }).await {
+            if e.is_stop() {
+                return Err(e);
+            }
+            m.notice(Level::Warn, format!("{} stays NOT VALID: {e}", statement.object)).await;
+        }
+    }
+    let views = match m.source("cutover").await {
+        Ok(source) => catalog::populated_matviews(&source).await?,
+        Err(e) => {
+            m.notice(Level::Warn, format!("materialised views are not refreshed: {e}")).await;
+            Vec::new()
+        }
+    };
+    for view in views {
+        let sql = format!("refresh materialized view {}", view.sql());
+        if let Err(e) = m.unless_stopped(async { Ok(target.batch_execute(&sql).await?) }).await {
+            if e.is_stop() {
+                return Err(e);
+            }
+            m.notice(Level::Warn, format!("{view} is not refreshed: {e}")).await;
+        }
+    }
+    m.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
+    Ok(())
+}
+
+/// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one.
+async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn(u32) -> Option<crate::name::TableName>) -> Result<bool> {
+    let mut status = receiver.status.clone();
+    let mut seen = end;
+    let mut late = false;
+    let over = tokio::time::sleep(m.config.linger);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            () = &mut over, if !m.config.interactive => return Ok(late),
+            command = m.command() => match command {
+                Ok(Command::Leave) => return Ok(late),
+                Ok(other) => m.refuse(&other, Stage::Done).await,
+                // Stopped behind the success line: nothing is undone, cleaning up still follows.
+                Err(_) => return Ok(late),
+            },
+            changed = status.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let last = status.borrow_and_update().last_write;
+                if let Some((lsn, relation)) = last && lsn > seen {
+                    (seen, late) = (lsn, true);
+                    let table = name(relation).unwrap_or_else(|| crate::name::TableName::new("source", format!("relation {relation}")));
+                    m.reporter.report(Event::LateWrite { table, lsn }).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an earlier run was stopped behind the point of no return.
+pub async fn is_past_return(m: &Migration) -> Result<bool> {
+    let target = m.target("cutover").await?;
+    Ok(ledger::migration(&target).await?.is_some() && ledger::has_step(&target, PAST_RETURN).await?)
+}
+
+/// Goes on behind the point of no return: replay has ended, the last objects have not.
+pub async fn finish(m: &mut Migration) -> Result<()> {
+    m.enter(Stage::Cutover).await;
+    let started = Instant::now();
+    last_objects(m).await?;
+    m.record.completed = true;
+    m.finish(Stage::Cutover).await?;
+    let tables = statements(m)?.iter().filter(|s| s.object.starts_with("TABLE ")).count() as u64;
+    let downtime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    m.reporter.report(Event::Completed { tables, changes: 0, downtime_ms }).await;
+    after(m).await
+}
+
+/// A migration that is complete: validate, refresh, clean up; again if need be.
+pub async fn after(m: &mut Migration) -> Result<()> {
+    m.enter(Stage::Done).await;
+    if m.is_finished(Stage::Done) {
+        m.notice(Level::Info, "this migration is complete and cleaned up").await;
+        return m.finish(Stage::Done).await;
+    }
+    behind_the_cutover(m).await?;
+    let cleaned = clean::finish(m).await;
+    m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
+    cleaned
+}

@@ -1,0 +1,290 @@
+//! Stage 4: which tables become hypertables. The schema is restored and empty; conversion comes before the rows.
+
+use super::ddl;
+use crate::{
+    error::{Error, Result},
+    event::{Candidate, Command, Event, Level, Stage, TimeColumn, UniqueKey},
+    migration::{Answer, Migration},
+    name::TableName,
+    pg::{
+        catalog::{self, Relation},
+        client::Client,
+        ledger, timescale,
+    },
+    plan::{Hypertable, KeyChoice},
+};
+
+/// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
+const PROPOSE_FROM: u64 = 1 << 20;
+/// Chunks that a table should have at most when an interval is proposed.
+const CHUNKS: u64 = 200;
+
+pub async fn run(m: &mut Migration) -> Result<()> {
+    m.enter(Stage::Hypertables).await;
+    if m.timescale.installed.is_none() {
+        if let Some(h) = m.plan.hypertables.first() {
+            return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))
+                .hint("install TimescaleDB on the target, or take the [[hypertable]] entries out of the plan"));
+        }
+        m.notice(Level::Info, "no TimescaleDB on the target: all tables stay plain").await;
+        return m.finish(Stage::Hypertables).await;
+    }
+    let source = m.source("hypertables").await?;
+    let relations = catalog::relations(&source).await?;
+    let finished = m.is_finished(Stage::Hypertables);
+    loop {
+        let candidates = candidates(m, &source, &relations).await?;
+        m.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
+        let problem = check_plan(m, &candidates);
+        if finished && problem.is_none() {
+            break;
+        }
+        let chosen = candidates.iter().filter(|c| c.chosen.is_some()).count();
+        let text = format!("{chosen} tables become hypertables, {} stay plain. Nothing runs until you press c.", candidates.len() - chosen);
+        match m.ask_continue(Stage::Hypertables, text, problem).await? {
+            Answer::Continue => break,
+            Answer::Other(Command::SelectHypertables { selection }) => {
+                m.plan.hypertables = selection;
+                m.save_plan()?;
+            }
+            Answer::Other(Command::Recheck) => {}
+            Answer::Other(other) => m.refuse(&other, Stage::Hypertables).await,
+        }
+    }
+    convert(m).await?;
+    read_back(m, &relations).await?;
+    m.save_plan()?;
+    let summaries = relations.iter().map(|r| super::preflight::summary(r, m)).collect();
+    m.reporter.report(Event::RelationsFound { relations: summaries }).await;
+    m.finish(Stage::Hypertables).await
+}
+
+/// What stands against the selection as it is; found before the copy (H-3).
+fn check_plan(m: &Migration, candidates: &[Candidate]) -> Option<String> {
+    for h in &m.plan.hypertables {
+        let Some(c) = candidates.iter().find(|c| c.table == h.table) else {
+            return Some(format!("{} does not exist on the source", h.table));
+        };
+        if c.made {
+            continue;
+        }
+        if let Some(obstacle) = &c.obstacle {
+            return Some(format!("{} cannot be converted: {obstacle}", h.table));
+        }
+        if !c.columns.iter().any(|t| t.name == h.time_column) {
+            return Some(format!("{} has no time column {}", h.table, h.time_column));
+        }
+        let missing: Vec<&UniqueKey> = c.keys.iter().filter(|k| !k.columns.contains(&h.time_column)).collect();
+        match missing.first() {
+            Some(key) if h.key == KeyChoice::Refuse => {
+                return Some(format!("{}: key {} lacks {} and the plan says refuse", h.table, key.name, h.time_column));
+            }
+            _ => {}
+        }
+        if let Some(key) = missing.iter().find(|k| k.obstacle.is_some()) {
+            return Some(format!("{}: key {}: {}", h.table, key.name, key.obstacle.clone().unwrap_or_default()));
+        }
+    }
+    None
+}
+
+async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
+    let target = m.target("hypertables").await?;
+    let mut found = Vec::new();
+    for r in relations {
+        let columns = time_columns(source, r).await?;
+        let made = timescale::dimensions(&target, &r.table).await?;
+        let by_hand = made.first().map(|d| Hypertable {
+            table: r.table.clone(),
+            time_column: d.column.clone(),
+            chunk_interval: d.interval.clone().unwrap_or_default(),
+            key: m.plan.hypertable(&r.table).map_or(KeyChoice::Extend, |h| h.key),
+        });
+        let obstacle = match () {
+            () if r.partitioned => Some("it is partitioned; TimescaleDB cannot convert partitioned tables"),
+            () if r.inherits => Some("it takes part in inheritance"),
+            () if r.has_rules => Some("it has rules"),
+            () if columns.is_empty() => Some("no column of a date, timestamp or integer type"),
+            () => None,
+        };
+        found.push(Candidate {
+            table: r.table.clone(),
+            bytes: r.bytes,
+            rows: r.rows,
+            why: why(r, &columns),
+            columns,
+            keys: keys(r),
+            obstacle: obstacle.map(str::to_owned),
+            made: by_hand.is_some(),
+            chosen: by_hand.or_else(|| m.plan.hypertable(&r.table).cloned()),
+        });
+    }
+    Ok(found)
+}
+
+/// Primary and unique keys. What points at one, or cannot take another column, is named.
+fn keys(r: &Relation) -> Vec<UniqueKey> {
+    r.indexes
+        .iter()
+        .map(|i| UniqueKey {
+            name: i.name.clone(),
+            primary: i.primary,
+            columns: i.columns.clone(),
+            obstacle: match (i.referenced, i.expression) {
+                (true, _) => Some("a foreign key points at it, which needs it as it is".into()),
+                (_, true) => Some("it is on an expression".into()),
+                _ => None,
+            },
+        })
+        .collect()
+}
+
+fn why(r: &Relation, columns: &[TimeColumn]) -> String {
+    let timed = columns.iter().find(|c| !c.data_type.contains("int"));
+    match timed {
+        None if columns.is_empty() => "no time column".into(),
+        None => "integer columns only".into(),
+        Some(_) if r.indexes.iter().any(|i| i.referenced) => "a foreign key points here".into(),
+        Some(_) if r.rows > 0 && (r.updated_rows + r.deleted_rows) * 5 > r.rows => "updated often".into(),
+        Some(_) if r.bytes < PROPOSE_FROM => "small".into(),
+        Some(c) if c.not_null => "time + append-only".into(),
+        Some(_) => "time column may be null".into(),
+    }
+}
+
+/// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
+async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> {
+    let mut columns = Vec::new();
+    for c in r.columns.iter().filter(|c| !c.generated) {
+        let (rank, span) = match c.data_type.as_str() {
+            "timestamp with time zone" => (0, span(source, r, &c.name, "extract(epoch from value::timestamptz)").await),
+            "timestamp without time zone" => (1, span(source, r, &c.name, "extract(epoch from value::timestamp)").await),
+            "date" => (2, span(source, r, &c.name, "extract(epoch from value::date::timestamp)").await),
+            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => {
+                (3, span(source, r, &c.name, "value::numeric").await)
+            }
+            _ => continue,
+        };
+        let span = span.unwrap_or(0);
+        let keyed = r.indexes.iter().any(|i| i.columns.contains(&c.name));
+        columns.push((
+            (rank / 3, !c.not_null, !keyed, rank),
+            TimeColumn {
+                name: c.name.clone(),
+                data_type: c.data_type.clone(),
+                not_null: c.not_null,
+                intervals: intervals(&c.data_type, span, r.bytes),
+                span,
+            },
+        ));
+    }
+    columns.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(columns.into_iter().map(|c| c.1).collect())
+}
+
+/// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
+async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Option<u64> {
+    let sql = format!(
+        "select (max({value}) - min({value}))::float8 as span from pg_stats s
+           cross join lateral unnest(s.histogram_bounds::text::text[]) as value
+          where s.schemaname = $1 and s.tablename = $2 and s.attname = $3 and value not in ('infinity', '-infinity')"
+    );
+    let row = source.query_one(&sql, &[&r.table.schema, &r.table.name, &column]).await.ok()?;
+    row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
+}
+
+/// Chunk intervals to choose from, the best first: chunks of about a gigabyte, not more than a few hundred of them.
+fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
+    if data_type.contains("int") {
+        let step = (span / 50).max(10_000);
+        let rounded = 10u64.pow(step.ilog10());
+        return [rounded, rounded * 10, 1_000_000].iter().map(u64::to_string).collect();
+    }
+    const CHOICES: [(&str, u64); 6] =
+        [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
+    let best = if span == 0 {
+        3
+    } else {
+        let wanted = (span / CHUNKS).max((u128::from(span) * (1 << 30) / u128::from(bytes.max(1))).min(u128::from(span / 10)) as u64);
+        CHOICES.iter().position(|(_, s)| *s >= wanted).unwrap_or(CHOICES.len() - 1)
+    };
+    let mut order: Vec<usize> = (0..CHOICES.len()).collect();
+    order.sort_by_key(|i| i.abs_diff(best));
+    order.into_iter().map(|i| CHOICES[i].0.to_owned()).collect()
+}
+
+/// Makes the hypertables of the plan, each with its ledger row.
+async fn convert(m: &mut Migration) -> Result<()> {
+    let target = m.target("hypertables").await?;
+    for h in m.plan.hypertables.clone() {
+        if !timescale::dimensions(&target, &h.table).await?.is_empty() {
+            continue;
+        }
+        let sql = h.sql(&m.timescale.schema);
+        let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql(), "done");
+        m.unless_stopped(ddl::in_transaction(&target, &format!("{sql};\n{record} on conflict do nothing"))).await.map_err(|e| {
+            e.context(format!("create_hypertable of {}", h.table))
+                .hint("take the table out of the selection (or of the plan), or mend the cause, and start again")
+        })?;
+        m.reporter.report(Event::HypertableCreated { hypertable: h }).await;
+    }
+    Ok(())
+}
+
+/// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
+async fn read_back(m: &mut Migration, relations: &[Relation]) -> Result<()> {
+    let target = m.target("hypertables").await?;
+    let mut found = Vec::new();
+    for r in relations {
+        let Some(first) = timescale::dimensions(&target, &r.table).await?.into_iter().next() else { continue };
+        let planned = m.plan.hypertable(&r.table).cloned();
+        let by_hand = planned.is_none();
+        let hypertable = Hypertable {
+            table: r.table.clone(),
+            chunk_interval: match planned.as_ref().filter(|p| p.time_column == first.column) {
+                Some(p) => p.chunk_interval.clone(),
+                None => first.interval.unwrap_or_default(),
+            },
+            time_column: first.column,
+            key: planned.map_or(KeyChoice::Extend, |p| p.key),
+        };
+        if by_hand {
+            m.reporter.report(Event::HypertableCreated { hypertable: hypertable.clone() }).await;
+        }
+        for key in keys(r).iter().filter(|k| !k.columns.contains(&hypertable.time_column)) {
+            if let Some(obstacle) = &key.obstacle {
+                return Err(Error::refused(format!(
+                    "{} is a hypertable, but its key {} lacks {}: {obstacle}",
+                    r.table, key.name, hypertable.time_column
+                ))
+                .hint("make it a plain table again on the target, or change the key on the source"));
+            }
+        }
+        found.push(hypertable);
+    }
+    m.plan.hypertables = found;
+    Ok(())
+}
+
+/// The columns by which each hypertable of the plan is partitioned on the target, hash dimensions included.
+pub async fn dimension_columns(target: &Client, table: &TableName) -> Result<Vec<String>> {
+    Ok(timescale::dimensions(target, table).await?.into_iter().map(|d| d.column).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_give_chunks_of_a_sensible_number_and_size() {
+        let (day, year) = (86_400, 31_536_000);
+        assert_eq!(intervals("timestamp with time zone", 0, 0)[0], "7 days");
+        // 200 GB over two years: a gigabyte is about four days
+        assert_eq!(intervals("timestamp with time zone", 2 * year, 200 << 30)[0], "7 days");
+        // 10 GB in a day: hours
+        assert_eq!(intervals("timestamp with time zone", day, 10 << 30)[0], "6 hours");
+        // little data over long: never thousands of chunks
+        assert_eq!(intervals("date", 10 * year, 1 << 20)[0], "365 days");
+        assert!(intervals("bigint", 1_000_000_000, 0)[0].parse::<u64>().is_ok());
+    }
+}

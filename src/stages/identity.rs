@@ -1,0 +1,253 @@
+//! Stage 2: the replica-identity checklist (I10). A table without a usable identity never enters the publication of updates.
+
+use crate::{
+    error::{Error, Result},
+    event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
+    journal::ChangedIdentity,
+    migration::{Answer, Migration},
+    name::{TableName, ident},
+    pg::{
+        catalog::{self, Relation},
+        client::Client,
+    },
+    plan::IdentityChoice,
+};
+
+/// A statement that locks a table waits this long for it before it lets the application go first.
+const LOCK_TIMEOUT: &str = "2s";
+
+pub async fn run(m: &mut Migration) -> Result<()> {
+    m.enter(Stage::Identity).await;
+    let source = m.source("identity").await?;
+    loop {
+        let relations = catalog::relations(&source).await?;
+        apply_plan(m, &source, &relations).await?;
+        let relations = catalog::relations(&source).await?;
+        let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, m)).collect();
+        m.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
+        let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();
+        if open.is_empty() && m.is_finished(Stage::Identity) {
+            break;
+        }
+        let text = match open.as_slice() {
+            [] => "Every table's changes can be replicated.".to_owned(),
+            [one] => format!("{} is still open. Settle it (f, u or i), or mend it yourself, then R to check again.", one.table),
+            many => format!("{} tables are still open, {} first. Settle them (f, u or i), or mend them yourself, then R.", many.len(), many[0].table),
+        };
+        let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
+        match m.ask_continue(Stage::Identity, text, blocked).await? {
+            Answer::Continue => break,
+            Answer::Other(Command::Recheck) => {}
+            Answer::Other(Command::SetIdentity { table, choice }) => choose(m, &relations, table, choice).await?,
+            Answer::Other(other) => m.refuse(&other, Stage::Identity).await,
+        }
+    }
+    m.finish(Stage::Identity).await
+}
+
+/// Takes the operator's choice into the plan, if the table can have it.
+async fn choose(m: &mut Migration, relations: &[Relation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
+    let Some(relation) = relations.iter().find(|r| r.table == table) else { return Ok(()) };
+    match choice {
+        None => {
+            m.plan.identities.remove(&table);
+        }
+        Some(choice) => match possible(relation, &choice) {
+            Ok(()) => {
+                m.plan.identities.insert(table, choice);
+            }
+            Err(e) => {
+                m.reporter.report(Event::CommandRefused { command: format!("identity of {table}"), why: e.to_string() }).await;
+                return Ok(());
+            }
+        },
+    }
+    m.save_plan()
+}
+
+/// Whether a relation can have this identity.
+fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
+    match choice {
+        IdentityChoice::InsertOnly => Ok(()),
+        _ if relation.partitioned => Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
+            .hint("give it a primary key, or choose insert-only")),
+        IdentityChoice::Full => Ok(()),
+        IdentityChoice::Index(name) => match relation.index(name) {
+            Some(index) if index.usable => Ok(()),
+            Some(_) => Err(Error::refused(format!("index {name} of {} cannot serve", relation.table))
+                .hint("it has to be unique, immediate, not partial, on plain columns that are NOT NULL and not generated")),
+            None => Err(Error::refused(format!("{} has no unique index {name}", relation.table))),
+        },
+    }
+}
+
+/// What the table has now, and whether UPDATE and DELETE can be replicated with it.
+fn usable_identity(r: &Relation) -> (String, bool) {
+    let primary = r.primary_key();
+    match r.identity {
+        'd' => match primary {
+            Some(p) if p.usable => ("default (PK)".into(), true),
+            Some(_) => ("default (PK is deferrable)".into(), false),
+            None => ("default, no PK".into(), false),
+        },
+        'i' => match &r.identity_index {
+            Some(name) if !r.partitioned => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
+            Some(name) => (format!("index {name}"), false),
+            None => ("index that was dropped".into(), false),
+        },
+        'f' => ("full".into(), !r.partitioned || primary.is_some_and(|p| p.usable)),
+        _ => ("nothing".into(), false),
+    }
+}
+
+fn assess(r: &Relation, m: &Migration) -> IdentityRow {
+    let (current, usable) = usable_identity(r);
+    let chosen = m.plan.identity(&r.table);
+    let indexes: Vec<String> = if r.partitioned { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
+    let mut row = IdentityRow {
+        table: r.table.clone(),
+        bytes: r.bytes,
+        current,
+        effect: "ok".into(),
+        proposed: None,
+        indexes: indexes.clone(),
+        state: IdentityState::Ok,
+        reason: String::new(),
+    };
+    let full_without_key = r.identity == 'f' && !r.primary_key().is_some_and(|p| p.usable);
+    if chosen == Some(&IdentityChoice::InsertOnly) {
+        row.effect = "lost".into();
+        row.state = IdentityState::Accepted;
+        row.reason = "Published for INSERT and TRUNCATE only. UPDATE and DELETE go on working on the source, but do not reach the target.".into();
+    } else if usable {
+        row.state = match (chosen.is_some(), full_without_key) {
+            (true, _) => IdentityState::Applied,
+            (false, true) => IdentityState::Warn,
+            (false, false) => IdentityState::Ok,
+        };
+        if full_without_key {
+            row.effect = "ok, slow".into();
+            row.reason = "Changed rows are found by all their columns: every UPDATE and DELETE reads the table on the target.".into();
+        } else {
+            row.reason = "Changed rows are found by a key. Nothing to do.".into();
+        }
+    } else {
+        row.effect = "lost".into();
+        row.state = IdentityState::Open;
+        row.proposed = Some(match (indexes.first(), r.partitioned) {
+            (_, true) => IdentityChoice::InsertOnly,
+            (Some(index), _) => IdentityChoice::Index(index.clone()),
+            (None, _) => IdentityChoice::Full,
+        });
+        row.reason = if r.partitioned {
+            "The partition root has no primary key. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
+        } else if indexes.is_empty() {
+            "No primary key, no unique index on NOT NULL columns. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
+        } else {
+            "No primary key is in force, but a unique index can serve. In the publication as it is, UPDATE and DELETE would FAIL on the source."
+        }
+        .into();
+    }
+    row
+}
+
+/// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
+async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
+    for (table, choice) in m.plan.identities.clone() {
+        let Some(relation) = relations.iter().find(|r| r.table == table) else {
+            return Err(
+                Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan")
+            );
+        };
+        if let Err(e) = possible(relation, &choice) {
+            let mut usage = e.context("the plan");
+            usage.kind = crate::error::Kind::Usage;
+            return Err(usage);
+        }
+        let done = match &choice {
+            IdentityChoice::InsertOnly => true,
+            IdentityChoice::Full => relation.identity == 'f',
+            IdentityChoice::Index(name) => relation.identity == 'i' && relation.identity_index.as_ref() == Some(name),
+        };
+        let Some(sql) = choice.sql(&table).filter(|_| !done) else { continue };
+        let form = match (relation.identity, &relation.identity_index) {
+            ('f', _) => "full".to_owned(),
+            ('n', _) => "nothing".to_owned(),
+            ('i', Some(name)) => format!("using index {}", ident(name)),
+            _ => "default".to_owned(),
+        };
+        let undo = format!("alter table only {} replica identity {form}", table.sql());
+        if !m.record.changed_identities.iter().any(|c| c.table == table) {
+            m.record.changed_identities.push(ChangedIdentity { table: table.clone(), undo });
+            m.save()?;
+        }
+        run_locking(m, source, &sql).await.map_err(|e| e.context(&table))?;
+        m.notice(Level::Info, format!("source: {sql}")).await;
+    }
+    Ok(())
+}
+
+/// Runs a statement that locks a table of the source, without ever making the application wait long for it.
+async fn run_locking(m: &Migration, source: &Client, sql: &str) -> Result<()> {
+    for attempt in 1.. {
+        let statement = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {sql}; commit");
+        match m.unless_stopped(async { Ok(source.batch_execute(&statement).await?) }).await {
+            Ok(()) => return Ok(()),
+            Err(e) if e.has_code("55P03") => {
+                source.batch_execute("rollback").await?;
+                m.notice(Level::Warn, format!("waiting for a lock on the source (attempt {attempt}): {sql}")).await;
+                m.unless_stopped(async {
+                    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+                    Ok(())
+                })
+                .await?;
+            }
+            Err(e) => {
+                source.batch_execute("rollback").await.ok();
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::catalog::UniqueIndex;
+
+    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> Relation {
+        Relation {
+            oid: 1,
+            table: TableName::new("public", "t"),
+            partitioned: false,
+            unlogged: false,
+            bytes: 0,
+            rows: 0,
+            identity,
+            identity_index: None,
+            indexes,
+            columns: vec![],
+            inherits: false,
+            has_rules: false,
+            owned: true,
+            updated_rows: 0,
+            deleted_rows: 0,
+        }
+    }
+
+    fn index(primary: bool, usable: bool) -> UniqueIndex {
+        UniqueIndex { name: "i".into(), primary, columns: vec!["id".into()], usable, expression: false, referenced: false, constraint: None }
+    }
+
+    #[test]
+    fn only_what_postgresql_accepts_counts_as_an_identity() {
+        assert!(usable_identity(&relation('d', vec![index(true, true)])).1);
+        assert!(!usable_identity(&relation('d', vec![index(true, false)])).1, "a deferrable primary key");
+        assert!(!usable_identity(&relation('d', vec![index(false, true)])).1, "a unique index that nobody chose");
+        assert!(!usable_identity(&relation('n', vec![index(true, true)])).1);
+        assert!(usable_identity(&relation('f', vec![])).1);
+        let root = Relation { partitioned: true, ..relation('f', vec![]) };
+        assert!(!usable_identity(&root).1, "new leaves of a root without primary key have no identity");
+    }
+}

@@ -1,0 +1,428 @@
+//! Stage 1: everything that can be known before anything is changed. A hard failure stops here.
+
+use std::collections::HashSet;
+
+use crate::{
+    error::{Error, Kind, Result},
+    event::{Check, Command, Endpoint, Event, Level, RelationKind, RelationSummary, Stage, Verdict},
+    format,
+    migration::{Answer, Migration},
+    pg::{
+        catalog::{self, Relation, Server, versions},
+        client::Client,
+        dump, ledger, slot,
+        timescale::{self, Timescale},
+        wire::Wire,
+    },
+    replay::receiver::disk_free,
+};
+
+/// Fresh checks as they are made.
+struct Checks {
+    found: Vec<Check>,
+}
+
+impl Checks {
+    fn add(&mut self, name: &str, verdict: Verdict, sentence: impl Into<String>, fix: Option<&str>) {
+        self.found.push(Check { name: name.into(), verdict, sentence: sentence.into(), fix: fix.map(str::to_owned) });
+    }
+    fn ok(&mut self, name: &str, sentence: impl Into<String>) {
+        self.add(name, Verdict::Ok, sentence, None);
+    }
+    fn warn(&mut self, name: &str, sentence: impl Into<String>, fix: &str) {
+        self.add(name, Verdict::Warn, sentence, Some(fix));
+    }
+    fn fail(&mut self, name: &str, sentence: impl Into<String>, fix: &str) {
+        self.add(name, Verdict::Fail, sentence, Some(fix));
+    }
+    /// Ok, or a failure with its fix.
+    fn require(&mut self, name: &str, ok: bool, good: impl Into<String>, bad: impl Into<String>, fix: &str) {
+        if ok { self.ok(name, good) } else { self.fail(name, bad, fix) }
+    }
+}
+
+/// Runs the checks until none fails and the operator continues.
+pub async fn run(m: &mut Migration) -> Result<()> {
+    m.enter(Stage::Preflight).await;
+    loop {
+        m.reporter.report(Event::ChecksStarted).await;
+        let checks = m.unless_stopped(check(m)).await;
+        let (checks, facts) = match checks {
+            Ok(found) => found,
+            // A server that is not reached is a verdict, too: with a terminal it can be tried again.
+            Err(e) if m.config.interactive && !e.is_stop() && e.kind != Kind::Usage => {
+                let check = Check { name: "connections".into(), verdict: Verdict::Fail, sentence: e.to_string(), fix: e.hint.clone() };
+                (vec![check], None)
+            }
+            Err(e) => return Err(refused(e)),
+        };
+        for check in &checks {
+            m.reporter.report(Event::Checked { check: check.clone() }).await;
+        }
+        let failed: Vec<&Check> = checks.iter().filter(|c| c.verdict == Verdict::Fail).collect();
+        if let (true, Some(facts)) = (failed.is_empty(), facts) {
+            accept(m, facts)?;
+        }
+        if m.is_finished(Stage::Preflight) && failed.is_empty() {
+            break;
+        }
+        if let (Some(first), false) = (failed.first(), m.config.interactive) {
+            let mut error = Error::refused(format!("preflight, {}: {}", first.name, first.sentence));
+            error.hint.clone_from(&first.fix);
+            return Err(error);
+        }
+        let warnings = checks.iter().filter(|c| c.verdict == Verdict::Warn).count();
+        let text = match (failed.len(), warnings) {
+            (0, 0) => "Everything is in order.".to_owned(),
+            (0, n) => format!("{n} warning{}: read them, then go on.", plural(n)),
+            (n, _) => format!("{n} check{} failed. Mend the cause, then check again (R).", plural(n)),
+        };
+        let blocked = (!failed.is_empty()).then(|| format!("{} failed", failed.len()));
+        match m.ask_continue(Stage::Preflight, text, blocked).await? {
+            Answer::Continue => break,
+            Answer::Other(Command::Recheck) => {}
+            Answer::Other(other) => m.refuse(&other, Stage::Preflight).await,
+        }
+    }
+    m.finish(Stage::Preflight).await
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// What a server said no to is a refusal of the check, not a failure of the program.
+fn refused(mut e: Error) -> Error {
+    if matches!(e.kind, Kind::Connection | Kind::Database | Kind::Failed) {
+        e.kind = Kind::Refused;
+    }
+    e
+}
+
+/// What the checks learned and the migration keeps.
+struct Facts {
+    source: Server,
+    target: Server,
+    timescale: Timescale,
+}
+
+fn accept(m: &mut Migration, facts: Facts) -> Result<()> {
+    m.timescale = facts.timescale;
+    if m.record.source.system_id.is_empty() {
+        m.record.source =
+            crate::journal::Side { address: m.config.source.address(), system_id: facts.source.system_id, database: facts.source.database };
+        m.record.target =
+            crate::journal::Side { address: m.config.target.address(), system_id: facts.target.system_id, database: facts.target.database };
+        m.save()?;
+    }
+    Ok(())
+}
+
+async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
+    let mut checks = Checks { found: Vec::new() };
+    let source = m.source("preflight").await?;
+    let from = catalog::server(&source).await?;
+    // One test server has a single session: nothing may be held open on the target while the other side is asked.
+    let target = m.target("preflight").await?;
+    let to = catalog::server(&target).await?;
+    let timescale = timescale::inspect(&target).await?;
+    same_migration(m, &from, &to)?;
+    m.reporter
+        .report(Event::Connected {
+            source: Endpoint { address: m.config.source.address(), version: from.version_text.clone(), timescale: None },
+            target: Endpoint { address: m.config.target.address(), version: to.version_text.clone(), timescale: timescale.installed.clone() },
+        })
+        .await;
+    checks.ok("connections", format!("source as {}, target as {}", from.user, to.user));
+    if (&from.system_id, &from.database) == (&to.system_id, &to.database) && from.database_oid == to.database_oid {
+        checks.fail(
+            "source is not the target",
+            format!("both are database {} of the same server", from.database),
+            "give --target the TimescaleDB database",
+        );
+        return Ok((checks.found, None));
+    }
+    checks.ok("source is not the target", "two databases");
+    let relations = catalog::relations(&source).await?;
+    let summaries = relations.iter().map(|r| summary(r, m)).collect();
+    m.reporter.report(Event::RelationsFound { relations: summaries }).await;
+    source_checks(m, &mut checks, &source, &from, &relations).await?;
+    target_checks(m, &mut checks, &source, &target, &to, &timescale).await?;
+    machine_checks(m, &mut checks, &from, &relations).await;
+    Ok((checks.found, Some(Facts { source: from, target: to, timescale })))
+}
+
+pub fn summary(r: &Relation, m: &Migration) -> RelationSummary {
+    let kind = match (m.plan.hypertable(&r.table).is_some(), r.partitioned) {
+        (true, _) => RelationKind::Hypertable,
+        (false, true) => RelationKind::Partitioned,
+        (false, false) => RelationKind::Plain,
+    };
+    RelationSummary { table: r.table.clone(), kind, bytes: r.bytes, rows: r.rows }
+}
+
+/// A work directory belongs to one pair of databases (N-7).
+fn same_migration(m: &Migration, from: &Server, to: &Server) -> Result<()> {
+    for (side, known, now) in [("source", &m.record.source, from), ("target", &m.record.target, to)] {
+        if !known.system_id.is_empty() && (&known.system_id, &known.database) != (&now.system_id, &now.database) {
+            return Err(Error::refused(format!(
+                "{} holds another migration: its {side} is {} (system {}), not database {} of system {}",
+                m.work.path().display(),
+                known.address,
+                known.system_id,
+                now.database,
+                now.system_id
+            ))
+            .hint("give the URIs with which it began, or another --dir for a new migration"));
+        }
+    }
+    Ok(())
+}
+
+async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from: &Server, relations: &[Relation]) -> Result<()> {
+    let major = from.major();
+    checks.require(
+        "source version",
+        versions::SOURCE.contains(&major),
+        format!("PostgreSQL {}", from.version_text),
+        format!("PostgreSQL {} is not supported", from.version_text),
+        &format!("hyperlift reads PostgreSQL {} to {}", versions::SOURCE.start(), versions::SOURCE.end()),
+    );
+    checks.require(
+        "source is a primary",
+        !from.in_recovery,
+        "not a standby",
+        "the source is a standby: it cannot hold the publications",
+        "connect to the primary",
+    );
+    let wal_level = catalog::setting(source, "wal_level").await?.unwrap_or_default();
+    checks.require(
+        "wal_level",
+        wal_level == "logical",
+        "logical",
+        format!("wal_level is {wal_level}: the source writes no logical changes"),
+        "alter system set wal_level = 'logical'; then restart the source",
+    );
+    let names = slot::Names::of(&m.record.id);
+    let own = slot::slot(source, &names.slot).await?;
+    for (name, sql, fix) in [
+        (
+            "free replication slot",
+            "select current_setting('max_replication_slots')::bigint - count(*) from pg_replication_slots",
+            "raise max_replication_slots and restart the source, or drop a slot nobody uses (select * from pg_replication_slots)",
+        ),
+        (
+            "free walsender",
+            "select current_setting('max_wal_senders')::bigint - count(*) from pg_stat_replication",
+            "raise max_wal_senders and restart the source",
+        ),
+    ] {
+        let free: i64 = catalog::value(source, sql).await?;
+        match own {
+            Some(_) => checks.ok(name, "in use by this migration"),
+            None => checks.require(name, free > 0, format!("{free} free"), "none is free", fix),
+        }
+    }
+    if let Some(slot) = own
+        && slot.wal_status == "lost"
+    {
+        checks.fail(
+            "slot",
+            format!("{} was invalidated: the source removed WAL that it needed", names.slot),
+            "this migration cannot be continued: run `hyperlift clean` and start again, with a greater max_slot_wal_keep_size",
+        );
+    }
+    replication_right(m, checks, from).await;
+    let foreign: Vec<String> = relations.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).take(5).collect();
+    let create: bool = catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?;
+    checks.require(
+        "ownership",
+        foreign.is_empty() && create,
+        format!("{} owns all {} tables and may create publications", from.user, relations.len()),
+        if foreign.is_empty() {
+            format!("{} may not create publications in this database", from.user)
+        } else {
+            format!("{} does not own {}", from.user, foreign.join(", "))
+        },
+        &format!("connect as the owner of the tables or a superuser; grant create on database {} to {}", from.database, from.user),
+    );
+    if major < versions::NO_OLD_SNAPSHOT_THRESHOLD {
+        let threshold = catalog::setting(source, "old_snapshot_threshold").await?.unwrap_or_else(|| "-1".into());
+        checks.require(
+            "old_snapshot_threshold",
+            threshold == "-1",
+            "off",
+            format!("old_snapshot_threshold is {threshold}: a long copy would fail"),
+            "alter system set old_snapshot_threshold = -1; then restart the source",
+        );
+    }
+    let standbys = catalog::setting(source, "synchronous_standby_names").await?.unwrap_or_default();
+    let matches = standbys.contains('*') || standbys.to_lowercase().contains("hyperlift");
+    checks.require(
+        "synchronous_standby_names",
+        !matches,
+        if standbys.is_empty() { "empty".into() } else { format!("{standbys} does not match hyperlift") },
+        format!("{standbys:?} would take hyperlift for a synchronous standby: the application's commits would wait for it"),
+        "name the standbys instead of '*', then select pg_reload_conf()",
+    );
+    let old: Vec<_> = catalog::holders(source, None).await?.into_iter().filter(|h| h.seconds > 300).collect();
+    match old.first() {
+        None => checks.ok("old transactions", "none older than five minutes"),
+        Some(h) => checks.warn(
+            "old transactions",
+            format!("{} of them; the oldest: {} ({}), {} s", old.len(), h.who, h.state, h.seconds),
+            "the slot and the copies wait for their end; hyperlift shows whom it waits for",
+        ),
+    }
+    let unlogged: Vec<String> = relations.iter().filter(|r| r.unlogged).map(|r| r.table.to_string()).collect();
+    if unlogged.is_empty() {
+        checks.ok("unlogged tables", "none");
+    } else {
+        checks.warn(
+            "unlogged tables",
+            format!("{}: copied once, later changes never come", unlogged.join(", ")),
+            "alter table … set logged on the source, or accept their state at the copy",
+        );
+    }
+    let large_objects: bool = catalog::value(source, "select exists (select from pg_largeobject_metadata)").await?;
+    if large_objects {
+        checks.warn("large objects", "the source has large objects: they are not migrated", "move them by hand (pg_dump --blobs) after the cutover");
+    }
+    Ok(())
+}
+
+/// By trying: managed services grant the right in ways of their own.
+async fn replication_right(m: &Migration, checks: &mut Checks, from: &Server) {
+    let attempt = async {
+        let mut wire = Wire::connect(&m.config.source, &m.application("preflight"), true).await?;
+        wire.simple("IDENTIFY_SYSTEM").await
+    };
+    match attempt.await {
+        Ok(_) => checks.ok("replication connection", format!("{} may replicate", from.user)),
+        Err(e) => checks.fail(
+            "replication connection",
+            e.to_string(),
+            &format!("alter role {} replication; and see that pg_hba.conf lets it connect", crate::name::plain_ident(&from.user)),
+        ),
+    }
+}
+
+async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, target: &Client, to: &Server, ts: &Timescale) -> Result<()> {
+    checks.require(
+        "target version",
+        versions::TARGET.contains(&to.major()),
+        format!("PostgreSQL {}", to.version_text),
+        format!("PostgreSQL {} is not supported", to.version_text),
+        &format!("the target has to be PostgreSQL {} to {}", versions::TARGET.start(), versions::TARGET.end()),
+    );
+    checks.require("target is a primary", !to.in_recovery, "not a standby", "the target is read-only: a standby", "connect to the primary");
+    let create: bool = catalog::value(target, "select has_database_privilege(current_database(), 'CREATE')").await?;
+    checks.require(
+        "rights on the target",
+        create,
+        format!("{} may create schemas", to.user),
+        format!("{} may not create schemas in database {}", to.user, to.database),
+        &format!("grant create on database {} to {}", to.database, to.user),
+    );
+    match (&ts.installed, &ts.available) {
+        (None, None) => checks.warn(
+            "TimescaleDB",
+            "not available on the target: tables stay plain",
+            "install TimescaleDB on the target, or go on without hypertables",
+        ),
+        (installed, available) if !ts.preloaded => checks.fail(
+            "TimescaleDB",
+            format!(
+                "{} is {} but the server does not preload it: rows would go astray",
+                installed.as_ref().or(available.as_ref()).map_or("it", |v| v),
+                if installed.is_some() { "installed" } else { "available" }
+            ),
+            "shared_preload_libraries = 'timescaledb' in postgresql.conf, then restart the target",
+        ),
+        (Some(v), _) if timescale::version(v) < timescale::versions::OLDEST => {
+            checks.fail("TimescaleDB", format!("version {v} is too old"), "alter extension timescaledb update; 2.13 or later is needed");
+        }
+        (Some(v), _) => checks.ok("TimescaleDB", format!("version {v}, preloaded")),
+        (None, Some(v)) => checks.ok("TimescaleDB", format!("version {v} will be created")),
+    }
+    checks.require(
+        "timescaledb.restoring",
+        !ts.restoring,
+        "off",
+        "on: rows written now would be invisible later",
+        "select timescaledb_post_restore() on the target",
+    );
+    let known = ledger::migration(target).await?;
+    match known {
+        Some(known) if known.id == m.record.id => checks.ok("target is empty", "holds this migration"),
+        Some(known) => checks.fail(
+            "target is empty",
+            format!("it holds migration {} of {}", known.id, known.source_db),
+            "continue that one with its own --dir, or `hyperlift clean` it, or use another database",
+        ),
+        None => {
+            let objects = catalog::foreign_objects(target).await?;
+            checks.require(
+                "target is empty",
+                objects.is_empty(),
+                "no user tables",
+                format!("it holds {}{}", objects.iter().take(5).cloned().collect::<Vec<_>>().join(", "), if objects.len() > 5 { ", …" } else { "" }),
+                "migrate into an empty database: create one, or drop what is there",
+            );
+        }
+    }
+    let wanted = names(source, "select extname::text from pg_extension where extname not in ('plpgsql', 'timescaledb')").await?;
+    let offered = names(target, "select name::text from pg_available_extensions").await?;
+    let mut missing: Vec<String> = wanted.difference(&offered).cloned().collect();
+    missing.sort();
+    if missing.is_empty() || m.config.skip_extensions {
+        checks.ok("extensions", format!("{} of the source are available on the target", wanted.len() - missing.len()));
+    } else {
+        checks.warn(
+            "extensions",
+            format!("not available on the target: {}", missing.join(", ")),
+            "install them there, or skip what needs them when the schema is restored",
+        );
+    }
+    let encoding = "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()";
+    let (a, b): (String, String) = (catalog::value(source, encoding).await?, catalog::value(target, encoding).await?);
+    if a == b {
+        checks.ok("encodings", a);
+    } else {
+        checks.warn("encodings", format!("source {a}, target {b}"), "values that the target cannot hold will fail to copy");
+    }
+    Ok(())
+}
+
+async fn names(client: &Client, sql: &str) -> Result<HashSet<String>> {
+    Ok(client.query(sql, &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+async fn machine_checks(m: &Migration, checks: &mut Checks, from: &Server, relations: &[Relation]) {
+    let programs = dump::installed().await;
+    match dump::choose(&programs, from.major()) {
+        Some(p) => checks.ok("pg_dump", format!("version {} ({})", p.major, p.path.display())),
+        None => checks.fail(
+            "pg_dump",
+            match programs.last() {
+                Some(p) => format!("the newest is version {}, the source is {}", p.major, from.major()),
+                None => "not installed".into(),
+            },
+            &format!("install postgresql-client-{}", from.major()),
+        ),
+    }
+    let size: u64 = relations.iter().map(|r| r.bytes).sum();
+    let free = disk_free(m.work.path());
+    let sentence = format!("{} free for the spool; the source holds {}", format::bytes(free), format::bytes(size));
+    let fix = "give --dir a larger disk: all that the application writes during the copy is kept there";
+    if free < 2 << 30 {
+        checks.fail("disk", sentence, fix);
+    } else if free < size / 2 {
+        checks.warn("disk", sentence, fix);
+    } else {
+        checks.ok("disk", sentence);
+    }
+    if relations.is_empty() {
+        m.notice(Level::Warn, "the source has no tables").await;
+    }
+}
