@@ -16,6 +16,8 @@ use crate::{
 
 /// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
 const PROPOSE_FROM: u64 = 1 << 20;
+/// Why a table is proposed.
+const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
 
@@ -107,11 +109,13 @@ async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> R
             () if columns.is_empty() => Some("no column of a date, timestamp or integer type"),
             () => None,
         };
+        let why = why(r, &columns);
         found.push(Candidate {
             table: r.table.clone(),
             bytes: r.bytes,
             rows: r.rows,
-            why: why(r, &columns),
+            proposed: obstacle.is_none() && why == APPEND_ONLY,
+            why,
             columns,
             keys: keys(r),
             obstacle: obstacle.map(str::to_owned),
@@ -147,7 +151,7 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
         Some(_) if r.indexes.iter().any(|i| i.referenced) => "a foreign key points here".into(),
         Some(_) if r.rows > 0 && (r.updated_rows + r.deleted_rows) * 5 > r.rows => "updated often".into(),
         Some(_) if r.bytes < PROPOSE_FROM => "small".into(),
-        Some(c) if c.not_null => "time + append-only".into(),
+        Some(c) if c.not_null => APPEND_ONLY.into(),
         Some(_) => "time column may be null".into(),
     }
 }

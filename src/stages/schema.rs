@@ -104,6 +104,9 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
         target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
         m.timescale = timescale::inspect(target).await?;
         m.notice(Level::Info, format!("TimescaleDB {} created", m.timescale.installed.clone().unwrap_or_default())).await;
+        m.endpoints.1.timescale.clone_from(&m.timescale.installed);
+        let (source, target) = m.endpoints.clone();
+        m.reporter.report(Event::Connected { source, target }).await;
     }
     Ok(())
 }

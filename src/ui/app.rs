@@ -441,7 +441,7 @@ impl App {
                 }
             }
             Action::All => {
-                for candidate in state.candidates.iter().filter(|c| fixed(c).is_none()) {
+                for candidate in state.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
                     if !selection.iter().any(|h| h.table == candidate.table)
                         && let Some(hypertable) = self.view.hypertable(candidate)
                     {

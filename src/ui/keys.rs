@@ -249,7 +249,14 @@ pub static TABLE: &[Binding] = &[
         hint: "change",
         help: "next value of the field",
     },
-    Binding { keys: &[Char('a')], action: Action::All, contexts: &[on(Hypertables)], label: "a", hint: "all", help: "select all eligible tables" },
+    Binding {
+        keys: &[Char('a')],
+        action: Action::All,
+        contexts: &[on(Hypertables)],
+        label: "a",
+        hint: "all proposed",
+        help: "select all proposed tables (time + append-only)",
+    },
     Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
     Binding {
         keys: &[Char('R')],

@@ -57,13 +57,15 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let inner = pane(frame, area, "Rates and time", "", Role::Plain, view);
     let r = &state.replay;
     let gaining = r.applied_meter.rate() - r.source_meter.rate();
+    // Less than two seconds of the source's writes: as near as one can be while it writes.
+    let near = r.lag.is_some_and(|lag| (lag as f64) < (2.0 * r.source_meter.rate()).max(64.0 * 1024.0));
     let level = match r.level_in() {
-        Some(_) if r.lag == Some(0) => "level".to_owned(),
+        _ if near => "level".to_owned(),
         Some(d) => format!("level in {}", format::duration(d)),
         None if r.lag.is_none() => "nothing is applied yet".into(),
         None => "not gaining".into(),
     };
-    let verb = if gaining >= 0.0 { "gaining" } else { "LOSING" };
+    let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };
     let waiting = r.lanes.iter().filter(|l| l.waiting).count();
     let commit = r
         .last_commit

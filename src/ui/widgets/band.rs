@@ -6,9 +6,11 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use std::time::Duration;
+
 use crate::{
     event::{Level, PromptKind, Stage},
-    state::{Ended, State},
+    state::{Ended, LogLine, State, between},
     ui::{
         keys::{self, Action, Context},
         theme::Role,
@@ -17,8 +19,9 @@ use crate::{
     },
 };
 
-/// How many of the newest lines of the log a warning stays visible for.
-const RECENT: usize = 200;
+/// How long a warning and an error stay visible while the migration goes on.
+const WARNING: Duration = Duration::from_secs(60);
+const ERROR: Duration = Duration::from_secs(600);
 
 fn level_role(level: Level) -> Role {
     match level {
@@ -33,7 +36,9 @@ pub fn messages(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = usize::from(area.height);
     let mut out: Vec<Line<'static>> = Vec::new();
     let newest = state.log.len().checked_sub(1);
-    let trouble = state.log.iter().rposition(|l| l.level > Level::Info).filter(|i| i + RECENT > state.log.len());
+    let shown_for = |l: &LogLine| if l.level == Level::Error { ERROR } else { WARNING };
+    let fresh = |l: &LogLine| l.level > Level::Info && state.now.is_none_or(|now| between(l.at, now) < shown_for(l));
+    let trouble = state.log.iter().rposition(fresh);
     let mut picked: Vec<usize> = trouble.into_iter().chain(newest).collect();
     picked.dedup();
     if let Some(first) = picked.first().copied()
