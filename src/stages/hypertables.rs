@@ -182,7 +182,7 @@ async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> 
             },
         ));
     }
-    columns.sort_by(|a, b| a.0.cmp(&b.0));
+    columns.sort_by_key(|a| a.0);
     Ok(columns.into_iter().map(|c| c.1).collect())
 }
 
@@ -197,6 +197,10 @@ async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Optio
     row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
 }
 
+/// Chunk intervals and their lengths, seconds.
+const CHOICES: [(&str, u64); 6] =
+    [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
+
 /// Chunk intervals to choose from, the best first: chunks of about a gigabyte, not more than a few hundred of them.
 fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
     if data_type.contains("int") {
@@ -204,8 +208,6 @@ fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
         let rounded = 10u64.pow(step.ilog10());
         return [rounded, rounded * 10, 1_000_000].iter().map(u64::to_string).collect();
     }
-    const CHOICES: [(&str, u64); 6] =
-        [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
     let best = if span == 0 {
         3
     } else {

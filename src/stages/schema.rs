@@ -71,7 +71,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    statements.iter().map(|s| format!("-- {} ({})\n{};\n\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'))).collect()
+    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'));
+    statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// Roles that own or may use something, without passwords and without rights that only a superuser can give.
