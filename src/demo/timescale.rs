@@ -36,7 +36,8 @@ pub async fn timescale_kinds() -> Vec<TimescaleKind> {
 /// An empty database on a server with TimescaleDB. A server of our own ends when this is dropped.
 #[derive(Debug)]
 pub struct Target {
-    /// The database, for its superuser. The extension is created in it only where the server was given.
+    /// The database, for its superuser. The extension is created in it but on a native server: the library is
+    /// not preloaded in PGlite, so there it has to be the first thing that its one session does.
     pub uri: String,
     pub kind: TimescaleKind,
     keeps: Keeps,
@@ -119,7 +120,7 @@ impl Node {
     /// Starts `server.mjs` and waits for its line `listening PORT`.
     fn start(folder: &PathBuf) -> Result<(Self, u16)> {
         let mut command = Command::new("node");
-        command.args(["server.mjs", "--port", "0"]).current_dir(folder).process_group(0);
+        command.args(["server.mjs", "--port", "0", "--extension"]).current_dir(folder).process_group(0);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut node = Self(child.map_err(|e| Error::from(e).context("start node"))?);
         let mut stdout = BufReader::new(node.0.stdout.take().expect("stdout was asked to be a pipe"));

@@ -212,9 +212,12 @@ fn deparse(node: &NodeEnum) -> Result<String> {
 fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, default: Phase, plan: &Plan) -> Result<()> {
     let mut statement = Statement { phase: default, object, table: None, makes: None, sql: sql.to_owned(), validate: None };
     match node {
-        // The session's settings are hyperlift's own.
-        NodeEnum::VariableSetStmt(_) | NodeEnum::SelectStmt(_) if default == Phase::PreData => return Ok(()),
-        NodeEnum::VariableSetStmt(_) => return Ok(()),
+        // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
+        NodeEnum::VariableSetStmt(_)
+        | NodeEnum::SelectStmt(_)
+        | NodeEnum::RefreshMatViewStmt(_)
+        | NodeEnum::CreatePublicationStmt(_)
+        | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         NodeEnum::CreateSchemaStmt(mut s) => {
             s.if_not_exists = true;
             statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
@@ -251,7 +254,6 @@ fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, def
                 statement.phase = Phase::Cutover;
             }
         }
-        NodeEnum::RefreshMatViewStmt(_) | NodeEnum::CreatePublicationStmt(_) | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         _ => {}
     }
     out.push(statement);
@@ -431,9 +433,9 @@ ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
 CREATE STATISTICS public.s ON a, b FROM public.t;
 ALTER TABLE public.t CLUSTER ON t_pkey;";
         let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object)).collect();
-        use Phase::{Cutover, Index, PostIndex};
         let phases: Vec<Phase> = found.iter().map(|f| f.0).collect();
-        assert_eq!(phases, [Index, Index, Cutover, Cutover, Cutover, Cutover, Cutover, PostIndex, PostIndex]);
+        let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
+        assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
         assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
     }
 

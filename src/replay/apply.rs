@@ -29,11 +29,22 @@ pub struct Step {
 pub enum Work {
     /// Must touch exactly one row.
     One(Step),
-    /// A row of a hypertable that may have to move to another chunk: the first statement finds it where the new time says; if it
-    /// touches no row, the second moves it. TimescaleDB refuses an UPDATE across chunks (H-10).
-    Either(Step, Step),
+    /// A row of a hypertable that moves, or may move, to another chunk: TimescaleDB refuses an UPDATE across chunks (H-10).
+    Move(Box<Move>),
     /// Nothing changed (C-7).
     Nothing,
+}
+
+/// A row that is deleted and inserted again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where the old time is not known: finds the row where the new time says, and is enough if it touches it.
+    pub in_place: Option<Step>,
+    /// Returns, in text, the values that the stream does not have.
+    pub delete: Step,
+    /// The parameters of `insert` that take those values, in their order.
+    pub kept: Vec<usize>,
+    pub insert: Step,
 }
 
 struct Builder {
@@ -133,36 +144,36 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
         return Ok(Work::One(in_place(false)?));
     }
     // A hypertable. Is the old time known, and is it another?
-    let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
+    let known = |i: usize| row.kind == OldKind::Full || message.columns[i].key;
     let all_known = dimensions(message, relation).all(|(i, _)| known(i));
     let moves = dimensions(message, relation).any(|(i, _)| known(i) && row.values[i] != new[i] && new[i] != Value::Unchanged);
     Ok(match (moves, all_known) {
-        (true, _) => Work::One(move_row(message, relation, &row, new)?),
-        (false, true) => Work::One(in_place(true)?),
-        (false, false) => Work::Either(in_place(true)?, move_row(message, relation, &row, new)?),
+        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, new, None)?)),
+        // The time stands in the condition already, as part of what the row is found by.
+        (false, true) => Work::One(in_place(false)?),
+        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, new, Some(in_place(true)?))?)),
     })
 }
 
-/// DELETE and INSERT in one statement, carrying over the values that the stream does not have.
-fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple) -> Result<Step> {
-    let table = relation.table.sql();
-    let mut b = Builder::new(format!("with old as (delete from {table} where "));
-    matching(&mut b, message, relation, row)?;
-    b.push(&format!(" returning *) insert into {table} ({}) overriding system value select ", idents(message.columns.iter().map(|c| &c.name))));
-    for (i, column) in message.columns.iter().enumerate() {
-        if i > 0 {
-            b.push(", ");
-        }
-        if new[i] == Value::Unchanged {
-            b.push(&format!("old.{}", ident(&column.name)));
-        } else {
-            let data_type = &target_column(relation, &column.name)?.data_type;
-            let p = b.parameter(text(&new[i]));
-            b.push(&format!("{p}::{data_type}"));
+/// DELETE and INSERT. Values that the stream does not have come from the deleted row; two statements, because not every version of
+/// TimescaleDB plans them as one.
+fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple, in_place: Option<Step>) -> Result<Move> {
+    let mut delete = Builder::new(format!("delete from {} where ", relation.table.sql()));
+    matching(&mut delete, message, relation, row)?;
+    let mut complete = new.clone();
+    let mut kept = Vec::new();
+    for (i, value) in complete.iter_mut().enumerate().filter(|(_, v)| **v == Value::Unchanged) {
+        match row.values.get(i) {
+            // The old tuple of REPLICA IDENTITY FULL has it.
+            Some(old @ Value::Text(_)) if row.kind == OldKind::Full => *value = old.clone(),
+            _ => kept.push(i),
         }
     }
-    b.push(" from old");
-    Ok(b.step())
+    if !kept.is_empty() {
+        let columns: Vec<String> = kept.iter().map(|i| format!("{}::text", ident(&message.columns[*i].name))).collect();
+        delete.push(&format!(" returning {}", columns.join(", ")));
+    }
+    Ok(Move { in_place, delete: delete.step(), kept, insert: insert(message, relation, &complete)? })
 }
 
 /// Columns by which the hypertable is partitioned: their places in the stream's relation.
@@ -318,7 +329,7 @@ mod tests {
         let bare = |s: &Step| s.sql.replace('"', "");
         match work {
             Work::One(a) => vec![bare(a)],
-            Work::Either(a, b) => vec![bare(a), bare(b)],
+            Work::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
             Work::Nothing => vec![],
         }
     }
@@ -365,11 +376,12 @@ mod tests {
         assert_eq!(
             sql(&work(&moved, &ht).unwrap()),
             [
-                "with old as (delete from public.t where id = $1 and ts = $2 returning *) insert into public.t (id, ts, n, j) overriding system value select $3::integer, $4::timestamp with time zone, $5::numeric, old.j from old"
+                "delete from public.t where id = $1 and ts = $2 returning j::text",
+                "insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"
             ]
         );
         let stays = change(&["id", "ts"], Operation::Update { old: None, new: new.clone() });
-        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5 and ts = $6"]);
+        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5"]);
         // It does not: the new time is tried first.
         let unknown = change(&["id"], Operation::Update { old: None, new });
         let statements = sql(&work(&unknown, &ht).unwrap());
