@@ -2,4 +2,6 @@
 
 mod bare_server;
 mod demo;
+mod migrate;
+mod support;
 mod wire;
