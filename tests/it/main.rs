@@ -3,5 +3,6 @@
 mod bare_server;
 mod demo;
 mod migrate;
+mod refusals;
 mod support;
 mod wire;
