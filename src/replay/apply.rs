@@ -253,9 +253,8 @@ fn check_width(message: &RelationMessage, relation: &Relation, tuple: &Tuple) ->
 /// For people: the columns and values by which a row was looked for. Shown to the operator, never logged.
 pub fn describe_row(change: &Change) -> String {
     let (values, all) = match &change.operation {
-        Operation::Insert { new } => (new, false),
         Operation::Update { old: Some((kind, old)), .. } | Operation::Delete { kind, old } => (old, *kind == OldKind::Full),
-        Operation::Update { old: None, new } => (new, false),
+        Operation::Insert { new } | Operation::Update { old: None, new } => (new, false),
     };
     let columns = change.relation.columns.iter().zip(values).filter(|(c, _)| c.key || all);
     let parts: Vec<String> = columns

@@ -6,6 +6,7 @@
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -509,10 +510,11 @@ impl Lane {
         for (lane, from) in &truncation.lanes {
             let to = truncation.to;
             // A division by zero undoes all when a lane does not stand where it should.
-            sql.push_str(&format!(
+            let _ = write!(
+                sql,
                 "with moved as (update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {} returning 1) select 1 / count(*) from moved;",
                 to.lsn, to.change, from.lsn, from.change
-            ));
+            );
         }
         for statement in &truncation.statements {
             sql.push_str(statement);

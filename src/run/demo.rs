@@ -35,13 +35,12 @@ enum Destination {
 
 impl Destination {
     async fn start() -> Result<Self> {
-        match timescale_kinds().await.first() {
-            Some(kind) => Ok(Self::Timescale(start_timescale(*kind).await?)),
-            None => {
-                let server = Server::start(ServerOptions::default()).await?;
-                let uri = server.create_database("target").await?;
-                Ok(Self::Plain { uri, _server: server })
-            }
+        if let Some(kind) = timescale_kinds().await.first() {
+            Ok(Self::Timescale(start_timescale(*kind).await?))
+        } else {
+            let server = Server::start(ServerOptions::default()).await?;
+            let uri = server.create_database("target").await?;
+            Ok(Self::Plain { uri, _server: server })
         }
     }
 
