@@ -226,7 +226,8 @@ fn matching(b: &mut Builder, message: &RelationMessage, relation: &Relation, row
         }
         if equality != Equality::Exact {
             let p = b.parameter(Some(value));
-            b.push(&format!("{name}::text = {p}::text"));
+            // What the output function prints, as in the stream: a cast to text prints some types (character, inet) in another form.
+            b.push(&format!("format('%s', {name}) collate \"C\" = {p}::text"));
         }
     }
     b.push(" limit 1)");
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!(
             sql(&work(&c, &relation(&[], &[])).unwrap()),
             [
-                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and n::text = $3::text and j::text = $4::text limit 1)"
+                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
             ]
         );
         // With a primary key on the target the key is enough.

@@ -61,6 +61,19 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Hypertables).await
 }
 
+/// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
+pub fn check_names(m: &Migration, relations: &[Relation]) -> Result<()> {
+    for h in &m.plan.hypertables {
+        let wrong = match relations.iter().find(|r| r.table == h.table) {
+            None => format!("the plan names {}, which the source does not have", h.table),
+            Some(r) if r.columns.iter().all(|c| c.name != h.time_column) => format!("the plan: {} has no column {}", h.table, h.time_column),
+            Some(_) => continue,
+        };
+        return Err(Error::usage(wrong).hint("correct the [[hypertable]] entry of the plan"));
+    }
+    Ok(())
+}
+
 /// What stands against the selection as it is; found before the copy (H-3).
 fn check_plan(m: &Migration, candidates: &[Candidate]) -> Option<String> {
     for h in &m.plan.hypertables {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::{hypertables, identity};
 use crate::{
     error::{Error, Kind, Result},
     event::{Check, Command, Endpoint, Event, Level, RelationKind, RelationSummary, Stage, Verdict},
@@ -145,6 +146,8 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     }
     checks.ok("source is not the target", "two databases");
     let relations = catalog::relations(&source).await?;
+    identity::check_plan(m, &relations)?;
+    hypertables::check_names(m, &relations)?;
     let summaries = relations.iter().map(|r| summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     source_checks(m, &mut checks, &source, &from, &relations).await?;

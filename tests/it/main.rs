@@ -2,4 +2,7 @@
 
 mod bare_server;
 mod demo;
+mod migrate;
+mod refusals;
+mod support;
 mod wire;
