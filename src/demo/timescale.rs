@@ -36,8 +36,7 @@ pub async fn timescale_kinds() -> Vec<TimescaleKind> {
 /// An empty database on a server with TimescaleDB. A server of our own ends when this is dropped.
 #[derive(Debug)]
 pub struct Target {
-    /// The database, for its superuser. The extension is created in it but on a native server: the library is
-    /// not preloaded in PGlite, so there it has to be the first thing that its one session does.
+    /// The database, for its superuser. The extension is created in it, except on a native server: a migration does that itself.
     pub uri: String,
     pub kind: TimescaleKind,
     keeps: Keeps,
@@ -91,7 +90,10 @@ pub async fn start_timescale(kind: TimescaleKind) -> Result<Target> {
         }
         TimescaleKind::Pglite => {
             let (node, port) = blocking(move || Node::start(&pglite().ok_or_else(missing)?)).await?;
-            Ok(Target { uri: format!("postgres://postgres@127.0.0.1:{port}/postgres"), kind, keeps: Keeps::Pglite { _node: node } })
+            let uri = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+            // PGlite preloads nothing: without the extension it looks like a server on which rows would go astray.
+            execute(&uri, "create extension if not exists timescaledb").await?;
+            Ok(Target { uri, kind, keeps: Keeps::Pglite { _node: node } })
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     demo::{
         compare::compare,
         data::{self, Size},
-        servers::{Server, ServerOptions},
+        servers::{Scratch, Server, ServerOptions},
         timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
         writer::{Load, Totals, Writer},
     },
@@ -89,7 +89,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     say("filling the source …");
     data::load(&from, size).await?;
     let hands_free = front != FrontKind::Dashboard;
-    let scratch = tempfile::tempdir()?;
+    let scratch = Scratch::new().await?;
     let mut args = args.clone();
     args.source = Some(from.clone());
     args.target = Some(destination.uri().to_owned());

@@ -2,7 +2,10 @@
 
 mod bare_server;
 mod demo;
+mod demo_run;
+mod hypertables;
 mod migrate;
 mod refusals;
+mod runner;
 mod support;
 mod wire;
