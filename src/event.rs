@@ -204,6 +204,8 @@ pub struct Candidate {
     pub keys: Vec<UniqueKey>,
     /// Why it is proposed or not, in a few words: `time + append-only`.
     pub why: String,
+    /// A table of the kind that gains from being a hypertable.
+    pub proposed: bool,
     /// Why it cannot be converted at all; the row then shows `[-]`.
     pub obstacle: Option<String>,
     /// What is chosen now, by the plan, by the operator or by hand on the target.

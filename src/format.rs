@@ -78,7 +78,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let number: f64 = number.parse().ok()?;
-    (number.is_finite() && number * (factor as f64) < 1e18).then(|| (number * factor as f64) as u64)
+    (number.is_finite() && number * (factor as f64) < 1e18).then_some((number * factor as f64) as u64)
 }
 
 #[cfg(test)]

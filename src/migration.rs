@@ -28,6 +28,8 @@ pub struct Migration {
     pub commands: mpsc::Receiver<Command>,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
+    /// Source and target as the header shows them.
+    pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
 }
 
@@ -47,7 +49,9 @@ impl Migration {
             (None, Some(stored)) => stored,
             (None, None) => Plan::default(),
         };
-        Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), prompts: 0 })
+        let endpoint = |address| Endpoint { address, ..Endpoint::default() };
+        let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
+        Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), endpoints, prompts: 0 })
     }
 
     /// Walks the stages to the end. Every step can be killed and run again (I12).
@@ -56,8 +60,8 @@ impl Migration {
             .report(Event::Opened {
                 id: self.record.id.clone(),
                 dir: self.work.path().display().to_string(),
-                source: Endpoint { address: self.config.source.address(), ..Endpoint::default() },
-                target: Endpoint { address: self.config.target.address(), ..Endpoint::default() },
+                source: self.endpoints.0.clone(),
+                target: self.endpoints.1.clone(),
                 resumed: self.work.is_resumed(),
             })
             .await;

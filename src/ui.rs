@@ -2,6 +2,8 @@
 //!
 //! [`run`] owns the terminal: key presses and new states go into an [`app::App`], frames come out of it.
 
+#![allow(clippy::similar_names, reason = "a state and a stage are what the screens are about")]
+
 pub mod app;
 pub mod clip;
 pub mod keys;
@@ -12,7 +14,7 @@ pub mod view;
 pub mod widgets;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -137,18 +139,16 @@ impl Dashboard {
             let frame = self.next_frame.unwrap_or_else(|| Instant::now() + RARE_FRAME);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                event = input.next() => match event {
-                    Some(Ok(event)) => {
-                        if let Next::End = self.input(&event).await? {
-                            return Ok(());
-                        }
-                    }
-                    // The terminal is gone; its reader would spin.
-                    Some(Err(_)) | None => {
+                event = input.next() => {
+                    let Some(Ok(event)) = event else {
+                        // The terminal is gone; its reader would spin.
                         drop(input);
                         return self.hang_up().await;
+                    };
+                    if let Next::End = self.input(&event).await? {
+                        return Ok(());
                     }
-                },
+                }
                 changed = state.changed(), if !engine_gone => match changed {
                     Ok(()) => self.frame_within(FRAME),
                     Err(_) => engine_gone = true,
@@ -195,7 +195,6 @@ impl Dashboard {
         self.next_frame = None;
         self.last_frame = Instant::now();
         self.app.view.clock = Some(Timestamp::now());
-        self.screen.ensure_open()?;
         self.announce()?;
         let (app, state) = (&mut self.app, &self.front.state);
         // The state is held while cells are set, never while the terminal is written to.

@@ -23,7 +23,7 @@ export class Connection {
     this.reader = new Reader(socket)
     this.status = 'I' // as in ReadyForQuery: idle, in a transaction (T), in a failed one (E)
     this.inBatch = false // messages of an extended query have been run, and no Sync since
-    this.skipping = false // that batch has failed: all up to Sync is dropped
+    this.skipping = false // that batch has failed: all before Sync is dropped
     this.statements = new Map() // by the client's name: { sql, copy, parse }
     this.portals = new Map() // by the client's name: the statement
     // These three are for the session, which keeps each connection's settings while another one has its turn.
@@ -81,11 +81,12 @@ export class Connection {
   }
 
   async handle ({ type, body, whole }) {
+    if (this.skipping && type !== 'S') return
     switch (type) {
       case 'Q':
         return this.simpleQuery(body, whole)
       case 'P': case 'B': case 'D': case 'E': case 'C':
-        return this.skipping || this.extendedQuery(type, body)
+        return this.extendedQuery(type, body)
       case 'S': case 'F': // Sync, FunctionCall
         await this.session.take(this)
         return this.finish(await this.session.run(whole))
@@ -264,7 +265,8 @@ export class Connection {
       failed ||= sent.type === 'E'
       noisy ||= isNoise(sent)
     }
-    this.write(noisy ? Buffer.concat([...messagesIn(bytes)].filter(sent => !isNoise(sent)).map(({ whole }) => whole)) : bytes)
+    const wanted = noisy ? [...messagesIn(bytes)].filter(sent => !isNoise(sent)).map(({ whole }) => whole) : [bytes]
+    this.write(Buffer.concat(wanted))
     if (failed && this.inBatch) this.skipping = true
     return !failed
   }

@@ -9,9 +9,10 @@
 // that pipe), 1 when it cannot start, 2 for a wrong command line, 9 when PGlite itself has died.
 //
 // PGlite has ONE session. It is lent to one connection from that connection's first message until ReadyForQuery says
-// 'I' (idle); the others queue. Kept per connection: settings, prepared statements that came by message, portals.
-// Shared by all: temporary tables, advisory locks, LISTEN, statements of SQL's PREPARE, SET ROLE'd COPY (it needs a
-// superuser here); what is left of those is dropped when the last connection ends.
+// 'I' (idle); the others wait their turn, so a client must not need two open transactions at once.
+// Kept per connection: settings (start-up options too), prepared statements that came by message, portals.
+// Shared by all: temporary tables, advisory locks, LISTEN, SQL's PREPARE; dropped when the last connection ends.
+// COPY FROM STDIN is collected whole and read from /dev/blob, for which PostgreSQL wants a superuser.
 //
 //   socket -> wire.mjs (messages) -> connection.mjs (one per client) -> session.mjs (turns, settings)
 //                                                                    -> engine.mjs (PGlite, in a worker thread)

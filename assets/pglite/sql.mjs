@@ -10,8 +10,9 @@ function outline (sql) {
   return sql.replace(OPAQUE, text => (/^(?:--|\/)/.test(text) ? ' ' : 'x').repeat(text.length))
 }
 
+const TARGET = String.raw`(?<table>[^(;\s][^(;]*?)\s*(?:\((?<columns>[^)]*)\)\s*)?`
 const COPY_FROM_STDIN =
-  /^\s*copy\s+(?<binary>binary\s+)?(?<target>(?<table>[^(;\s][^(;]*?)\s*(?:\((?<columns>[^)]*)\)\s*)?)\bfrom\s+std(?:in|out)\b/di
+  new RegExp(String.raw`^\s*copy\s+(?<binary>binary\s+)?(?<target>${TARGET})\bfrom\s+std(?:in|out)\b`, 'di')
 const BINARY_OPTION = /^\s*(?:with\s+)?binary\b|\bformat\s+['"]?binary\b/i
 
 /**

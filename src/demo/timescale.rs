@@ -122,7 +122,7 @@ impl Node {
     /// Starts `server.mjs` and waits for its line `listening PORT`.
     fn start(folder: &PathBuf) -> Result<(Self, u16)> {
         let mut command = Command::new("node");
-        command.args(["server.mjs", "--port", "0"]).current_dir(folder).process_group(0);
+        command.args(["server.mjs", "--port", "0", "--extension"]).current_dir(folder).process_group(0);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut node = Self(child.map_err(|e| Error::from(e).context("start node"))?);
         let mut stdout = BufReader::new(node.0.stdout.take().expect("stdout was asked to be a pipe"));

@@ -16,3 +16,25 @@ pub async fn run(mut stream: EventStream, mut out: impl Write + Send) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Stage, Stamped};
+
+    #[tokio::test]
+    async fn a_line_for_each_event_reads_back() {
+        let (events, stream) = tokio::sync::mpsc::unbounded_channel();
+        let stamped = Stamped { at: jiff::Timestamp::UNIX_EPOCH, event: Event::Stopped { stage: Stage::Copy } };
+        for _ in 0..2 {
+            events.send(std::sync::Arc::new(stamped.clone())).unwrap();
+        }
+        drop(events);
+        let mut out = Vec::new();
+        run(stream, &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().next().unwrap(), r#"{"at":"1970-01-01T00:00:00Z","event":"stopped","stage":"copy"}"#);
+        assert_eq!(serde_json::from_str::<Stamped>(text.lines().next().unwrap()).unwrap(), stamped);
+    }
+}

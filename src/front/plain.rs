@@ -127,7 +127,7 @@ impl Printer {
                 format!("check {}: {verdict} {}{fix}", check.name, check.sentence)
             }
             Event::RelationsFound { relations } => {
-                format!("{} tables, {}", relations.len(), format::bytes(relations.iter().map(|r| r.bytes).sum()))
+                format!("{} in scope, {}", tables(relations.len()), format::bytes(relations.iter().map(|r| r.bytes).sum()))
             }
             Event::IdentityListed { rows } => {
                 let open = rows.iter().filter(|r| r.state == crate::event::IdentityState::Open).map(|r| r.table.to_string()).collect::<Vec<_>>();
@@ -142,7 +142,7 @@ impl Printer {
             }
             Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
             Event::CandidatesListed { candidates } => {
-                format!("hypertables: {} of {} tables chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), candidates.len())
+                format!("hypertables: {} of {} chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), tables(candidates.len()))
             }
             Event::HypertableCreated { hypertable: h } => format!("hypertable {} by {}, chunks of {}", h.table, h.time_column, h.chunk_interval),
             Event::Waiting { what, holders } if !holders.is_empty() => {
@@ -158,7 +158,7 @@ impl Printer {
             Event::DivergenceSettled { table, accepted: true } => format!("WARN {table}: the difference is accepted"),
             Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
-            Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {total} tables"),
+            Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
             Event::CutoverStarted { .. } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
             Event::CutoverAborted { reason } => format!("WARN  cutover aborted: {reason}"),
@@ -212,9 +212,8 @@ impl Printer {
         Some(match state {
             TableState::Queued => return None,
             TableState::Copying => format!("copy {table}"),
-            TableState::Indexing => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
             TableState::Done if before == Some(TableState::Indexing) => format!("indexed {table}"),
-            TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
+            TableState::Indexing | TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
             TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
             TableState::Skipped => format!("WARN  skipped the data of {table}"),
         })
@@ -268,6 +267,10 @@ impl Printer {
     }
 }
 
+fn tables(n: usize) -> String {
+    if n == 1 { "1 table".into() } else { format!("{n} tables") }
+}
+
 fn join(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
@@ -284,5 +287,110 @@ fn word(stage: Stage) -> &'static str {
         Stage::Verify => "verify",
         Stage::Cutover => "cutover",
         Stage::Done => "done",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Endpoint, Prompt, RelationKind, RelationSummary},
+        lsn::Lsn,
+        name::TableName,
+    };
+
+    /// Lines for events at seconds since midnight UTC.
+    fn print(events: Vec<(i64, Event)>) -> String {
+        let mut printer = Printer::new(TimeZone::UTC);
+        let midnight = "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap().as_second();
+        events.into_iter().map(|(s, event)| printer.lines(&Stamped { at: Timestamp::from_second(midnight + s).unwrap(), event })).collect()
+    }
+
+    fn opened() -> Event {
+        let side = |address: &str| Endpoint { address: address.into(), ..Endpoint::default() };
+        Event::Opened { id: "a1".into(), dir: "a1".into(), source: side("prod:5432/shop"), target: side("ts:5432/tsdb"), resumed: false }
+    }
+
+    fn running(stage: Stage) -> Event {
+        Event::StageChanged { stage, state: StageState::Running }
+    }
+
+    fn replayed(lag: u64) -> Event {
+        let lsn = Lsn(0x8_4A77_D3E0);
+        Event::Replayed { source: lsn, received: lsn, applied: Lsn(lsn.0 - lag), lag, changes: 0, last_commit: None, lanes: vec![] }
+    }
+
+    #[test]
+    fn a_migration_in_lines() {
+        let table = TableName::new("public", "orders");
+        let copy = |state, rows| Event::CopyProgress { table: table.clone(), state, rows, bytes: rows * 100, error: None };
+        let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
+        let prompt = |id, stage, kind, text: &str, blocked: Option<&str>| Event::PromptOpened {
+            prompt: Prompt { id, stage, kind, text: text.into(), blocked_by: blocked.map(str::to_owned) },
+        };
+        insta::assert_snapshot!(print(vec![
+            (0, opened()),
+            (1, running(Stage::Preflight)),
+            (2, Event::RelationsFound { relations: vec![relation] }),
+            (2, prompt(1, Stage::Identity, PromptKind::Continue, "1 table is open.", Some("1 open"))),
+            (9, running(Stage::Copy)),
+            (10, copy(TableState::Copying, 0)),
+            (11, copy(TableState::Copying, 10)),
+            (70, copy(TableState::Copying, 700)),
+            (80, copy(TableState::Indexing, 1000)),
+            (82, copy(TableState::Done, 1000)),
+            (83, Event::Notice { level: crate::event::Level::Warn, text: "two\nlines".into() }),
+            (90, running(Stage::CatchUp)),
+            (91, replayed(126 << 20)),
+            (92, replayed(120 << 20)),
+            (101, replayed((11 << 20) + 1)),
+            (102, replayed(0)),
+            (103, replayed(0)),
+            (131, Event::Received { lsn: Lsn(1), bytes: 1, spool_bytes: 1, disk_free: 1 }),
+            (132, prompt(2, Stage::CatchUp, PromptKind::Cutover, "All gates are green.", None)),
+            (133, Event::CutoverStarted { end: None }),
+            (134, Event::Completed { tables: 1, changes: 0, downtime_ms: 900 }),
+            (140, Event::Cleaned { what: "slot hyperlift_a1".into(), error: Some("the source does not answer".into()) }),
+            (141, Event::Failed { message: "no".into(), hint: Some("try".into()) }),
+        ]));
+    }
+
+    #[test]
+    fn the_lag_is_printed_every_ten_seconds_and_when_it_is_gone() {
+        let mut events = vec![(0, opened()), (0, running(Stage::CatchUp))];
+        events.extend((1..=25).map(|s| (s, replayed(1))));
+        events.extend([(26, replayed(0)), (27, replayed(0))]);
+        let text = print(events);
+        let watched: Vec<_> = text.lines().filter(|l| l.contains("[WATCH]")).collect();
+        assert_eq!(
+            watched,
+            [
+                "00:00:01 [WATCH] Source DB - Target DB => 1MB",
+                "00:00:11 [WATCH] Source DB - Target DB => 1MB",
+                "00:00:21 [WATCH] Source DB - Target DB => 1MB",
+                "00:00:26 [WATCH] Source DB - Target DB => 0MB",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_gone_away_stops_nothing() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (events, stream) = tokio::sync::mpsc::unbounded_channel();
+        let bus = crate::bus::start(|_| {}, Some(events));
+        for _ in 0..3 {
+            bus.reporter.report(opened()).await;
+        }
+        drop(bus.reporter);
+        run(stream, bus.front, Closed).await.unwrap();
+        bus.hub.await.unwrap();
     }
 }

@@ -164,12 +164,18 @@ fn understand(text: &str, default: Phase, plan: &Plan) -> Result<Vec<Statement>>
         Err(_) => pg_query::split_with_scanner(text).map_err(|e| Error::failed(format!("cannot split the dump of the schema: {e}")))?,
     };
     let mut statements = Vec::new();
+    let mut header = None;
+    let mut end = 0;
     for part in parts {
-        let label = label(part);
+        // The parts are slices of the text; pg_dump's comment before one names what it belongs to, and what follows it, too.
+        let start = part.as_ptr() as usize - text.as_ptr() as usize;
+        header = text[end..start + part.len()].lines().rfind(|l| l.starts_with("-- Name: ")).or(header);
+        end = start + part.len();
         let sql = strip_comments(part);
         if sql.is_empty() {
             continue;
         }
+        let label = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
         let parsed =
             pg_query::parse(sql, pg_query::ParserOptions::default()).map_err(|e| Error::failed(format!("cannot understand {label}: {e}")))?;
         let Some(node) = parsed.protobuf.stmts.first().and_then(|s| s.stmt.as_ref()).and_then(|s| s.node.clone()) else { continue };
@@ -179,16 +185,10 @@ fn understand(text: &str, default: Phase, plan: &Plan) -> Result<Vec<Statement>>
 }
 
 /// `-- Name: orders_pkey; Type: CONSTRAINT; Schema: public; Owner: -` as `CONSTRAINT public.orders_pkey`.
-fn label(part: &str) -> String {
-    let field = |line: &str, name: &str| line.split("; ").find_map(|f| f.trim_start_matches("-- ").strip_prefix(name).map(str::to_owned));
-    let Some(line) = part.lines().find(|l| l.starts_with("-- Name: ")) else {
-        return strip_comments(part).split_whitespace().take(5).collect::<Vec<_>>().join(" ");
-    };
-    let (name, kind) = (field(line, "Name: ").unwrap_or_default(), field(line, "Type: ").unwrap_or_default());
-    match field(line, "Schema: ").filter(|s| s != "-") {
-        Some(schema) => format!("{kind} {schema}.{name}"),
-        None => format!("{kind} {name}"),
-    }
+fn label(header: &str) -> String {
+    let field = |name: &str| header.split("; ").find_map(|f| f.trim_start_matches("-- ").strip_prefix(name)).unwrap_or_default();
+    let (name, kind, schema) = (field("Name: "), field("Type: "), field("Schema: "));
+    if schema.is_empty() || schema == "-" { format!("{kind} {name}") } else { format!("{kind} {schema}.{name}") }
 }
 
 /// The statement without the comment lines that pg_dump puts before it.
@@ -212,9 +212,12 @@ fn deparse(node: &NodeEnum) -> Result<String> {
 fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, default: Phase, plan: &Plan) -> Result<()> {
     let mut statement = Statement { phase: default, object, table: None, makes: None, sql: sql.to_owned(), validate: None };
     match node {
-        // The session's settings are hyperlift's own.
-        NodeEnum::VariableSetStmt(_) | NodeEnum::SelectStmt(_) if default == Phase::PreData => return Ok(()),
-        NodeEnum::VariableSetStmt(_) => return Ok(()),
+        // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
+        NodeEnum::VariableSetStmt(_)
+        | NodeEnum::SelectStmt(_)
+        | NodeEnum::RefreshMatViewStmt(_)
+        | NodeEnum::CreatePublicationStmt(_)
+        | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         NodeEnum::CreateSchemaStmt(mut s) => {
             s.if_not_exists = true;
             statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
@@ -260,7 +263,6 @@ fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, def
                 statement.phase = Phase::Cutover;
             }
         }
-        NodeEnum::RefreshMatViewStmt(_) | NodeEnum::CreatePublicationStmt(_) | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         _ => {}
     }
     out.push(statement);
@@ -466,9 +468,9 @@ ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
 CREATE STATISTICS public.s ON a, b FROM public.t;
 ALTER TABLE public.t CLUSTER ON t_pkey;";
         let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object)).collect();
-        use Phase::{Cutover, Index, PostIndex};
         let phases: Vec<Phase> = found.iter().map(|f| f.0).collect();
-        assert_eq!(phases, [Index, Index, Cutover, Cutover, Cutover, Cutover, Cutover, PostIndex, PostIndex]);
+        let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
+        assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
         assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
     }
 

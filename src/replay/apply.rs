@@ -29,11 +29,22 @@ pub struct Step {
 pub enum Work {
     /// Must touch exactly one row.
     One(Step),
-    /// A row of a hypertable that may have to move to another chunk: the first statement finds it where the new time says; if it
-    /// touches no row, the second moves it. TimescaleDB refuses an UPDATE across chunks (H-10).
-    Either(Step, Step),
+    /// A row of a hypertable that moves, or may move, to another chunk: TimescaleDB refuses an UPDATE across chunks (H-10).
+    Move(Box<Move>),
     /// Nothing changed (C-7).
     Nothing,
+}
+
+/// A row that is deleted and inserted again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where the old time is not known: finds the row where the new time says, and is enough if it touches it.
+    pub in_place: Option<Step>,
+    /// Returns, in text, the values that the stream does not have.
+    pub delete: Step,
+    /// The parameters of `insert` that take those values, in their order.
+    pub kept: Vec<usize>,
+    pub insert: Step,
 }
 
 struct Builder {
@@ -137,32 +148,31 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
     let all_known = dimensions(message, relation).all(|(i, _)| known(i));
     let moves = dimensions(message, relation).any(|(i, _)| known(i) && row.values[i] != new[i] && new[i] != Value::Unchanged);
     Ok(match (moves, all_known) {
-        (true, _) => Work::One(move_row(message, relation, &row, new)?),
+        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, new, None)?)),
         (false, true) => Work::One(in_place()?),
-        (false, false) => Work::Either(in_place()?, move_row(message, relation, &row, new)?),
+        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, new, Some(in_place()?))?)),
     })
 }
 
-/// DELETE and INSERT in one statement, carrying over the values that the stream does not have.
-fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple) -> Result<Step> {
-    let table = relation.table.sql();
-    let mut b = Builder::new(format!("with old as (delete from {table} where "));
-    matching(&mut b, message, relation, row)?;
-    b.push(&format!(" returning *) insert into {table} ({}) overriding system value select ", idents(message.columns.iter().map(|c| &c.name))));
-    for (i, column) in message.columns.iter().enumerate() {
-        if i > 0 {
-            b.push(", ");
-        }
-        if new[i] == Value::Unchanged {
-            b.push(&format!("old.{}", ident(&column.name)));
-        } else {
-            let data_type = &target_column(relation, &column.name)?.data_type;
-            let p = b.parameter(text(&new[i]));
-            b.push(&format!("{p}::{data_type}"));
+/// DELETE and INSERT. Values that the stream does not have come from the deleted row; two statements, because not every version of
+/// TimescaleDB plans them as one.
+fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple, in_place: Option<Step>) -> Result<Move> {
+    let mut delete = Builder::new(format!("delete from {} where ", relation.table.sql()));
+    matching(&mut delete, message, relation, row)?;
+    let mut complete = new.clone();
+    let mut kept = Vec::new();
+    for (i, value) in complete.iter_mut().enumerate().filter(|(_, v)| **v == Value::Unchanged) {
+        match row.values.get(i) {
+            // The old tuple of REPLICA IDENTITY FULL has it.
+            Some(old @ Value::Text(_)) if row.kind == OldKind::Full => *value = old.clone(),
+            _ => kept.push(i),
         }
     }
-    b.push(" from old");
-    Ok(b.step())
+    if !kept.is_empty() {
+        let columns: Vec<String> = kept.iter().map(|i| format!("{}::text", ident(&message.columns[*i].name))).collect();
+        delete.push(&format!(" returning {}", columns.join(", ")));
+    }
+    Ok(Move { in_place, delete: delete.step(), kept, insert: insert(message, relation, &complete)? })
 }
 
 /// Columns by which the hypertable is partitioned: their places in the stream's relation.
@@ -215,7 +225,8 @@ fn matching(b: &mut Builder, message: &RelationMessage, relation: &Relation, row
         }
         if equality != Equality::Exact {
             let p = b.parameter(Some(value));
-            b.push(&format!("{name}::text = {p}::text"));
+            // What the output function prints, as in the stream: a cast to text prints some types (character, inet) in another form.
+            b.push(&format!("format('%s', {name}) collate \"C\" = {p}::text"));
         }
     }
     b.push(" limit 1)");
@@ -252,9 +263,8 @@ fn check_width(message: &RelationMessage, relation: &Relation, tuple: &Tuple) ->
 /// For people: the columns and values by which a row was looked for. Shown to the operator, never logged.
 pub fn describe_row(change: &Change) -> String {
     let (values, all) = match &change.operation {
-        Operation::Insert { new } => (new, false),
         Operation::Update { old: Some((kind, old)), .. } | Operation::Delete { kind, old } => (old, *kind == OldKind::Full),
-        Operation::Update { old: None, new } => (new, false),
+        Operation::Insert { new } | Operation::Update { old: None, new } => (new, false),
     };
     let columns = change.relation.columns.iter().zip(values).filter(|(c, _)| c.key || all);
     let parts: Vec<String> = columns
@@ -319,7 +329,7 @@ mod tests {
         let bare = |s: &Step| s.sql.replace('"', "");
         match work {
             Work::One(a) => vec![bare(a)],
-            Work::Either(a, b) => vec![bare(a), bare(b)],
+            Work::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
             Work::Nothing => vec![],
         }
     }
@@ -349,7 +359,7 @@ mod tests {
         assert_eq!(
             sql(&work(&c, &relation(&[], &[])).unwrap()),
             [
-                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and n::text = $3::text and j::text = $4::text limit 1)"
+                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
             ]
         );
         // With a primary key on the target the key is enough.
@@ -366,7 +376,8 @@ mod tests {
         assert_eq!(
             sql(&work(&moved, &ht).unwrap()),
             [
-                "with old as (delete from public.t where id = $1 and ts = $2 returning *) insert into public.t (id, ts, n, j) overriding system value select $3::integer, $4::timestamp with time zone, $5::numeric, old.j from old"
+                "delete from public.t where id = $1 and ts = $2 returning j::text",
+                "insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"
             ]
         );
         let stays = change(&["id", "ts"], Operation::Update { old: None, new: new.clone() });
@@ -374,9 +385,7 @@ mod tests {
         // It does not: the new time is tried first.
         let unknown = change(&["id"], Operation::Update { old: None, new });
         let statements = sql(&work(&unknown, &ht).unwrap());
-        assert!(
-            statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("with old as (delete from public.t where id = $1 ")
-        );
+        assert!(statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("delete from public.t where id = $1 "));
     }
 
     #[test]

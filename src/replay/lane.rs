@@ -3,9 +3,10 @@
 //!
 //! This lane applies change by change, pipelined; the batch is where sets will be made of them.
 
-use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesOrdered};
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use tokio_postgres::{SimpleQueryMessage, Statement, types};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    apply::{self, Step, Work},
+    apply::{self, Move, Step, Work},
     change::{Change, Operation},
     relation::{Counters, Relation},
 };
@@ -432,18 +433,14 @@ impl Lane {
 
     /// One change by itself; whether it touched a row. `tolerant`: an error of the data is no error.
     async fn in_order(&mut self, work: Work, tolerant: bool) -> Result<bool> {
-        let (first, second) = match work {
-            Work::One(step) => (step, None),
-            Work::Either(step, other) => (step, Some(other)),
-            Work::Nothing => return Ok(true),
-        };
         if tolerant {
             self.connected().await?.batch_execute("savepoint change").await?;
         }
-        let mut result = self.step(&first).await;
-        if let (Ok(0), Some(second)) = (&result, second) {
-            result = self.step(&second).await;
-        }
+        let result = match work {
+            Work::Nothing => Ok(1),
+            Work::One(step) => self.step(&step).await,
+            Work::Move(row) => self.move_row(*row).await,
+        };
         match result {
             Ok(rows) => {
                 if tolerant {
@@ -457,6 +454,28 @@ impl Lane {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Deletes and inserts a row, unless it is found in place; how many rows were found.
+    async fn move_row(&mut self, mut row: Move) -> Result<u64> {
+        if let Some(in_place) = &row.in_place
+            && self.step(in_place).await? > 0
+        {
+            return Ok(1);
+        }
+        if row.kept.is_empty() {
+            let deleted = self.step(&row.delete).await?;
+            return if deleted == 1 { self.step(&row.insert).await } else { Ok(deleted) };
+        }
+        let statement = self.prepared(&row.delete.sql).await?;
+        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
+        let parameters = row.delete.parameters.iter().map(|p| Parameter(p.as_deref()));
+        let deleted: Vec<_> = client.query_raw(&statement, parameters).await?.try_collect().await?;
+        let [values] = deleted.as_slice() else { return Ok(deleted.len() as u64) };
+        for (n, parameter) in row.kept.iter().enumerate() {
+            row.insert.parameters[*parameter] = values.try_get::<_, Option<String>>(n)?.map(bytes::Bytes::from);
+        }
+        self.step(&row.insert).await
     }
 
     async fn step(&mut self, step: &Step) -> Result<u64> {
@@ -509,10 +528,11 @@ impl Lane {
         for (lane, from) in &truncation.lanes {
             let to = truncation.to;
             // A division by zero undoes all when a lane does not stand where it should.
-            sql.push_str(&format!(
+            let _ = write!(
+                sql,
                 "with moved as (update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {} returning 1) select 1 / count(*) from moved;",
                 to.lsn, to.change, from.lsn, from.change
-            ));
+            );
         }
         for statement in &truncation.statements {
             sql.push_str(statement);

@@ -111,23 +111,20 @@ impl Router {
             self.paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
             let end = self.receiver.borrow_and_update().end;
             let block = tokio::task::block_in_place(|| reader.next(end))?;
-            match block {
-                Some(block) => {
-                    for record in spool::records(block) {
-                        self.record(record, &mut state).await?;
-                    }
+            if let Some(block) = block {
+                for record in spool::records(block) {
+                    self.record(record, &mut state).await?;
                 }
-                None => {
-                    // Everything that is durable was read, and the durable end lies between transactions.
-                    state.routed = state.routed.max(end.lsn);
-                    self.tell_all(state.routed).await?;
-                    self.answer_barriers(&mut state).await?;
-                    tokio::select! {
-                        changed = self.receiver.changed() => changed.map_err(|_| Error::failed("the receiver has ended"))?,
-                        Some(request) = self.barriers.recv() => state.waiting.push(request),
-                    }
-                    continue;
+            } else {
+                // Everything that is durable was read, and the durable end lies between transactions.
+                state.routed = state.routed.max(end.lsn);
+                self.tell_all(state.routed).await?;
+                self.answer_barriers(&mut state).await?;
+                tokio::select! {
+                    changed = self.receiver.changed() => changed.map_err(|_| Error::failed("the receiver has ended"))?,
+                    Some(request) = self.barriers.recv() => state.waiting.push(request),
                 }
+                continue;
             }
             while let Ok(request) = self.barriers.try_recv() {
                 state.waiting.push(request);

@@ -107,3 +107,39 @@ fn give_up(state: &State) -> String {
     }
     if drops.is_empty() { command } else { format!("{command}     {}", drops.join("; ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Event, Stage},
+        ui::fixture,
+    };
+
+    #[test]
+    fn stopped() {
+        let mut s = fixture::copy();
+        s.then(1, Event::Stopped { stage: Stage::Copy });
+        insta::assert_snapshot!(exit_summary(&s.state));
+    }
+
+    #[test]
+    fn stopped_before_anything_was_made() {
+        let mut s = fixture::starting();
+        s.then(1, Event::Stopped { stage: Stage::Preflight });
+        insta::assert_snapshot!(exit_summary(&s.state));
+    }
+
+    #[test]
+    fn failed() {
+        insta::assert_snapshot!(exit_summary(&fixture::failed().state));
+    }
+
+    #[test]
+    fn completed_with_a_late_write_and_something_left_over() {
+        let mut s = fixture::done_with_late_write();
+        s.then(1, Event::Cleaned { what: "publications".into(), error: None });
+        s.then(0, Event::Cleaned { what: "slot hyperlift_a1".into(), error: Some("the source does not answer".into()) });
+        insta::assert_snapshot!(exit_summary(&s.state));
+    }
+}

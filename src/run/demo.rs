@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::Session;
 use crate::{
-    cli::{DemoArgs, MigrateArgs},
+    cli::{DemoArgs, DemoTarget, MigrateArgs},
     config::FrontKind,
     demo::{
         compare::compare,
@@ -34,15 +34,20 @@ enum Destination {
 }
 
 impl Destination {
-    async fn start() -> Result<Self> {
-        match timescale_kinds().await.first() {
-            Some(kind) => Ok(Self::Timescale(start_timescale(*kind).await?)),
-            None => {
-                let server = Server::start(ServerOptions::default()).await?;
-                let uri = server.create_database("target").await?;
-                Ok(Self::Plain { uri, _server: server })
-            }
+    async fn start(wanted: Option<DemoTarget>) -> Result<Self> {
+        let kind = match wanted {
+            None => timescale_kinds().await.first().copied(),
+            Some(DemoTarget::Given) => Some(TimescaleKind::Given),
+            Some(DemoTarget::Native) => Some(TimescaleKind::Native),
+            Some(DemoTarget::Pglite) => Some(TimescaleKind::Pglite),
+            Some(DemoTarget::Plain) => None,
+        };
+        if let Some(kind) = kind {
+            return Ok(Self::Timescale(start_timescale(kind).await?));
         }
+        let server = Server::start(ServerOptions::default()).await?;
+        let uri = server.create_database("target").await?;
+        Ok(Self::Plain { uri, _server: server })
     }
 
     fn uri(&self) -> &str {
@@ -57,7 +62,7 @@ impl Destination {
             Self::Timescale(Target { kind: TimescaleKind::Given, .. }) => "TimescaleDB on the server that was given",
             Self::Timescale(Target { kind: TimescaleKind::Native, .. }) => "TimescaleDB",
             Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite (one session: everything takes its turn)",
-            Self::Plain { .. } => "plain PostgreSQL: TimescaleDB was not found on this machine, so there are no hypertables",
+            Self::Plain { .. } => "plain PostgreSQL, without TimescaleDB: there are no hypertables",
         }
     }
 
@@ -78,7 +83,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     say("starting a source and a target …");
     let source = Server::start(ServerOptions::default()).await?;
     let from = source.create_database("shop").await?;
-    let destination = Destination::start().await?;
+    let destination = Destination::start(demo.on).await?;
     say(&format!("target: {}", destination.sentence()));
     let size = demo.size.map_or_else(|| destination.size(), Size);
     say("filling the source …");

@@ -273,9 +273,9 @@ impl Replay {
         let mut receiver = self.replication.receiver.reacher();
         Box::pin(async move {
             receiver.reach(lsn).await?;
-            let gone = |_| Error::failed("the replay router has ended").hint("see the log for the reason");
-            barriers.send(BarrierRequest { lsn, reached }).await.map_err(|_| gone(()))?;
-            answer.await.map_err(|_| gone(()))
+            let gone = || Error::failed("the replay router has ended").hint("see the log for the reason");
+            barriers.send(BarrierRequest { lsn, reached }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())
         })
     }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -229,10 +229,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
         paused,
         permits: permits.clone(),
     });
-    for task in todo {
-        run(Box::pin(copy_relation(shared.clone(), task)));
-    }
-    drop(shared);
+    run(Box::pin(copy_in_order(shared, todo)));
     let result = loop {
         if left.is_empty() {
             break Ok(());
@@ -299,13 +296,37 @@ async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<
     schema::with_desk(m, &mut desk, Stage::Copy, work).await
 }
 
+/// Starts the copies one after the other, the largest first, as jobs become free.
+async fn copy_in_order(shared: Arc<Shared>, todo: Vec<Task>) -> Result<()> {
+    let mut copies = tokio::task::JoinSet::new();
+    for task in todo {
+        let permit = permit(&shared).await?;
+        copies.spawn(copy_relation(shared.clone(), task, permit));
+    }
+    drop(shared);
+    while let Some(copied) = copies.join_next().await {
+        // A panic must not end in a silent dead worker.
+        copied.unwrap_or_else(|e| Err(Error::failed(format!("a copy worker died: {e}"))))?;
+    }
+    Ok(())
+}
+
+/// Room for one more copy, when copying is not paused.
+async fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit> {
+    let permit = shared.permits.clone().acquire_owned().await.map_err(|_| Error::stopped())?;
+    shared.paused.clone().wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
+    Ok(permit)
+}
+
 /// Copies one relation, as often as it takes, and hands it on to the indexes.
-async fn copy_relation(shared: Arc<Shared>, task: Task) -> Result<()> {
+async fn copy_relation(shared: Arc<Shared>, task: Task, first: OwnedSemaphorePermit) -> Result<()> {
     let table = task.relation.table.clone();
+    let mut held = Some(first);
     loop {
-        let _permit = shared.permits.clone().acquire_owned().await.map_err(|_| Error::stopped())?;
-        let mut paused = shared.paused.clone();
-        paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
+        let job = match held.take() {
+            Some(permit) => permit,
+            None => permit(&shared).await?,
+        };
         let mut so_far = (0, 0);
         let error = match attempt(&shared, &task, &mut so_far).await {
             Ok((rows, bytes)) => {
@@ -324,6 +345,8 @@ async fn copy_relation(shared: Arc<Shared>, task: Task) -> Result<()> {
         let event =
             Event::CopyProgress { table: table.clone(), state: TableState::Failed, rows: so_far.0, bytes: so_far.1, error: Some(error.to_string()) };
         shared.reporter.report(event).await;
+        // The others go on while the operator thinks.
+        drop(job);
         match shared.asker.ask(table.to_string(), error.context("copy")).await? {
             Resolution::Retry => {}
             Resolution::Skip => {

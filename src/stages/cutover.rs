@@ -23,6 +23,8 @@ use crate::{
 
 /// The statements of the schema as they were when the copy began, in the work directory.
 pub const STATEMENTS: &str = "sql/statements.json";
+/// Why a cutover was given up.
+const LATE: &str = "the source was written to after the end of the stream";
 /// Recorded on the target before the first object is made that replay could not live with: no way back from there.
 const PAST_RETURN: &str = "past-return";
 
@@ -111,23 +113,19 @@ async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, Str
         stepped(m, CutoverStep::Drain, true, format!("applied to {end}")).await;
         let after = match late_write(m, replay, &source, end, CutoverStep::LateWrites).await? {
             Ok(after) => after,
-            Err(after) => match settle_late_write(m, replay).await? {
-                true => {
-                    end = after;
-                    continue;
-                }
-                false => return Ok(Err("the source was written to after the end of the stream".into())),
-            },
+            Err(after) if settle_late_write(m, replay).await? => {
+                end = after;
+                continue;
+            }
+            Err(_) => return Ok(Err(LATE.into())),
         };
         stepped(m, CutoverStep::Sequences, false, "").await;
         let set = sequences(m, &source).await?;
         stepped(m, CutoverStep::Sequences, true, format!("{set} set")).await;
         match late_write(m, replay, &source, after, CutoverStep::LateWritesAgain).await? {
             Ok(last) => return Ok(Ok(last)),
-            Err(after) => match settle_late_write(m, replay).await? {
-                true => end = after,
-                false => return Ok(Err("the source was written to after the end of the stream".into())),
-            },
+            Err(after) if settle_late_write(m, replay).await? => end = after,
+            Err(_) => return Ok(Err(LATE.into())),
         }
     }
 }
@@ -274,10 +272,9 @@ async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn
         tokio::select! {
             () = &mut over, if !m.config.interactive => return Ok(late),
             command = m.command() => match command {
-                Ok(Command::Leave) => return Ok(late),
-                Ok(other) => m.refuse(&other, Stage::Done).await,
                 // Stopped behind the success line: nothing is undone, cleaning up still follows.
-                Err(_) => return Ok(late),
+                Ok(Command::Leave) | Err(_) => return Ok(late),
+                Ok(other) => m.refuse(&other, Stage::Done).await,
             },
             changed = status.changed() => {
                 if changed.is_err() {

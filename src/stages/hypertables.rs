@@ -16,6 +16,8 @@ use crate::{
 
 /// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
 const PROPOSE_FROM: u64 = 1 << 20;
+/// Why a table is proposed.
+const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
 
@@ -57,6 +59,19 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     let summaries = relations.iter().map(|r| super::preflight::summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     m.finish(Stage::Hypertables).await
+}
+
+/// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
+pub fn check_names(m: &Migration, relations: &[Relation]) -> Result<()> {
+    for h in &m.plan.hypertables {
+        let wrong = match relations.iter().find(|r| r.table == h.table) {
+            None => format!("the plan names {}, which the source does not have", h.table),
+            Some(r) if r.columns.iter().all(|c| c.name != h.time_column) => format!("the plan: {} has no column {}", h.table, h.time_column),
+            Some(_) => continue,
+        };
+        return Err(Error::usage(wrong).hint("correct the [[hypertable]] entry of the plan"));
+    }
+    Ok(())
 }
 
 /// What stands against the selection as it is; found before the copy (H-3).
@@ -107,11 +122,13 @@ async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> R
             () if columns.is_empty() => Some("no column of a date, timestamp or integer type"),
             () => None,
         };
+        let why = why(r, &columns);
         found.push(Candidate {
             table: r.table.clone(),
             bytes: r.bytes,
             rows: r.rows,
-            why: why(r, &columns),
+            proposed: obstacle.is_none() && why == APPEND_ONLY,
+            why,
             columns,
             keys: keys(r),
             obstacle: obstacle.map(str::to_owned),
@@ -147,7 +164,7 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
         Some(_) if r.indexes.iter().any(|i| i.referenced) => "a foreign key points here".into(),
         Some(_) if r.rows > 0 && (r.updated_rows + r.deleted_rows) * 5 > r.rows => "updated often".into(),
         Some(_) if r.bytes < PROPOSE_FROM => "small".into(),
-        Some(c) if c.not_null => "time + append-only".into(),
+        Some(c) if c.not_null => APPEND_ONLY.into(),
         Some(_) => "time column may be null".into(),
     }
 }
@@ -178,7 +195,7 @@ async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> 
             },
         ));
     }
-    columns.sort_by(|a, b| a.0.cmp(&b.0));
+    columns.sort_by_key(|a| a.0);
     Ok(columns.into_iter().map(|c| c.1).collect())
 }
 
@@ -193,6 +210,10 @@ async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Optio
     row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
 }
 
+/// Chunk intervals and their lengths, seconds.
+const CHOICES: [(&str, u64); 6] =
+    [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
+
 /// Chunk intervals to choose from, the best first: chunks of about a gigabyte, not more than a few hundred of them.
 fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
     if data_type.contains("int") {
@@ -200,8 +221,6 @@ fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
         let rounded = 10u64.pow(step.ilog10());
         return [rounded, rounded * 10, 1_000_000].iter().map(u64::to_string).collect();
     }
-    const CHOICES: [(&str, u64); 6] =
-        [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
     let best = if span == 0 {
         3
     } else {

@@ -151,19 +151,28 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
     row
 }
 
-/// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
-async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
-    for (table, choice) in m.plan.identities.clone() {
-        let Some(relation) = relations.iter().find(|r| r.table == table) else {
+/// Whether the plan's identities fit the source's tables: all of them, before anything is changed.
+pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
+    for (table, choice) in &m.plan.identities {
+        let Some(relation) = relations.iter().find(|r| r.table == *table) else {
             return Err(
                 Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan")
             );
         };
-        if let Err(e) = possible(relation, &choice) {
+        if let Err(e) = possible(relation, choice) {
             let mut usage = e.context("the plan");
             usage.kind = crate::error::Kind::Usage;
             return Err(usage);
         }
+    }
+    Ok(())
+}
+
+/// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
+async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
+    check_plan(m, relations)?;
+    for (table, choice) in m.plan.identities.clone() {
+        let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
         let done = match &choice {
             IdentityChoice::InsertOnly => true,
             IdentityChoice::Full => relation.identity == 'f',

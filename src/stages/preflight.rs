@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::{hypertables, identity};
 use crate::{
     error::{Error, Kind, Result},
     event::{Check, Command, Endpoint, Event, Level, RelationKind, RelationSummary, Stage, Verdict},
@@ -104,10 +105,12 @@ struct Facts {
     source: Server,
     target: Server,
     timescale: Timescale,
+    endpoints: (Endpoint, Endpoint),
 }
 
 fn accept(m: &mut Migration, facts: Facts) -> Result<()> {
     m.timescale = facts.timescale;
+    m.endpoints = facts.endpoints;
     if m.record.source.system_id.is_empty() {
         m.record.source =
             crate::journal::Side { address: m.config.source.address(), system_id: facts.source.system_id, database: facts.source.database };
@@ -127,12 +130,11 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     let to = catalog::server(&target).await?;
     let timescale = timescale::inspect(&target).await?;
     same_migration(m, &from, &to)?;
-    m.reporter
-        .report(Event::Connected {
-            source: Endpoint { address: m.config.source.address(), version: from.version_text.clone(), timescale: None },
-            target: Endpoint { address: m.config.target.address(), version: to.version_text.clone(), timescale: timescale.installed.clone() },
-        })
-        .await;
+    let endpoints = (
+        Endpoint { address: m.config.source.address(), version: from.version_text.clone(), timescale: None },
+        Endpoint { address: m.config.target.address(), version: to.version_text.clone(), timescale: timescale.installed.clone() },
+    );
+    m.reporter.report(Event::Connected { source: endpoints.0.clone(), target: endpoints.1.clone() }).await;
     checks.ok("connections", format!("source as {}, target as {}", from.user, to.user));
     if (&from.system_id, &from.database) == (&to.system_id, &to.database) && from.database_oid == to.database_oid {
         checks.fail(
@@ -144,12 +146,14 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     }
     checks.ok("source is not the target", "two databases");
     let relations = catalog::relations(&source).await?;
+    identity::check_plan(m, &relations)?;
+    hypertables::check_names(m, &relations)?;
     let summaries = relations.iter().map(|r| summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     source_checks(m, &mut checks, &source, &from, &relations).await?;
     target_checks(m, &mut checks, &source, &target, &to, &timescale).await?;
     machine_checks(m, &mut checks, &from, &relations).await;
-    Ok((checks.found, Some(Facts { source: from, target: to, timescale })))
+    Ok((checks.found, Some(Facts { source: from, target: to, timescale, endpoints })))
 }
 
 pub fn summary(r: &Relation, m: &Migration) -> RelationSummary {

@@ -71,7 +71,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    statements.iter().map(|s| format!("-- {} ({})\n{};\n\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'))).collect()
+    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'));
+    statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// Roles that own or may use something, without passwords and without rights that only a superuser can give.
@@ -104,6 +105,9 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
         target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
         m.timescale = timescale::inspect(target).await?;
         m.notice(Level::Info, format!("TimescaleDB {} created", m.timescale.installed.clone().unwrap_or_default())).await;
+        m.endpoints.1.timescale.clone_from(&m.timescale.installed);
+        let (source, target) = m.endpoints.clone();
+        m.reporter.report(Event::Connected { source, target }).await;
     }
     Ok(())
 }

@@ -139,7 +139,11 @@ impl App {
         match keys::find(self.view.context(state), key) {
             Some(Action::Confirm) => self.confirm(quiet, state, now),
             Some(action) => self.act(action, key, state, now),
-            None => Vec::new(),
+            None => {
+                // Any other key stays; tmux holds esc back for half a second.
+                self.view.modal = None;
+                Vec::new()
+            }
         }
     }
 
@@ -160,6 +164,7 @@ impl App {
         let Some(Modal::Name { purpose, input }) = &mut self.view.modal else { return Vec::new() };
         match key {
             Key::Esc => self.view.modal = None,
+            Key::Enter if input.value().is_empty() => self.view.modal = None,
             Key::Enter if input.value().trim() == purpose.name() => {
                 let purpose = purpose.clone();
                 self.view.modal = None;
@@ -177,6 +182,9 @@ impl App {
     }
 
     fn confirm(&mut self, quiet: bool, state: &State, now: Instant) -> Vec<Effect> {
+        if self.view.stopping {
+            return Vec::new();
+        }
         match view::can_confirm(state) {
             Err(why) => self.say(Level::Warn, why, now),
             Ok(id) => {
@@ -198,6 +206,7 @@ impl App {
             Action::Redraw => return vec![Effect::Redraw],
             Action::Back => return self.back(state),
             Action::Details if shown == Stage::Done && self.view.done(state) => return self.leave(),
+            _ if self.view.stopping && !self.view.enabled(action, state) => {}
             _ if !self.view.enabled(action, state) => {
                 self.say(Level::Info, refusal(action, state), now);
                 return Vec::new();
@@ -208,6 +217,7 @@ impl App {
                 {
                     self.view.stage = (state.stage != Some(*stage)).then_some(*stage);
                     self.view.overlay = None;
+                    self.view.scroll = 0;
                 }
             }
             Action::Follow => {
@@ -234,6 +244,8 @@ impl App {
             },
             Action::Mark | Action::All | Action::NoneMarked => return self.mark(action, state, now),
             Action::NextField => {
+                // On a small screen the editor is the other pane.
+                self.view.swapped = true;
                 let step = if key == Key::BackTab { FIELDS - 1 } else { 1 };
                 self.view.field = (self.view.field + step) % FIELDS;
             }
@@ -264,6 +276,11 @@ impl App {
             // The log is scrolled from its end.
             let by = if overlay == Overlay::Log { by.saturating_neg() } else { by };
             let most = screens::overlay_lines(overlay, state, &self.view).saturating_sub(1);
+            self.view.scroll = self.view.scroll.saturating_add_signed(by).min(most);
+            return;
+        }
+        if shown == Stage::Done {
+            let most = screens::done::lines(76, state, &self.view).len().saturating_sub(1);
             self.view.scroll = self.view.scroll.saturating_add_signed(by).min(most);
             return;
         }
@@ -346,7 +363,7 @@ impl App {
     /// The failed row that `r` and `K` mean: the selected one, or the only one.
     fn failed_object(&self, shown: Stage, state: &State) -> Option<String> {
         let failures = view::failures(state);
-        let selected = self.view.rows(shown, state).get(self.view.selected(shown, state)).filter(|r| failures.contains(r)).cloned();
+        let selected = self.view.selected_name(shown, state).filter(|r| failures.contains(r));
         selected.or_else(|| (failures.len() == 1).then(|| failures[0].clone()))
     }
 
@@ -354,26 +371,24 @@ impl App {
         if view::is_late_write(state) {
             return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
         }
-        match self.failed_object(shown, state) {
-            Some(object) => vec![Effect::Send(Command::Retry { object })],
-            None => {
-                self.say(Level::Info, "more than one failed: select the row first", now);
-                Vec::new()
-            }
+        let object = self.view.selected_skipped(shown, state).or_else(|| self.failed_object(shown, state));
+        if object.is_none() {
+            self.say(Level::Info, "more than one failed: select the row first", now);
         }
+        object.map(|object| Effect::Send(Command::Retry { object })).into_iter().collect()
     }
 
     fn choose_identity(&mut self, action: Action, state: &State, now: Instant) -> Vec<Effect> {
         let Some(row) = self.view.selected_identity(state) else { return Vec::new() };
         let choice = match action {
             Action::IdentityFull => IdentityChoice::Full,
-            Action::IdentityIndex => match self.view.eligible_index(row) {
-                Some(index) => IdentityChoice::Index(index.clone()),
-                None => {
+            Action::IdentityIndex => {
+                let Some(index) = self.view.eligible_index(row) else {
                     self.say(Level::Info, format!("{} has no unique index that may serve", row.table), now);
                     return Vec::new();
-                }
-            },
+                };
+                IdentityChoice::Index(index.clone())
+            }
             _ => IdentityChoice::InsertOnly,
         };
         let accepted = row.state == IdentityState::Accepted;
@@ -426,7 +441,7 @@ impl App {
                 }
             }
             Action::All => {
-                for candidate in state.candidates.iter().filter(|c| fixed(c).is_none()) {
+                for candidate in state.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
                     if !selection.iter().any(|h| h.table == candidate.table)
                         && let Some(hypertable) = self.view.hypertable(candidate)
                     {
@@ -447,6 +462,7 @@ impl App {
 
     /// The field's next or previous value. A table that is selected is ordered anew.
     fn turn_field(&mut self, forth: bool, state: &State, now: Instant) -> Vec<Effect> {
+        self.view.swapped = true;
         let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };
         if let Some(why) = fixed(candidate) {
             self.say(Level::Info, why, now);
@@ -534,7 +550,7 @@ fn refusal(action: Action, state: &State) -> String {
         Action::Continue => match state.prompt.as_ref().and_then(|p| p.blocked_by.as_ref()) {
             Some(why) => format!("not yet: {why}"),
             None => match view::hard_gates_open(state) {
-                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{} open; C shows the cutover box", view::gates(n)),
+                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{}; C shows the cutover box", view::gates(n)),
                 _ => "nothing waits for c".into(),
             },
         },

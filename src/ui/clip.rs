@@ -14,7 +14,7 @@ use crate::{
 pub fn text(state: &State, view: &View) -> String {
     let stage = view.shown(state);
     if view.overlay == Some(Overlay::Log) {
-        return state.log.iter().map(|l| format!("{} {:5} {}\n", l.at, l.level.word(), l.text)).collect();
+        return joined(state.log.iter().map(|l| format!("{} {:5} {}", l.at, l.level.word(), l.text)));
     }
     match stage {
         Stage::Preflight => {
@@ -25,7 +25,11 @@ pub fn text(state: &State, view: &View) -> String {
             })
         }
         Stage::Identity => view.selected_identity(state).map_or_else(String::new, |row| {
-            let choice = row.proposed.clone().unwrap_or(IdentityChoice::Full);
+            let choice = match (&row.proposed, view.eligible_index(row)) {
+                (Some(IdentityChoice::Index(_)), Some(index)) => IdentityChoice::Index(index.clone()),
+                (Some(choice), _) => choice.clone(),
+                (None, _) => IdentityChoice::Full,
+            };
             choice.sql(&row.table).map_or_else(|| format!("{}: {}\n", row.table, row.reason), |sql| sql + ";\n")
         }),
         Stage::Schema => {
@@ -45,29 +49,22 @@ pub fn text(state: &State, view: &View) -> String {
 
 /// The file of this screen's SQL, and all of that SQL.
 pub fn sql_file(stage: Stage, state: &State, view: &View) -> Option<(&'static str, String)> {
-    let (file, text): (_, String) = match stage {
-        Stage::Preflight => (
-            "preflight.txt",
-            state
-                .checks
-                .iter()
-                .filter_map(|c| c.fix.as_ref().map(|fix| (c, fix)))
-                .map(|(c, fix)| format!("-- {}: {}\n{fix}\n\n", c.name, c.sentence))
-                .collect(),
-        ),
-        Stage::Identity => {
-            ("identity.sql", state.identities.iter().filter_map(|r| r.proposed.as_ref()?.sql(&r.table)).map(|sql| sql + ";\n").collect())
+    let (file, text) = match stage {
+        Stage::Preflight => {
+            ("preflight.txt", joined(state.checks.iter().filter_map(|c| Some(format!("-- {}: {}\n{}\n", c.name, c.sentence, c.fix.as_ref()?)))))
         }
-        Stage::Schema => (
-            "failed-schema.sql",
-            state.failed_statements.iter().map(|f| format!("-- {}: {}\n{}\n\n", f.object, f.message, f.sql.trim_end())).collect(),
-        ),
-        Stage::Hypertables => {
-            ("hypertables.sql", state.candidates.iter().filter(|c| view.is_selected(c)).map(|c| hypertable_sql(c, view) + "\n").collect())
+        Stage::Identity => ("identity.sql", joined(state.identities.iter().filter_map(|r| Some(r.proposed.as_ref()?.sql(&r.table)? + ";")))),
+        Stage::Schema => {
+            ("failed-schema.sql", joined(state.failed_statements.iter().map(|f| format!("-- {}: {}\n{}\n", f.object, f.message, f.sql.trim_end()))))
         }
+        Stage::Hypertables => ("hypertables.sql", joined(state.candidates.iter().filter(|c| view.is_selected(c)).map(|c| hypertable_sql(c, view)))),
         _ => return None,
     };
     (!text.is_empty()).then_some((file, text))
+}
+
+fn joined(lines: impl Iterator<Item = String>) -> String {
+    lines.fold(String::new(), |all, line| all + &line + "\n")
 }
 
 /// The statements that make a candidate a hypertable and bring its keys back after the copy.

@@ -238,6 +238,7 @@ pub fn candidates() -> Vec<Candidate> {
                 .collect(),
             obstacle: columns.is_empty().then(|| "it has no column of time, date or whole numbers that grows".to_owned()),
             columns,
+            proposed: why == "time + append-only",
             why: why.into(),
             chosen: hypertable.filter(|_| chosen),
             made: false,

@@ -146,7 +146,8 @@ const EVERYWHERE: &[Context] = &[
 ];
 const LISTS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Log, Help];
 const ROWS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp)];
-const STAGES_ONLY: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done)];
+const STAGES_AND_DETAILS: &[Context] =
+    &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done), Details];
 
 /// In the order of the key line: what this screen is for first.
 pub static TABLE: &[Binding] = &[
@@ -209,6 +210,14 @@ pub static TABLE: &[Binding] = &[
         help: "insert-only: UPDATE and DELETE do not reach the target (asks for the name)",
     },
     Binding {
+        keys: &[Char('t')],
+        action: Action::Swap,
+        contexts: &[on(Identity), on(Hypertables), on(Copy), on(CatchUp)],
+        label: "t",
+        hint: "other pane",
+        help: "on a small screen: list, or details and graphs",
+    },
+    Binding {
         keys: &[Char(' ')],
         action: Action::Mark,
         contexts: &[on(Hypertables)],
@@ -216,8 +225,6 @@ pub static TABLE: &[Binding] = &[
         hint: "select",
         help: "convert this table, or keep it plain",
     },
-    Binding { keys: &[Char('a')], action: Action::All, contexts: &[on(Hypertables)], label: "a", hint: "all", help: "select all eligible tables" },
-    Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
     Binding {
         keys: &[Key::Tab, Key::BackTab],
         action: Action::NextField,
@@ -242,6 +249,15 @@ pub static TABLE: &[Binding] = &[
         hint: "change",
         help: "next value of the field",
     },
+    Binding {
+        keys: &[Char('a')],
+        action: Action::All,
+        contexts: &[on(Hypertables)],
+        label: "a",
+        hint: "all proposed",
+        help: "select all proposed tables (time + append-only)",
+    },
+    Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
     Binding {
         keys: &[Char('R')],
         action: Action::Recheck,
@@ -269,21 +285,13 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Key::Enter],
         action: Action::Details,
-        contexts: STAGES_ONLY,
+        contexts: STAGES_AND_DETAILS,
         label: "enter",
         hint: "details",
         help: "details of the row (never a confirmation); when all is done: leave",
     },
     Binding { keys: &[Char('/')], action: Action::Filter, contexts: ROWS, label: "/", hint: "filter", help: "filter; enter keeps it, esc clears it" },
     Binding { keys: &[Char('o')], action: Action::Sort, contexts: &[on(Copy), on(CatchUp)], label: "o", hint: "sort", help: "another order" },
-    Binding {
-        keys: &[Char('t')],
-        action: Action::Swap,
-        contexts: &[on(Identity), on(Hypertables), on(Copy), on(CatchUp)],
-        label: "t",
-        hint: "other pane",
-        help: "on a small screen: list, or details and graphs",
-    },
     Binding {
         keys: &[Char('1'), Char('2'), Char('3'), Char('4'), Char('5'), Char('6'), Char('7'), Char('8'), Char('9')],
         action: Action::ShowStage,

@@ -55,11 +55,12 @@ pub fn render(frame: &mut Frame, state: &State, view: &View) {
         return;
     }
     let messages = if area.height >= 34 { 2 } else { 1 };
+    let band = band::prompt_height(area, state, view);
     let (head, rest) = text::split_rows(area, 1);
     let (rail, rest) = text::split_rows(rest, 1);
-    let (body, bottom) = text::split_rows(rest, rest.height - messages - 3);
+    let (body, bottom) = text::split_rows(rest, rest.height - messages - band - 1);
     let (message, bottom) = text::split_rows(bottom, messages);
-    let (prompt, keys) = text::split_rows(bottom, 2);
+    let (prompt, keys) = text::split_rows(bottom, band);
     header::header(frame, head, state, view);
     header::rail(frame, rail, state, view);
     match view.overlay {
@@ -95,7 +96,7 @@ fn stage(frame: &mut Frame, body: Rect, state: &State, view: &View) {
 pub fn overlay_lines(overlay: Overlay, state: &State, view: &View) -> usize {
     match overlay {
         Overlay::Log => state.log.len(),
-        Overlay::Help => help::lines(state, view).len(),
+        Overlay::Help => help::lines(76, state, view).len(),
         Overlay::Details => details::lines(80, state, view).len(),
     }
 }

@@ -12,7 +12,7 @@ use std::{
     io::{self, BufWriter, Stdout, Write, stdout},
     process::Stdio,
     sync::{
-        Once,
+        Mutex, Once, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,35 +24,28 @@ const BUFFER: usize = 64 << 10;
 /// tmux answers at once, unless its server hangs.
 const TMUX: Duration = Duration::from_secs(2);
 
-/// Whether the terminal is ours now: it is given back once, by whoever comes first.
+/// Whether the terminal is ours now; it is given back once.
 static OPEN: AtomicBool = AtomicBool::new(false);
+/// What panicked meanwhile.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 pub struct Screen {
     pub terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
 }
 
 impl Screen {
-    /// Raw mode, alternate screen, bracketed paste; no mouse, so that text can be selected. A panic restores the terminal first.
+    /// Raw mode, alternate screen, bracketed paste; no mouse, so that text can be selected.
+    ///
+    /// While it is open, a panic anywhere is kept and printed when the terminal is given back: one worker's end must not write
+    /// into the dashboard. A panic of the dashboard itself drops the screen, and so restores the terminal first.
     pub fn open() -> io::Result<Self> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let hook = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                restore();
-                hook(info);
-            }));
+            std::panic::set_hook(Box::new(move |info| if OPEN.load(Ordering::SeqCst) { keep(info) } else { hook(info) }));
         });
         let opened = enter().and_then(|()| Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, stdout()))));
         opened.map(|terminal| Self { terminal }).inspect_err(|_| restore())
-    }
-
-    /// Takes the terminal again when a panic elsewhere gave it back: one worker's end is not the dashboard's.
-    pub fn ensure_open(&mut self) -> io::Result<()> {
-        if !OPEN.load(Ordering::SeqCst) {
-            enter()?;
-            self.redraw()?;
-        }
-        Ok(())
     }
 
     pub fn area(&self) -> io::Result<Rect> {
@@ -92,7 +85,16 @@ fn restore() {
     if OPEN.swap(false, Ordering::SeqCst) {
         let _ = execute!(stdout(), DisableBracketedPaste, SetTitle(""), Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
+        for panic in std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let _ = writeln!(io::stderr(), "{panic}");
+        }
     }
+}
+
+fn keep(info: &std::panic::PanicHookInfo<'_>) {
+    let text = format!("{info}\n{}", std::backtrace::Backtrace::capture());
+    tracing::error!("{text}");
+    PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(text);
 }
 
 fn enter() -> io::Result<()> {

@@ -89,6 +89,10 @@ fn moment((_, story, prepare): &Moment, ascii: bool) -> (App, State) {
     (app, story().state)
 }
 
+fn named(name: &str) -> &'static Moment {
+    MOMENTS.iter().find(|m| m.0 == name).unwrap()
+}
+
 #[test]
 fn every_screen() {
     for moment_ in MOMENTS {
@@ -97,7 +101,11 @@ fn every_screen() {
             insta::assert_snapshot!(format!("{}_{}x{}", moment_.0, size.0, size.1), draw(&app, &state, size));
         }
     }
-    let (app, state) = moment(&MOMENTS[13], false);
+    for moment_ in MOMENTS.iter().filter(|m| ["identity", "copy", "catch_up", "cutover_box", "quit"].contains(&m.0)) {
+        let (app, state) = moment(moment_, false);
+        insta::assert_snapshot!(format!("{}_60x16", moment_.0), draw(&app, &state, (60, 16)));
+    }
+    let (app, state) = moment(named("catch_up"), false);
     insta::assert_snapshot!("too_small", draw(&app, &state, (52, 14)));
 }
 
@@ -114,7 +122,7 @@ fn every_screen_in_ascii() {
             assert!(odd.is_empty(), "{}: {odd}", moment_.0);
         }
     }
-    let (app, state) = moment(&MOMENTS[8], true);
+    let (app, state) = moment(named("copy"), true);
     insta::assert_snapshot!("copy_ascii", draw(&app, &state, WIDE));
 }
 
@@ -268,7 +276,7 @@ fn y_counts_for_the_box_that_was_seen() {
     desk.story.prompt(9, Stage::CatchUp, PromptKind::Cutover, "", None);
     desk.frame();
     assert_eq!(desk.later(5_000).key('Y'), []);
-    assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate is still open"));
+    assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate has not passed yet"));
 
     // Behind the quit box.
     let mut desk = Desk::new(fixture::cutover_box());
@@ -299,6 +307,9 @@ fn quitting_asks_and_then_stops_safely() {
     assert!(matches!(desk.app.view.modal, Some(Modal::Quit)));
     assert_eq!(desk.code(KeyCode::Esc), []);
     assert!(desk.app.view.modal.is_none());
+    desk.key('q');
+    assert_eq!(desk.code(KeyCode::Enter), []);
+    assert!(desk.app.view.modal.is_none(), "any other key stays");
     desk.key('q');
     assert_eq!(desk.key('q'), send(Command::Stop));
     assert!(desk.app.view.stopping);
@@ -345,6 +356,12 @@ fn what_failed_is_tried_again_or_skipped_by_its_name() {
     desk.key('K');
     assert_eq!(desk.type_("public.geo_blobs"), send(Command::Skip { object: object() }));
 
+    // What was skipped is taken up again.
+    let mut desk = Desk::new(fixture::catch_up());
+    assert_eq!(desk.key('r'), []);
+    select(&mut desk.app, Stage::CatchUp, &object());
+    assert_eq!(desk.key('r'), send(Command::Retry { object: object() }));
+
     let mut desk = Desk::new(fixture::schema());
     assert_eq!(desk.key('r'), send(Command::Retry { object: "FUNCTION public.geo_distance".into() }));
     assert_eq!(Desk::new(fixture::level()).key('r'), []);
@@ -389,7 +406,7 @@ fn the_whole_selection_is_sent_at_each_change() {
     // Before the engine has answered, the next change builds on the last one.
     desk.key('j');
     assert_eq!(names(desk.key(' ')), ["audit.log"]);
-    assert_eq!(names(desk.key('a')).len(), 5);
+    assert_eq!(names(desk.key('a')).len(), 3);
     assert_eq!(names(desk.key('n')), [""; 0]);
     select(&mut desk.app, Stage::Hypertables, "public.geo_blobs");
     assert_eq!(desk.key(' '), [], "it cannot be converted");
@@ -476,6 +493,10 @@ fn looking_elsewhere_and_following_again() {
         desk.code(KeyCode::Esc);
         assert!(desk.app.view.overlay.is_none());
     }
+    desk.code(KeyCode::Enter);
+    assert_eq!(desk.app.view.overlay, Some(Overlay::Details));
+    desk.code(KeyCode::Enter);
+    assert_eq!(desk.app.view.overlay, None);
     desk.key('?');
     desk.key('q');
     assert!(desk.app.view.overlay.is_none() && desk.app.view.modal.is_none());

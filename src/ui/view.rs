@@ -63,6 +63,7 @@ pub const CATCH_UP_ORDERS: [&str; 3] = ["changes", "size", "name"];
 pub const FIELDS: usize = 3;
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct View {
     pub theme: Theme,
     pub symbols: &'static Symbols,
@@ -160,9 +161,9 @@ impl View {
         }
     }
 
-    fn matches(&self, name: &str, word: &str) -> bool {
+    fn matches(&self, name: &impl std::fmt::Display, word: &str) -> bool {
         let wanted = self.filter.value().to_lowercase();
-        wanted.is_empty() || name.to_lowercase().contains(&wanted) || word.to_lowercase().contains(&wanted)
+        wanted.is_empty() || name.to_string().to_lowercase().contains(&wanted) || word.to_lowercase().contains(&wanted)
     }
 
     /// `filter: geo`, for the title of a list.
@@ -182,7 +183,7 @@ impl View {
     }
 
     pub fn identities<'a>(&self, state: &'a State) -> Vec<&'a IdentityRow> {
-        state.identities.iter().filter(|r| self.matches(&r.table.to_string(), r.state.word())).collect()
+        state.identities.iter().filter(|r| self.matches(&r.table, r.state.word())).collect()
     }
 
     pub fn statements<'a>(&self, state: &'a State) -> Vec<&'a FailedStatement> {
@@ -190,12 +191,12 @@ impl View {
     }
 
     pub fn candidates<'a>(&self, state: &'a State) -> Vec<&'a Candidate> {
-        state.candidates.iter().filter(|c| self.matches(&c.table.to_string(), "")).collect()
+        state.candidates.iter().filter(|c| self.matches(&c.table, "")).collect()
     }
 
     /// Tables of the copy screen or the catch-up screen, in the chosen order; what needs the operator comes first.
     pub fn tables<'a>(&self, stage: Stage, state: &'a State) -> Vec<&'a Table> {
-        let mut tables: Vec<_> = state.tables.iter().filter(|t| self.matches(&t.summary.table.to_string(), t.state.word())).collect();
+        let mut tables: Vec<_> = state.tables.iter().filter(|t| self.matches(&t.summary.table, t.state.word())).collect();
         let order = if stage == Stage::Copy { COPY_ORDERS[self.copy_order] } else { CATCH_UP_ORDERS[self.catch_up_order] };
         match order {
             "state" => tables.sort_by_key(|t| (state_rank(t.state), std::cmp::Reverse(t.summary.bytes))),
@@ -228,6 +229,37 @@ impl View {
             Stage::Schema => self.statements(state).iter().position(|f| !f.skipped).unwrap_or(0),
             _ => 0,
         })
+    }
+
+    /// Name of the selected row.
+    pub fn selected_name(&self, stage: Stage, state: &State) -> Option<String> {
+        let at = self.selected(stage, state);
+        self.rows(stage, state).into_iter().nth(at)
+    }
+
+    /// The selected row when the operator has skipped it: `r` takes that back until the cutover.
+    pub fn selected_skipped(&self, stage: Stage, state: &State) -> Option<String> {
+        let skipped = match stage {
+            Stage::Schema => self.statements(state).get(self.selected(stage, state))?.skipped,
+            Stage::Copy | Stage::CatchUp => self.selected_table(stage, state)?.state == TableState::Skipped,
+            _ => false,
+        };
+        if skipped { self.selected_name(stage, state) } else { None }
+    }
+
+    /// Whether a stage's screen has a row.
+    fn has_rows(&self, stage: Stage, state: &State) -> bool {
+        if !self.filter.value().is_empty() {
+            return !self.rows(stage, state).is_empty();
+        }
+        match stage {
+            Stage::Preflight => !state.checks.is_empty(),
+            Stage::Identity => !state.identities.is_empty(),
+            Stage::Schema => !state.failed_statements.is_empty(),
+            Stage::Hypertables => !state.candidates.is_empty(),
+            Stage::Copy | Stage::CatchUp => !state.tables.is_empty(),
+            Stage::Verify | Stage::Cutover | Stage::Done => false,
+        }
     }
 
     pub fn selected_identity<'a>(&self, state: &'a State) -> Option<&'a IdentityRow> {
@@ -284,13 +316,16 @@ impl View {
     pub fn enabled(&self, action: Action, state: &State) -> bool {
         let shown = self.shown(state);
         let runs = state.ended.is_none() && state.stage == Some(shown) && state.stage_state(shown) == StageState::Running;
-        let rows = !self.rows(shown, state).is_empty();
+        let rows = self.has_rows(shown, state);
+        if orders(action) && (state.ended.is_some() || self.stopping || self.leaving) {
+            return false;
+        }
         match action {
             Action::Continue => can_continue(state).is_some() || can_open_cutover(state),
             Action::OpenCutover => at_catch_up(state),
             Action::Confirm => can_confirm(state).is_ok(),
             Action::Abort => can_abort(state),
-            Action::Retry => is_late_write(state) || failed(state) > 0,
+            Action::Retry => is_late_write(state) || failed(state) > 0 || self.selected_skipped(shown, state).is_some(),
             Action::Skip => failed(state) > 0,
             Action::Recheck => runs,
             Action::Pause => state.ended.is_none() && matches!(state.stage, Some(Stage::Copy | Stage::CatchUp)),
@@ -298,13 +333,12 @@ impl View {
             Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => {
                 runs && self.selected_identity(state).is_some_and(|r| r.state != IdentityState::Ok && r.state != IdentityState::Applied)
             }
-            Action::Mark | Action::All | Action::NoneMarked => runs && rows,
-            Action::NextField => rows,
             Action::Previous | Action::Next if shown == Stage::Identity => runs && self.selected_identity(state).is_some_and(|r| r.indexes.len() > 1),
-            Action::Previous | Action::Next => runs && rows,
+            Action::Previous | Action::Next | Action::Mark | Action::All | Action::NoneMarked => runs && rows,
             Action::Follow => self.stage.is_some(),
             Action::Details => rows && !self.done(state),
-            Action::Filter | Action::Sort | Action::Write => rows,
+            Action::NextField | Action::Filter | Action::Sort => rows,
+            Action::Write => rows && matches!(shown, Stage::Preflight | Stage::Identity | Stage::Schema | Stage::Hypertables),
             _ => true,
         }
     }
@@ -313,6 +347,33 @@ impl View {
     pub fn done(&self, state: &State) -> bool {
         state.stage == Some(Stage::Done) && state.cutover.completed.is_some() && state.ended.is_none()
     }
+}
+
+/// Whether an action asks something of the engine.
+fn orders(action: Action) -> bool {
+    use Action::{
+        Abort, All, Confirm, Continue, FewerJobs, IdentityFull, IdentityIndex, InsertOnly, Mark, MoreJobs, NoneMarked, OpenCutover, Pause, Recheck,
+        Retry, Skip,
+    };
+    matches!(
+        action,
+        Abort
+            | All
+            | Confirm
+            | Continue
+            | FewerJobs
+            | IdentityFull
+            | IdentityIndex
+            | InsertOnly
+            | Mark
+            | MoreJobs
+            | NoneMarked
+            | OpenCutover
+            | Pause
+            | Recheck
+            | Retry
+            | Skip
+    )
 }
 
 pub fn verdict_word(verdict: Verdict) -> &'static str {
@@ -385,7 +446,7 @@ pub fn can_confirm(state: &State) -> Result<u64, String> {
     }
     match hard_gates_open(state) {
         0 => Ok(prompt.id),
-        n => Err(format!("not yet: {} still open", gates(n))),
+        n => Err(gates(n)),
     }
 }
 
@@ -394,9 +455,9 @@ pub fn can_abort(state: &State) -> bool {
     cutover_box(state) && !state.cutover.steps.contains_key(&CutoverStep::LastObjects)
 }
 
-/// `1 gate is`, `3 gates are`.
+/// `1 gate has not passed yet`.
 pub fn gates(n: usize) -> String {
-    if n == 1 { "1 gate is".into() } else { format!("{n} gates are") }
+    if n == 1 { "1 gate has not passed yet".into() } else { format!("{n} gates have not passed yet") }
 }
 
 /// Whether the operator has to do something before the migration goes on.

@@ -4,5 +4,8 @@ mod bare_server;
 mod demo;
 mod demo_run;
 mod hypertables;
+mod migrate;
+mod refusals;
 mod runner;
+mod support;
 mod wire;

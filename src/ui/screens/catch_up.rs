@@ -36,11 +36,12 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         tables(frame, left, state, view);
         gates(frame, right, state, view);
     } else if view.swapped {
-        let (left, right) = split_columns(area, area.width / 2);
-        lag(frame, left, state, view);
-        rates(frame, right, state, view);
+        let (top, bottom) = split_rows(area, area.height.saturating_sub(12).max(6));
+        lag(frame, top, state, view);
+        rates(frame, bottom, state, view);
     } else {
-        let (top, bottom) = split_rows(area, (state.gates.len() as u16 + 4).clamp(5, area.height / 2));
+        let analyzing = u16::from(state.analyzed.0 < state.analyzed.1);
+        let (top, bottom) = split_rows(area, (state.gates.len() as u16 + analyzing + 2).min(area.height.saturating_sub(6)).max(5));
         gates(frame, top, state, view);
         tables(frame, bottom, state, view);
     }
@@ -56,16 +57,15 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let inner = pane(frame, area, "Rates and time", "", Role::Plain, view);
     let r = &state.replay;
     let gaining = r.applied_meter.rate() - r.source_meter.rate();
+    // Less than two seconds of the source's writes: as near as one can be while it writes.
+    let near = r.lag.is_some_and(|lag| (lag as f64) < (2.0 * r.source_meter.rate()).max(64.0 * 1024.0));
     let level = match r.level_in() {
-        Some(d) if r.lag == Some(0) => {
-            let _ = d;
-            "level".to_owned()
-        }
+        _ if near => "level".to_owned(),
         Some(d) => format!("level in {}", format::duration(d)),
         None if r.lag.is_none() => "nothing is applied yet".into(),
-        None => "not gaining: the source writes as fast".into(),
+        None => "not gaining".into(),
     };
-    let verb = if gaining >= 0.0 { "gaining" } else { "LOSING" };
+    let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };
     let waiting = r.lanes.iter().filter(|l| l.waiting).count();
     let commit = r
         .last_commit
@@ -78,11 +78,10 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
             .line()
     };
     let mut out = vec![
-        row("source writes", format!("{:>11}   (WAL)", format::rate(r.source_meter.rate()))),
-        row("received", format!("{:>11}   spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
-        row("applied", format!("{:>11}   {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
-        row(verb, format!("{:>11}   {level}", format::rate(gaining.abs()))),
-        Line::default(),
+        row("source writes", format!("{:>10}  (WAL)", format::rate(r.source_meter.rate()))),
+        row("received", format!("{:>10}  spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
+        row("applied", format!("{:>10}  {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
+        row(verb, format!("{:>10}  {level}", format::rate(gaining.abs()))),
         row("last transaction", commit),
         row("source LSN", r.source.to_string()),
         row("received LSN", r.received.to_string()),
@@ -93,10 +92,13 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let safe = r.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
         out.push(row("slot", format!("{}{safe}", r.wal_status)));
     }
+    if inner.height > out.len() as u16 {
+        out.insert(4, Line::default());
+    }
     if let Some(error) = &r.broken {
         out.insert(0, row("STREAM BROKEN", error.clone()).style(view.style(Role::Failed)));
     }
-    text::scrolled(frame, inner, out, 0, view);
+    text::lines(frame, inner, out);
 }
 
 fn table_state(table: &Table) -> (&'static str, Role) {
@@ -141,19 +143,25 @@ pub fn gate_line(gate: &Gate, columns: usize, view: &View) -> Line<'static> {
         (false, true) => ("[ ]", Role::Attention),
         (false, false) => ("[!]", Role::Attention),
     };
-    let name = text::width(&gate.name).clamp(14, 24.min(columns / 2).max(14));
+    // One column where the names allow it; a longer name takes what it needs.
+    let name = text::width(&gate.name).max(20).min(columns.saturating_sub(6));
     Row::new(view)
         .text(" ", Style::new())
         .left(mark, 3, view.style(role))
-        .left(&gate.name, name.max(20.min(columns / 2)), Style::new())
-        .left(&gate.detail, columns.saturating_sub(name.max(20.min(columns / 2)) + 7), view.style(Role::Dim))
+        .left(&gate.name, name, Style::new())
+        .left(&gate.detail, columns.saturating_sub(name + 7), view.style(Role::Dim))
         .line()
 }
 
 fn gates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let inner = pane(frame, area, "Before cutover", "[ ] must pass  [!] warns", Role::Plain, view);
     let columns = usize::from(inner.width);
-    let mut out: Vec<_> = state.gates.iter().map(|g| gate_line(g, columns, view)).collect();
+    let mut gates: Vec<_> = state.gates.iter().collect();
+    if gates.len() > usize::from(inner.height) {
+        // Those that hold the cutover up are not the ones to hide.
+        gates.sort_by_key(|g| (g.passed, !g.hard));
+    }
+    let mut out: Vec<_> = gates.into_iter().map(|g| gate_line(g, columns, view)).collect();
     let (done, total) = state.analyzed;
     if total > 0 && done < total {
         let table = state.analyzing.as_ref().map(|t| format!("  {t}")).unwrap_or_default();
@@ -169,5 +177,5 @@ fn gates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     if out.is_empty() {
         out.push(Line::styled(" The gates are checked once replay runs.", view.style(Role::Dim)));
     }
-    text::scrolled(frame, inner, out, 0, view);
+    text::clipped(frame, inner, out, view);
 }

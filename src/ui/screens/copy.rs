@@ -35,9 +35,9 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         spool(frame, left, state, view);
         workers(frame, right, state, view);
     } else if view.swapped {
-        let (left, right) = split_columns(area, area.width / 2);
-        spool(frame, left, state, view);
-        workers(frame, right, state, view);
+        let (top, bottom) = split_rows(area, area.height / 2);
+        spool(frame, top, state, view);
+        workers(frame, bottom, state, view);
     } else if state.waiting.is_some() && state.tables_in(TableState::Copying) == 0 {
         workers(frame, area, state, view);
     } else {
@@ -69,7 +69,9 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let columns = usize::from(inner.width);
     let plain = Style::new();
     let bar_width = if wide { 20 } else { 10 };
-    let fixed = if wide { 1 + 6 + 9 + 21 + 5 + 23 + 12 + 12 } else { 1 + 9 + 11 + 5 + 10 + 11 + 9 };
+    // On the narrowest terminal the name is worth more than the rate.
+    let with_rate = columns >= 70;
+    let fixed = if wide { 1 + 6 + 9 + 21 + 5 + 23 + 12 + 12 } else { 1 + 9 + 11 + 5 + 10 + 9 + if with_rate { 11 } else { 0 } };
     let name = columns.saturating_sub(fixed + 1).max(8);
     let head = Row::new(view).left("TABLE", name, plain);
     let head = if wide {
@@ -81,12 +83,9 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
             .right("RATE", 11, plain)
             .right("LEFT", 11, plain)
     } else {
-        head.left("STATE", 8, plain)
-            .left("PROGRESS", bar_width, plain)
-            .left("", 4, plain)
-            .right("COPIED", 9, plain)
-            .right("RATE", 10, plain)
-            .right("LEFT", 8, plain)
+        let head = head.left("STATE", 8, plain).left("PROGRESS", bar_width, plain).left("", 4, plain).right("COPIED", 9, plain);
+        let head = if with_rate { head.right("RATE", 10, plain) } else { head };
+        head.right("LEFT", 8, plain)
     };
     let now = view.now(state);
     let used = list(frame, body, head.line(), &rows, view.selected(Stage::Copy, state), view, |table, _| {
@@ -106,7 +105,8 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
             row.right(if table.state == TableState::Queued { String::new() } else { done }, 9, plain)
         };
         let rate = speed(table).unwrap_or_default();
-        row.right(rate, if wide { 11 } else { 10 }, plain).right(left(table, state, now), if wide { 11 } else { 8 }, plain).line()
+        let row = if with_rate { row.right(rate, if wide { 11 } else { 10 }, plain) } else { row };
+        row.right(left(table, state, now), if wide { 11 } else { 8 }, plain).line()
     });
     if rows.is_empty() {
         let text = if state.tables.is_empty() { " No tables are known yet." } else { " No table matches the filter (esc clears it)." };
@@ -140,7 +140,8 @@ fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
             }
             _ => String::new(),
         },
-        TableState::Failed => "r: retry".into(),
+        TableState::Skipped if state.ended.is_none() && state.cutover.completed.is_none() => "r: undo".into(),
+        TableState::Failed if state.ended.is_none() => "r: retry".into(),
         _ => String::new(),
     }
 }
@@ -159,12 +160,14 @@ fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View)
     let percent = (fraction * 100.0) as u64;
     let sizes = format!("{} / {}", format::bytes(done), format::bytes(all));
     let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
+    let speed = if area.width >= 70 { speed } else { String::new() };
     let text = if wide {
-        let counts = counts(state);
-        let bar_width = usize::from(area.width).saturating_sub(text::width(&counts) + text::width(&sizes) + 46).clamp(8, 26);
-        format!(" {counts}   total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, bar_width, view))
+        let before = format!(" {}   total ", counts(state));
+        let after = format!(" {percent}%  {sizes}  {speed}  {left}");
+        let bar_width = usize::from(area.width).saturating_sub(text::width(&before) + text::width(&after) + 1).clamp(6, 26);
+        format!("{before}{}{after}", bar(fraction, bar_width, view))
     } else {
-        format!(" total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, 10, view))
+        format!(" total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, if area.width >= 70 { 10 } else { 4 }, view))
     };
     let text = text.trim_end().to_owned();
     text::lines(frame, area, vec![Line::styled(text, view.style(Role::Busy))]);
@@ -175,12 +178,12 @@ fn spool(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let (graph, foot) = split_rows(inner, inner.height.saturating_sub(1));
     let r = &state.replay;
     Chart { samples: &r.spool_samples, now: view.now(state), line: None }.render(frame, graph, view);
-    let full = full_in(state).map(|t| format!("   disk full in {t}")).unwrap_or_default();
+    let full = full_in(state).map(|t| format!("  disk full in {t}")).unwrap_or_default();
     let slot = match (&r.slot, r.wal_status.as_str()) {
-        (None, _) => "   slot: not created yet".into(),
+        (None, _) => "  slot not created yet".into(),
         (Some(_), "") => String::new(),
         (Some(_), status) => {
-            format!("   slot: {status}{}", r.safe_wal_bytes.map(|b| format!(", {} safe", format::bytes(b))).unwrap_or_default())
+            format!("  slot {status}{}", r.safe_wal_bytes.map(|b| format!(", {}", format::bytes(b))).unwrap_or_default())
         }
     };
     let role = if matches!(r.wal_status.as_str(), "" | "reserved" | "extended") { Role::Plain } else { Role::Failed };
@@ -192,14 +195,18 @@ fn spool(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     text::lines(frame, foot, vec![line.line()]);
 }
 
+/// A disk that is full in more days than this is no matter.
+const FAR: f64 = 30.0;
+
 /// When the disk is full at the rate at which the spool grows.
 fn full_in(state: &State) -> Option<String> {
     let rate = state.replay.spool_meter.rate();
-    if rate < 1024.0 || state.replay.disk_free == 0 {
+    if rate < 1_024.0 || state.replay.disk_free == 0 {
         return None;
     }
     let seconds = state.replay.disk_free as f64 / rate;
     Some(match seconds {
+        s if s >= FAR * 86_400.0 => return None,
         s if s >= 2.0 * 86_400.0 => format!("~{:.0} d", s / 86_400.0),
         s if s >= 2.0 * 3_600.0 => format!("~{:.0} h", s / 3_600.0),
         s => format!("~{:.0} min", s / 60.0),
@@ -242,7 +249,7 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     if out.is_empty() {
         out.push(Line::styled(" nobody works yet", view.style(Role::Dim)));
     }
-    text::scrolled(frame, body, out, 0, view);
+    text::clipped(frame, body, out, view);
     if state.table_jobs > 0 {
         let verb = if state.paused { "resume" } else { "pause" };
         let text = format!(" p: {verb} copy   +/-: copy jobs {}   index jobs {}", state.table_jobs, state.index_jobs);
@@ -256,26 +263,16 @@ fn holders(frame: &mut Frame, area: Rect, what: &str, held: &[Holder], view: &Vi
     let columns = usize::from(inner.width);
     let mut held: Vec<_> = held.iter().collect();
     held.sort_by_key(|h| std::cmp::Reverse(h.seconds));
-    let who = columns.saturating_sub(1 + 8 + 10 + 21).clamp(10, 40);
+    let who = columns.saturating_sub(1 + 8 + 13 + 1);
     let plain = Style::new();
-    let mut out = vec![
-        Row::new(view)
-            .text(" ", plain)
-            .right("PID", 7, plain)
-            .right("AGE", 9, plain)
-            .left("STATE", 19, plain)
-            .left("WHO", who, plain)
-            .line()
-            .style(view.style(Role::Dim)),
-    ];
+    let row =
+        |pid: &str, age: &str, name: &str| Row::new(view).text(" ", plain).right(pid, 7, plain).right(age, 11, plain).left(name, who, plain).line();
+    let mut out = vec![row("PID", "AGE", "WHO").style(view.style(Role::Dim))];
     for h in held {
         let pid = if h.pid == 0 { String::new() } else { h.pid.to_string() };
-        let age = format::duration(std::time::Duration::from_secs(h.seconds));
-        out.push(Row::new(view).text(" ", plain).right(pid, 7, plain).right(age, 9, plain).left(&h.state, 19, plain).left(&h.who, who, plain).line());
-        if !h.query.is_empty() {
-            let query = Row::new(view).text("         ", plain).left(&h.query, columns.saturating_sub(11), view.style(Role::Dim));
-            out.push(query.line());
-        }
+        out.push(row(&pid, &format::duration(std::time::Duration::from_secs(h.seconds)), &h.who));
+        let what = if h.query.is_empty() { h.state.clone() } else { format!("{}: {}", h.state, h.query) };
+        out.push(Row::new(view).text("         ", plain).left(what, columns.saturating_sub(11), view.style(Role::Dim)).line());
     }
-    text::scrolled(frame, inner, out, 0, view);
+    text::clipped(frame, inner, out, view);
 }

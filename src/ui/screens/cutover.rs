@@ -43,7 +43,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         lines.push(Line::default());
         lines.extend(state.gates.iter().map(|g| gate_line(g, columns, view)));
     }
-    text::scrolled(frame, inner, lines, 0, view);
+    text::clipped(frame, inner, lines, view);
 }
 
 fn steps(state: &State, columns: usize, view: &View) -> Vec<Line<'static>> {
@@ -56,8 +56,8 @@ fn steps(state: &State, columns: usize, view: &View) -> Vec<Line<'static>> {
         };
         Row::new(view)
             .text(format!("   {mark} {} ", i + 1), view.style(role))
-            .left(step.title(), 38.min(columns.saturating_sub(8)), view.style(role))
-            .left(detail, columns.saturating_sub(48), view.style(Role::Dim))
+            .left(step.title(), 40.min(columns.saturating_sub(8)), view.style(role))
+            .left(detail, columns.saturating_sub(50), view.style(Role::Dim))
             .line()
     });
     steps.collect()
@@ -122,7 +122,7 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
                 blank(&mut lines);
             }
             let plan: Vec<_> = CutoverStep::ALL.iter().enumerate().map(|(i, s)| format!("{} {}", i + 1, s.title())).collect();
-            lines.extend(paragraph(&format!("On confirm:  {}.", plan.join("   ")), Role::Plain));
+            lines.extend(paragraph(&format!("On confirm: {}.", plan.join(", ")), Role::Plain));
             lines.extend(paragraph("Until step 6 you can go back (x). The source keeps all its data in any case.", Role::Plain));
             blank(&mut lines);
             let confirm = match view::can_confirm(state) {

@@ -17,7 +17,7 @@ use crate::{
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let stage = view.shown(state);
     let title = view.rows(stage, state).get(view.selected(stage, state)).cloned().unwrap_or_default();
-    let inner = pane(frame, area, &title, "esc closes", Role::Plain, view);
+    let inner = pane(frame, area, &title, "enter or esc closes", Role::Plain, view);
     text::scrolled(frame, inner, lines(usize::from(inner.width), state, view), view.scroll, view);
 }
 

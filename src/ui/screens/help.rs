@@ -3,7 +3,6 @@
 use ratatui::{
     Frame,
     layout::Rect,
-    style::Style,
     text::{Line, Span},
 };
 
@@ -22,9 +21,10 @@ const EVERYWHERE: usize = 9;
 
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let inner = pane(frame, area, "Help", "esc or ? closes", Role::Plain, view);
-    let all = lines(state, view);
+    let two = inner.width >= 110;
+    let all = lines(usize::from(if two { inner.width / 2 } else { inner.width }), state, view);
     let height = usize::from(inner.height);
-    if all.len() > height && inner.width >= 110 {
+    if all.len() > height && two {
         let (left, right) = text::split_columns(inner, inner.width / 2);
         let mut all = all;
         let second = all.split_off(all.len().div_ceil(2).max(height.min(all.len())));
@@ -35,7 +35,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     }
 }
 
-pub fn lines(state: &State, view: &View) -> Vec<Line<'static>> {
+pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     let here = Context::Stage(view.shown(state));
     let own = |b: &&Binding| b.contexts.contains(&here) && b.contexts.len() < EVERYWHERE;
     let general = |b: &&Binding| b.contexts.len() >= EVERYWHERE;
@@ -50,11 +50,13 @@ pub fn lines(state: &State, view: &View) -> Vec<Line<'static>> {
             out.push(Line::default());
         }
         out.push(Line::styled(format!(" {title}"), view.style(Role::Dim)));
-        out.extend(
-            picked
-                .iter()
-                .map(|b| Line::from(vec![Span::styled(format!("  {:<8}", label(b)), view.style(Role::Busy)), Span::styled(b.help, Style::new())])),
-        );
+        for binding in picked {
+            let mut key = label(binding);
+            for line in text::wrap(binding.help, columns.saturating_sub(11)) {
+                out.push(Line::from(vec![Span::styled(format!("  {key:<8}"), view.style(Role::Busy)), Span::raw(line)]));
+                key = "";
+            }
+        }
     };
     group(format!("On this screen ({})", view.shown(state).title()), &own);
     group("Anywhere".into(), &general);

@@ -75,7 +75,9 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let plain = Style::new();
     let columns = usize::from(inner.width);
     let rest = columns.saturating_sub(if wide { 1 + 4 + 10 + 25 + 10 + 22 } else { 1 + 4 + 10 + 18 + 10 });
-    let (table, why) = if wide { (rest * 5 / 9, rest - rest * 5 / 9) } else { (rest, 0) };
+    let longest = state.candidates.iter().map(|c| text::width(&c.table.to_string())).max().unwrap_or(0) + 1;
+    let table = if wide { longest.clamp(12, (rest * 5 / 9).max(12)) } else { rest };
+    let why = rest.saturating_sub(table);
     let mut head = Row::new(view).left("", 3, plain).left("TABLE", table - 1, plain).right("SIZE", 9, plain);
     head = if wide {
         head.left("TIME COLUMN", 24, plain).left("CHUNK", 9, plain).left("KEY CONTAINS TIME", 21, plain).left("WHY", why.saturating_sub(1), plain)
@@ -127,7 +129,7 @@ fn editor(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     };
     let chosen = if view.is_selected(candidate) { "converted" } else { "kept plain" };
     let inner = pane(frame, area, &candidate.table.to_string(), chosen, Role::Plain, view);
-    text::scrolled(frame, inner, explain(candidate, usize::from(inner.width), view), 0, view);
+    text::preview(frame, inner, explain(candidate, usize::from(inner.width), view), view);
 }
 
 /// The editor's fields, the estimate and the SQL.
@@ -141,7 +143,7 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
     }
     let Some(hypertable) = view.hypertable(candidate) else { return paragraph("There is no column of time or of whole numbers.", Role::Plain) };
     let column = candidate.columns.iter().find(|c| c.name == hypertable.time_column);
-    let mut lines = fields(candidate, &hypertable, column, view);
+    let mut lines = fields(candidate, &hypertable, column, columns, view);
     lines.push(Line::default());
     lines.extend(paragraph("Statements that will run on the TARGET only:", Role::Dim));
     let mut statement = |head: &str, sql: &str| {
@@ -166,7 +168,7 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
     lines
 }
 
-fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeColumn>, view: &View) -> Vec<Line<'static>> {
+fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeColumn>, columns: usize, view: &View) -> Vec<Line<'static>> {
     let kind = column.map(|c| format!("  {}{}", short_type(&c.data_type), if c.not_null { " NOT NULL" } else { "" })).unwrap_or_default();
     let chunks = column.and_then(|c| chunks(c, &hypertable.chunk_interval));
     let estimate = chunks.map_or_else(
@@ -192,9 +194,12 @@ fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeCo
         let here = view.field == i;
         let style = if here { view.style(Role::Focus) } else { Style::new() };
         let cursor = if here { view.symbols.cursor } else { " " };
+        let value = format!("{} {value} {}", view.symbols.open, view.symbols.close);
+        let room = columns.saturating_sub(22 + text::width(&value));
+        let note = if text::width(&note) <= room { note } else { String::new() };
         Line::from(vec![
             TextSpan::styled(format!(" {cursor}{name:<16}"), style),
-            TextSpan::styled(format!("{} {value} {}", view.symbols.open, view.symbols.close), style),
+            TextSpan::styled(value, style),
             TextSpan::styled(format!("   {note}"), view.style(Role::Dim)),
         ])
     });
@@ -203,13 +208,12 @@ fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeCo
 
 /// Estimated number of chunks: the span of the column's values by the chunk interval.
 fn chunks(column: &TimeColumn, interval: &str) -> Option<u64> {
-    let interval = match interval.trim().parse::<u64>() {
-        Ok(n) => n,
-        Err(_) => {
-            let span: Span = interval.trim().parse().ok()?;
-            let reference = jiff::civil::date(2024, 1, 1);
-            span.total((Unit::Second, reference)).ok().map(|s| s as u64)?
-        }
+    let interval = if let Ok(number) = interval.trim().parse::<u64>() {
+        number
+    } else {
+        let span: Span = interval.trim().parse().ok()?;
+        // Months and years are counted from some day.
+        span.total((Unit::Second, jiff::civil::date(2024, 1, 1))).ok()? as u64
     };
     (column.span > 0 && interval > 0).then(|| column.span.div_ceil(interval))
 }

@@ -68,7 +68,13 @@ fn checklist(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let inner = pane(frame, area, &title, &right, Role::Plain, view);
     let columns = usize::from(inner.width);
     let plain = Style::new();
-    let table = if wide { columns.saturating_sub(1 + 11 + 21 + 15 + 29 + 13) } else { columns.saturating_sub(1 + 10 + 18 + 9 + 13) };
+    // On the narrowest terminal the name is worth more than the size.
+    let with_size = columns >= 70;
+    let table = if wide {
+        columns.saturating_sub(1 + 11 + 21 + 15 + 29 + 13)
+    } else {
+        columns.saturating_sub(1 + 18 + 9 + 13 + if with_size { 10 } else { 0 })
+    };
     let rows = view.identities(state);
     let head = if wide {
         Row::new(view)
@@ -81,19 +87,15 @@ fn checklist(frame: &mut Frame, area: Rect, state: &State, view: &View) {
             .left("STATE", 12, plain)
             .line()
     } else {
-        Row::new(view)
-            .left("TABLE", table, plain)
-            .right("SIZE", 9, plain)
-            .left("IDENTITY", 17, plain)
-            .left("UPD/DEL", 8, plain)
-            .left("STATE", 12, plain)
-            .line()
+        let head = Row::new(view).left("TABLE", table, plain);
+        let head = if with_size { head.right("SIZE", 9, plain) } else { head };
+        head.left("IDENTITY", 17, plain).left("UPD/DEL", 8, plain).left("STATE", 12, plain).line()
     };
     list(frame, inner, head, &rows, view.selected(Stage::Identity, state), view, |row, _| {
         let (state, role) = mark(row);
         let lost = if row.effect.contains("lost") { Role::Attention } else { Role::Plain };
-        let size = format::bytes(row.bytes);
-        let out = Row::new(view).left(row.table.to_string(), table, plain).right(size, 9, plain);
+        let out = Row::new(view).left(row.table.to_string(), table, plain);
+        let out = if with_size { out.right(format::bytes(row.bytes), 9, plain) } else { out };
         if wide {
             out.left("", 0, plain)
                 .left(&row.current, 20, plain)
@@ -117,7 +119,7 @@ fn choices(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         return;
     };
     let inner = pane(frame, area, &row.table.to_string(), row.state.word(), Role::Plain, view);
-    text::scrolled(frame, inner, explain(row, usize::from(inner.width), view), 0, view);
+    text::preview(frame, inner, explain(row, usize::from(inner.width), view), view);
 }
 
 /// Why, and the ways out with the SQL of each.

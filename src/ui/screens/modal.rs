@@ -53,13 +53,13 @@ fn quit(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let copying = state.tables_in(TableState::Copying);
         let indexing = state.tables_in(TableState::Indexing);
         if copying > 0 {
-            say(&format!("  {} begin anew when it is continued", tables(copying, "that is being copied", "that are being copied")), Role::Plain);
+            say(&format!("  {copying} being copied: they begin anew when it is continued"), Role::Plain);
         }
         if indexing > 0 {
-            say(&format!("  {} begin their open indexes anew", tables(indexing, "that is indexed", "that are indexed")), Role::Plain);
+            say(&format!("  {indexing} being indexed: their open indexes begin anew"), Role::Plain);
         }
         if let Some(slot) = &state.replay.slot {
-            say(&format!("  slot {slot} stays on the source and holds back WAL, until continued or cleaned"), Role::Plain);
+            say(&format!("  slot {slot} stays on the source and holds WAL back until then"), Role::Plain);
         }
         if state.cutover.running {
             say("  the cutover is aborted, as far as it still can be", Role::Attention);
@@ -72,10 +72,6 @@ fn quit(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     lines.push(Line::default());
     lines.push(Line::styled("[ q  stop safely ]    [ esc  stay ]", view.style(Role::Attention)));
     boxed(frame, area, "QUIT?", lines, view);
-}
-
-fn tables(n: usize, one: &str, many: &str) -> String {
-    if n == 1 { format!("1 table {one} will") } else { format!("{n} tables {many} will") }
 }
 
 fn boxed(frame: &mut Frame, area: Rect, title: &str, lines: Vec<Line<'static>>, view: &View) {

@@ -53,7 +53,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     }
     if let Some(check) = checks.get(selected) {
         let inner = pane(frame, bottom, &check.name, verdict_word(check.verdict), Role::Plain, view);
-        text::scrolled(frame, inner, explain(check, usize::from(inner.width), view), 0, view);
+        text::preview(frame, inner, explain(check, usize::from(inner.width), view), view);
     } else {
         pane(frame, bottom, "", "", Role::Plain, view);
     }

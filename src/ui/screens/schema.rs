@@ -55,7 +55,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     });
     if let Some(f) = statements.get(selected) {
         let inner = pane(frame, bottom, &f.object, "", Role::Plain, view);
-        text::scrolled(frame, inner, explain(f, usize::from(inner.width), view), 0, view);
+        text::preview(frame, inner, explain(f, usize::from(inner.width), view), view);
     }
 }
 

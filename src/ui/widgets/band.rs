@@ -6,19 +6,22 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use std::time::Duration;
+
 use crate::{
     event::{Level, PromptKind, Stage},
-    state::{Ended, State},
+    state::{Ended, LogLine, State, between},
     ui::{
         keys::{self, Action, Context},
         theme::Role,
         view::{self, View},
-        widgets::text::{Row, cut, lines, width, wrap},
+        widgets::text::{Row, lines, width, wrap},
     },
 };
 
-/// How many of the newest lines of the log a warning stays visible for.
-const RECENT: usize = 200;
+/// How long a warning and an error stay visible while the migration goes on.
+const WARNING: Duration = Duration::from_secs(60);
+const ERROR: Duration = Duration::from_secs(600);
 
 fn level_role(level: Level) -> Role {
     match level {
@@ -33,7 +36,9 @@ pub fn messages(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = usize::from(area.height);
     let mut out: Vec<Line<'static>> = Vec::new();
     let newest = state.log.len().checked_sub(1);
-    let trouble = state.log.iter().rposition(|l| l.level > Level::Info).filter(|i| i + RECENT > state.log.len());
+    let shown_for = |l: &LogLine| if l.level == Level::Error { ERROR } else { WARNING };
+    let fresh = |l: &LogLine| l.level > Level::Info && state.now.is_none_or(|now| between(l.at, now) < shown_for(l));
+    let trouble = state.log.iter().rposition(fresh);
     let mut picked: Vec<usize> = trouble.into_iter().chain(newest).collect();
     picked.dedup();
     if let Some(first) = picked.first().copied()
@@ -81,8 +86,12 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
     let attention = |text: String, keys: &str| Some(Band { role: Role::Attention, text, keys: keys.to_owned() });
     match &state.ended {
         Some(Ended::Failed { message, hint }) => {
-            let keys = format!("{}q leave; the summary says how to go on", hint.as_ref().map(|h| format!("{h}   ")).unwrap_or_default());
-            return Some(Band { role: Role::Failed, text: format!("FAILED  {message}"), keys });
+            let hint = hint.as_ref().map(|h| format!("\n{h}")).unwrap_or_default();
+            return Some(Band {
+                role: Role::Failed,
+                text: format!("FAILED  {message}{hint}"),
+                keys: "[ q leave; the summary says how to go on ]".into(),
+            });
         }
         Some(Ended::Stopped) => return attention("STOPPED".into(), ""),
         None => {}
@@ -99,7 +108,8 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
     if view.done(state) {
         let n = state.cutover.late_writes.len();
         return if n > 0 {
-            let text = format!("{n} LATE WRITE{} on the source after the cutover; the target does not have them.", if n == 1 { "" } else { "S" });
+            let (plural, them) = if n == 1 { ("", "it") } else { ("S", "them") };
+            let text = format!("{n} LATE WRITE{plural} on the source after the cutover; the target does not have {them}.");
             Some(Band { role: Role::Failed, text, keys: "[ q leave and clean up ]".into() })
         } else {
             attention("Migration successfully completed. Late writes on the source are still watched for.".into(), "[ q leave and clean up ]")
@@ -115,28 +125,33 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
             if matches!(p.stage, Stage::Preflight | Stage::Identity | Stage::Hypertables) {
                 keys += "    [ R check again ]";
             }
-            return attention(format!("CONTINUE?  {}", p.text), &(keys + "    [ q quit, keep state ]"));
+            return attention(format!("CONTINUE?  {}", p.text), &(keys + "    [ q quit ]"));
         }
         Some(p) if p.kind == PromptKind::Trouble => return attention(p.text.clone(), "[ r retry ]    [ K skip ]    [ enter details ]"),
         _ => {}
     }
     if let [first, rest @ ..] = &failures[..] {
         let text = match rest.len() {
-            0 => format!("1 needs you: {first} failed. The others go on."),
-            n => format!("{} need you: {first} and {n} more failed. The others go on.", n + 1),
+            0 => format!("1 needs you: {first} failed."),
+            n => format!("{} need you: {first} and {n} more failed.", n + 1),
         };
+        let others = if state.stage == Some(Stage::Copy) { " The other tables go on." } else { "" };
+        let text = text + others;
         return attention(text, "[ r retry ]    [ K skip ]    [ enter details ]");
     }
     if let Some((what, holders)) = &state.waiting {
-        let text = format!("{what} waits for {} of the source; they have to end by themselves or by you.", transactions(holders.len()));
-        return attention(text, "The oldest is listed first.");
+        let text = format!(
+            "{what} waits for {} on the source. They have to end: by themselves, or by you (commit, rollback, pg_terminate_backend).",
+            transactions(holders.len())
+        );
+        return attention(text, "");
     }
     if matches!(state.stage, Some(Stage::CatchUp)) && !view::cutover_box(state) {
         let open = view::hard_gates_open(state);
         let text = if state.gates.is_empty() {
             "Next: the cutover, when its gates are green.".into()
         } else if open > 0 {
-            format!("Next: the cutover. {} open.", view::gates(open))
+            format!("Next: the cutover. {}.", view::gates(open))
         } else {
             "Next: the cutover. All hard gates are green: stop the application's writes, then c or C.".to_owned()
         };
@@ -153,24 +168,27 @@ fn transactions(n: usize) -> String {
     if n == 1 { "1 transaction".into() } else { format!("{n} transactions") }
 }
 
-pub fn prompt(frame: &mut Frame, area: Rect, state: &State, view: &View) {
-    let Some(band) = prompt_band(state, view) else { return };
+/// Lines of the band, at least two so that the body seldom moves.
+pub fn prompt_height(area: Rect, state: &State, view: &View) -> u16 {
+    let most = if area.height >= 24 { 4 } else { 3 };
+    prompt_lines(usize::from(area.width), state, view).len().clamp(2, most) as u16
+}
+
+fn prompt_lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
+    let Some(band) = prompt_band(state, view) else { return Vec::new() };
     let style = view.style(band.role);
+    let room = columns.saturating_sub(3);
+    let row = |text: &str| Row::new(view).text(format!("{} ", view.symbols.band), style).left(text, room, style).line();
+    let keys = (!band.keys.is_empty()).then(|| row(&band.keys));
+    wrap(&band.text, room).iter().map(|t| row(t)).chain(keys).collect()
+}
+
+pub fn prompt(frame: &mut Frame, area: Rect, state: &State, view: &View) {
+    let mut out = prompt_lines(usize::from(area.width), state, view);
     let rows = usize::from(area.height);
-    let columns = usize::from(area.width).saturating_sub(2);
-    let row = |text: &str| Row::new(view).text(format!("{} ", view.symbols.band), style).left(text, columns.saturating_sub(1), style).line();
-    let mut text = wrap(&band.text, columns.saturating_sub(1));
-    let room = rows.saturating_sub(usize::from(!band.keys.is_empty())).max(1);
-    if text.len() > room {
-        // What does not fit is in the log and on the details screen.
-        text.truncate(room);
-        if let Some(last) = text.last_mut() {
-            *last = cut(&format!("{last} {}", view.symbols.ellipsis), columns.saturating_sub(1), view.symbols.ellipsis);
-        }
-    }
-    let mut out: Vec<_> = text.iter().map(|t| row(t)).collect();
-    if !band.keys.is_empty() {
-        out.push(row(&band.keys));
+    if out.len() > rows && rows > 0 {
+        // The keys stay; what else does not fit is in the log and on the details screen.
+        out.drain(rows - 1..out.len() - 1);
     }
     lines(frame, area, out);
 }
@@ -195,7 +213,8 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
     let plain = !view.filtering && !matches!(view.modal, Some(view::Modal::Name { .. }));
     let used = |items: &[(&str, &str)]| items.iter().map(|(k, h)| width(k) + width(h) + 1 + gap.len()).sum::<usize>();
     for binding in keys::of(context).filter(|_| plain) {
-        let known = matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
+        let closes = matches!((binding.action, context), (Action::Details, Context::Details) | (Action::Log, Context::Log));
+        let known = closes || matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
         if known || (binding.action == Action::Swap && !small) || !view.enabled(binding.action, state) {
             continue;
         }

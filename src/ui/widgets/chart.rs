@@ -84,7 +84,7 @@ impl Chart<'_> {
         // The line is worth showing when the values are in its reach.
         let with_line = self.line.filter(|(at, _)| greatest.saturating_mul(8) >= *at);
         let top = ceiling(greatest.max(with_line.map_or(0, |(at, _)| at + at / 4)).max(1));
-        self.axes(frame, area, top, span, view);
+        axes(frame, area, top, span, view);
         let buffer = frame.buffer_mut();
         let mut mark_row = None;
         if let Some((at, text)) = with_line {
@@ -104,33 +104,33 @@ impl Chart<'_> {
             buffer.set_string(plot.x + 2, plot.y + plot.height / 2, "nothing measured yet", view.style(Role::Dim));
         }
     }
+}
 
-    fn axes(&self, frame: &mut Frame, area: Rect, top: u64, span: Duration, view: &View) {
-        let dim = view.style(Role::Dim);
-        let s = view.symbols;
-        let buffer = frame.buffer_mut();
-        let bottom = area.bottom() - 1;
-        for y in area.y..bottom {
-            let text = match y {
-                y if y == area.y => label(top),
-                y if y == area.y + (bottom - 1 - area.y) / 2 && bottom - area.y > 4 => label(top / 2),
-                y if y == bottom - 1 => label(0),
-                _ => String::new(),
-            };
-            buffer.set_string(area.x, y, format!("{text:>4}{}", s.axis_y), dim);
-        }
-        let width = usize::from(area.width - LABELS);
-        let mut axis: Vec<&str> = vec![s.axis_x; width];
-        let texts = [(0, ago(span)), (width / 2, ago(span / 2)), (width.saturating_sub(3), "now".into())];
-        let chars: Vec<(usize, String)> =
-            texts.iter().flat_map(|(at, text)| text.chars().enumerate().map(|(i, c)| (at + i, c.to_string())).collect::<Vec<_>>()).collect();
-        for (at, c) in &chars {
-            if let Some(cell) = axis.get_mut(*at) {
-                *cell = c;
-            }
-        }
-        buffer.set_string(area.x, bottom, format!("    {}{}", s.corner, axis.concat()), dim);
+fn axes(frame: &mut Frame, area: Rect, top: u64, span: Duration, view: &View) {
+    let dim = view.style(Role::Dim);
+    let s = view.symbols;
+    let buffer = frame.buffer_mut();
+    let bottom = area.bottom() - 1;
+    for y in area.y..bottom {
+        let text = match y {
+            y if y == area.y => label(top),
+            y if y == area.y + (bottom - 1 - area.y) / 2 && bottom - area.y > 4 => label(top / 2),
+            y if y == bottom - 1 => label(0),
+            _ => String::new(),
+        };
+        buffer.set_string(area.x, y, format!("{text:>4}{}", s.axis_y), dim);
     }
+    let width = usize::from(area.width - LABELS);
+    let mut axis: Vec<&str> = vec![s.axis_x; width];
+    let texts = [(0, ago(span)), (width / 2, ago(span / 2)), (width.saturating_sub(3), "now".into())];
+    let chars: Vec<(usize, String)> =
+        texts.iter().flat_map(|(at, text)| text.chars().enumerate().map(|(i, c)| (at + i, c.to_string())).collect::<Vec<_>>()).collect();
+    for (at, c) in &chars {
+        if let Some(cell) = axis.get_mut(*at) {
+            *cell = c;
+        }
+    }
+    buffer.set_string(area.x, bottom, format!("    {}{}", s.corner, axis.concat()), dim);
 }
 
 fn ago(d: Duration) -> String {

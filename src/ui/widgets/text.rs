@@ -41,6 +41,11 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(8);
     let mut lines = Vec::new();
     for paragraph in text.lines() {
+        // What fits stays as it is, with its blanks: SQL, columns.
+        if width(paragraph) <= columns {
+            lines.push(paragraph.to_owned());
+            continue;
+        }
         let indent: String = paragraph.chars().take_while(|c| *c == ' ').collect();
         let mut line = indent.clone();
         for word in paragraph.split_whitespace() {
@@ -146,8 +151,22 @@ pub fn lines(frame: &mut Frame, area: Rect, lines: Vec<Line<'static>>) {
     frame.render_widget(Paragraph::new(lines), area);
 }
 
+/// The beginning of the lines; where they do not fit, the last one says how to see all.
+pub fn preview(frame: &mut Frame, area: Rect, all: Vec<Line<'static>>, view: &View) {
+    shortened(frame, area, all, 0, " (enter)", view);
+}
+
+/// As many lines as fit; the last one counts the others.
+pub fn clipped(frame: &mut Frame, area: Rect, all: Vec<Line<'static>>, view: &View) {
+    shortened(frame, area, all, 0, "", view);
+}
+
 /// Lines with a scroll offset; the last line says how much follows.
 pub fn scrolled(frame: &mut Frame, area: Rect, all: Vec<Line<'static>>, offset: usize, view: &View) {
+    shortened(frame, area, all, offset, " (j, PgDn)", view);
+}
+
+fn shortened(frame: &mut Frame, area: Rect, all: Vec<Line<'static>>, offset: usize, key: &str, view: &View) {
     let height = usize::from(area.height);
     if height == 0 {
         return;
@@ -157,7 +176,7 @@ pub fn scrolled(frame: &mut Frame, area: Rect, all: Vec<Line<'static>>, offset: 
     let mut shown: Vec<_> = all.into_iter().skip(offset).take(height).collect();
     if below > 0 {
         shown.pop();
-        shown.push(Line::styled(format!("{} {} more lines (j, PgDn)", view.symbols.down, below + 1), view.style(Role::Dim)));
+        shown.push(Line::styled(format!(" {} {} more lines{key}", view.symbols.down, below + 1), view.style(Role::Dim)));
     }
     lines(frame, area, shown);
 }
@@ -235,6 +254,7 @@ mod tests {
     #[test]
     fn long_words_are_broken_and_indents_kept() {
         assert_eq!(wrap("  one two three", 9), ["  one two", "  three"]);
+        assert_eq!(wrap("a   b", 9), ["a   b"]);
         assert_eq!(wrap("abcdefghijkl", 8), ["abcdefgh", "ijkl"]);
     }
 

@@ -1,0 +1,360 @@
+//! What the tests of whole migrations stand on: two databases, and the real program as a child that can be watched, stopped and killed.
+
+use hyperlift::{
+    demo::{
+        compare::compare,
+        connect, execute, query_text,
+        servers::{Programs, Server, ServerOptions},
+    },
+    event::{Event, Stage, StageState, Stamped},
+    lsn::Lsn,
+};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, Command},
+    sync::{OnceCell, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_postgres::Client;
+
+/// Nothing that is waited for may take longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Looks again and again until `happened` says true. `what` names what is waited for.
+pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened().await {
+        assert!(Instant::now() < deadline, "{what}: has not happened in {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One database of a migration.
+pub struct Database {
+    pub name: String,
+    pub uri: String,
+}
+
+impl Database {
+    /// Runs one or more statements; without `begin` they are one transaction.
+    pub async fn execute(&self, sql: &str) {
+        if let Err(e) = execute(&self.uri, sql).await {
+            panic!("{e}, in: {sql}");
+        }
+    }
+
+    /// All rows as text, NULL as `∅`, values of a row separated by `|`.
+    pub async fn rows(&self, sql: &str) -> Vec<String> {
+        let rows = query_text(&self.uri, sql).await.unwrap_or_else(|e| panic!("{e}, in: {sql}"));
+        rows.iter().map(|row| row.iter().map(|v| v.as_deref().unwrap_or("∅")).collect::<Vec<_>>().join("|")).collect()
+    }
+
+    /// The one value of the one row.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self.rows(sql).await;
+        assert_eq!(rows.len(), 1, "{sql}: {rows:?}");
+        rows.into_iter().next().unwrap_or_default()
+    }
+
+    /// A session of its own, for transactions that stay open.
+    pub async fn session(&self) -> Client {
+        connect(&self.uri).await.unwrap()
+    }
+
+    /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
+    pub async fn schema(&self) -> BTreeSet<String> {
+        let program = Programs::newest().unwrap().bin.join("pg_dump");
+        let options = ["--schema-only", "--no-owner", "--no-privileges", "--no-publications"];
+        let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let about_the_session = |l: &&str| ["\\restrict", "\\unrestrict", "SET ", "SELECT pg_catalog.set_config"].iter().any(|s| l.starts_with(s));
+        let lines: Vec<&str> = text.lines().filter(|l| !about_the_session(l)).collect();
+        lines.join("\n").split("\n--\n").map(|entry| entry.trim().to_owned()).filter(|e| !e.contains("timescaledb")).collect()
+    }
+}
+
+/// Source and target; no table becomes a hypertable.
+pub struct Pair {
+    pub source: Database,
+    pub target: Database,
+    /// Of its own; `None` when the servers are those that all tests share.
+    own: Option<(Server, Server)>,
+}
+
+/// Never dropped: they end with the test process.
+static SHARED: OnceCell<(Server, Server)> = OnceCell::const_new();
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+async fn servers(source: ServerOptions) -> (Server, Server) {
+    let many =
+        |options: ServerOptions| options.setting("max_connections", "300").setting("max_replication_slots", "64").setting("max_wal_senders", "64");
+    // A target that has TimescaleDB, but does not preload it, is refused.
+    let timescale = Programs::newest().unwrap().has_timescale();
+    (Server::start(many(source)).await.unwrap(), Server::start(many(ServerOptions { timescale, ..ServerOptions::default() })).await.unwrap())
+}
+
+impl Pair {
+    /// Two empty databases on the servers that all tests share. Nobody may leave a transaction open there: slots of other databases
+    /// wait for it, too.
+    pub async fn shared() -> Self {
+        let (source, target) = SHARED.get_or_init(|| servers(ServerOptions::default())).await;
+        Self { source: database(source).await, target: database(target).await, own: None }
+    }
+
+    /// Two empty databases on servers of their own.
+    pub async fn own(source: ServerOptions) -> Self {
+        let (source, target) = servers(source).await;
+        Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
+    }
+
+    /// The source's own server.
+    pub fn source_server(&self) -> &Server {
+        &self.own.as_ref().expect("the servers are shared").0
+    }
+
+    /// Nothing differs between the two sides.
+    pub async fn assert_equal(&self) {
+        let differences = compare(&self.source.uri, &self.target.uri, None).await.unwrap();
+        assert!(differences.is_empty(), "{}", differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    }
+
+    /// Both sides have the same objects.
+    pub async fn assert_same_schema(&self) {
+        let (source, target) = (self.source.schema().await, self.target.schema().await);
+        let (lost, more): (Vec<_>, Vec<_>) = (source.difference(&target).collect(), target.difference(&source).collect());
+        assert!(lost.is_empty() && more.is_empty(), "only on the source: {lost:#?}\nonly on the target: {more:#?}");
+    }
+
+    /// Neither side holds anything of hyperlift.
+    pub async fn assert_untouched(&self) {
+        let slots = "select slot_name from pg_replication_slots where database = current_database()";
+        assert!(self.source.rows(slots).await.is_empty(), "a slot is left");
+        assert!(self.source.rows("select pubname from pg_publication").await.is_empty(), "a publication is left");
+        let ledger = "select nspname from pg_namespace where nspname = '_hyperlift'";
+        assert!(self.source.rows(ledger).await.is_empty() && self.target.rows(ledger).await.is_empty(), "the ledger is left");
+        let sessions = "select application_name from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";
+        for side in [&self.source, &self.target] {
+            until("the end of hyperlift's sessions", async || side.rows(sessions).await.is_empty()).await;
+        }
+    }
+}
+
+async fn database(server: &Server) -> Database {
+    let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    Database { uri: server.create_database(&name).await.unwrap(), name }
+}
+
+/// hyperlift with nothing of the caller's environment that it would read.
+pub fn hyperlift() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hyperlift"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("PG") || name.starts_with("HYPERLIFT_") || name == "SOURCE" || name == "TARGET" {
+            command.env_remove(&*name);
+        }
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A migration in a directory of its own, run by one process after the other.
+pub struct Migration {
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    run: Option<Run>,
+}
+
+/// One process.
+struct Run {
+    child: Child,
+    /// All its events; closed when its stdout is.
+    events: watch::Receiver<Vec<Event>>,
+    stderr: JoinHandle<String>,
+    /// Events that were looked at already.
+    seen: usize,
+}
+
+/// How a process ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stderr: String,
+    pub events: Vec<Event>,
+}
+
+impl Ended {
+    /// The exit code; none when it was killed.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    #[track_caller]
+    pub fn assert_code(&self, code: i32) {
+        assert_eq!(self.code(), Some(code), "{}\n{}", self.stderr, last(&self.events));
+    }
+}
+
+fn last(events: &[Event]) -> String {
+    let told = events.iter().rev().filter(|e| !e.is_progress()).take(25).collect::<Vec<_>>();
+    told.into_iter().rev().map(|e| format!("{e:?}\n")).collect()
+}
+
+impl Migration {
+    pub fn of(pair: &Pair) -> Self {
+        Self::between(&pair.source.uri, &pair.target.uri)
+    }
+
+    pub fn between(source_uri: &str, target_uri: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = ["migrate", "--json", "--yes", "--linger", "1", "--source", source_uri, "--target", target_uri, "--dir"];
+        let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        arguments.push(folder.path().join("work").display().to_string());
+        Self { folder, arguments, run: None }
+    }
+
+    /// With a plan, as TOML.
+    #[must_use]
+    pub fn plan(mut self, toml: &str) -> Self {
+        let path = self.folder.path().join("given.toml");
+        std::fs::write(&path, toml).unwrap();
+        self.arguments.extend(["--plan".into(), path.display().to_string()]);
+        self
+    }
+
+    /// With more of the command line.
+    #[must_use]
+    pub fn arguments(mut self, more: &[&str]) -> Self {
+        self.arguments.extend(more.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Where the process works.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// Starts a process that stays in catch-up for as long as it is let.
+    pub fn start(&mut self) {
+        self.spawn(&[]);
+    }
+
+    /// Starts a process that cuts over once the source is quiet.
+    pub fn start_with_cutover(&mut self) {
+        self.spawn(&["--cutover-when-ready", "--quiet-for", "1"]);
+    }
+
+    fn spawn(&mut self, more: &[&str]) {
+        assert!(self.run.is_none(), "one process at a time");
+        let mut child = hyperlift().args(&self.arguments).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut errors = child.stderr.take().unwrap();
+        let (sender, events) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // A killed process may leave half a line.
+                if let Ok(stamped) = serde_json::from_str::<Stamped>(&line) {
+                    sender.send_modify(|all| all.push(stamped.event));
+                }
+            }
+        });
+        let stderr = tokio::spawn(async move {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text).await;
+            text
+        });
+        self.run = Some(Run { child, events, stderr, seen: 0 });
+    }
+
+    /// Waits for the next event of the running process that fits.
+    pub async fn event(&mut self, what: &str, mut fits: impl FnMut(&Event) -> bool) -> Event {
+        let run = self.run.as_mut().expect("a process runs");
+        let seen = &mut run.seen;
+        let mut found = None;
+        let look = run.events.wait_for(|all| {
+            while found.is_none() && *seen < all.len() {
+                found = fits(&all[*seen]).then(|| all[*seen].clone());
+                *seen += 1;
+            }
+            found.is_some()
+        });
+        let in_time = timeout(PATIENCE, look).await.map(|looked| looked.is_ok());
+        if let Some(event) = found {
+            return event;
+        }
+        let why = if in_time.is_ok() { "the process ended" } else { "it has not come in time" };
+        let events = run.events.borrow().clone();
+        let ended = self.kill().await;
+        panic!("no event {what:?}: {why}\n{}\n{}", ended.stderr, last(&events));
+    }
+
+    pub async fn stage(&mut self, stage: Stage) {
+        let running = Event::StageChanged { stage, state: StageState::Running };
+        self.event(&format!("{stage:?}"), |e| *e == running).await;
+    }
+
+    /// Waits until the target holds everything that is committed on the source now.
+    pub async fn level_with(&mut self, source: &Database) {
+        let now: Lsn = source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+        self.event("level with the source", |e| matches!(e, Event::Replayed { applied, .. } if *applied >= now)).await;
+    }
+
+    /// Events of the running process so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.run.as_ref().map(|run| run.events.borrow().clone()).unwrap_or_default()
+    }
+
+    /// Waits for the end of the process.
+    pub async fn ended(&mut self) -> Ended {
+        let mut run = self.run.take().expect("a process runs");
+        let Ok(status) = timeout(PATIENCE, run.child.wait()).await else {
+            panic!("the process has not ended in time\n{}", last(&run.events.borrow()));
+        };
+        let stderr = run.stderr.await.unwrap();
+        // The stream is closed by now, or in a moment.
+        let _ = run.events.wait_for(|_| false).await;
+        let events = run.events.borrow().clone();
+        Ended { status: status.unwrap(), stderr, events }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) -> Ended {
+        self.run.as_mut().expect("a process runs").child.start_kill().ok();
+        self.ended().await
+    }
+
+    /// SIGTERM; it stops safely and can be continued.
+    pub async fn stop(&mut self) -> Ended {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.run.as_ref().and_then(|run| run.child.id()).expect("a process runs");
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Stops the process in catch-up and cuts over with a new one; both sides are clean afterwards.
+    pub async fn finish(&mut self, pair: &Pair) {
+        self.stop().await.assert_code(4);
+        self.cut_over(pair).await;
+    }
+
+    /// Runs to the end, with the cutover.
+    pub async fn cut_over(&mut self, pair: &Pair) -> Ended {
+        self.start_with_cutover();
+        let ended = self.ended().await;
+        ended.assert_code(0);
+        assert!(ended.events.iter().any(|e| matches!(e, Event::Completed { .. })), "{}", last(&ended.events));
+        pair.assert_untouched().await;
+        ended
+    }
+}
