@@ -66,6 +66,7 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
         slot: names.slot,
         publications: vec![names.publication, names.insert_only],
         system_id: m.record.source.system_id.clone(),
+        timeline: Arc::default(),
     };
     let receiver = Receiver::start(origin, m.work.spool(), start, confirmed, m.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
