@@ -250,13 +250,13 @@ pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
     Ok(row.get("root"))
 }
 
-/// OIDs of the leaves of a partition root.
-pub async fn leaves(client: &Client, oid: u32) -> Result<Vec<TableName>> {
+/// The leaves of a partition root.
+pub async fn leaves(client: &Client, root: &TableName) -> Result<Vec<TableName>> {
     let rows = client
         .query(
-            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree($1::oid::regclass) t
+            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree(to_regclass($1)) t
                join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace where t.isleaf",
-            &[&oid],
+            &[&root.sql()],
         )
         .await?;
     Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())

@@ -595,6 +595,9 @@ mod tests {
     #[test]
     fn the_branch_of_a_timeline_is_read_from_its_history() {
         let history = "1\t0/3000000\tno recovery target specified\n\n2\t1/5000060\tbefore 2000-01-01\n";
-        assert_eq!((branch_point(history, 1), branch_point(history, 2), branch_point(history, 3)), (Some(Lsn(0x300_0000)), Some(Lsn((1 << 32) + 0x500_0060)), None));
+        assert_eq!(
+            (branch_point(history, 1), branch_point(history, 2), branch_point(history, 3)),
+            (Some(Lsn(0x300_0000)), Some(Lsn((1 << 32) + 0x500_0060)), None)
+        );
     }
 }

@@ -20,7 +20,8 @@ use crate::{
         catalog,
         client::Client,
         ledger::{self, RelationState},
-        slot, target,
+        slot,
+        target::{self, TableKind},
     },
     plan::IdentityChoice,
     replay::{
@@ -73,10 +74,11 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     m.enter(Stage::CatchUp).await;
     let started = async {
         let source = m.source("lag").await?;
-        let (relations, positions) = replayed_relations(m, &replication).await?;
-        Ok::<_, Error>((source, relations, positions))
+        let router_source = m.source("router").await?;
+        let (relations, positions, leaves) = replayed_relations(m, &replication).await?;
+        Ok::<_, Error>((source, router_source, relations, positions, leaves))
     };
-    let (source, relations, positions) = match started.await {
+    let (source, router_source, relations, positions, leaves) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -119,7 +121,10 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         progress: router_progress,
         barriers: requests,
         paused: pausing,
-        source: m.source("router").await?,
+        source: router_source,
+        source_info: m.config.source.clone(),
+        migration: m.record.id.clone(),
+        leaves,
         cancel: cancel.clone(),
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
@@ -161,8 +166,9 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
     });
 }
 
-/// The relations as they were copied, with the shape of their tables on the target; and where each lane stands.
-async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>)> {
+/// The relations as they were copied, with the shape of their tables on the target; where each lane stands; and the leaves of
+/// partitioned tables, with the index of their relation.
+async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
     let client = m.target("catch-up").await?;
     let entries = ledger::relations(&client).await?;
     let mut relations = Vec::new();
@@ -184,7 +190,7 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
         };
         if m.plan.hypertable(&r.table).is_some() {
             shape.dimensions = hypertables::dimension_columns(&client, &r.table).await?;
-            shape.has_children = true;
+            shape.kind = TableKind::Hypertable;
         }
         relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
@@ -193,7 +199,11 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
     for lane in 0..lanes {
         positions.push(ledger::lane_position(&client, lane).await?);
     }
-    Ok((relations, positions))
+    let mut leaves = HashMap::new();
+    for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
+        leaves.extend(catalog::leaves(&client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
+    }
+    Ok((relations, positions, leaves))
 }
 
 /// What happened while replay was driven.

@@ -145,6 +145,8 @@ struct Shared {
     config: Arc<Config>,
     reporter: Reporter,
     asker: Asker,
+    /// TimescaleDB refuses ONLY on these.
+    hypertables: HashSet<TableName>,
     /// `hyperlift/<id>/`
     prefix: String,
     horizon: u64,
@@ -161,7 +163,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
     let mut to_index = Vec::new();
     let (jobs_sender, jobs) = mpsc::unbounded_channel();
     for r in relations {
-        let leaves = if r.partitioned { catalog::leaves(&source, r.oid).await? } else { Vec::new() };
+        let leaves = if r.partitioned { catalog::leaves(&source, &r.table).await? } else { Vec::new() };
         let mut tables = leaves;
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
@@ -221,6 +223,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
         config: m.config.clone(),
         reporter: m.reporter.clone(),
         asker,
+        hypertables: m.plan.hypertables.iter().map(|h| h.table.clone()).collect(),
         prefix: m.application(""),
         horizon,
         jobs: jobs_sender,
@@ -413,8 +416,9 @@ async fn attempt(shared: &Shared, task: &Task, so_far: &mut (u64, u64)) -> Resul
     let mut source = open_source(shared, relation).await?;
     shared.reporter.report(report(TableState::Copying, 0, 0)).await;
     let mut target = Wire::open(&shared.config.target, Side::Target, &format!("{}copy-{}", shared.prefix, relation.oid)).await?;
+    let only = if relation.partitioned || shared.hypertables.contains(table) { "" } else { "only " };
     // What a killed run left is undone together with its ledger rows; the lock waits for its session's end.
-    target.simple(&format!("begin; truncate table {}; {}", table.sql(), ledger::forget_copy(relation.oid))).await.map_err(|e| e.context("target"))?;
+    target.simple(&format!("begin; truncate table {only}{}; {}", table.sql(), ledger::forget_copy(relation.oid))).await.map_err(|e| e.context("target"))?;
     let list = idents(&source.columns);
     let (mut rows_out, mut bytes) = (0, 0);
     if source.columns.is_empty() {
