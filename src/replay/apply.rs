@@ -380,7 +380,7 @@ mod tests {
             ]
         );
         let stays = change(&["id", "ts"], Operation::Update { old: None, new: new.clone() });
-        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update only public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5"]);
+        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5"]);
         // It does not: the new time is tried first.
         let unknown = change(&["id"], Operation::Update { old: None, new });
         let statements = sql(&work(&unknown, &ht).unwrap());

@@ -85,6 +85,7 @@ pub struct Receiver {
     applied: watch::Sender<Lsn>,
     task: JoinHandle<Result<()>>,
     cancel: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl Receiver {
@@ -109,13 +110,18 @@ impl Receiver {
         let cancel = cancel.child_token();
         let spooler = Spooler::start(writer, spool_dir, status_sender.clone(), applied_receiver);
         let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, cancel: cancel.clone() };
-        let task = tokio::spawn(session.run());
-        Ok(Self { status, wanted, applied, task, cancel })
+        let ended = CancellationToken::new();
+        let over = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _over = over;
+            session.run().await
+        });
+        Ok(Self { status, wanted, applied, task, cancel, ended })
     }
 
     /// A handle for waiting that does not borrow the receiver.
     pub fn reacher(&self) -> Reacher {
-        Reacher { wanted: self.wanted.clone(), status: self.status.clone() }
+        Reacher { wanted: self.wanted.clone(), status: self.status.clone(), ended: self.ended.clone() }
     }
 
     /// Everything up to here is durable on the target: older segments may go.
@@ -129,6 +135,11 @@ impl Receiver {
 
     pub fn has_ended(&self) -> bool {
         self.task.is_finished()
+    }
+
+    /// Cancelled once the receiver has ended, for whatever reason.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Ends the session in order: the slot is free when this returns.
@@ -148,6 +159,7 @@ impl Drop for Receiver {
 pub struct Reacher {
     wanted: watch::Sender<Lsn>,
     status: watch::Receiver<Status>,
+    ended: CancellationToken,
 }
 
 impl Reacher {
@@ -158,9 +170,9 @@ impl Reacher {
             *w = lsn.max(*w);
             raise
         });
-        match self.status.wait_for(|s| s.end.lsn >= lsn).await {
-            Ok(status) => Ok(status.clone()),
-            Err(_) => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
+        tokio::select! {
+            Ok(status) = self.status.wait_for(|s| s.end.lsn >= lsn) => Ok(status.clone()),
+            () = self.ended.cancelled() => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
         }
     }
 }
