@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, idents},
-    pg::target::{Equality, TargetColumn},
+    pg::target::{Equality, TableKind, TargetColumn},
 };
 
 /// A statement with its parameters, in text; `None` is NULL.
@@ -83,7 +83,7 @@ pub fn work(change: &Change, relation: &Relation) -> Result<Work> {
     Ok(match &change.operation {
         Operation::Insert { new } => Work::One(insert(message, relation, new)?),
         Operation::Delete { kind, old } => {
-            let mut b = Builder::new(format!("delete from {} where ", relation.table.sql()));
+            let mut b = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
             matching(&mut b, message, relation, &Row { kind: *kind, values: old })?;
             Work::One(b.step())
         }
@@ -125,7 +125,7 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
     };
     let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
     let in_place = || -> Result<Step> {
-        let mut b = Builder::new(format!("update {} set ", relation.table.sql()));
+        let mut b = Builder::new(format!("update {}{} set ", relation.target.only(), relation.table.sql()));
         for (n, i) in changed.iter().enumerate() {
             let p = b.parameter(text(&new[*i]));
             let comma = if n > 0 { ", " } else { "" };
@@ -157,7 +157,7 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
 /// DELETE and INSERT. Values that the stream does not have come from the deleted row; two statements, because not every version of
 /// TimescaleDB plans them as one.
 fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple, in_place: Option<Step>) -> Result<Move> {
-    let mut delete = Builder::new(format!("delete from {} where ", relation.table.sql()));
+    let mut delete = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
     matching(&mut delete, message, relation, row)?;
     let mut complete = new.clone();
     let mut kept = Vec::new();
@@ -200,9 +200,8 @@ fn matching(b: &mut Builder, message: &RelationMessage, relation: &Relation, row
         return Err(Error::failed(format!("{}: the stream names no key for a changed row", relation.table))
             .hint("the table has no replica identity any more; settle it on the source and copy the table again"));
     }
-    let name = if relation.target.has_children { "(tableoid, ctid)" } else { "ctid" };
-    let columns = name.trim_matches(['(', ')']);
-    b.push(&format!("{name} = (select {columns} from {} where ", relation.table.sql()));
+    let (name, columns) = if relation.target.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
+    b.push(&format!("{name} = (select {columns} from {}{} where ", relation.target.only(), relation.table.sql()));
     if message.columns.is_empty() {
         b.push("true");
     }
@@ -310,7 +309,7 @@ mod tests {
                 .into(),
                 primary_key: primary_key.iter().map(|s| (*s).to_owned()).collect(),
                 dimensions: dimensions.iter().map(|s| (*s).to_owned()).collect(),
-                has_children: !dimensions.is_empty(),
+                kind: if dimensions.is_empty() { TableKind::Plain } else { TableKind::Hypertable },
                 deferrable: false,
             },
         }
@@ -338,7 +337,7 @@ mod tests {
     fn c_5_unchanged_toast_is_left_out_of_the_update() {
         let c = change(&["id"], Operation::Update { old: None, new: vec![v("1"), v("2"), Value::Null, Value::Unchanged] });
         let w = work(&c, &relation(&[], &["id"])).unwrap();
-        assert_eq!(sql(&w), ["update public.t set id = $1, ts = $2, n = $3 where id = $4"]);
+        assert_eq!(sql(&w), ["update only public.t set id = $1, ts = $2, n = $3 where id = $4"]);
     }
 
     #[test]
@@ -359,11 +358,11 @@ mod tests {
         assert_eq!(
             sql(&work(&c, &relation(&[], &[])).unwrap()),
             [
-                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
+                "delete from only public.t where ctid = (select ctid from only public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
             ]
         );
         // With a primary key on the target the key is enough.
-        assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from public.t where id = $1"]);
+        assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1"]);
     }
 
     #[test]
