@@ -8,4 +8,5 @@ mod migrate;
 mod refusals;
 mod runner;
 mod support;
+mod terminal;
 mod wire;
