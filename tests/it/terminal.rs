@@ -1,10 +1,12 @@
 //! The program in a terminal, as an operator sees and drives it.
 
+use super::demo_run::expect_nothing_left;
 use super::runner::eventually;
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -15,10 +17,11 @@ const CALM: Duration = Duration::from_millis(600);
 /// `hyperlift demo` in a terminal of its own; its servers and files lie in a folder of its own.
 struct Terminal {
     child: Box<dyn Child + Send + Sync>,
-    master: Box<dyn MasterPty + Send>,
-    keyboard: Box<dyn Write + Send>,
+    /// Both are gone once it has hung up.
+    lines: Option<(Box<dyn MasterPty + Send>, Box<dyn Write + Send>)>,
+    hung_up: Arc<AtomicBool>,
     screen: Arc<Mutex<vt100::Parser>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 fn size(columns: u16, rows: u16) -> (NonZeroU16, NonZeroU16) {
@@ -52,14 +55,18 @@ impl Terminal {
         let (rows, columns) = size(120, 36);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 200)));
         let (mut reader, shown) = (pty.master.try_clone_reader().unwrap(), Arc::clone(&screen));
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&hung_up);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+            while let Ok(n @ 1..) = reader.read(&mut buffer)
+                && !gone.load(Ordering::Relaxed)
+            {
                 shown.lock().unwrap_or_else(PoisonError::into_inner).process(&buffer[..n]);
             }
         });
         let keyboard = pty.master.take_writer().unwrap();
-        Self { child, master: pty.master, keyboard, screen, _folder: folder }
+        Self { child, lines: Some((pty.master, keyboard)), hung_up, screen, folder }
     }
 
     fn look<T>(&self, at: impl FnOnce(&vt100::Screen) -> T) -> T {
@@ -93,8 +100,9 @@ impl Terminal {
     }
 
     fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
-        self.keyboard.flush().unwrap();
+        let (_, keyboard) = self.lines.as_mut().unwrap();
+        keyboard.write_all(keys.as_bytes()).unwrap();
+        keyboard.flush().unwrap();
     }
 
     /// Waits for a stage's prompt and answers it.
@@ -106,11 +114,17 @@ impl Terminal {
     fn resize(&mut self, columns: u16, rows: u16) {
         let (height, width) = size(columns, rows);
         self.screen.lock().unwrap_or_else(PoisonError::into_inner).screen_mut().set_size(height, width);
-        self.master.resize(pty_size(columns, rows)).unwrap();
+        self.lines.as_ref().unwrap().0.resize(pty_size(columns, rows)).unwrap();
     }
 
-    /// Waits for the end; the terminal has to be as it was before.
-    async fn end(&mut self) -> (u32, String) {
+    /// The window is closed, or the connection lost: nobody holds the other end of the terminal any more.
+    fn hang_up(&mut self) {
+        // the reader goes with what it reads next
+        self.hung_up.store(true, Ordering::Relaxed);
+        self.lines = None;
+    }
+
+    async fn exit_code(&mut self) -> u32 {
         let child = &mut self.child;
         let mut code = None;
         eventually("the program ends", async || {
@@ -118,10 +132,16 @@ impl Terminal {
             code.is_some()
         })
         .await;
+        code.unwrap()
+    }
+
+    /// Waits for the end; the terminal has to be as it was before.
+    async fn end(&mut self) -> (u32, String) {
+        let code = self.exit_code().await;
         let restored = |screen: &vt100::Screen| !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste();
         let screen = Arc::clone(&self.screen);
         eventually("the terminal is given back", async || restored(screen.lock().unwrap_or_else(PoisonError::into_inner).screen())).await;
-        (code.unwrap(), self.text())
+        (code, self.text())
     }
 }
 
@@ -204,4 +224,19 @@ async fn q_twice_stops_safely_on_a_terminal_that_changes_its_size() {
     for part in ["STOPPED at Catch-up after", "stays on the source and holds WAL", "continue  hyperlift --dir", "give up   hyperlift clean --dir"] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_terminal_that_goes_away_stops_the_migration_safely() {
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/plan.toml");
+    let work = tempfile::tempdir().unwrap();
+    let dir = work.path().join("work");
+    let mut terminal = Terminal::demo(&["--yes", "--plan", plan, "--dir", dir.to_str().unwrap()]);
+    terminal.shows(&["▶6 Catch-up", "Source DB - Target DB"]).await;
+    terminal.hang_up();
+    assert_eq!(terminal.exit_code().await, 4);
+    let journal = std::fs::read_to_string(dir.join("journal.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["stage"]), (&"stopped".into(), &"catch_up".into()), "{last}");
+    expect_nothing_left(terminal.folder.path()).await;
 }
