@@ -296,6 +296,34 @@ pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
     Ok(row.get("root"))
 }
 
+/// A foreign key between two tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    pub name: String,
+    pub from: TableName,
+    pub to: TableName,
+}
+
+/// All foreign keys, those of partitions as part of their roots'.
+pub async fn foreign_keys(client: &Client) -> Result<Vec<ForeignKey>> {
+    let rows = client
+        .query(
+            "select f.conname::text as name, fn.nspname::text as from_schema, fc.relname::text as from_name,
+                    tn.nspname::text as to_schema, tc.relname::text as to_name
+               from pg_constraint f
+               join pg_class fc on fc.oid = f.conrelid join pg_namespace fn on fn.oid = fc.relnamespace
+               join pg_class tc on tc.oid = f.confrelid join pg_namespace tn on tn.oid = tc.relnamespace
+              where f.contype = 'f' and f.conparentid = 0 order by 2, 3, 1",
+            &[],
+        )
+        .await?;
+    let table = |r: &tokio_postgres::Row, schema: &str, name: &str| TableName::new(r.get::<_, &str>(schema), r.get::<_, &str>(name));
+    Ok(rows
+        .iter()
+        .map(|r| ForeignKey { name: r.get("name"), from: table(r, "from_schema", "from_name"), to: table(r, "to_schema", "to_name") })
+        .collect())
+}
+
 /// The leaves of a partition root.
 pub async fn leaves(client: &Client, root: &TableName) -> Result<Vec<TableName>> {
     let rows = client
