@@ -50,15 +50,13 @@ pub struct Replication {
 pub async fn run(m: &mut Migration) -> Result<Replication> {
     m.enter(Stage::Copy).await;
     let source = m.source("copy").await?;
-    let relations = catalog::relations(&source).await?;
-    let (start, confirmed) = slot::prepare(m, &relations).await?;
-    let schema = m.unless_stopped(schema::dump(m)).await?;
-    if m.record.schema.as_ref() != Some(&schema.digest) && !m.is_finished(Stage::Copy) {
-        return Err(Error::refused("the source's schema changed since it was restored on the target")
-            .hint("make the same change on the target and delete \"schema\" from migration.json, or run `hyperlift clean`, empty the target database and start again"));
+    let found = catalog::relations(&source).await?;
+    let relations = in_scope(m, found.clone()).await?;
+    for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
+        m.notice(Level::Warn, format!("{} was made on the source after the copy: it is not part of this migration", r.table)).await;
     }
-    // The cutover's objects must be known even if the source is gone by then.
-    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    let (start, confirmed) = slot::prepare(m, &relations).await?;
+    let statements = statements(m).await?;
     let names = Names::of(&m.record.id);
     let origin = Origin {
         source: m.config.source.clone(),
@@ -74,15 +72,39 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     plan_lanes(m, &mut target, &relations).await?;
     let entries = ledger::relations(&target).await?;
     drop(target);
-    let copied = copy_all(m, &relations, &entries, &schema.statements).await;
+    let copied = copy_all(m, &relations, &entries, &statements).await;
     if let Err(e) = copied {
         watcher.abort();
         receiver.stop().await.ok();
         return Err(e);
     }
-    rest_of_indexes(m, &schema.statements).await?;
+    rest_of_indexes(m, &statements).await?;
     m.finish(Stage::Copy).await?;
-    Ok(Replication { receiver, relations, statements: schema.statements, watcher })
+    Ok(Replication { receiver, relations, statements, watcher })
+}
+
+/// The relations of this migration: all tables until the copy is finished, those that were copied from then on.
+pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
+    if m.is_finished(Stage::Copy) {
+        let known = ledger::relations(&m.target("scope").await?).await?;
+        relations.retain(|r| known.contains_key(&r.oid));
+    }
+    Ok(relations)
+}
+
+/// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
+async fn statements(m: &Migration) -> Result<Vec<Statement>> {
+    if m.is_finished(Stage::Copy) {
+        return cutover::statements(m);
+    }
+    let schema = m.unless_stopped(schema::dump(m)).await?;
+    if m.record.schema.as_ref() != Some(&schema.digest) {
+        return Err(Error::refused("the source's schema changed since it was restored on the target")
+            .hint("make the same change on the target and delete \"schema\" from migration.json, or run `hyperlift clean`, empty the target database and start again"));
+    }
+    // The cutover's objects must be known even if the source is gone by then.
+    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    Ok(schema.statements)
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.
