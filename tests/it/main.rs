@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod bare_server;
+mod changes;
 mod demo;
 mod migrate;
 mod refusals;
