@@ -39,7 +39,6 @@ pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
 
 /// One database of a migration.
 pub struct Database {
-    pub name: String,
     pub uri: String,
 }
 
@@ -150,7 +149,7 @@ impl Pair {
 
 async fn database(server: &Server) -> Database {
     let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    Database { uri: server.create_database(&name).await.unwrap(), name }
+    Database { uri: server.create_database(&name).await.unwrap() }
 }
 
 /// hyperlift with nothing of the caller's environment that it would read.
@@ -306,11 +305,6 @@ impl Migration {
         self.event("level with the source", |e| matches!(e, Event::Replayed { applied, .. } if *applied >= now)).await;
     }
 
-    /// Events of the running process so far.
-    pub fn events(&self) -> Vec<Event> {
-        self.run.as_ref().map(|run| run.events.borrow().clone()).unwrap_or_default()
-    }
-
     /// Waits for the end of the process.
     pub async fn ended(&mut self) -> Ended {
         let mut run = self.run.take().expect("a process runs");
@@ -357,4 +351,20 @@ impl Migration {
         pair.assert_untouched().await;
         ended
     }
+}
+
+/// Migrates tables, makes changes while replay runs, each string a transaction of its own, and cuts over.
+pub async fn migrated_with_changes(schema: &str, plan: &str, changes: &[&str]) -> Pair {
+    let pair = Pair::shared().await;
+    pair.source.execute(schema).await;
+    let mut migration = Migration::of(&pair).plan(plan);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    for change in changes {
+        pair.source.execute(change).await;
+    }
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    pair
 }
