@@ -4,6 +4,7 @@ mod bare_server;
 mod changes;
 mod demo;
 mod migrate;
+mod names;
 mod races;
 mod refusals;
 mod support;
