@@ -6,6 +6,7 @@ mod demo;
 mod demo_run;
 mod hypertables;
 mod migrate;
+mod names;
 mod races;
 mod refusals;
 mod runner;

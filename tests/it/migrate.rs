@@ -201,10 +201,11 @@ async fn r_1_killed_in_the_cutover_it_completes() {
 
 #[tokio::test]
 async fn a_stop_at_any_place_exits_with_4_and_can_be_continued() {
+    type Place = (&'static str, fn(&Event) -> bool);
     let pair = Pair::shared().await;
     data::load(&pair.source.uri, Size::TINY).await.unwrap();
     let mut migration = Migration::of(&pair).plan(DEMO_PLAN);
-    let places: [(&str, fn(&Event) -> bool); 5] = [
+    let places: [Place; 5] = [
         ("preflight", |e| matches!(e, Event::Checked { .. })),
         ("schema", |e| matches!(e, Event::SchemaProgress { done: 3.., .. })),
         ("slot", |e| matches!(e, Event::SlotCreated { .. })),

@@ -75,8 +75,13 @@ impl Database {
         let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
-        let about_the_session = |l: &&str| ["\\restrict", "\\unrestrict", "SET ", "SELECT pg_catalog.set_config"].iter().any(|s| l.starts_with(s));
-        let lines: Vec<&str> = text.lines().filter(|l| !about_the_session(l)).collect();
+        let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
+        let of_the_session = |l: &&str| {
+            l.starts_with("SET ")
+                || l.starts_with("SELECT pg_catalog.set_config")
+                || l.strip_prefix('\\').is_some_and(|l| !token.is_empty() && l.ends_with(token))
+        };
+        let lines: Vec<&str> = text.split('\n').filter(|l| !of_the_session(l)).collect();
         lines.join("\n").split("\n--\n").map(|entry| entry.trim().to_owned()).filter(|e| !e.contains("timescaledb")).collect()
     }
 }
@@ -203,7 +208,7 @@ impl Ended {
 
 fn last(events: &[Event]) -> String {
     let told = events.iter().rev().filter(|e| !e.is_progress()).take(25).collect::<Vec<_>>();
-    told.into_iter().rev().map(|e| format!("{e:?}\n")).collect()
+    told.into_iter().rev().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Migration {
