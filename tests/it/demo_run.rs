@@ -1,13 +1,12 @@
 //! `hyperlift demo` without hands: the whole way on servers of its own, and nothing left behind.
 
 use super::runner::{eventually, program};
-use hyperlift::demo::servers::Programs;
 use hyperlift::demo::timescale::{TimescaleKind, timescale_kinds};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use tempfile::TempDir;
 
 /// A demo whose servers and files all lie in one folder.
@@ -17,13 +16,12 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(prepare: impl FnOnce(&mut Command)) -> Self {
+    fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // the servers may run as another user
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let mut command = program();
-        command.args(["demo", "--plain", "--size", "0.05"]).env("TMPDIR", folder.path());
-        prepare(&mut command);
+        command.args(["demo", "--plain", "--size", "0.05"]).args(arguments).env("TMPDIR", folder.path());
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child, folder }
     }
@@ -78,40 +76,19 @@ fn expect_success(text: &str) {
 
 #[tokio::test]
 async fn the_demo_runs_through_without_hands_and_leaves_nothing() {
-    let text = Demo::start(|_| {}).finish().await;
+    let text = Demo::start(&[]).finish().await;
     expect_success(&text);
     for part in ["[WATCH] Source DB - Target DB => 0MB", "Syncing last LSN in Source DB to Target DB ...", "COMPLETED", "2 of them hypertables"] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
 }
 
-/// PostgreSQL under another version's name: TimescaleDB is installed for a version, so it is not found there.
-fn without_timescale(programs: &Programs) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let script = |name: &str, text: String| {
-        let path = folder.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
-    };
-    for name in ["initdb", "pg_ctl", "pg_resetwal"] {
-        script(name, format!("exec '{}' \"$@\"", programs.bin.join(name).display()));
-    }
-    script("postgres", "echo 'postgres (PostgreSQL) 9.0'".to_owned());
-    folder
-}
-
 #[tokio::test]
-async fn the_demo_takes_pglite_where_no_timescaledb_is_installed() {
+async fn the_demo_runs_through_on_pglite_and_leaves_nothing() {
     if !timescale_kinds().await.contains(&TimescaleKind::Pglite) {
         return;
     }
-    let bin = without_timescale(&Programs::newest().unwrap());
-    let text = Demo::start(|command| {
-        command.env("HYPERLIFT_PG_BIN", bin.path()).env_remove("HYPERLIFT_TEST_TIMESCALE");
-    })
-    .finish()
-    .await;
+    let text = Demo::start(&["--on", "pglite"]).finish().await;
     assert!(text.contains("demo: target: TimescaleDB in PGlite"), "{text}");
     expect_success(&text);
     assert!(text.contains("2 of them hypertables"), "{text}");
@@ -119,7 +96,7 @@ async fn the_demo_takes_pglite_where_no_timescaledb_is_installed() {
 
 #[tokio::test]
 async fn a_demo_that_is_killed_leaves_no_server_and_no_folder() {
-    let mut demo = Demo::start(|_| {});
+    let mut demo = Demo::start(&[]);
     let mut lines = BufReader::new(demo.child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().ends_with("stage=catch-up running")), "the demo ended early");
     demo.child.kill().unwrap();
