@@ -123,17 +123,14 @@ async fn run(program: &PgDump, source: &Conninfo, section: &str) -> Result<Strin
     Ok(clean(&text))
 }
 
-/// Takes out psql's meta commands: `\restrict TOKEN`, the `\unrestrict` of the same token, and `\connect`.
+/// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. Other lines that look like
+/// them stand in texts and bodies of functions; pg_dump writes no others.
 fn clean(text: &str) -> String {
-    let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).map(str::trim);
-    text.lines()
-        .filter(|l| {
-            let end = token.is_some_and(|t| l.strip_prefix("\\unrestrict ").is_some_and(|u| u.trim() == t));
-            let start = token.is_some_and(|t| l.strip_prefix("\\restrict ").is_some_and(|u| u.trim() == t));
-            !(start || end || l.starts_with("\\connect "))
-        })
-        .flat_map(|l| [l, "\n"])
-        .collect()
+    let mut header = text.lines().take_while(|l| l.is_empty() || l.starts_with("--") || l.starts_with('\\'));
+    let token = header.find_map(|l| l.strip_prefix("\\restrict ")).map(str::trim);
+    let command = |line: &str| token.is_some_and(|t| ["\\restrict ", "\\unrestrict "].iter().any(|c| line.strip_prefix(c).map(str::trim) == Some(t)));
+    // Line ends stay as they are: a function's body may have carriage returns.
+    text.split_inclusive('\n').filter(|l| !command(l)).collect()
 }
 
 /// The whole schema, in the order of the dump; with a digest by which a changed schema is noticed.
@@ -446,8 +443,9 @@ mod tests {
 
     #[test]
     fn meta_commands_are_taken_out_and_only_they() {
-        let text = "\\restrict abc\nselect 1;\ncreate function f() as $$\n\\unrestrict other\n$$;\n\\unrestrict abc\n";
-        assert_eq!(clean(text), "select 1;\ncreate function f() as $$\n\\unrestrict other\n$$;\n");
+        let function = "select 1;\ncreate function f() as $$\n\\restrict x\n\\connect other\r\n\\unrestrict other\n$$;\n";
+        assert_eq!(clean(&format!("--\n-- dump\n--\n\n\\restrict abc\n{function}\\unrestrict abc\n")), format!("--\n-- dump\n--\n\n{function}"));
+        assert_eq!(clean(function), function);
     }
 
     #[test]

@@ -50,22 +50,13 @@ pub struct Replication {
 pub async fn run(m: &mut Migration) -> Result<Replication> {
     m.enter(Stage::Copy).await;
     let source = m.source("copy").await?;
-    let relations = planned_relations(m, catalog::relations(&source).await?).await?;
+    let found = catalog::relations(&source).await?;
+    let relations = in_scope(m, found.clone()).await?;
+    for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
+        m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
+    }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
-    let schema = m.unless_stopped(schema::dump(m)).await?;
-    if m.record.schema.as_ref().is_some_and(|known| *known != schema.digest) && !m.is_finished(Stage::Copy) {
-        return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
-            "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start anew",
-            m.work.path().display()
-        )));
-    }
-    m.record.schema = Some(schema.digest.clone());
-    if m.record.shapes.is_empty() {
-        m.record.shapes = catalog::shapes(&source).await?;
-    }
-    m.save()?;
-    // The cutover's objects must be known even if the source is gone by then.
-    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    let statements = statements(m, &source).await?;
     let mut target = m.target("copy").await?;
     plan_lanes(&mut target, &relations).await?;
     let entries = ledger::relations(&target).await?;
@@ -75,8 +66,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
         result = async {
-            copy_all(m, &relations, &entries, &schema.statements).await?;
-            rest_of_indexes(m, &schema.statements).await
+            copy_all(m, &relations, &entries, &statements).await?;
+            rest_of_indexes(m, &statements).await
         } => result,
         () = ended.cancelled() => {
             let why = status.borrow().broken.clone().unwrap_or_default();
@@ -89,7 +80,7 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
         return Err(e);
     }
     m.finish(Stage::Copy).await?;
-    Ok(Replication { receiver, relations, statements: schema.statements, watcher })
+    Ok(Replication { receiver, relations, statements, watcher })
 }
 
 /// Where the stream of this migration comes from.
@@ -105,24 +96,44 @@ pub fn origin(m: &Migration) -> Origin {
     }
 }
 
-/// The relations of this migration: all at first, then those that it began with. A table that came later is in no publication.
-async fn planned_relations(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Relation>> {
-    let target = m.target("copy").await?;
-    let known = ledger::relations(&target).await?;
+/// The relations of this migration: all at first; once they are published, those that it began with. A table that came later is in no
+/// publication.
+pub async fn in_scope(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Relation>> {
+    if m.record.slot.is_none() {
+        return Ok(relations);
+    }
+    let known = ledger::relations(&m.target("scope").await?).await?;
     if known.is_empty() {
         return Ok(relations);
     }
-    for r in &relations {
-        match known.get(&r.oid) {
-            Some(entry) if entry.table != r.table => {
-                return Err(Error::refused(format!("{} was renamed to {} on the source", entry.table, r.table))
-                    .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
-            }
-            Some(_) => {}
-            None => m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await,
-        }
+    let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
+    if let Some((was, is)) = renamed {
+        return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
+            .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
     }
     Ok(relations.into_iter().filter(|r| known.contains_key(&r.oid)).collect())
+}
+
+/// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
+async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>> {
+    if m.is_finished(Stage::Copy) {
+        return cutover::statements(m);
+    }
+    let schema = m.unless_stopped(schema::dump(m)).await?;
+    if m.record.schema.as_ref().is_some_and(|known| *known != schema.digest) {
+        return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
+            "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start anew",
+            m.work.path().display()
+        )));
+    }
+    m.record.schema = Some(schema.digest.clone());
+    if m.record.shapes.is_empty() {
+        m.record.shapes = catalog::shapes(source).await?;
+    }
+    m.save()?;
+    // The cutover's objects must be known even if the source is gone by then.
+    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    Ok(schema.statements)
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.

@@ -213,7 +213,7 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     Ok(set)
 }
 
-fn statements(m: &Migration) -> Result<Vec<Statement>> {
+pub fn statements(m: &Migration) -> Result<Vec<Statement>> {
     let path = m.work.path().join(STATEMENTS);
     let text =
         std::fs::read(&path).map_err(|e| Error::failed(format!("cannot read {}: {e}", path.display())).hint("restore the file from a backup"))?;

@@ -1,5 +1,6 @@
 //! Stage 2: the replica-identity checklist (I10). A table without a usable identity never enters the publication of updates.
 
+use super::copy;
 use crate::{
     error::{Error, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
@@ -20,9 +21,9 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Identity).await;
     let source = m.source("identity").await?;
     loop {
-        let relations = catalog::relations(&source).await?;
+        let relations = copy::in_scope(m, catalog::relations(&source).await?).await?;
         apply_plan(m, &source, &relations).await?;
-        let relations = catalog::relations(&source).await?;
+        let relations = copy::in_scope(m, catalog::relations(&source).await?).await?;
         let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, m)).collect();
         m.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
         let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();

@@ -1,10 +1,13 @@
 //! Tests against real servers.
 
 mod bare_server;
+mod changes;
 mod demo;
 mod demo_run;
 mod hypertables;
 mod migrate;
+mod names;
+mod races;
 mod refusals;
 mod runner;
 mod support;

@@ -39,7 +39,6 @@ pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
 
 /// One database of a migration.
 pub struct Database {
-    pub name: String,
     pub uri: String,
 }
 
@@ -76,8 +75,13 @@ impl Database {
         let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
-        let about_the_session = |l: &&str| ["\\restrict", "\\unrestrict", "SET ", "SELECT pg_catalog.set_config"].iter().any(|s| l.starts_with(s));
-        let lines: Vec<&str> = text.lines().filter(|l| !about_the_session(l)).collect();
+        let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
+        let of_the_session = |l: &&str| {
+            l.starts_with("SET ")
+                || l.starts_with("SELECT pg_catalog.set_config")
+                || l.strip_prefix('\\').is_some_and(|l| !token.is_empty() && l.ends_with(token))
+        };
+        let lines: Vec<&str> = text.split('\n').filter(|l| !of_the_session(l)).collect();
         lines.join("\n").split("\n--\n").map(|entry| entry.trim().to_owned()).filter(|e| !e.contains("timescaledb")).collect()
     }
 }
@@ -150,7 +154,7 @@ impl Pair {
 
 async fn database(server: &Server) -> Database {
     let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    Database { uri: server.create_database(&name).await.unwrap(), name }
+    Database { uri: server.create_database(&name).await.unwrap() }
 }
 
 /// hyperlift with nothing of the caller's environment that it would read.
@@ -204,7 +208,7 @@ impl Ended {
 
 fn last(events: &[Event]) -> String {
     let told = events.iter().rev().filter(|e| !e.is_progress()).take(25).collect::<Vec<_>>();
-    told.into_iter().rev().map(|e| format!("{e:?}\n")).collect()
+    told.into_iter().rev().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Migration {
@@ -306,11 +310,6 @@ impl Migration {
         self.event("level with the source", |e| matches!(e, Event::Replayed { applied, .. } if *applied >= now)).await;
     }
 
-    /// Events of the running process so far.
-    pub fn events(&self) -> Vec<Event> {
-        self.run.as_ref().map(|run| run.events.borrow().clone()).unwrap_or_default()
-    }
-
     /// Waits for the end of the process.
     pub async fn ended(&mut self) -> Ended {
         let mut run = self.run.take().expect("a process runs");
@@ -357,4 +356,20 @@ impl Migration {
         pair.assert_untouched().await;
         ended
     }
+}
+
+/// Migrates tables, makes changes while replay runs, each string a transaction of its own, and cuts over.
+pub async fn migrated_with_changes(schema: &str, plan: &str, changes: &[&str]) -> Pair {
+    let pair = Pair::shared().await;
+    pair.source.execute(schema).await;
+    let mut migration = Migration::of(&pair).plan(plan);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    for change in changes {
+        pair.source.execute(change).await;
+    }
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    pair
 }

@@ -1,0 +1,316 @@
+//! What runs, waits, locks or crashes while the slot is made, while tables are copied and while lanes move: no row is lost and none
+//! is there twice, above all in tables without a key, where no constraint would stop a second one.
+
+use hyperlift::{
+    demo::{execute, servers::ServerOptions},
+    event::{Event, Level, Stage},
+    lsn::Lsn,
+};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Database, Migration, Pair, until};
+
+/// A table with a key and one without.
+const TABLES: &str = "
+    create table public.keyed (id bigint primary key, v text);
+    create table public.bag (id bigint, v text);
+    alter table public.bag replica identity full;
+    create sequence public.numbers";
+
+/// A statement that waits for something, in a session of its own.
+fn waiting(database: &Database, sql: &str) -> JoinHandle<()> {
+    let (uri, sql) = (database.uri.clone(), sql.to_owned());
+    tokio::spawn(async move { execute(&uri, &sql).await.unwrap() })
+}
+
+/// How many sessions of this kind the server has.
+async fn sessions(database: &Database, condition: &str) -> usize {
+    database.value(&format!("select count(*) from pg_stat_activity where {condition}")).await.parse().unwrap()
+}
+
+/// A transaction that has an xid and stays open.
+async fn open_transaction(database: &Database) -> Client {
+    let session = database.session().await;
+    session.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    session
+}
+
+/// Runs until the schema is on the target, and no further: neither slot nor copy has begun.
+async fn restore_schema(pair: &Pair, migration: &mut Migration) {
+    let holder = open_transaction(&pair.source).await;
+    migration.start();
+    migration.event("the slot waits", |e| matches!(e, Event::Waiting { holders, .. } if !holders.is_empty())).await;
+    migration.kill().await;
+    until("the end of the killed session", async || {
+        pair.source.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '^hyperlift/'").await.is_empty()
+    })
+    .await;
+    holder.batch_execute("commit").await.unwrap();
+}
+
+/// The largest table, copied first.
+const FIRST: &str = "
+    create table public.first (id int primary key, v text);
+    insert into public.first select i, repeat('x', 100) from generate_series(1, 5000) i";
+
+/// Runs until the first copy has its snapshot and waits for the lock that is returned; the other copies have not begun.
+async fn first_copy_stands(pair: &Pair, migration: &mut Migration) -> Client {
+    restore_schema(pair, migration).await;
+    let lock = pair.target.session().await;
+    lock.batch_execute("begin; lock table public.first in share mode").await.unwrap();
+    migration.start();
+    until("the first copy stands", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 1).await;
+    lock
+}
+
+fn is_locked(event: &Event) -> bool {
+    matches!(event, Event::Notice { level: Level::Info, text } if text.contains("is locked on the source"))
+}
+
+#[tokio::test]
+async fn c_1_rows_written_while_slot_and_copies_are_made_arrive_once() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute("insert into public.keyed select nextval('public.numbers'), 'before' from generate_series(1, 5000)").await;
+    pair.source.execute("insert into public.bag select * from public.keyed").await;
+    let stop = CancellationToken::new();
+    let mut sessions = Vec::new();
+    for number in 0..6 {
+        let (client, stop) = (pair.source.session().await, stop.clone());
+        sessions.push(tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                let both = "with n as (select nextval('public.numbers') as id), k as (insert into public.keyed select id, 'during' from n) insert into public.bag select id, 'during' from n";
+                // Some transactions last longer than others, so that commits overtake each other.
+                let pause = f64::from(number) * 0.02;
+                client.batch_execute(&format!("begin; {both}; select pg_sleep({pause}); {both}; commit")).await.unwrap();
+            }
+        }));
+    }
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    stop.cancel();
+    for session in sessions {
+        session.await.unwrap();
+    }
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    let twice = "select id from public.bag group by id having count(*) > 1";
+    assert!(pair.target.rows(twice).await.is_empty());
+}
+
+#[tokio::test]
+async fn c_27_a_commit_that_waits_for_a_standby_arrives_once() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let server = pair.source_server();
+    let standby = async |name: &str| {
+        server.execute("postgres", &format!("alter system set synchronous_standby_names = '{name}'")).await.unwrap();
+        server.execute("postgres", "select pg_reload_conf()").await.unwrap();
+        until("the setting", async || pair.source.value("show synchronous_standby_names").await == name).await;
+    };
+    let mut migration = Migration::of(&pair);
+    // A slot is made in two steps; each waits for the transactions that ran at its beginning.
+    let first = open_transaction(&pair.source).await;
+    migration.start();
+    until("the first step of the slot", async || server.log().contains("logical decoding found initial starting point")).await;
+    let second = open_transaction(&pair.source).await;
+    first.batch_execute("commit").await.unwrap();
+    until("the second step of the slot", async || server.log().contains("logical decoding found initial consistent point")).await;
+    // Begun after that step, so the slot does not wait for it; written before the slot is consistent, so the stream does not have it.
+    standby("nobody").await;
+    let row = waiting(&pair.source, "insert into public.keyed values (1, 'waits'); insert into public.bag values (1, 'waits')");
+    until("the waiting commit", async || sessions(&pair.source, "wait_event = 'SyncRep'").await == 1).await;
+    second.batch_execute("rollback").await.unwrap();
+    migration.event("slot", |e| matches!(e, Event::SlotCreated { .. })).await;
+    assert_eq!(sessions(&pair.source, "wait_event = 'SyncRep'").await, 1);
+    let waits = |e: &Event| matches!(e, Event::Waiting { what, holders } if what.starts_with("the copy of") && !holders.is_empty());
+    migration.event("the copies wait for the commit", waits).await;
+    standby("").await;
+    row.await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows("select id from public.keyed union all select id from public.bag").await, ["1", "1"]);
+}
+
+#[tokio::test]
+async fn c_28_a_rewrite_and_a_truncate_wait_for_the_copy() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    pair.source
+        .execute("insert into public.keyed select i, 'row' from generate_series(1, 1000) i; insert into public.bag select * from public.keyed")
+        .await;
+    let mut migration = Migration::of(&pair);
+    restore_schema(&pair, &mut migration).await;
+    // Locked on the target, both copies stand where they have their snapshots and have read nothing.
+    let lock = pair.target.session().await;
+    lock.batch_execute("begin; lock table public.keyed, public.bag in share mode").await.unwrap();
+    migration.start();
+    until("both copies stand", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 2).await;
+    let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')");
+    let truncate = waiting(&pair.source, "truncate public.bag; insert into public.bag values (2000, 'after')");
+    until("both wait", async || sessions(&pair.source, "wait_event_type = 'Lock' and query ~ '^(alter|truncate)'").await == 2).await;
+    lock.batch_execute("commit").await.unwrap();
+    rewrite.await.unwrap();
+    truncate.await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.value("select count(*) from public.keyed").await, "1001");
+    assert_eq!(pair.target.rows("select * from public.bag").await, ["2000|after"]);
+}
+
+#[tokio::test]
+async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    pair.source
+        .execute("insert into public.keyed select i, 'row' from generate_series(1, 1000) i; insert into public.bag select * from public.keyed")
+        .await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    let (rewrite, truncate) = (pair.source.session().await, pair.source.session().await);
+    rewrite
+        .batch_execute("begin; alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')")
+        .await
+        .unwrap();
+    truncate.batch_execute("begin; truncate public.bag; insert into public.bag values (2000, 'after')").await.unwrap();
+    lock.batch_execute("commit").await.unwrap();
+    migration.event("the copy waits", is_locked).await;
+    rewrite.batch_execute("commit").await.unwrap();
+    truncate.batch_execute("commit").await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.value("select count(*) from public.keyed").await, "1001");
+    assert_eq!(pair.target.rows("select * from public.bag").await, ["2000|after"]);
+}
+
+#[tokio::test]
+async fn c_29_what_a_crash_of_the_source_undoes_is_not_copied() {
+    let pair = Pair::own(ServerOptions::default().setting("synchronous_commit", "off").setting("autovacuum", "off")).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    pair.source.execute("insert into public.keyed values (1, 'before'); insert into public.bag values (1, 'before')").await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    let writer = pair.source.session().await;
+    writer.batch_execute("begin; lock table public.keyed, public.bag in access exclusive mode").await.unwrap();
+    // Nobody flushes by the way any more.
+    let walwriter = pair.source.value("select pid from pg_stat_activity where backend_type = 'walwriter'").await;
+    assert!(std::process::Command::new("kill").args(["-STOP", &walwriter]).status().unwrap().success());
+    pair.source.execute("set synchronous_commit = on; select pg_logical_emit_message(true, 'test', 'flush')").await;
+    lock.batch_execute("commit").await.unwrap();
+    migration.event("the copy waits", is_locked).await;
+    writer.batch_execute("insert into public.keyed values (2, 'undone'); insert into public.bag values (2, 'undone'); commit").await.unwrap();
+    // The copy has read a row that is committed, but not flushed.
+    until("the copy waits for the flush", async || sessions(&pair.source, "application_name ~ '/copy-' and query ~ 'wal_flush_lsn'").await == 1)
+        .await;
+    pair.source_server().kill().await.unwrap();
+    pair.source_server().restart().await.unwrap();
+    assert_eq!(pair.source.value("select count(*) from public.bag").await, "1", "the crash undid the row");
+    migration.stage(Stage::CatchUp).await;
+    // The xid is used again.
+    pair.source.execute("insert into public.keyed values (3, 'later'); insert into public.bag values (3, 'later')").await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows("select id from public.bag order by 1").await, ["1", "3"]);
+}
+
+#[tokio::test]
+async fn c_30_a_session_of_a_killed_run_that_commits_late_changes_nothing_twice() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(&pair).arguments(&["--replay-lanes", "1"]);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    // A session of the killed run stands where this one's lane wants to go: it has the row of the position first.
+    let zombie = pair.target.session().await;
+    zombie.batch_execute("begin; select from _hyperlift.lane for update").await.unwrap();
+    pair.source.execute("insert into public.bag values (1, 'once'); insert into public.keyed values (1, 'once')").await;
+    let end: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+    pair.source.execute("insert into public.bag values (2, 'next')").await;
+    until("the lane waits", async || sessions(&pair.target, "application_name ~ '/lane-' and wait_event_type = 'Lock'").await == 1).await;
+    let batch = format!(
+        "update _hyperlift.lane set lsn = '{end}', change = 0; insert into public.bag values (1, 'once'); insert into public.keyed values (1, 'once')"
+    );
+    zombie.batch_execute(&batch).await.unwrap();
+    zombie.batch_execute("commit").await.unwrap();
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows("select id from public.bag order by 1").await, ["1", "2"]);
+}
+
+/// Up to where the source may forget its WAL.
+async fn confirmed(pair: &Pair) -> Lsn {
+    let lsn = pair.source.value("select confirmed_flush_lsn from pg_replication_slots where database = current_database()").await;
+    lsn.parse().unwrap()
+}
+
+#[tokio::test]
+async fn c_3_an_idle_database_confirms_what_other_databases_write() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let server = pair.source_server();
+    server.execute("postgres", "create table noise as select repeat('x', 1000) as x from generate_series(1, 2000)").await.unwrap();
+    let now: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+    assert!(confirmed(&pair).await < now);
+    until("the confirmation", async || confirmed(&pair).await >= now).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
+async fn c_3_confirmed_changes_survive_in_the_spool_until_they_are_applied() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let lock = pair.target.session().await;
+    lock.batch_execute("begin; lock table public.keyed, public.bag in share mode").await.unwrap();
+    pair.source.execute("insert into public.keyed values (1, 'spooled'); insert into public.bag values (1, 'spooled')").await;
+    let now: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+    until("the confirmation", async || confirmed(&pair).await >= now).await;
+    migration.kill().await;
+    lock.batch_execute("commit").await.unwrap();
+    assert!(pair.target.rows("select id from public.keyed union all select id from public.bag").await.is_empty());
+    migration.start();
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows("select id from public.keyed union all select id from public.bag").await, ["1", "1"]);
+}
+
+#[tokio::test]
+async fn a_lost_spool_is_refused_and_nothing_is_skipped() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("insert into public.keyed values (1, 'confirmed')").await;
+    let now: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+    until("the confirmation", async || confirmed(&pair).await >= now).await;
+    migration.stop().await.assert_code(4);
+    let (spool, aside) = (migration.dir().join("spool"), migration.dir().join("report/aside"));
+    std::fs::rename(&spool, &aside).unwrap();
+    migration.start_with_cutover();
+    let ended = migration.ended().await;
+    ended.assert_code(3);
+    assert!(ended.stderr.contains("the spool in"), "{}", ended.stderr);
+    // Restored, it goes on.
+    let _ = std::fs::remove_dir_all(&spool);
+    std::fs::rename(&aside, &spool).unwrap();
+    migration.cut_over(&pair).await;
+    pair.assert_equal().await;
+}
