@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 
 /// A demo whose servers and files all lie in one folder.
@@ -28,22 +29,28 @@ impl Demo {
 
     /// Lets it run through; what it printed.
     async fn finish(mut self) -> String {
-        let (mut out, mut err) = (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
-        let printed = std::thread::spawn(move || {
-            let mut text = String::new();
-            out.read_to_string(&mut text).map(|_| text)
-        });
+        let text = Arc::new(Mutex::new(String::new()));
+        let _told = Told(Arc::clone(&text));
+        let read = |pipe: Box<dyn Read + Send>| {
+            let text = Arc::clone(&text);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    text.lock().unwrap_or_else(PoisonError::into_inner).extend([&line, "\n"]);
+                }
+            })
+        };
+        let errors = read(Box::new(self.child.stderr.take().unwrap()));
+        let printed = read(Box::new(self.child.stdout.take().unwrap()));
         let mut code = None;
         eventually("the demo ends", async || {
             code = self.child.try_wait().unwrap().map(|status| status.code());
             code.is_some()
         })
         .await;
-        let (text, mut errors) = (printed.join().unwrap().unwrap(), String::new());
-        err.read_to_string(&mut errors).unwrap();
-        assert_eq!(code, Some(Some(0)), "{text}{errors}");
+        printed.join().and(errors.join()).unwrap();
+        assert_eq!(code, Some(Some(0)));
         expect_nothing_left(self.folder.path()).await;
-        text
+        text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -51,6 +58,17 @@ impl Drop for Demo {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a demo printed, shown when the test fails.
+struct Told(Arc<Mutex<String>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }
 
