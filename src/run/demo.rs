@@ -27,8 +27,6 @@ use crate::{
 const PLAN: &str = include_str!("../../assets/demo/plan.toml");
 /// The application stops for the cutover once the lag is below this, bytes.
 const LEVEL: u64 = 4 << 20;
-/// Transactions a second of the whole application, so that it does not take the machine for itself.
-const RATE: f64 = 200.0;
 
 /// Where the demo migrates to.
 enum Destination {
@@ -66,6 +64,15 @@ impl Destination {
             Self::Timescale(Target { kind: TimescaleKind::Native, .. }) => "TimescaleDB",
             Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite (one session: everything takes its turn)",
             Self::Plain { .. } => "plain PostgreSQL, without TimescaleDB: there are no hypertables",
+        }
+    }
+
+    /// Transactions a second of the whole application, so that it does not take the machine for itself; in PGlite so few that replay
+    /// catches up on a busy machine, too.
+    fn rate(&self) -> f64 {
+        match self {
+            Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => 50.0,
+            _ => 200.0,
         }
     }
 
@@ -110,7 +117,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
         }
         config.plan = Some(plan);
     }
-    let load = Load { sessions: demo.writers.clamp(1, 32), rate_per_second: Some(RATE), patient: true, ..Load::default() };
+    let load = Load { sessions: demo.writers.clamp(1, 32), rate_per_second: Some(destination.rate()), patient: true, ..Load::default() };
     let writer = Writer::start(&from, load).await?;
     say(&format!("an application with {} sessions is writing to the source", demo.writers));
     let session = Session::start(config, args.ui_options())?;
