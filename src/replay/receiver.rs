@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -60,8 +60,8 @@ pub struct Status {
     pub spool_bytes: u64,
     /// Free bytes on the spool's disk.
     pub disk_free: u64,
-    /// End of the last transaction that changed rows, and a relation that it changed.
-    pub last_write: Option<(Lsn, u32)>,
+    /// Relations whose rows were changed in this run, by OID, and the end of the last transaction that did.
+    pub writes: HashMap<u32, Lsn>,
     /// Why the stream does not flow; `None`: it does.
     pub broken: Option<String>,
 }
@@ -77,6 +77,20 @@ pub struct Origin {
     pub system_id: String,
     /// The source's timeline as it was last seen; 0 before.
     pub timeline: Arc<AtomicU32>,
+}
+
+impl Status {
+    /// End of the last transaction that changed rows; zero before there was one.
+    pub fn last_write(&self) -> Lsn {
+        self.writes.values().max().copied().unwrap_or_default()
+    }
+
+    /// Relations whose rows were changed by transactions that ended after `lsn`, in the order of their last ones.
+    pub fn written_after(&self, lsn: Lsn) -> Vec<(u32, Lsn)> {
+        let mut found: Vec<_> = self.writes.iter().filter(|(_, at)| **at > lsn).map(|(oid, at)| (*oid, *at)).collect();
+        found.sort_by_key(|(oid, at)| (*at, *oid));
+        found
+    }
 }
 
 pub struct Receiver {
@@ -277,7 +291,8 @@ struct Collected {
     in_transaction: bool,
     /// The transaction was spooled before the last reconnect.
     skip: bool,
-    wrote: Option<u32>,
+    /// Relations whose rows the transaction changes.
+    wrote: HashSet<u32>,
     /// Relation messages of this connection that are in force where the next block begins, by OID.
     relations: HashMap<u32, Bytes>,
     /// Those collected since, in order.
@@ -473,13 +488,19 @@ impl Session {
         match tag {
             b'B' => {
                 c.in_transaction = true;
-                c.wrote = None;
+                c.wrote.clear();
                 // The commit LSN decides, never the LSN of BEGIN (I5).
                 c.skip = Lsn(number(1)?) < c.end;
             }
             b'R' => c.described.push((c.records.len(), oid(1)?, data.clone())),
-            b'I' | b'U' | b'D' => c.wrote = Some(oid(1)?),
-            b'T' => c.wrote = Some(oid(6)?),
+            b'I' | b'U' | b'D' => {
+                c.wrote.insert(oid(1)?);
+            }
+            b'T' => {
+                for n in 0..oid(1)? as usize {
+                    c.wrote.insert(oid(6 + 4 * n)?);
+                }
+            }
             _ => {}
         }
         if c.records.is_empty() {
@@ -494,9 +515,7 @@ impl Session {
             if !std::mem::take(&mut c.skip) {
                 c.end = end;
                 c.boundary = Some((c.records.len(), end));
-                if let Some(relation) = c.wrote {
-                    self.status.send_modify(|s| s.last_write = Some((end, relation)));
-                }
+                self.status.send_modify(|s| s.writes.extend(c.wrote.drain().map(|relation| (relation, end))));
             }
         }
         self.status.send_if_modified(|s| {

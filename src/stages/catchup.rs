@@ -329,10 +329,8 @@ impl Replay {
         let status = self.replication.receiver.status.borrow().clone();
         self.replication.receiver.applied(self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default());
         self.measure_round_trip(source, applied);
-        if let Some((lsn, _)) = status.last_write
-            && lsn != self.last_write.0
-        {
-            self.last_write = (lsn, Instant::now());
+        if status.last_write() != self.last_write.0 {
+            self.last_write = (status.last_write(), Instant::now());
         }
         let lag = source.since(applied);
         self.lag = Some(lag);
@@ -590,11 +588,6 @@ impl Replay {
 
     pub fn has_prepared(&self) -> bool {
         self.prepared > 0
-    }
-
-    /// The name of a relation of the stream, for a late write.
-    pub fn table_of(&self, oid: u32) -> TableName {
-        self.relations.iter().find(|r| r.oid == oid).map_or_else(|| TableName::new("source", format!("relation {oid}")), |r| r.table.clone())
     }
 
     pub fn counts(&self) -> (u64, u64) {
