@@ -176,7 +176,7 @@ async fn c_28_a_rewrite_and_a_truncate_wait_for_the_copy() {
     lock.batch_execute("begin; lock table public.keyed, public.bag in share mode").await.unwrap();
     migration.start();
     until("both copies stand", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 2).await;
-    let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')");
+    let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')");
     let truncate = waiting(&pair.source, "truncate public.bag; insert into public.bag values (2000, 'after')");
     until("both wait", async || sessions(&pair.source, "wait_event_type = 'Lock' and query ~ '^(alter|truncate)'").await == 2).await;
     lock.batch_execute("commit").await.unwrap();
@@ -201,14 +201,17 @@ async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
     let lock = first_copy_stands(&pair, &mut migration).await;
     let (rewrite, truncate) = (pair.source.session().await, pair.source.session().await);
     rewrite
-        .batch_execute("begin; alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')")
+        .batch_execute("begin; alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')")
         .await
         .unwrap();
     truncate.batch_execute("begin; truncate public.bag; insert into public.bag values (2000, 'after')").await.unwrap();
     lock.batch_execute("commit").await.unwrap();
     migration.event("the copy waits", is_locked).await;
-    rewrite.batch_execute("commit").await.unwrap();
     truncate.batch_execute("commit").await.unwrap();
+    // In the middle of its wait: a snapshot taken before it would see an empty table.
+    until("the copy waits for the rewrite", async || sessions(&pair.source, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 1)
+        .await;
+    rewrite.batch_execute("commit").await.unwrap();
     migration.stage(Stage::CatchUp).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
