@@ -105,11 +105,26 @@ pub enum ColorChoice {
     Never,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoTarget {
+    /// The server of HYPERLIFT_TEST_TIMESCALE.
+    Given,
+    /// TimescaleDB installed beside PostgreSQL.
+    Native,
+    /// TimescaleDB in PGlite, under Node.
+    Pglite,
+    /// PostgreSQL without TimescaleDB.
+    Plain,
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// Size of the demo database: 1 is about 60 MB.
     #[arg(long, value_name = "FACTOR")]
     pub size: Option<f64>,
+    /// What to migrate to; by default the best that is found on this machine.
+    #[arg(long, value_enum)]
+    pub on: Option<DemoTarget>,
     /// Sessions of the application that writes.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub writers: u32,

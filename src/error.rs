@@ -108,9 +108,11 @@ impl Error {
         e.hint = hint.map(str::to_owned);
         e
     }
-    /// Whether the same work may simply be tried again (classes 08, 40, 53, 55, 57: I8).
+    /// Whether the same work may simply be tried again (classes 08, 40, 53, 55, 57: I8), but for what stays as it is: an invalidated slot
+    /// or another object in the wrong state (55000), a configured limit (53400).
     pub fn is_transient(&self) -> bool {
         match (&self.sqlstate, self.kind) {
+            (Some(code), _) if code == "55000" || code == "53400" => false,
             (Some(code), _) => ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)),
             (None, kind) => kind == Kind::Connection,
         }

@@ -394,6 +394,10 @@ pub enum Event {
         sqlstate: Option<String>,
         sql: String,
     },
+    /// The operator let it be tried again: what failed is void.
+    StatementRetried {
+        object: String,
+    },
     StatementSkipped {
         object: String,
     },

@@ -31,6 +31,9 @@ pub struct Record {
     pub schema: Option<String>,
     /// Replica identities changed on the source, with the statement that takes each back.
     pub changed_identities: Vec<ChangedIdentity>,
+    /// Shape of the source's tables when the copy began, by name.
+    #[serde(default)]
+    pub shapes: std::collections::BTreeMap<String, String>,
     /// Stages that the operator, or the work, has finished.
     pub finished: Vec<Stage>,
     /// The migration is complete; what is left is cleaning up.

@@ -84,10 +84,11 @@ impl Migration {
         if self.record.completed {
             return cutover::after(self).await;
         }
-        preflight::run(self).await?;
-        if cutover::is_past_return(self).await? {
+        // Asked of the target alone: the source may be gone by then.
+        if self.is_finished(Stage::CatchUp) && cutover::is_past_return(self).await? {
             return cutover::finish(self).await;
         }
+        preflight::run(self).await?;
         identity::run(self).await?;
         schema::run(self).await?;
         hypertables::run(self).await?;

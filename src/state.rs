@@ -301,6 +301,7 @@ impl State {
                 let code = sqlstate.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
                 self.log(at, Level::Error, format!("{object}: {message}{code}"));
             }
+            Event::StatementRetried { object } => self.failed_statements.retain(|f| &f.object != object),
             Event::StatementSkipped { object } => {
                 if let Some(f) = self.failed_statements.iter_mut().find(|f| &f.object == object) {
                     f.skipped = true;

@@ -257,6 +257,20 @@ struct Keeper {
     pipes: Arc<Mutex<Pipes>>,
 }
 
+/// An empty folder of this user that goes with this process, however it ends.
+#[derive(Debug)]
+pub struct Scratch(Keeper);
+
+impl Scratch {
+    pub async fn new() -> Result<Self> {
+        Keeper::spawn(Command::new("sh"), Path::new("")).await.map(Self)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.dir
+    }
+}
+
 /// Plain pipes, used from blocking threads: a server outlives the runtime of the test that happened to start it.
 #[derive(Debug)]
 struct Pipes {
@@ -267,8 +281,12 @@ struct Pipes {
 
 impl Keeper {
     async fn start(programs: &Programs) -> Result<Self> {
-        let mut command = as_postgres("sh")?;
-        command.args(["-c", KEEPER, "hyperlift-keeper"]).arg(&programs.bin);
+        Self::spawn(as_postgres("sh")?, &programs.bin).await
+    }
+
+    /// Starts the keeper in this shell; `bin` is where the programs of its server are.
+    async fn spawn(mut command: Command, bin: &Path) -> Result<Self> {
+        command.args(["-c", KEEPER, "hyperlift-keeper"]).arg(bin);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).current_dir("/");
         blocking(move || {
             let mut child = command.spawn().map_err(|e| Error::from(e).context("start sh"))?;

@@ -36,7 +36,7 @@ pub async fn timescale_kinds() -> Vec<TimescaleKind> {
 /// An empty database on a server with TimescaleDB. A server of our own ends when this is dropped.
 #[derive(Debug)]
 pub struct Target {
-    /// The database, for its superuser. The extension is created in it only where the server was given.
+    /// The database, for its superuser. The extension is created in it, except on a native server: a migration does that itself.
     pub uri: String,
     pub kind: TimescaleKind,
     keeps: Keeps,
@@ -90,7 +90,10 @@ pub async fn start_timescale(kind: TimescaleKind) -> Result<Target> {
         }
         TimescaleKind::Pglite => {
             let (node, port) = blocking(move || Node::start(&pglite().ok_or_else(missing)?)).await?;
-            Ok(Target { uri: format!("postgres://postgres@127.0.0.1:{port}/postgres"), kind, keeps: Keeps::Pglite { _node: node } })
+            let uri = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+            // PGlite preloads nothing: without the extension it looks like a server on which rows would go astray.
+            execute(&uri, "create extension if not exists timescaledb").await?;
+            Ok(Target { uri, kind, keeps: Keeps::Pglite { _node: node } })
         }
     }
 }
@@ -119,7 +122,7 @@ impl Node {
     /// Starts `server.mjs` and waits for its line `listening PORT`.
     fn start(folder: &PathBuf) -> Result<(Self, u16)> {
         let mut command = Command::new("node");
-        command.args(["server.mjs", "--port", "0"]).current_dir(folder).process_group(0);
+        command.args(["server.mjs", "--port", "0", "--extension"]).current_dir(folder).process_group(0);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut node = Self(child.map_err(|e| Error::from(e).context("start node"))?);
         let mut stdout = BufReader::new(node.0.stdout.take().expect("stdout was asked to be a pipe"));

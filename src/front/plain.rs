@@ -140,6 +140,7 @@ impl Printer {
             Event::StatementFailed { object, message, sqlstate, .. } => {
                 format!("ERROR {object}: {message}{}", sqlstate.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())
             }
+            Event::StatementRetried { object } => format!("{object}: tried again"),
             Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
             Event::CandidatesListed { candidates } => {
                 format!("hypertables: {} of {} chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), tables(candidates.len()))

@@ -1,5 +1,7 @@
 //! What the catalogs of both sides say: servers, relations, columns, keys, sessions, sequences.
 
+use std::collections::BTreeMap;
+
 use super::client::Client;
 use crate::{error::Result, lsn::Lsn, name::TableName};
 
@@ -121,6 +123,8 @@ pub struct Relation {
     pub inherits: bool,
     pub has_rules: bool,
     pub owned: bool,
+    /// A leaf that has no usable identity of its own, whatever the root has.
+    pub bare_leaf: Option<String>,
     /// The table is changed often, by the statistics collector.
     pub updated_rows: u64,
     pub deleted_rows: u64,
@@ -147,6 +151,12 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
                 c.relreplident::text as identity, c.relhasrules as has_rules,
                 pg_has_role(c.relowner, 'USAGE') as owned,
+                (select format('%I.%I', ln.nspname, l.relname) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) tree
+                   join pg_class l on l.oid = tree.relid join pg_namespace ln on ln.oid = l.relnamespace
+                  where tree.isleaf and (l.relreplident = 'n'
+                     or l.relreplident = 'i' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisreplident)
+                     or l.relreplident = 'd' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and i.indimmediate))
+                  limit 1) as bare_leaf,
                 exists (select from pg_inherits i where i.inhrelid = c.oid or (i.inhparent = c.oid and c.relkind = 'r')) as inherits,
                 t.bytes, t.rows, t.updated, t.deleted
            from pg_class c
@@ -181,6 +191,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
             inherits: r.get("inherits"),
             has_rules: r.get("has_rules"),
             owned: r.get("owned"),
+            bare_leaf: r.get("bare_leaf"),
             updated_rows: r.get::<_, i64>("updated") as u64,
             deleted_rows: r.get::<_, i64>("deleted") as u64,
         })
@@ -242,6 +253,41 @@ const UNIQUE_INDEXES: &str = "
 pub const COPIED_COLUMNS: &str = "
     select attname::text from pg_attribute where attrelid = $OID and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
 
+/// The shape of every user table, by name: a digest of its columns, and its leaves.
+pub async fn shapes(client: &Client) -> Result<BTreeMap<String, String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname) as name, c.oid::text || ' ' || md5(coalesce((
+                    select string_agg(format('%s %s %s', a.attnum, a.attname, a.atttypid::regtype), ',' order by a.attnum) from pg_attribute a
+                     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), ''))
+                || coalesce((select ' ' || string_agg(relid::oid::text, ' ' order by relid::oid) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf), '')
+                as shape
+           from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {OWN_SCHEMAS}
+            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+    );
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("name"), r.get("shape"))).collect())
+}
+
+/// What is not as it was, in words for the operator; partitions that were added are replicated and make no difference.
+pub fn difference(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Option<String> {
+    if before.is_empty() {
+        return None;
+    }
+    let new = now.keys().filter(|t| !before.contains_key(*t)).map(|t| format!("{t} is new and not part of this migration"));
+    let changed = before.iter().filter_map(|(table, shape)| {
+        let Some(now) = now.get(table) else { return Some(format!("{table} is gone or renamed")) };
+        let parts = |s: &str| s.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let (was, is) = (parts(shape), parts(now));
+        match () {
+            () if was.get(..2) != is.get(..2) => Some(format!("{table} has other columns")),
+            () if was.iter().skip(2).any(|leaf| !is.contains(leaf)) => Some(format!("a partition of {table} was dropped or detached")),
+            () => None,
+        }
+    });
+    let all: Vec<String> = new.chain(changed).collect();
+    all.first().map(|first| if all.len() > 1 { format!("{first}, and {} more", all.len() - 1) } else { first.clone() })
+}
+
 /// The root of a partition, by OID; `None` for a table that is no partition, or is gone.
 pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
     let row = client
@@ -250,13 +296,41 @@ pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
     Ok(row.get("root"))
 }
 
-/// OIDs of the leaves of a partition root.
-pub async fn leaves(client: &Client, oid: u32) -> Result<Vec<TableName>> {
+/// A foreign key between two tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    pub name: String,
+    pub from: TableName,
+    pub to: TableName,
+}
+
+/// All foreign keys, those of partitions as part of their roots'.
+pub async fn foreign_keys(client: &Client) -> Result<Vec<ForeignKey>> {
     let rows = client
         .query(
-            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree($1::oid::regclass) t
+            "select f.conname::text as name, fn.nspname::text as from_schema, fc.relname::text as from_name,
+                    tn.nspname::text as to_schema, tc.relname::text as to_name
+               from pg_constraint f
+               join pg_class fc on fc.oid = f.conrelid join pg_namespace fn on fn.oid = fc.relnamespace
+               join pg_class tc on tc.oid = f.confrelid join pg_namespace tn on tn.oid = tc.relnamespace
+              where f.contype = 'f' and f.conparentid = 0 order by 2, 3, 1",
+            &[],
+        )
+        .await?;
+    let table = |r: &tokio_postgres::Row, schema: &str, name: &str| TableName::new(r.get::<_, &str>(schema), r.get::<_, &str>(name));
+    Ok(rows
+        .iter()
+        .map(|r| ForeignKey { name: r.get("name"), from: table(r, "from_schema", "from_name"), to: table(r, "to_schema", "to_name") })
+        .collect())
+}
+
+/// The leaves of a partition root.
+pub async fn leaves(client: &Client, root: &TableName) -> Result<Vec<TableName>> {
+    let rows = client
+        .query(
+            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree(to_regclass($1)) t
                join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace where t.isleaf",
-            &[&oid],
+            &[&root.sql()],
         )
         .await?;
     Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
@@ -306,19 +380,29 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
 /// Ends sessions of this migration that a killed process left behind; returns how many.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
-    let row = client
-        .query_one(
-            "select count(pg_terminate_backend(pid)) as ended from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()
-                and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
-            &[&pattern],
-        )
-        .await;
-    match row {
-        Ok(row) => Ok(row.get("ended")),
-        // One test server has a single session and no activity to look at.
-        Err(e) if e.as_db_error().is_some() => Ok(0),
-        Err(e) => Err(e.into()),
+    let mut ended = 0;
+    // Terminated is not gone: until then it may still commit what it was doing.
+    for _ in 0..100 {
+        let row = client
+            .query_one(
+                "select count(pg_terminate_backend(pid)) as ended from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()
+                    and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
+                &[&pattern],
+            )
+            .await;
+        let left: i64 = match row {
+            Ok(row) => row.get("ended"),
+            // One test server has a single session and no activity to look at.
+            Err(e) if e.as_db_error().is_some() => 0,
+            Err(e) => return Err(e.into()),
+        };
+        ended = ended.max(left);
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    Ok(ended)
 }
 
 /// A sequence with its state.
@@ -391,4 +475,24 @@ pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
           order by 1 limit 10"
     );
     Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_source_is_named_and_a_new_partition_is_not_a_change() {
+        let map = |list: &[(&str, &str)]| list.iter().map(|(t, s)| ((*t).to_owned(), (*s).to_owned())).collect::<BTreeMap<_, _>>();
+        let before = map(&[("a.t", "1 aa"), ("a.p", "2 bb 7 8")]);
+        assert_eq!(difference(&before, &map(&[("a.t", "1 aa"), ("a.p", "2 bb 7 8 9")])), None);
+        for (now, words) in [
+            (map(&[("a.t", "1 xx"), ("a.p", "2 bb 7 8")]), "a.t has other columns"),
+            (map(&[("a.t", "1 aa"), ("a.p", "2 bb 7")]), "a partition of a.p was dropped or detached"),
+            (map(&[("a.p", "2 bb 7 8")]), "a.t is gone or renamed"),
+            (map(&[("a.t", "1 aa"), ("a.p", "2 bb 7 8"), ("a.n", "3 cc")]), "a.n is new and not part of this migration"),
+        ] {
+            assert_eq!(difference(&before, &now).as_deref(), Some(words));
+        }
+    }
 }

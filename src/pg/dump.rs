@@ -209,9 +209,12 @@ fn deparse(node: &NodeEnum) -> Result<String> {
 fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, default: Phase, plan: &Plan) -> Result<()> {
     let mut statement = Statement { phase: default, object, table: None, makes: None, sql: sql.to_owned(), validate: None };
     match node {
-        // The session's settings are hyperlift's own.
-        NodeEnum::VariableSetStmt(_) | NodeEnum::SelectStmt(_) if default == Phase::PreData => return Ok(()),
-        NodeEnum::VariableSetStmt(_) => return Ok(()),
+        // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
+        NodeEnum::VariableSetStmt(_)
+        | NodeEnum::SelectStmt(_)
+        | NodeEnum::RefreshMatViewStmt(_)
+        | NodeEnum::CreatePublicationStmt(_)
+        | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         NodeEnum::CreateSchemaStmt(mut s) => {
             s.if_not_exists = true;
             statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
@@ -243,12 +246,20 @@ fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, def
         NodeEnum::RuleStmt(ref r) if r.event != pg_query::protobuf::CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
         NodeEnum::CommentStmt(ref s) if default == Phase::PostIndex => {
             use pg_query::protobuf::ObjectType as O;
+            if s.objtype == O::ObjectTabconstraint as i32
+                && let [schema, table, name] = qualified_name(s.object.as_deref())[..]
+                && is_plain_index(out, &TableName::new(schema, table), name)
+            {
+                let index = TableName::new(schema, name);
+                statement.sql = format!("comment on index {} is {}", index.sql(), crate::name::literal(&s.comment));
+                out.push(statement);
+                return Ok(());
+            }
             let late = [O::ObjectTrigger, O::ObjectPolicy, O::ObjectRule, O::ObjectEventTrigger, O::ObjectTabconstraint];
             if late.iter().any(|o| *o as i32 == s.objtype) {
                 statement.phase = Phase::Cutover;
             }
         }
-        NodeEnum::RefreshMatViewStmt(_) | NodeEnum::CreatePublicationStmt(_) | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
         _ => {}
     }
     out.push(statement);
@@ -372,6 +383,12 @@ fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut statement: S
         | AlterTableType::AtDisableRowSecurity
         | AlterTableType::AtForceRowSecurity
         | AlterTableType::AtNoForceRowSecurity => statement.phase = Phase::Cutover,
+        // An index that is no longer unique on the target cannot be an identity there.
+        AlterTableType::AtReplicaIdentity
+            if statement.table.as_ref().is_some_and(|t| replica_index(command).is_some_and(|i| is_plain_index(out, t, i))) =>
+        {
+            return Ok(());
+        }
         // The source's replica identity serves this migration only.
         AlterTableType::AtReplicaIdentity if statement.table.as_ref().is_some_and(|t| plan.identity(t).is_some()) => return Ok(()),
         _ => {}
@@ -381,6 +398,26 @@ fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut statement: S
     }
     out.push(statement);
     Ok(())
+}
+
+/// The index of `REPLICA IDENTITY USING INDEX`.
+fn replica_index(command: &pg_query::protobuf::AlterTableCmd) -> Option<&str> {
+    match command.def.as_ref()?.node.as_ref()? {
+        NodeEnum::ReplicaIdentityStmt(r) if !r.name.is_empty() => Some(&r.name),
+        _ => None,
+    }
+}
+
+/// The parts of a name such as schema, table and constraint.
+fn qualified_name(object: Option<&pg_query::Node>) -> Vec<&str> {
+    let Some(NodeEnum::List(list)) = object.and_then(|o| o.node.as_ref()) else { return Vec::new() };
+    list.items.iter().filter_map(|n| if let Some(NodeEnum::String(s)) = &n.node { Some(s.sval.as_str()) } else { None }).collect()
+}
+
+/// Whether this key of the source has become an index that is not unique.
+fn is_plain_index(statements: &[Statement], table: &TableName, name: &str) -> bool {
+    let makes = |s: &&Statement| s.phase == Phase::Index && s.table.as_ref() == Some(table) && s.makes.as_deref() == Some(name);
+    statements.iter().find(makes).is_some_and(|s| s.sql.to_lowercase().starts_with("create index "))
 }
 
 /// A key that cannot be unique on the hypertable, as an index of its name.
@@ -429,9 +466,9 @@ ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
 CREATE STATISTICS public.s ON a, b FROM public.t;
 ALTER TABLE public.t CLUSTER ON t_pkey;";
         let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object)).collect();
-        use Phase::{Cutover, Index, PostIndex};
         let phases: Vec<Phase> = found.iter().map(|f| f.0).collect();
-        assert_eq!(phases, [Index, Index, Cutover, Cutover, Cutover, Cutover, Cutover, PostIndex, PostIndex]);
+        let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
+        assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
         assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
     }
 
@@ -456,6 +493,22 @@ ALTER TABLE public.t CLUSTER ON t_pkey;";
         let index = "CREATE UNIQUE INDEX i ON public.events USING btree (a, lower(b));";
         assert_eq!(one(index, &plan(KeyChoice::Extend))[0].sql, "CREATE UNIQUE INDEX i ON public.events USING btree (a, lower(b), ts)");
         assert_eq!(one(index, &plan(KeyChoice::PlainIndex))[0].sql, "CREATE INDEX i ON public.events USING btree (a, lower(b))");
+    }
+
+    #[test]
+    fn h_3_what_refers_to_a_key_that_became_an_index_follows() {
+        let sql = "
+ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id);
+CREATE UNIQUE INDEX i ON public.events USING btree (a);
+ALTER TABLE ONLY public.events REPLICA IDENTITY USING INDEX i;
+COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key';";
+        let found: Vec<String> = one(sql, &plan(KeyChoice::PlainIndex)).into_iter().map(|s| s.sql).collect();
+        assert_eq!(found[2..], ["comment on index \"public\".\"k\" is 'it''s a key'"]);
+        let found: Vec<String> = one(sql, &plan(KeyChoice::Extend)).into_iter().map(|s| s.sql).collect();
+        assert_eq!(
+            found[2..],
+            ["ALTER TABLE public.events REPLICA IDENTITY USING INDEX i", "COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key'"]
+        );
     }
 
     #[test]

@@ -16,10 +16,27 @@ pub struct TargetTable {
     pub primary_key: Vec<String>,
     /// Columns by which a hypertable is partitioned; empty for other tables.
     pub dimensions: Vec<String>,
-    /// Has children: a hypertable or a partitioned table, where `ctid` alone names no row.
-    pub has_children: bool,
+    pub kind: TableKind,
     /// Has a deferrable constraint: a transaction must not be applied in pieces.
     pub deferrable: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableKind {
+    /// Statements name it with ONLY: tables that inherit from it are relations of their own.
+    #[default]
+    Plain,
+    /// The rows are in its leaves, so `ctid` alone names no row.
+    Partitioned,
+    /// The rows are in its chunks. TimescaleDB refuses ONLY.
+    Hypertable,
+}
+
+impl TargetTable {
+    /// `only ` for a table whose children, if it has any, are not its own rows.
+    pub fn only(&self) -> &'static str {
+        if self.kind == TableKind::Plain { "only " } else { "" }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +107,13 @@ pub async fn target_table(client: &Client, table: &TableName) -> Result<Option<T
                        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                       where i.indrelid = c.oid and i.indisprimary and i.indimmediate), '{}') as primary_key,
                     exists (select from pg_constraint x where x.conrelid = c.oid and x.condeferrable) as deferrable,
-                    c.relkind = 'p' or c.relhassubclass as has_children
+                    c.relkind = 'p' as partitioned
                from pg_class c where c.oid = to_regclass($1)",
             &[&table.sql()],
         )
         .await?;
     found.primary_key = row.get("primary_key");
     found.deferrable = row.get("deferrable");
-    found.has_children = row.get("has_children");
+    found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
     Ok(Some(found))
 }

@@ -28,7 +28,8 @@ pub async fn inspect(client: &Client) -> Result<Timescale> {
         .query_one(
             "select (select extversion from pg_extension where extname = 'timescaledb') as installed,
                     (select default_version from pg_available_extensions where name = 'timescaledb') as available,
-                    current_setting('shared_preload_libraries', true) ~ 'timescaledb' or current_setting('timescaledb.license', true) is not null as preloaded,
+                    -- the loader's own setting; shared_preload_libraries is hidden from ordinary roles
+                    current_setting('timescaledb.disable_load', true) is not null or current_setting('timescaledb.license', true) is not null as preloaded,
                     coalesce(current_setting('timescaledb.restoring', true), 'off') as restoring,
                     coalesce((select n.nspname::text from pg_extension e join pg_namespace n on n.oid = e.extnamespace where extname = 'timescaledb'), 'public') as schema",
             &[],

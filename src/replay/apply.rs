@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, idents},
-    pg::target::{Equality, TargetColumn},
+    pg::target::{Equality, TableKind, TargetColumn},
 };
 
 /// A statement with its parameters, in text; `None` is NULL.
@@ -29,11 +29,22 @@ pub struct Step {
 pub enum Work {
     /// Must touch exactly one row.
     One(Step),
-    /// A row of a hypertable that may have to move to another chunk: the first statement finds it where the new time says; if it
-    /// touches no row, the second moves it. TimescaleDB refuses an UPDATE across chunks (H-10).
-    Either(Step, Step),
+    /// A row of a hypertable that moves, or may move, to another chunk: TimescaleDB refuses an UPDATE across chunks (H-10).
+    Move(Box<Move>),
     /// Nothing changed (C-7).
     Nothing,
+}
+
+/// A row that is deleted and inserted again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where the old time is not known: finds the row where the new time says, and is enough if it touches it.
+    pub in_place: Option<Step>,
+    /// Returns, in text, the values that the stream does not have.
+    pub delete: Step,
+    /// The parameters of `insert` that take those values, in their order.
+    pub kept: Vec<usize>,
+    pub insert: Step,
 }
 
 struct Builder {
@@ -72,7 +83,7 @@ pub fn work(change: &Change, relation: &Relation) -> Result<Work> {
     Ok(match &change.operation {
         Operation::Insert { new } => Work::One(insert(message, relation, new)?),
         Operation::Delete { kind, old } => {
-            let mut b = Builder::new(format!("delete from {} where ", relation.table.sql()));
+            let mut b = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
             matching(&mut b, message, relation, &Row { kind: *kind, values: old })?;
             Work::One(b.step())
         }
@@ -112,8 +123,9 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
         Some((kind, values)) => Row { kind: *kind, values },
         None => Row { kind: OldKind::Key, values: new },
     };
-    let in_place = |pin_time: bool| -> Result<Step> {
-        let mut b = Builder::new(format!("update {} set ", relation.table.sql()));
+    let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
+    let in_place = || -> Result<Step> {
+        let mut b = Builder::new(format!("update {}{} set ", relation.target.only(), relation.table.sql()));
         for (n, i) in changed.iter().enumerate() {
             let p = b.parameter(text(&new[*i]));
             let comma = if n > 0 { ", " } else { "" };
@@ -121,48 +133,46 @@ fn update(message: &RelationMessage, relation: &Relation, old: Option<&(OldKind,
         }
         b.push(" where ");
         matching(&mut b, message, relation, &row)?;
-        if pin_time {
-            for (i, _) in dimensions(message, relation) {
-                let p = b.parameter(text(&new[i]));
-                write!(b.sql, " and {} = {p}", ident(&message.columns[i].name)).expect("writing to a string");
-            }
+        // A time that is known stands in the condition already. Twice, as two parameters, it would be a comparison of constants in a
+        // generic plan, on which TimescaleDB before 2.25.2 fails: https://github.com/timescale/timescaledb/pull/9294
+        for (i, name) in dimensions(message, relation).filter(|(i, _)| !known(*i)) {
+            let p = b.parameter(text(&new[i]));
+            write!(b.sql, " and {} = {p}", ident(name)).expect("writing to a string");
         }
         Ok(b.step())
     };
     if relation.target.dimensions.is_empty() {
-        return Ok(Work::One(in_place(false)?));
+        return Ok(Work::One(in_place()?));
     }
     // A hypertable. Is the old time known, and is it another?
-    let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
     let all_known = dimensions(message, relation).all(|(i, _)| known(i));
     let moves = dimensions(message, relation).any(|(i, _)| known(i) && row.values[i] != new[i] && new[i] != Value::Unchanged);
     Ok(match (moves, all_known) {
-        (true, _) => Work::One(move_row(message, relation, &row, new)?),
-        (false, true) => Work::One(in_place(true)?),
-        (false, false) => Work::Either(in_place(true)?, move_row(message, relation, &row, new)?),
+        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, new, None)?)),
+        (false, true) => Work::One(in_place()?),
+        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, new, Some(in_place()?))?)),
     })
 }
 
-/// DELETE and INSERT in one statement, carrying over the values that the stream does not have.
-fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple) -> Result<Step> {
-    let table = relation.table.sql();
-    let mut b = Builder::new(format!("with old as (delete from {table} where "));
-    matching(&mut b, message, relation, row)?;
-    b.push(&format!(" returning *) insert into {table} ({}) overriding system value select ", idents(message.columns.iter().map(|c| &c.name))));
-    for (i, column) in message.columns.iter().enumerate() {
-        if i > 0 {
-            b.push(", ");
-        }
-        if new[i] == Value::Unchanged {
-            b.push(&format!("old.{}", ident(&column.name)));
-        } else {
-            let data_type = &target_column(relation, &column.name)?.data_type;
-            let p = b.parameter(text(&new[i]));
-            b.push(&format!("{p}::{data_type}"));
+/// DELETE and INSERT. Values that the stream does not have come from the deleted row; two statements, because not every version of
+/// TimescaleDB plans them as one.
+fn move_row(message: &RelationMessage, relation: &Relation, row: &Row<'_>, new: &Tuple, in_place: Option<Step>) -> Result<Move> {
+    let mut delete = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
+    matching(&mut delete, message, relation, row)?;
+    let mut complete = new.clone();
+    let mut kept = Vec::new();
+    for (i, value) in complete.iter_mut().enumerate().filter(|(_, v)| **v == Value::Unchanged) {
+        match row.values.get(i) {
+            // The old tuple of REPLICA IDENTITY FULL has it.
+            Some(old @ Value::Text(_)) if row.kind == OldKind::Full => *value = old.clone(),
+            _ => kept.push(i),
         }
     }
-    b.push(" from old");
-    Ok(b.step())
+    if !kept.is_empty() {
+        let columns: Vec<String> = kept.iter().map(|i| format!("{}::text", ident(&message.columns[*i].name))).collect();
+        delete.push(&format!(" returning {}", columns.join(", ")));
+    }
+    Ok(Move { in_place, delete: delete.step(), kept, insert: insert(message, relation, &complete)? })
 }
 
 /// Columns by which the hypertable is partitioned: their places in the stream's relation.
@@ -190,9 +200,8 @@ fn matching(b: &mut Builder, message: &RelationMessage, relation: &Relation, row
         return Err(Error::failed(format!("{}: the stream names no key for a changed row", relation.table))
             .hint("the table has no replica identity any more; settle it on the source and copy the table again"));
     }
-    let name = if relation.target.has_children { "(tableoid, ctid)" } else { "ctid" };
-    let columns = name.trim_matches(['(', ')']);
-    b.push(&format!("{name} = (select {columns} from {} where ", relation.table.sql()));
+    let (name, columns) = if relation.target.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
+    b.push(&format!("{name} = (select {columns} from {}{} where ", relation.target.only(), relation.table.sql()));
     if message.columns.is_empty() {
         b.push("true");
     }
@@ -300,7 +309,7 @@ mod tests {
                 .into(),
                 primary_key: primary_key.iter().map(|s| (*s).to_owned()).collect(),
                 dimensions: dimensions.iter().map(|s| (*s).to_owned()).collect(),
-                has_children: !dimensions.is_empty(),
+                kind: if dimensions.is_empty() { TableKind::Plain } else { TableKind::Hypertable },
                 deferrable: false,
             },
         }
@@ -319,7 +328,7 @@ mod tests {
         let bare = |s: &Step| s.sql.replace('"', "");
         match work {
             Work::One(a) => vec![bare(a)],
-            Work::Either(a, b) => vec![bare(a), bare(b)],
+            Work::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
             Work::Nothing => vec![],
         }
     }
@@ -328,7 +337,7 @@ mod tests {
     fn c_5_unchanged_toast_is_left_out_of_the_update() {
         let c = change(&["id"], Operation::Update { old: None, new: vec![v("1"), v("2"), Value::Null, Value::Unchanged] });
         let w = work(&c, &relation(&[], &["id"])).unwrap();
-        assert_eq!(sql(&w), ["update public.t set id = $1, ts = $2, n = $3 where id = $4"]);
+        assert_eq!(sql(&w), ["update only public.t set id = $1, ts = $2, n = $3 where id = $4"]);
     }
 
     #[test]
@@ -349,11 +358,11 @@ mod tests {
         assert_eq!(
             sql(&work(&c, &relation(&[], &[])).unwrap()),
             [
-                "delete from public.t where ctid = (select ctid from public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
+                "delete from only public.t where ctid = (select ctid from only public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
             ]
         );
         // With a primary key on the target the key is enough.
-        assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from public.t where id = $1"]);
+        assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1"]);
     }
 
     #[test]
@@ -366,17 +375,16 @@ mod tests {
         assert_eq!(
             sql(&work(&moved, &ht).unwrap()),
             [
-                "with old as (delete from public.t where id = $1 and ts = $2 returning *) insert into public.t (id, ts, n, j) overriding system value select $3::integer, $4::timestamp with time zone, $5::numeric, old.j from old"
+                "delete from public.t where id = $1 and ts = $2 returning j::text",
+                "insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"
             ]
         );
         let stays = change(&["id", "ts"], Operation::Update { old: None, new: new.clone() });
-        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5 and ts = $6"]);
+        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set id = $1, ts = $2, n = $3 where id = $4 and ts = $5"]);
         // It does not: the new time is tried first.
         let unknown = change(&["id"], Operation::Update { old: None, new });
         let statements = sql(&work(&unknown, &ht).unwrap());
-        assert!(
-            statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("with old as (delete from public.t where id = $1 ")
-        );
+        assert!(statements[0].ends_with("where id = $4 and ts = $5") && statements[1].starts_with("delete from public.t where id = $1 "));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! This lane applies change by change, pipelined; the batch is where sets will be made of them.
 
-use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesOrdered};
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
@@ -15,7 +15,7 @@ use tokio_postgres::{SimpleQueryMessage, Statement, types};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    apply::{self, Step, Work},
+    apply::{self, Move, Step, Work},
     change::{Change, Operation},
     relation::{Counters, Relation},
 };
@@ -42,6 +42,8 @@ const IDLE_POSITION_EVERY: Duration = Duration::from_secs(10);
 pub enum Feed {
     /// A change, and the room that it takes in the queue.
     Change(Box<Change>, OwnedSemaphorePermit),
+    /// Apply what there is, also in the middle of a transaction: the room in the queues is needed.
+    Flush,
     /// All changes of this lane that were committed before this LSN were sent.
     UpTo(Lsn),
     /// Apply what there is, write the position, then answer and wait for the next message.
@@ -71,6 +73,8 @@ pub struct Progress {
     pub durable: Lsn,
     pub waiting: bool,
     pub changes: u64,
+    /// Why it has not come further for some seconds, although it tries: the target is down, full or locked.
+    pub held_up: Option<String>,
 }
 
 /// A change that the target refused, or that found no row. The lane waits for an answer.
@@ -129,6 +133,18 @@ struct Batch {
 impl Batch {
     fn is_full(&self) -> bool {
         !self.deferrable && (self.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES)
+    }
+}
+
+/// How long passing trouble has lasted.
+struct Patience {
+    delay: Duration,
+    tries: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { delay: Duration::from_millis(100), tries: 0 }
     }
 }
 
@@ -194,12 +210,17 @@ impl Lane {
                 Err(mpsc::error::TryRecvError::Disconnected) => return self.apply(&mut batch).await,
             };
             match message {
+                // A session of before, that committed late, may have applied it (C-30).
+                Feed::Change(change, _) if change.position <= self.position => {}
                 Feed::Change(change, permit) => {
-                    self.seen = change.position;
+                    self.seen = self.seen.max(change.position);
                     batch.bytes += change.operation.bytes();
                     batch.deferrable |= self.shared.relations[change.target].target.deferrable;
                     batch.changes.push(*change);
-                    batch.permits.push(permit);
+                    // A transaction that has to stay whole must not wait for the room that it takes itself.
+                    if !batch.deferrable {
+                        batch.permits.push(permit);
+                    }
                     if batch.is_full() {
                         self.apply(&mut batch).await?;
                     }
@@ -215,12 +236,16 @@ impl Lane {
                         self.apply(&mut batch).await?;
                     }
                 }
+                Feed::Flush if batch.deferrable => batch.permits.clear(),
+                Feed::Flush => self.apply(&mut batch).await?,
                 Feed::Barrier(reached) => {
                     self.apply(&mut batch).await?;
+                    self.position = self.read_position().await?;
+                    self.seen = self.seen.max(self.position);
                     let _ = reached.send(self.position);
                 }
                 Feed::Truncate(truncation) => self.truncate(*truncation).await?,
-                Feed::Moved(position) => (self.position, self.seen) = (position, position),
+                Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
             }
         }
     }
@@ -230,7 +255,7 @@ impl Lane {
         let position = if waiting { self.seen } else { self.position };
         self.progress.send_if_modified(|p| {
             let news = p.position != position || p.waiting != waiting || p.changes != self.changes;
-            *p = Progress { position, durable: self.position.lsn, waiting, changes: self.changes };
+            *p = Progress { position, durable: self.position.lsn, waiting, changes: self.changes, held_up: None };
             news
         });
     }
@@ -241,7 +266,7 @@ impl Lane {
         if to == self.position {
             return Ok(());
         }
-        let mut delay = Duration::from_millis(100);
+        let mut patience = Patience::default();
         let mut one_by_one = false;
         loop {
             match self.attempt(batch, to, one_by_one).await {
@@ -273,13 +298,7 @@ impl Lane {
                         return Ok(());
                     }
                 }
-                Err(Refusal::Lane(error)) if error.is_transient() => {
-                    tracing::warn!(lane = self.number, %error, "trying again");
-                    self.client = None;
-                    self.statements.clear();
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(10));
-                }
+                Err(Refusal::Lane(error)) if error.is_transient() => self.wait(&mut patience, error).await,
                 Err(Refusal::Change(at, error)) => {
                     let change = &batch.changes[at];
                     if self.accepted.contains(&change.target) {
@@ -324,8 +343,30 @@ impl Lane {
 
     async fn read_position(&mut self) -> Result<Position> {
         let lane = self.number;
-        let client = self.connected().await?;
-        crate::pg::ledger::lane_position(client, lane).await
+        let mut patience = Patience::default();
+        loop {
+            let result = match self.connected().await {
+                Ok(client) => crate::pg::ledger::lane_position(client, lane).await,
+                Err(e) => Err(e),
+            };
+            match result {
+                Err(e) if e.is_transient() => self.wait(&mut patience, e).await,
+                other => return other,
+            }
+        }
+    }
+
+    /// Before passing trouble is tried again: longer each time, and not in silence.
+    async fn wait(&mut self, patience: &mut Patience, error: Error) {
+        tracing::warn!(lane = self.number, %error, "trying again");
+        self.client = None;
+        self.statements.clear();
+        patience.tries += 1;
+        if patience.tries == 6 {
+            self.progress.send_modify(|p| p.held_up = Some(error.to_string()));
+        }
+        tokio::time::sleep(patience.delay).await;
+        patience.delay = (patience.delay * 2).min(Duration::from_secs(10));
     }
 
     /// `begin`, and the position moved from where the lane believes it is.
@@ -384,7 +425,15 @@ impl Lane {
                 Operation::Update { .. } => count.updates += 1,
                 Operation::Delete { .. } => count.deletes += 1,
             }
-            match apply::work(change, relation).map_err(fail)? {
+            let tolerant = one_by_one && self.accepted.contains(&change.target);
+            let work = match apply::work(change, relation) {
+                Err(_) if tolerant => {
+                    count.missed += 1;
+                    continue;
+                }
+                other => other.map_err(fail)?,
+            };
+            match work {
                 Work::Nothing => {}
                 Work::One(step) if !one_by_one => {
                     let statement = self.prepared(&step.sql).await.map_err(|e| at_change(at, &relation.table, e))?;
@@ -395,7 +444,6 @@ impl Lane {
                 }
                 work => {
                     self.flush(batch, &mut under_way).await?;
-                    let tolerant = one_by_one && self.accepted.contains(&change.target);
                     match self.in_order(work, tolerant).await {
                         Ok(true) => {}
                         Ok(false) if tolerant => counts.entry(change.target).or_default().missed += 1,
@@ -433,24 +481,29 @@ impl Lane {
 
     /// One change by itself; whether it touched a row. `tolerant`: an error of the data is no error.
     async fn in_order(&mut self, work: Work, tolerant: bool) -> Result<bool> {
-        let (first, second) = match work {
-            Work::One(step) => (step, None),
-            Work::Either(step, other) => (step, Some(other)),
-            Work::Nothing => return Ok(true),
-        };
         if tolerant {
             self.connected().await?.batch_execute("savepoint change").await?;
         }
-        let mut result = self.step(&first).await;
-        if let (Ok(0), Some(second)) = (&result, second) {
-            result = self.step(&second).await;
-        }
+        let result = match work {
+            Work::Nothing => Ok(1),
+            Work::One(step) => self.step(&step).await,
+            Work::Move(row) => self.move_row(*row).await,
+        };
         match result {
             Ok(rows) => {
-                if tolerant {
-                    self.connected().await?.batch_execute("release savepoint change").await?;
+                if !tolerant {
+                    return Ok(rows == 1);
                 }
-                Ok(rows == 1)
+                // What a deferred constraint would say at the commit, it says now.
+                let check = "set constraints all immediate; set constraints all deferred; release savepoint change";
+                match self.connected().await?.batch_execute(check).await.map_err(Error::from) {
+                    Err(e) if e.is_transient() => Err(e),
+                    Err(_) => {
+                        self.connected().await?.batch_execute("rollback to savepoint change").await?;
+                        Ok(false)
+                    }
+                    Ok(()) => Ok(rows == 1),
+                }
             }
             Err(e) if tolerant && !e.is_transient() => {
                 self.connected().await?.batch_execute("rollback to savepoint change").await?;
@@ -458,6 +511,28 @@ impl Lane {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Deletes and inserts a row, unless it is found in place; how many rows were found.
+    async fn move_row(&mut self, mut row: Move) -> Result<u64> {
+        if let Some(in_place) = &row.in_place
+            && self.step(in_place).await? > 0
+        {
+            return Ok(1);
+        }
+        if row.kept.is_empty() {
+            let deleted = self.step(&row.delete).await?;
+            return if deleted == 1 { self.step(&row.insert).await } else { Ok(deleted) };
+        }
+        let statement = self.prepared(&row.delete.sql).await?;
+        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
+        let parameters = row.delete.parameters.iter().map(|p| Parameter(p.as_deref()));
+        let deleted: Vec<_> = client.query_raw(&statement, parameters).await?.try_collect().await?;
+        let [values] = deleted.as_slice() else { return Ok(deleted.len() as u64) };
+        for (n, parameter) in row.kept.iter().enumerate() {
+            row.insert.parameters[*parameter] = values.try_get::<_, Option<String>>(n)?.map(bytes::Bytes::from);
+        }
+        self.step(&row.insert).await
     }
 
     async fn step(&mut self, step: &Step) -> Result<u64> {
@@ -479,8 +554,8 @@ impl Lane {
         Ok(statement)
     }
 
-    async fn truncate(&mut self, truncation: Truncation) -> Result<()> {
-        let mut delay = Duration::from_millis(100);
+    async fn truncate(&mut self, mut truncation: Truncation) -> Result<()> {
+        let mut patience = Patience::default();
         loop {
             match self.try_truncate(&truncation).await {
                 Ok(()) => {
@@ -491,24 +566,23 @@ impl Lane {
                     let _ = truncation.done.send(());
                     return Ok(());
                 }
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(lane = self.number, %error, "trying the truncate again");
-                    self.client = None;
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(10));
-                }
+                Err(error) if error.is_transient() => self.wait(&mut patience, error).await,
                 Err(error) => {
                     self.client = None;
-                    self.ask(truncation.targets.first().copied(), error.context("TRUNCATE")).await?;
+                    match self.ask(truncation.targets.first().copied(), error.context("TRUNCATE")).await? {
+                        Resolution::Retry => {}
+                        // The positions still move; the tables keep their rows.
+                        Resolution::Accept => truncation.statements.clear(),
+                    }
                 }
             }
         }
     }
 
     async fn try_truncate(&mut self, truncation: &Truncation) -> Result<()> {
+        let to = truncation.to;
         let mut sql = String::from("begin;");
-        for (lane, from) in &truncation.lanes {
-            let to = truncation.to;
+        for (lane, from) in truncation.lanes.iter().filter(|(_, from)| *from < to) {
             // A division by zero undoes all when a lane does not stand where it should.
             let _ = write!(
                 sql,
@@ -526,9 +600,9 @@ impl Lane {
             Ok(()) => Ok(()),
             Err(e) => {
                 let error = Error::from(e);
-                let _ = client.batch_execute("rollback").await;
-                // An earlier attempt whose answer was lost may have committed.
-                if error.has_code("22012") && self.read_position().await? == truncation.to {
+                client.batch_execute("rollback").await.ok();
+                // An earlier attempt whose answer was lost may have committed: it moved all lanes at once.
+                if error.has_code("22012") && self.read_position().await? >= to {
                     return Ok(());
                 }
                 Err(error)

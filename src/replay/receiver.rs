@@ -5,6 +5,10 @@ use bytes::Bytes;
 use std::{
     collections::HashMap,
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -36,8 +40,9 @@ const WRITE_QUEUE: usize = 4;
 const WATERMARK_EVERY: Duration = Duration::from_secs(10);
 /// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// Nothing heard for this long although a reply was asked for: the connection is dead.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Nothing heard for this long: the connection is dead. A walsender that reads a large transaction that is not for us answers only
+/// after half of its timeout; dead peers are found by TCP keepalives much sooner.
+const SILENCE: Duration = Duration::from_secs(330);
 /// The spool stops growing when less than this is free on its disk, bytes.
 const DISK_RESERVE: u64 = 512 << 20;
 
@@ -70,6 +75,8 @@ pub struct Origin {
     pub publications: Vec<String>,
     /// `system_identifier` of the source when the migration began.
     pub system_id: String,
+    /// The source's timeline as it was last seen; 0 before.
+    pub timeline: Arc<AtomicU32>,
 }
 
 pub struct Receiver {
@@ -78,6 +85,7 @@ pub struct Receiver {
     applied: watch::Sender<Lsn>,
     task: JoinHandle<Result<()>>,
     cancel: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl Receiver {
@@ -100,15 +108,20 @@ impl Receiver {
         let (wanted, wanted_receiver) = watch::channel(Lsn::ZERO);
         let (applied, applied_receiver) = watch::channel(Lsn::ZERO);
         let cancel = cancel.child_token();
-        let spooler = Spooler::start(writer, spool_dir.clone(), status_sender.clone(), applied_receiver);
-        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
-        let task = tokio::spawn(session.run());
-        Ok(Self { status, wanted, applied, task, cancel })
+        let spooler = Spooler::start(writer, spool_dir, status_sender.clone(), applied_receiver);
+        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, cancel: cancel.clone() };
+        let ended = CancellationToken::new();
+        let over = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _over = over;
+            session.run().await
+        });
+        Ok(Self { status, wanted, applied, task, cancel, ended })
     }
 
     /// A handle for waiting that does not borrow the receiver.
     pub fn reacher(&self) -> Reacher {
-        Reacher { wanted: self.wanted.clone(), status: self.status.clone() }
+        Reacher { wanted: self.wanted.clone(), status: self.status.clone(), ended: self.ended.clone() }
     }
 
     /// Everything up to here is durable on the target: older segments may go.
@@ -124,10 +137,21 @@ impl Receiver {
         self.task.is_finished()
     }
 
+    /// Cancelled once the receiver has ended, for whatever reason.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Ends the session in order: the slot is free when this returns.
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(mut self) -> Result<()> {
         self.cancel.cancel();
-        self.task.await.unwrap_or_else(|e| Err(Error::failed(format!("the receiver died: {e}"))))
+        (&mut self.task).await.unwrap_or_else(|e| Err(Error::failed(format!("the receiver died: {e}"))))
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.cancel.cancel();
     }
 }
 
@@ -135,6 +159,7 @@ impl Receiver {
 pub struct Reacher {
     wanted: watch::Sender<Lsn>,
     status: watch::Receiver<Status>,
+    ended: CancellationToken,
 }
 
 impl Reacher {
@@ -145,9 +170,9 @@ impl Reacher {
             *w = lsn.max(*w);
             raise
         });
-        match self.status.wait_for(|s| s.end.lsn >= lsn).await {
-            Ok(status) => Ok(status.clone()),
-            Err(_) => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
+        tokio::select! {
+            Ok(status) = self.status.wait_for(|s| s.end.lsn >= lsn) => Ok(status.clone()),
+            () = self.ended.cancelled() => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
         }
     }
 }
@@ -160,6 +185,8 @@ enum Write {
         boundary: Option<Lsn>,
         close_before: bool,
     },
+    /// Look at the disk, and delete what is applied.
+    Trim,
     /// The connection broke: what lies behind the last boundary comes again.
     Rewind(tokio::sync::oneshot::Sender<Result<End>>),
 }
@@ -190,6 +217,7 @@ impl Spooler {
                                 }
                                 writer.write(&records, first, boundary)?;
                             }
+                            Write::Trim => looked = None,
                             Write::Rewind(done) => {
                                 writer.close_segment()?;
                                 let _ = done.send(writer.sync());
@@ -236,7 +264,6 @@ struct Session {
     wanted: watch::Receiver<Lsn>,
     status: watch::Sender<Status>,
     spooler: Spooler,
-    dir: PathBuf,
     cancel: CancellationToken,
 }
 
@@ -251,8 +278,10 @@ struct Collected {
     /// The transaction was spooled before the last reconnect.
     skip: bool,
     wrote: Option<u32>,
-    /// Relation messages of this connection, by OID.
+    /// Relation messages of this connection that are in force where the next block begins, by OID.
     relations: HashMap<u32, Bytes>,
+    /// Those collected since, in order.
+    described: Vec<(usize, u32, Bytes)>,
     /// End of the last whole transaction or watermark that was collected.
     end: Lsn,
     /// Bytes handed over for the present segment, before compression.
@@ -301,7 +330,7 @@ impl Session {
 
         let origin = self.origin.clone();
         let mut wire = Wire::open_replication(&origin.source, &origin.application_name).await?;
-        self.identify(&mut wire).await?;
+        self.identify(&mut wire, end.lsn).await?;
         // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
         wire.simple("set wal_sender_timeout = '5min'").await?;
         let publications = origin.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
@@ -325,14 +354,34 @@ impl Session {
         result
     }
 
-    /// Another system, or a new timeline that begins before what was received, is refused.
-    async fn identify(&self, wire: &mut Wire) -> Result<()> {
+    /// Another system is refused, and so is one that has gone back, or that left the old timeline before what was received (I5).
+    async fn identify(&self, wire: &mut Wire, end: Lsn) -> Result<()> {
         let rows = wire.simple("IDENTIFY_SYSTEM").await?;
-        let system = rows.first().and_then(|r| r.first().cloned().flatten()).unwrap_or_default();
+        let field = |n: usize| rows.first().and_then(|r| r.get(n).cloned().flatten()).unwrap_or_default();
+        let (system, timeline, at) = (field(0), field(1).parse::<u32>().unwrap_or(0), field(2).parse::<Lsn>()?);
         if system != self.origin.system_id {
             return Err(Error::refused(format!("the source is another server now: system identifier {system} instead of {}", self.origin.system_id))
                 .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
         }
+        let back = |where_: String| {
+            Err(Error::refused(format!("the source has gone back: {where_}, but {end} was received"))
+                .detail("it was restored from a backup, or another server took over before it had everything")
+                .hint("what was copied and replayed may no longer be on the source: run `hyperlift clean`, empty the target and start again"))
+        };
+        if at < end {
+            return back(format!("its WAL ends at {at}"));
+        }
+        let known = self.origin.timeline.load(Ordering::Relaxed);
+        if known != 0 && known != timeline {
+            let history = wire.simple(&format!("TIMELINE_HISTORY {timeline}")).await?;
+            let text = history.first().and_then(|r| r.get(1).cloned().flatten()).unwrap_or_default();
+            match branch_point(&text, known) {
+                Some(branch) if branch >= end => {}
+                Some(branch) => return back(format!("timeline {timeline} left timeline {known} at {branch}")),
+                None => return back(format!("timeline {timeline} does not come from timeline {known}")),
+            }
+        }
+        self.origin.timeline.store(timeline, Ordering::Relaxed);
         Ok(())
     }
 
@@ -395,7 +444,7 @@ impl Session {
             let flushed = self.status.borrow().end.lsn;
             let ask = wanted > c.end && last_status.elapsed() >= Duration::from_millis(200);
             if reply || ask || last_status.elapsed() >= STATUS_EVERY || (flushed > reported && last_status.elapsed() >= Duration::from_secs(1)) {
-                wire.send_status(heard.max(flushed), flushed, flushed, ask || last_heard.elapsed() > SILENCE / 2).await?;
+                wire.send_status(heard.max(flushed), flushed, flushed, ask || last_heard.elapsed() > STATUS_EVERY * 2).await?;
                 (reported, last_status) = (flushed, Instant::now());
             }
             if last_heard.elapsed() > SILENCE {
@@ -406,14 +455,11 @@ impl Session {
             }
             // 5. wait
             tokio::select! {
-                filled = wire.fill() => filled?,
+                filled = wire.fill() => { filled?; last_heard = Instant::now(); }
                 _ = status_tick.tick() => {}
-                _ = self.wanted.changed() => {}
+                Ok(()) = self.wanted.changed() => {}
                 () = tokio::time::sleep(GROUP), if c.boundary.is_some() => {}
-                () = cancel.cancelled() => {
-                    self.hand_over(&mut c, wire, heard).await?;
-                    return Ok(());
-                }
+                () = cancel.cancelled() => return Ok(()),
             }
         }
     }
@@ -431,9 +477,7 @@ impl Session {
                 // The commit LSN decides, never the LSN of BEGIN (I5).
                 c.skip = Lsn(number(1)?) < c.end;
             }
-            b'R' => {
-                c.relations.insert(oid(1)?, data.clone());
-            }
+            b'R' => c.described.push((c.records.len(), oid(1)?, data.clone())),
             b'I' | b'U' | b'D' => c.wrote = Some(oid(1)?),
             b'T' => c.wrote = Some(oid(6)?),
             _ => {}
@@ -484,6 +528,12 @@ impl Session {
             records = with_relations;
             close_before = true;
         }
+        // From the next block on, what this one describes is in force, too.
+        let later = c.described.split_off(c.described.partition_point(|(at, ..)| *at < length));
+        c.relations.extend(std::mem::replace(&mut c.described, later).into_iter().map(|(_, oid, message)| (oid, message)));
+        for (at, ..) in &mut c.described {
+            *at -= length;
+        }
         if close_before {
             c.segment_bytes = 0;
         }
@@ -522,14 +572,22 @@ impl Session {
                     let flushed = self.status.borrow().end.lsn;
                     wire.send_status(heard.max(flushed), flushed, flushed, false).await?;
                     if low {
-                        let free = disk_free(&self.dir);
-                        self.status.send_modify(|s| s.disk_free = free);
+                        let _ = self.spooler.queue.try_send(Write::Trim);
                     }
                 }
-                () = self.cancel.cancelled() => return Ok(()),
+                // The block is lost with this connection; the stream is not: nothing behind it may follow.
+                () = self.cancel.cancelled() => return Err(Error::stopped()),
             }
         }
     }
+}
+
+/// Where a timeline ended, from a history file (PostgreSQL documentation 26.3.5): lines of timeline, LSN and reason.
+fn branch_point(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut parts = line.split_whitespace();
+        (parts.next()?.parse() == Ok(timeline)).then(|| parts.next()?.parse().ok())?
+    })
 }
 
 /// Whether a broken stream may be opened again: everything but what an operator has to settle.
@@ -537,7 +595,21 @@ fn may_reconnect(e: &Error) -> bool {
     use crate::error::Kind;
     match (&e.sqlstate, e.kind) {
         // 55006: the slot is still active for a session that has not noticed its end.
-        (Some(code), _) => e.is_transient() || code == "55006" || code.starts_with("57"),
+        (Some(code), _) => e.is_transient() || code == "55006",
         (None, kind) => kind == Kind::Connection,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_branch_of_a_timeline_is_read_from_its_history() {
+        let history = "1\t0/3000000\tno recovery target specified\n\n2\t1/5000060\tbefore 2000-01-01\n";
+        assert_eq!(
+            (branch_point(history, 1), branch_point(history, 2), branch_point(history, 3)),
+            (Some(Lsn(0x300_0000)), Some(Lsn((1 << 32) + 0x500_0060)), None)
+        );
     }
 }

@@ -19,13 +19,20 @@ use crate::{
     error::{Error, Result},
     lsn::{Lsn, Position},
     name::TableName,
-    pg::{catalog, client::Client},
+    pg::{
+        catalog,
+        client::{self, Client},
+        conninfo::Conninfo,
+    },
 };
 
 /// Changes on their way to one lane.
 pub const LANE_QUEUE: usize = 2_048;
 /// Values on their way to all lanes together, kB.
 const QUEUE_KILOBYTES: u32 = 64 << 10;
+
+/// All lanes hear where the router stands at least this often.
+const TELL_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the router tells about itself.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +59,12 @@ pub struct Router {
     pub progress: watch::Sender<Progress>,
     pub barriers: mpsc::Receiver<BarrierRequest>,
     pub paused: watch::Receiver<bool>,
-    /// For the names of leaves that came into being during the run.
+    /// For the roots of leaves that came into being during the run.
     pub source: Client,
+    pub source_info: Conninfo,
+    pub migration: String,
+    /// Leaves as they stand on the target, with the index of their relation.
+    pub leaves: HashMap<TableName, usize>,
     pub cancel: CancellationToken,
 }
 
@@ -107,6 +118,7 @@ impl Router {
             room: Arc::new(Semaphore::new(QUEUE_KILOBYTES as usize)),
             waiting: Vec::new(),
         };
+        let mut told = std::time::Instant::now();
         loop {
             self.paused.wait_for(|p| !p).await.map_err(|_| Error::stopped())?;
             let end = self.receiver.borrow_and_update().end;
@@ -131,6 +143,11 @@ impl Router {
             }
             if state.transaction.is_none() {
                 self.answer_barriers(&mut state).await?;
+                // Lanes without changes must not keep the spool for the length of a backlog.
+                if told.elapsed() > TELL_EVERY {
+                    told = std::time::Instant::now();
+                    self.tell_all(state.routed).await?;
+                }
             }
         }
     }
@@ -211,22 +228,28 @@ impl Router {
         Ok(())
     }
 
-    /// The replayed relation of a relation message: itself, or the root of which it is a leaf. Known by OID (C-32).
-    async fn target_of(&self, message: &RelationMessage, state: &mut State) -> Result<Option<usize>> {
+    /// The replayed relation of a relation message: itself, or the root of which it is a leaf. Known by OID (C-32). `None` when it
+    /// belongs to nothing that is replayed: it may be gone from the source since, which matters only if a change of it is still due.
+    async fn target_of(&mut self, message: &RelationMessage, state: &mut State) -> Result<Option<usize>> {
         if let Some(target) = state.by_oid.get(&message.oid) {
             return Ok(Some(*target));
         }
-        let root = catalog::partition_root(&self.source, message.oid).await?;
-        let target = root.and_then(|oid| state.by_oid.get(&oid).copied()).or_else(|| {
-            // The leaf may be gone on the source by now: its parents are not known any more, but it may stand in the map by name.
-            let name = TableName::new(&message.schema, &message.name);
-            self.relations.iter().position(|r| r.table == name)
-        });
+        let root = loop {
+            match catalog::partition_root(&self.source, message.oid).await {
+                Err(e) if e.is_transient() => {
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    let name = format!("hyperlift/{}/router", self.migration);
+                    if let Ok(fresh) = client::connect(&self.source_info, client::Side::Source, &name).await {
+                        self.source = fresh;
+                    }
+                }
+                other => break other?,
+            }
+        };
+        let name = TableName::new(&message.schema, &message.name);
+        let target = root.and_then(|oid| state.by_oid.get(&oid).copied()).or_else(|| self.leaves.get(&name).copied());
         if let Some(target) = target {
             state.by_oid.insert(message.oid, target);
-        } else {
-            return Err(Error::failed(format!("the stream changes {}.{}, which is not part of this migration", message.schema, message.name))
-                .hint("was a partition dropped right after it was written to? Copy its root again"));
         }
         Ok(target)
     }
@@ -236,16 +259,32 @@ impl Router {
         transaction.changes += 1;
         let known =
             state.known.get(&oid).ok_or_else(|| Error::failed(format!("a change of a relation that the stream has not described (OID {oid})")))?;
-        let Some(target) = known.target else { return Ok(()) };
+        let position = Position { lsn: transaction.commit, change: transaction.changes };
+        let Some(target) = known.target else {
+            if self.positions.iter().all(|p| position <= *p) {
+                return Ok(());
+            }
+            let name = TableName::new(&known.message.schema, &known.message.name);
+            return Err(Error::failed(format!("the stream changes {name}, which is not part of this migration"))
+                .hint("a table or partition that is gone from the source again? Run `hyperlift clean`, empty the target and start again"));
+        };
         let relation = &self.relations[target];
         let lane = relation.lane as usize;
-        let position = Position { lsn: transaction.commit, change: transaction.changes };
         if position <= self.positions[lane] || !relation.wants(transaction.commit, transaction.xid) {
             return Ok(());
         }
         transaction.lanes[lane] = true;
         let kilobytes = ((operation.bytes() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
-        let room = state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed");
+        let room = match state.room.clone().try_acquire_many_owned(kilobytes) {
+            Ok(room) => room,
+            Err(_) => {
+                // Lanes may hold the room in the batch of a transaction that waits for this very change.
+                for lane in &self.lanes {
+                    send(lane, Feed::Flush).await?;
+                }
+                state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed")
+            }
+        };
         let change = Change { position, xid: transaction.xid, relation: known.message.clone(), target, operation };
         send(&self.lanes[lane], Feed::Change(Box::new(change), room)).await
     }
@@ -260,7 +299,10 @@ impl Router {
         }
         let (mut statements, mut targets) = (Vec::new(), Vec::new());
         for oid in oids {
-            let Some(known) = state.known.get(oid) else { continue };
+            let known = state
+                .known
+                .get(oid)
+                .ok_or_else(|| Error::failed(format!("a TRUNCATE of a relation that the stream has not described (OID {oid})")))?;
             let Some(target) = known.target else { continue };
             let relation = &self.relations[target];
             if !relation.wants(transaction.commit, transaction.xid) {
@@ -269,7 +311,7 @@ impl Router {
             // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
             let leaf = TableName::new(&known.message.schema, &known.message.name);
             let table = if leaf == relation.table || *oid == relation.oid { &relation.table } else { &leaf };
-            let only = if relation.target.has_children { "" } else { "only " };
+            let only = relation.target.only();
             // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
             statements.push(format!("truncate {only}{}", table.sql()));
             targets.push(target);

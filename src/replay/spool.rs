@@ -192,24 +192,32 @@ impl Writer {
         for &segment in &all {
             let path = segment_path(dir, segment);
             let found = scan(&path)?;
-            last_segment = segment;
             // Only the newest can be torn by a crash: the others were cut and synced before the next was begun.
             if Some(&segment) != all.last() && found.good < std::fs::metadata(&path).map_err(|e| io(&path, &e))?.len() {
                 return Err(damaged(&path, found.good));
             }
             if found.good == 0 {
+                // Its number is used again: a gap in the numbers is damage.
                 std::fs::remove_file(&path).map_err(|e| io(&path, &e))?;
                 continue;
             }
+            if segment != last_segment + 1 && last_segment != 0 {
+                return Err(damaged(&segment_path(dir, last_segment + 1), 0));
+            }
+            last_segment = segment;
             let file = OpenOptions::new().write(true).open(&path).map_err(|e| io(&path, &e))?;
             if file.metadata().map_err(|e| io(&path, &e))?.len() > found.good {
                 tracing::warn!(segment, at = found.good, "cut an unfinished tail of the spool");
                 file.set_len(found.good).map_err(|e| io(&path, &e))?;
-                file.sync_data().map_err(|e| io(&path, &e))?;
+            }
+            if Some(&segment) == all.last() {
+                // A killed process may have left it in the page cache only; what is opened here counts as durable.
+                file.sync_all().map_err(|e| io(&path, &e))?;
             }
             end = end.max(found.last);
             closed.push((segment, found.last, found.good));
         }
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io(dir, &e))?;
         let compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(|e| io(dir, &e))?;
         let written =
             closed.last().map_or(End { segment: last_segment, offset: 0, lsn: end }, |(s, _, size)| End { segment: *s, offset: *size, lsn: end });
@@ -238,6 +246,7 @@ impl Writer {
             self.closed.push((self.segment, self.written.lsn, self.written.offset));
         } else {
             std::fs::remove_file(&path).map_err(|e| io(&path, &e))?;
+            self.segment -= 1;
         }
         Ok(())
     }
@@ -347,11 +356,6 @@ impl Reader {
                         }
                         self.offset = 8;
                         self.file = Some(file);
-                    }
-                    // A segment that got no boundary was removed; the numbers go on.
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.segment < end.segment => {
-                        self.segment += 1;
-                        continue;
                     }
                     Err(e) => return Err(io(&path, &e)),
                 }

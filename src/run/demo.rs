@@ -5,12 +5,12 @@ use tokio::sync::watch;
 
 use super::Session;
 use crate::{
-    cli::{DemoArgs, MigrateArgs},
+    cli::{DemoArgs, DemoTarget, MigrateArgs},
     config::FrontKind,
     demo::{
         compare::compare,
         data::{self, Size},
-        servers::{Server, ServerOptions},
+        servers::{Scratch, Server, ServerOptions},
         timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
         writer::{Load, Totals, Writer},
     },
@@ -34,14 +34,20 @@ enum Destination {
 }
 
 impl Destination {
-    async fn start() -> Result<Self> {
-        if let Some(kind) = timescale_kinds().await.first() {
-            Ok(Self::Timescale(start_timescale(*kind).await?))
-        } else {
-            let server = Server::start(ServerOptions::default()).await?;
-            let uri = server.create_database("target").await?;
-            Ok(Self::Plain { uri, _server: server })
+    async fn start(wanted: Option<DemoTarget>) -> Result<Self> {
+        let kind = match wanted {
+            None => timescale_kinds().await.first().copied(),
+            Some(DemoTarget::Given) => Some(TimescaleKind::Given),
+            Some(DemoTarget::Native) => Some(TimescaleKind::Native),
+            Some(DemoTarget::Pglite) => Some(TimescaleKind::Pglite),
+            Some(DemoTarget::Plain) => None,
+        };
+        if let Some(kind) = kind {
+            return Ok(Self::Timescale(start_timescale(kind).await?));
         }
+        let server = Server::start(ServerOptions::default()).await?;
+        let uri = server.create_database("target").await?;
+        Ok(Self::Plain { uri, _server: server })
     }
 
     fn uri(&self) -> &str {
@@ -56,7 +62,7 @@ impl Destination {
             Self::Timescale(Target { kind: TimescaleKind::Given, .. }) => "TimescaleDB on the server that was given",
             Self::Timescale(Target { kind: TimescaleKind::Native, .. }) => "TimescaleDB",
             Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite (one session: everything takes its turn)",
-            Self::Plain { .. } => "plain PostgreSQL: TimescaleDB was not found on this machine, so there are no hypertables",
+            Self::Plain { .. } => "plain PostgreSQL, without TimescaleDB: there are no hypertables",
         }
     }
 
@@ -77,13 +83,13 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     say("starting a source and a target …");
     let source = Server::start(ServerOptions::default()).await?;
     let from = source.create_database("shop").await?;
-    let destination = Destination::start().await?;
+    let destination = Destination::start(demo.on).await?;
     say(&format!("target: {}", destination.sentence()));
     let size = demo.size.map_or_else(|| destination.size(), Size);
     say("filling the source …");
     data::load(&from, size).await?;
     let hands_free = front != FrontKind::Dashboard;
-    let scratch = tempfile::tempdir()?;
+    let scratch = Scratch::new().await?;
     let mut args = args.clone();
     args.source = Some(from.clone());
     args.target = Some(destination.uri().to_owned());

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{copy::Replication, hypertables, schema};
+use super::{copy::Replication, hypertables, schema, trouble};
 use crate::{
     error::{Error, Result},
     event::{Command, Event, Gate, LaneStatus, Level, PromptKind, Stage, StageState},
@@ -20,7 +20,8 @@ use crate::{
         catalog,
         client::Client,
         ledger::{self, RelationState},
-        slot, target,
+        slot,
+        target::{self, TableKind},
     },
     plan::IdentityChoice,
     replay::{
@@ -30,6 +31,8 @@ use crate::{
     },
 };
 
+/// A source that does not answer within this time is looked at again later.
+const LOOK: Duration = Duration::from_secs(3);
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// The target counts as level with the source when a position of the source is reached within this time.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
@@ -57,6 +60,12 @@ pub struct Replay {
     last_write: (Lsn, Instant),
     slot_checked: Option<Instant>,
     slot: Option<slot::Slot>,
+    /// Prepared transactions of the source database: their commits would come after the cutover.
+    prepared: i64,
+    /// What has changed in the source's schema since the copy.
+    altered: Option<String>,
+    /// Lanes that are held up, as it was last said.
+    held_up: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.
     start: Lsn,
     pub lag: Option<u64>,
@@ -73,10 +82,11 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     m.enter(Stage::CatchUp).await;
     let started = async {
         let source = m.source("lag").await?;
-        let (relations, positions) = replayed_relations(m, &replication).await?;
-        Ok::<_, Error>((source, relations, positions))
+        let router_source = m.source("router").await?;
+        let (relations, positions, leaves) = replayed_relations(m, &replication).await?;
+        Ok::<_, Error>((source, router_source, relations, positions, leaves))
     };
-    let (source, relations, positions) = match started.await {
+    let (source, router_source, relations, positions, leaves) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -107,6 +117,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         feeds.push(feed);
         lanes.push(seen);
     }
+    replication.receiver.applied(positions.iter().map(|p| p.lsn).min().unwrap_or_default());
     let (barriers, requests) = mpsc::channel(4);
     let (paused, pausing) = watch::channel(false);
     let (router_progress, router) = watch::channel(router::Progress::default());
@@ -119,7 +130,10 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         progress: router_progress,
         barriers: requests,
         paused: pausing,
-        source: m.source("router").await?,
+        source: router_source,
+        source_info: m.config.source.clone(),
+        migration: m.record.id.clone(),
+        leaves,
         cancel: cancel.clone(),
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
@@ -143,6 +157,9 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,
+        prepared: 0,
+        altered: None,
+        held_up: None,
         start: m.record.slot.unwrap_or_default(),
         lag: None,
     })
@@ -161,8 +178,9 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
     });
 }
 
-/// The relations as they were copied, with the shape of their tables on the target; and where each lane stands.
-async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>)> {
+/// The relations as they were copied, with the shape of their tables on the target; where each lane stands; and the leaves of
+/// partitioned tables, with the index of their relation.
+async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
     let client = m.target("catch-up").await?;
     let entries = ledger::relations(&client).await?;
     let mut relations = Vec::new();
@@ -184,7 +202,7 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
         };
         if m.plan.hypertable(&r.table).is_some() {
             shape.dimensions = hypertables::dimension_columns(&client, &r.table).await?;
-            shape.has_children = true;
+            shape.kind = TableKind::Hypertable;
         }
         relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
@@ -193,7 +211,11 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
     for lane in 0..lanes {
         positions.push(ledger::lane_position(&client, lane).await?);
     }
-    Ok((relations, positions))
+    let mut leaves = HashMap::new();
+    for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
+        leaves.extend(catalog::leaves(&client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
+    }
+    Ok((relations, positions, leaves))
 }
 
 /// What happened while replay was driven.
@@ -231,9 +253,16 @@ impl Replay {
             return Err(trouble.error.context("replay"));
         }
         let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
-        if let Some(table) = &table {
-            m.reporter.report(Event::Diverged { table: table.clone(), reason: trouble.error.to_string() }).await;
-        }
+        let event = match &table {
+            Some(table) => Event::Diverged { table: table.clone(), reason: trouble.error.to_string() },
+            None => Event::StatementFailed {
+                object: object.clone(),
+                message: trouble.error.message.clone(),
+                sqlstate: trouble.error.sqlstate.clone(),
+                sql: String::new(),
+            },
+        };
+        m.reporter.report(event).await;
         let text = format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error);
         self.open.insert(object, (table, trouble.answer));
         let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);
@@ -252,7 +281,8 @@ impl Replay {
         if let Some(table) = table {
             m.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
         }
-        schema::close_prompt(m).await;
+        let answered = if resolution == Resolution::Retry { trouble::Resolution::Retry } else { trouble::Resolution::Skip };
+        schema::settled(m, (object.clone(), answered)).await;
         true
     }
 
@@ -280,16 +310,16 @@ impl Replay {
     }
 
     async fn sample(&mut self, m: &mut Migration) -> Result<()> {
-        let source = match catalog::flushed_lsn(&self.source).await {
-            Ok(lsn) => lsn,
-            Err(e) if e.is_transient() => {
+        let source = match tokio::time::timeout(LOOK, catalog::flushed_lsn(&self.source)).await {
+            Ok(Ok(lsn)) => lsn,
+            Ok(Err(e)) if !e.is_transient() => return Err(e.context("source")),
+            _ => {
                 // The receiver tells of the broken source; here it is only looked at again.
-                if let Ok(fresh) = m.source("lag").await {
+                if let Ok(Ok(fresh)) = tokio::time::timeout(LOOK, m.source("lag")).await {
                     self.source = fresh;
                 }
                 return Ok(());
             }
-            Err(e) => return Err(e.context("source")),
         };
         if self.replication.receiver.has_ended() {
             let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
@@ -334,6 +364,7 @@ impl Replay {
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &slot::Names::of(&m.record.id).slot).await.unwrap_or(None);
+            self.look_at_the_source(m).await;
             if let Some(s) = &self.slot {
                 m.reporter.report(Event::SlotChecked { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes }).await;
             }
@@ -343,6 +374,27 @@ impl Replay {
         Ok(())
     }
 
+    /// What the stream does not tell: prepared transactions, new and changed tables, lanes that wait for the target.
+    pub async fn look_at_the_source(&mut self, m: &Migration) {
+        let look = async {
+            self.prepared = catalog::value(&self.source, "select count(*) from pg_prepared_xacts where database = current_database()").await?;
+            let now = catalog::shapes(&self.source).await?;
+            Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
+        };
+        if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, look).await {
+            if let Some(text) = altered.as_ref().filter(|_| altered != self.altered) {
+                m.notice(Level::Warn, format!("the source's schema changed: {text}")).await;
+            }
+            self.altered = altered;
+        }
+        let held_up =
+            self.lanes.iter().enumerate().find_map(|(i, l)| l.borrow().held_up.as_ref().map(|why| format!("lane {i} waits for the target: {why}")));
+        if let Some(text) = held_up.as_ref().filter(|_| held_up != self.held_up) {
+            m.notice(Level::Warn, text.clone()).await;
+        }
+        self.held_up = held_up;
+    }
+
     /// How long it takes until a position of the source is reached on the target.
     fn measure_round_trip(&mut self, source: Lsn, applied: Lsn) {
         match self.probe {
@@ -350,7 +402,8 @@ impl Replay {
                 self.round_trip = Some(since.elapsed());
                 self.probe = Some((source, Instant::now()));
             }
-            Some((_, since)) if self.round_trip.is_none_or(|r| since.elapsed() > r) => self.round_trip = Some(since.elapsed()),
+            // It takes longer already than the last one did.
+            Some((_, since)) if self.round_trip.is_some_and(|r| since.elapsed() > r) => self.round_trip = Some(since.elapsed()),
             Some(_) => {}
             None => self.probe = Some((source, Instant::now())),
         }
@@ -435,6 +488,13 @@ impl Replay {
                 ),
             ),
             gate(
+                "prepared transactions",
+                self.prepared == 0,
+                true,
+                if self.prepared == 0 { "none on the source".into() } else { format!("{} on the source: commit or roll them back", self.prepared) },
+            ),
+            gate("source's schema", self.altered.is_none(), false, self.altered.clone().unwrap_or_else(|| "as it was copied".into())),
+            gate(
                 "ANALYZE",
                 matches!(self.analyze, Analyze::Done),
                 false,
@@ -470,7 +530,7 @@ impl Replay {
                 Driven::Done(()) => {
                     let analyzed = matches!(self.analyze, Analyze::Done);
                     if m.config.cutover_when_ready && prompt.is_none() {
-                        if closed.is_none() && analyzed && self.last_write.1.elapsed() >= m.config.quiet_for {
+                        if closed.is_none() && analyzed && self.altered.is_none() && self.last_write.1.elapsed() >= m.config.quiet_for {
                             return Ok(());
                         }
                     } else if !m.config.interactive && !m.config.cutover_when_ready && closed.is_none() && analyzed && !announced {
@@ -521,9 +581,15 @@ impl Replay {
         }
     }
 
-    /// How long no published change has come.
-    pub fn quiet_for(&self) -> Duration {
-        self.last_write.1.elapsed()
+    /// A paused replay would never drain.
+    pub async fn resume(&self, m: &Migration) {
+        if self.paused.send_replace(false) {
+            m.reporter.report(Event::Paused { paused: false }).await;
+        }
+    }
+
+    pub fn has_prepared(&self) -> bool {
+        self.prepared > 0
     }
 
     /// The name of a relation of the stream, for a late write.

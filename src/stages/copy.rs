@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    cutover,
+    cutover, ddl,
     indexes::{self, Builder, Job},
     schema, slot,
     trouble::{self, Asker, Resolution},
@@ -53,85 +53,101 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let found = catalog::relations(&source).await?;
     let relations = in_scope(m, found.clone()).await?;
     for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
-        m.notice(Level::Warn, format!("{} was made on the source after the copy: it is not part of this migration", r.table)).await;
+        m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
-    let statements = statements(m).await?;
-    let names = Names::of(&m.record.id);
-    let origin = Origin {
-        source: m.config.source.clone(),
-        application_name: m.application("receiver"),
-        slot: names.slot,
-        publications: vec![names.publication, names.insert_only],
-        system_id: m.record.source.system_id.clone(),
-    };
-    let receiver = Receiver::start(origin, m.work.spool(), start, confirmed, m.cancel.clone()).await?;
-    let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
-
+    let statements = statements(m, &source).await?;
     let mut target = m.target("copy").await?;
-    plan_lanes(m, &mut target, &relations).await?;
+    plan_lanes(&mut target, &relations).await?;
     let entries = ledger::relations(&target).await?;
     drop(target);
-    let copied = copy_all(m, &relations, &entries, &statements).await;
+    let receiver = Receiver::start(origin(m), m.work.spool(), start, confirmed, m.cancel.clone()).await?;
+    let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
+    let (ended, status) = (receiver.ended(), receiver.status.clone());
+    let copied = tokio::select! {
+        result = async {
+            copy_all(m, &relations, &entries, &statements).await?;
+            rest_of_indexes(m, &statements).await
+        } => result,
+        () = ended.cancelled() => {
+            let why = status.borrow().broken.clone().unwrap_or_default();
+            Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: finished tables stay as they are"))
+        }
+    };
     if let Err(e) = copied {
         watcher.abort();
         receiver.stop().await.ok();
         return Err(e);
     }
-    rest_of_indexes(m, &statements).await?;
     m.finish(Stage::Copy).await?;
     Ok(Replication { receiver, relations, statements, watcher })
 }
 
-/// The relations of this migration: all tables until the copy is finished, those that were copied from then on.
-pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
-    if m.is_finished(Stage::Copy) {
-        let known = ledger::relations(&m.target("scope").await?).await?;
-        relations.retain(|r| known.contains_key(&r.oid));
+/// Where the stream of this migration comes from.
+pub fn origin(m: &Migration) -> Origin {
+    let names = Names::of(&m.record.id);
+    Origin {
+        source: m.config.source.clone(),
+        application_name: m.application("receiver"),
+        slot: names.slot,
+        publications: vec![names.publication, names.insert_only],
+        system_id: m.record.source.system_id.clone(),
+        timeline: Arc::default(),
     }
-    Ok(relations)
+}
+
+/// The relations of this migration: all at first; once they are published, those that it began with. A table that came later is in no
+/// publication.
+pub async fn in_scope(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Relation>> {
+    if m.record.slot.is_none() {
+        return Ok(relations);
+    }
+    let known = ledger::relations(&m.target("scope").await?).await?;
+    if known.is_empty() {
+        return Ok(relations);
+    }
+    let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
+    if let Some((was, is)) = renamed {
+        return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
+            .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
+    }
+    Ok(relations.into_iter().filter(|r| known.contains_key(&r.oid)).collect())
 }
 
 /// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
-async fn statements(m: &Migration) -> Result<Vec<Statement>> {
+async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>> {
     if m.is_finished(Stage::Copy) {
         return cutover::statements(m);
     }
     let schema = m.unless_stopped(schema::dump(m)).await?;
-    if m.record.schema.as_ref() != Some(&schema.digest) {
-        return Err(Error::refused("the source's schema changed since it was restored on the target")
-            .hint("make the same change on the target and delete \"schema\" from migration.json, or run `hyperlift clean`, empty the target database and start again"));
+    if m.record.schema.as_ref().is_some_and(|known| *known != schema.digest) {
+        return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
+            "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start anew",
+            m.work.path().display()
+        )));
     }
+    m.record.schema = Some(schema.digest.clone());
+    if m.record.shapes.is_empty() {
+        m.record.shapes = catalog::shapes(source).await?;
+    }
+    m.save()?;
     // The cutover's objects must be known even if the source is gone by then.
     m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
     Ok(schema.statements)
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.
-async fn plan_lanes(m: &Migration, target: &mut Client, relations: &[Relation]) -> Result<()> {
-    let known = ledger::relations(target).await?;
+async fn plan_lanes(target: &mut Client, relations: &[Relation]) -> Result<()> {
+    if !ledger::relations(target).await?.is_empty() {
+        return Ok(());
+    }
     let lanes = ledger::migration(target).await?.map_or(1, |l| l.lanes).max(1);
     let mut load = vec![0u64; lanes as usize];
     let mut planned = Vec::new();
     for r in relations {
-        match known.get(&r.oid) {
-            Some(entry) if entry.table != r.table => {
-                return Err(Error::refused(format!("{} was renamed to {} on the source", entry.table, r.table))
-                    .hint("rename it back, or run `hyperlift clean`, empty the target database and start again"));
-            }
-            Some(entry) => load[entry.lane as usize % lanes as usize] += r.bytes + 1,
-            None => {
-                let lane = (0..load.len()).min_by_key(|l| load[*l]).unwrap_or(0);
-                load[lane] += r.bytes + 1;
-                planned.push((r.oid, r.table.clone(), lane as u32));
-            }
-        }
-    }
-    if planned.is_empty() {
-        return Ok(());
-    }
-    if !known.is_empty() {
-        m.notice(Level::Warn, format!("new tables on the source: {}", planned.iter().map(|p| p.1.to_string()).collect::<Vec<_>>().join(", "))).await;
+        let lane = (0..load.len()).min_by_key(|l| load[*l]).unwrap_or(0);
+        load[lane] += r.bytes + 1;
+        planned.push((r.oid, r.table.clone(), lane as u32));
     }
     ledger::plan_relations(target, &planned).await
 }
@@ -166,6 +182,8 @@ struct Shared {
     config: Arc<Config>,
     reporter: Reporter,
     asker: Asker,
+    /// TimescaleDB refuses ONLY on these.
+    hypertables: HashSet<TableName>,
     /// `hyperlift/<id>/`
     prefix: String,
     horizon: u64,
@@ -182,7 +200,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
     let mut to_index = Vec::new();
     let (jobs_sender, jobs) = mpsc::unbounded_channel();
     for r in relations {
-        let leaves = if r.partitioned { catalog::leaves(&source, r.oid).await? } else { Vec::new() };
+        let leaves = if r.partitioned { catalog::leaves(&source, &r.table).await? } else { Vec::new() };
         let mut tables = leaves;
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
@@ -242,6 +260,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
         config: m.config.clone(),
         reporter: m.reporter.clone(),
         asker,
+        hypertables: m.plan.hypertables.iter().map(|h| h.table.clone()).collect(),
         prefix: m.application(""),
         horizon,
         jobs: jobs_sender,
@@ -282,7 +301,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
                     m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
                 }
                 Ok(command) => match desk.answer(&command) {
-                    Some(_) => schema::close_prompt(m).await,
+                    Some(answered) => schema::settled(m, answered).await,
                     None => m.refuse(&command, Stage::Copy).await,
                 },
             },
@@ -296,18 +315,18 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
-    let target = m.target("indexes").await?;
-    let executed = ledger::executed(&target, Phase::PostIndex.word()).await?;
-    let stray = ledger::executed(&target, Phase::Index.word()).await?;
+    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), "set maintenance_work_mem = '256MB'");
+    let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
+    let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let work = async {
         // Indexes of what is no relation of this migration, such as materialised views.
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
-            super::ddl::run(&target, s, &stray, &reporter, &asker).await?;
+            ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
         }
         for s in statements.iter().filter(|s| s.phase == Phase::PostIndex) {
-            super::ddl::run(&target, s, &executed, &reporter, &asker).await?;
+            ddl::run(&mut session, s, &executed, &reporter, &asker).await?;
         }
         Ok(())
     };
@@ -434,8 +453,12 @@ async fn attempt(shared: &Shared, task: &Task, so_far: &mut (u64, u64)) -> Resul
     let mut source = open_source(shared, relation).await?;
     shared.reporter.report(report(TableState::Copying, 0, 0)).await;
     let mut target = Wire::open(&shared.config.target, Side::Target, &format!("{}copy-{}", shared.prefix, relation.oid)).await?;
+    let only = if relation.partitioned || shared.hypertables.contains(table) { "" } else { "only " };
     // What a killed run left is undone together with its ledger rows; the lock waits for its session's end.
-    target.simple(&format!("begin; truncate table {}; {}", table.sql(), ledger::forget_copy(relation.oid))).await.map_err(|e| e.context("target"))?;
+    target
+        .simple(&format!("begin; truncate table {only}{}; {}", table.sql(), ledger::forget_copy(relation.oid)))
+        .await
+        .map_err(|e| e.context("target"))?;
     let list = idents(&source.columns);
     let (mut rows_out, mut bytes) = (0, 0);
     if source.columns.is_empty() {

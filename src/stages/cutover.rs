@@ -4,19 +4,19 @@ use std::time::Instant;
 
 use super::{
     catchup::{self, Driven, Replay},
-    clean, ddl, schema, trouble,
+    clean, copy, ddl, schema, trouble,
 };
 use crate::{
     error::{Error, Kind, Result},
     event::{Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
     lsn::Lsn,
     migration::Migration,
-    name::literal,
+    name::{TableName, literal},
     pg::{
         catalog,
         client::Client,
         dump::{Phase, Statement},
-        ledger,
+        ledger, slot,
     },
     replay::receiver::Receiver,
 };
@@ -25,6 +25,7 @@ use crate::{
 pub const STATEMENTS: &str = "sql/statements.json";
 /// Why a cutover was given up.
 const LATE: &str = "the source was written to after the end of the stream";
+const ABORTED: &str = "by the operator";
 /// Recorded on the target before the first object is made that replay could not live with: no way back from there.
 const PAST_RETURN: &str = "past-return";
 
@@ -92,6 +93,11 @@ async fn stepped(m: &Migration, step: CutoverStep, done: bool, detail: impl Into
 
 /// Steps 1 to 5: the end of the stream is applied, nothing came after it, sequences are set. The inner error is why it was given up.
 async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, String>> {
+    replay.resume(m).await;
+    replay.look_at_the_source(m).await;
+    if replay.has_prepared() {
+        return Ok(Err("the source has prepared transactions: commit or roll them back".into()));
+    }
     let source = m.source("cutover").await?;
     m.reporter.report(Event::CutoverStarted { end: None }).await;
     let mut end = catalog::mark_end_of_stream(&source).await?;
@@ -100,18 +106,12 @@ async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, Str
         stepped(m, CutoverStep::EndOfStream, true, end.to_string()).await;
         stepped(m, CutoverStep::Drain, false, "").await;
         let mut barrier = replay.barrier(end);
-        let drained = loop {
-            match replay.drive(m, &mut barrier).await? {
-                Driven::Done(()) => break true,
-                Driven::Command(Command::AbortCutover) => break false,
-                Driven::Command(other) => m.refuse(&other, Stage::Cutover).await,
-            }
-        };
-        if !drained {
-            return Ok(Err("by the operator".into()));
+        if abortable(m, replay, &mut barrier).await?.is_none() {
+            return Ok(Err(ABORTED.into()));
         }
         stepped(m, CutoverStep::Drain, true, format!("applied to {end}")).await;
-        let after = match late_write(m, replay, &source, end, CutoverStep::LateWrites).await? {
+        let Some(looked) = late_write(m, replay, &source, end, CutoverStep::LateWrites).await? else { return Ok(Err(ABORTED.into())) };
+        let after = match looked {
             Ok(after) => after,
             Err(after) if settle_late_write(m, replay).await? => {
                 end = after;
@@ -122,7 +122,8 @@ async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, Str
         stepped(m, CutoverStep::Sequences, false, "").await;
         let set = sequences(m, &source).await?;
         stepped(m, CutoverStep::Sequences, true, format!("{set} set")).await;
-        match late_write(m, replay, &source, after, CutoverStep::LateWritesAgain).await? {
+        let Some(looked) = late_write(m, replay, &source, after, CutoverStep::LateWritesAgain).await? else { return Ok(Err(ABORTED.into())) };
+        match looked {
             Ok(last) => return Ok(Ok(last)),
             Err(after) if settle_late_write(m, replay).await? => end = after,
             Err(_) => return Ok(Err(LATE.into())),
@@ -130,21 +131,34 @@ async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, Str
     }
 }
 
-/// Whether a published change was committed behind `end`: the new end of the stream, `Err` with a late write.
-async fn late_write(m: &mut Migration, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<Result<Lsn, Lsn>> {
+/// Waits, with an eye on replay, until something is done; `None` when the operator goes back.
+async fn abortable<T>(m: &mut Migration, replay: &mut Replay, work: &mut (impl Future<Output = Result<T>> + Unpin)) -> Result<Option<T>> {
+    loop {
+        match replay.drive(m, work).await? {
+            Driven::Done(done) => return Ok(Some(done)),
+            Driven::Command(Command::AbortCutover) => return Ok(None),
+            Driven::Command(other) => m.refuse(&other, Stage::Cutover).await,
+        }
+    }
+}
+
+/// Whether a published change was committed behind `end`: the new end of the stream, `Err` with a late write; `None` when the operator
+/// goes back.
+async fn late_write(m: &mut Migration, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<Option<Result<Lsn, Lsn>>> {
     stepped(m, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
-    let status = m.unless_stopped(async { replay.replication.receiver.reacher().reach(now).await }).await?;
+    let mut reacher = replay.replication.receiver.reacher();
+    let Some(status) = abortable(m, replay, &mut Box::pin(reacher.reach(now))).await? else { return Ok(None) };
     match status.last_write {
         Some((lsn, relation)) if lsn > end => {
             let table = replay.table_of(relation);
             stepped(m, step, false, format!("{table} was written to at {lsn}")).await;
             m.reporter.report(Event::LateWrite { table, lsn }).await;
-            Ok(Err(now))
+            Ok(Some(Err(now)))
         }
         _ => {
             stepped(m, step, true, "none").await;
-            Ok(Ok(now))
+            Ok(Some(Ok(now)))
         }
     }
 }
@@ -209,9 +223,10 @@ pub fn statements(m: &Migration) -> Result<Vec<Statement>> {
 /// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies, event triggers. No way back from here.
 async fn last_objects(m: &mut Migration) -> Result<()> {
     let all = statements(m)?;
-    let target = m.target("cutover").await?;
-    ledger::record_step(&target, PAST_RETURN).await?;
-    let executed = ledger::executed(&target, Phase::Cutover.word()).await?;
+    let mut session = ddl::Session::new(&m.config.target, m.application("cutover"), "");
+    let target = session.client().await?;
+    ledger::record_step(target, PAST_RETURN).await?;
+    let executed = ledger::executed(target, Phase::Cutover.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let last: Vec<&Statement> = all.iter().filter(|s| s.phase == Phase::Cutover).collect();
@@ -219,9 +234,9 @@ async fn last_objects(m: &mut Migration) -> Result<()> {
     stepped(m, CutoverStep::LastObjects, false, format!("{total} objects")).await;
     let work = async {
         for statement in last {
-            ddl::run(&target, statement, &executed, &reporter, &asker).await?;
+            ddl::run(&mut session, statement, &executed, &reporter, &asker).await?;
         }
-        ledger::finish(&target).await
+        ledger::finish(session.client().await?).await
     };
     tokio::pin!(work);
     schema::with_desk(m, &mut desk, Stage::Cutover, work).await?;
@@ -262,7 +277,7 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
 }
 
 /// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one.
-async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn(u32) -> Option<crate::name::TableName>) -> Result<bool> {
+async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn(u32) -> Option<TableName>) -> Result<bool> {
     let mut status = receiver.status.clone();
     let mut seen = end;
     let mut late = false;
@@ -283,7 +298,7 @@ async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn
                 let last = status.borrow_and_update().last_write;
                 if let Some((lsn, relation)) = last && lsn > seen {
                     (seen, late) = (lsn, true);
-                    let table = name(relation).unwrap_or_else(|| crate::name::TableName::new("source", format!("relation {relation}")));
+                    let table = name(relation).unwrap_or_else(|| TableName::new("source", format!("relation {relation}")));
                     m.reporter.report(Event::LateWrite { table, lsn }).await;
                 }
             }
@@ -301,13 +316,45 @@ pub async fn is_past_return(m: &Migration) -> Result<bool> {
 pub async fn finish(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Cutover).await;
     let started = Instant::now();
+    let late = written_since(m).await?;
     last_objects(m).await?;
     m.record.completed = true;
     m.finish(Stage::Cutover).await?;
     let tables = statements(m)?.iter().filter(|s| s.object.starts_with("TABLE ")).count() as u64;
     let downtime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     m.reporter.report(Event::Completed { tables, changes: 0, downtime_ms }).await;
-    after(m).await
+    after(m).await?;
+    if late { Err(late_error()) } else { Ok(()) }
+}
+
+fn late_error() -> Error {
+    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
+}
+
+/// Whether the source was written to since the end of the stream, while hyperlift was not running; each table is reported once.
+async fn written_since(m: &Migration) -> Result<bool> {
+    let source = match m.source("cutover").await {
+        Ok(source) => source,
+        Err(e) => {
+            m.notice(Level::Warn, format!("whether the source was written to since cannot be seen: {e}")).await;
+            return Ok(false);
+        }
+    };
+    let names = slot::Names::of(&m.record.id);
+    let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &names.slot).await?) else { return Ok(false) };
+    let end = slot.confirmed;
+    let receiver = Receiver::start(copy::origin(m), m.work.spool(), start, end, m.cancel.clone()).await?;
+    let now = catalog::mark_end_of_stream(&source).await?;
+    let status = m.unless_stopped(async { receiver.reacher().reach(now).await }).await?;
+    receiver.stop().await.ok();
+    let Some((lsn, oid)) = status.last_write else { return Ok(false) };
+    let name = source
+        .query_opt("select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1", &[&oid])
+        .await?;
+    let table =
+        name.map_or_else(|| TableName::new("source", format!("relation {oid}")), |r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1)));
+    m.reporter.report(Event::LateWrite { table, lsn }).await;
+    Ok(true)
 }
 
 /// A migration that is complete: validate, refresh, clean up; again if need be.

@@ -1,38 +1,84 @@
 //! Running the schema's statements on the target, each with its ledger row in one transaction (I2).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use super::trouble::{Asker, Resolution};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::Event,
-    pg::{client::Client, dump::Statement, ledger},
+    event::{Event, Level},
+    pg::{
+        client::{self, Client, Side},
+        conninfo::Conninfo,
+        dump::Statement,
+        ledger,
+    },
 };
 
-/// Runs one statement unless the ledger has it. On an error the operator decides; `Ok(false)` means skipped.
-pub async fn run(client: &Client, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
+/// A connection to the target for DDL, made again when it breaks.
+pub struct Session {
+    target: Conninfo,
+    application_name: String,
+    /// Run once on each connection.
+    settings: &'static str,
+    client: Option<Client>,
+}
+
+impl Session {
+    pub fn new(target: &Conninfo, application_name: String, settings: &'static str) -> Self {
+        Self { target: target.clone(), application_name, settings, client: None }
+    }
+
+    pub async fn client(&mut self) -> Result<&Client> {
+        if self.client.as_ref().is_none_or(|c| c.is_closed()) {
+            let fresh = client::connect(&self.target, Side::Target, &self.application_name).await?;
+            fresh.batch_execute(self.settings).await?;
+            self.client = Some(fresh);
+        }
+        Ok(self.client.as_ref().expect("it was just connected"))
+    }
+
+    async fn execute(&mut self, sql: &str) -> Result<()> {
+        in_transaction(self.client().await?, sql).await
+    }
+
+    async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
+        Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
+    }
+}
+
+/// Runs one statement unless the ledger has it. Passing trouble, such as a restart of the target, is waited out; on another error the
+/// operator decides; `Ok(false)` means skipped.
+pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
     let digest = statement.digest();
     if executed.contains(&digest) {
         return Ok(true);
     }
     let phase = statement.phase.word();
+    let done = format!("{};\n{}", statement.sql.trim_end_matches(';'), ledger::record_ddl(phase, &statement.object, &digest, "done"));
+    let mut delay = Duration::from_millis(250);
     loop {
-        let done = ledger::record_ddl(phase, &statement.object, &digest, "done");
-        match in_transaction(client, &format!("{};\n{done}", statement.sql.trim_end_matches(';'))).await {
+        let e = match session.execute(&done).await {
             Ok(()) => return Ok(true),
-            // An earlier run's session may have committed it after this run read the ledger.
-            Err(e) if e.has_code("23505") && ledger::executed(client, phase).await?.contains(&digest) => return Ok(true),
-            Err(e) => {
-                report_failure(reporter, statement, &e).await;
-                match asker.ask(&statement.object, e).await? {
-                    Resolution::Retry => {}
-                    Resolution::Skip => {
-                        client.batch_execute(&ledger::record_ddl(phase, &statement.object, &digest, "skipped")).await?;
-                        reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
-                        return Ok(false);
-                    }
-                }
+            Err(e) => e,
+        };
+        if e.is_transient() {
+            reporter.notice(Level::Warn, format!("{}: {e}; trying again", statement.object)).await;
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(10));
+            continue;
+        }
+        // The answer to an earlier attempt was lost, or an earlier run's session committed late.
+        if session.has(phase, &digest).await.unwrap_or(false) {
+            return Ok(true);
+        }
+        report_failure(reporter, statement, &e).await;
+        match asker.ask(&statement.object, e).await? {
+            Resolution::Retry => {}
+            Resolution::Skip => {
+                session.execute(&ledger::record_ddl(phase, &statement.object, &digest, "skipped")).await?;
+                reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
+                return Ok(false);
             }
         }
     }

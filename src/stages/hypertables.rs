@@ -7,7 +7,7 @@ use crate::{
     migration::{Answer, Migration},
     name::TableName,
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, ForeignKey, Relation},
         client::Client,
         ledger, timescale,
     },
@@ -33,11 +33,12 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     }
     let source = m.source("hypertables").await?;
     let relations = catalog::relations(&source).await?;
+    let foreign_keys = catalog::foreign_keys(&source).await?;
     let finished = m.is_finished(Stage::Hypertables);
     loop {
         let candidates = candidates(m, &source, &relations).await?;
         m.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
-        let problem = check_plan(m, &candidates);
+        let problem = check_plan(m, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
         if finished && problem.is_none() {
             break;
         }
@@ -101,6 +102,13 @@ fn check_plan(m: &Migration, candidates: &[Candidate]) -> Option<String> {
         }
     }
     None
+}
+
+/// TimescaleDB refuses foreign keys from one hypertable to another (H-8); they are made at the cutover, where it would be too late.
+fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) -> Option<String> {
+    let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
+    let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
+    Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
 }
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {

@@ -85,6 +85,9 @@ fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
 /// What the table has now, and whether UPDATE and DELETE can be replicated with it.
 fn usable_identity(r: &Relation) -> (String, bool) {
     let primary = r.primary_key();
+    if let Some(leaf) = &r.bare_leaf {
+        return (format!("nothing usable on leaf {leaf}"), false);
+    }
     match r.identity {
         'd' => match primary {
             Some(p) if p.usable => ("default (PK)".into(), true),
@@ -172,6 +175,7 @@ pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
 /// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
 async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     check_plan(m, relations)?;
+    same_publication(m, source).await?;
     for (table, choice) in m.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
         let done = match &choice {
@@ -195,6 +199,31 @@ async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) 
         m.notice(Level::Info, format!("source: {sql}")).await;
     }
     Ok(())
+}
+
+/// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.
+async fn same_publication(m: &Migration, source: &Client) -> Result<()> {
+    if m.record.slot.is_none() {
+        return Ok(());
+    }
+    let names = crate::pg::slot::Names::of(&m.record.id);
+    let published = source
+        .query(
+            "select n.nspname::text as schema, c.relname::text as name from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+               join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1",
+            &[&names.insert_only],
+        )
+        .await?;
+    let published: Vec<TableName> = published.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
+    let planned: Vec<&TableName> = m.plan.identities.iter().filter(|(_, c)| **c == IdentityChoice::InsertOnly).map(|(t, _)| t).collect();
+    match planned.iter().find(|t| !published.contains(t)) {
+        Some(table) => Err(Error::refused(format!("{table} is to be insert-only now, but this migration publishes its updates already"))
+            .hint("take the [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
+        None if published.len() > planned.len() => Err(Error::refused("a table that was insert-only when this migration began is not any more")
+            .detail("its updates and deletes since then were not published")
+            .hint("put its [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
+        None => Ok(()),
+    }
 }
 
 /// Runs a statement that locks a table of the source, without ever making the application wait long for it.
@@ -241,6 +270,7 @@ mod tests {
             inherits: false,
             has_rules: false,
             owned: true,
+            bare_leaf: None,
             updated_rows: 0,
             deleted_rows: 0,
         }

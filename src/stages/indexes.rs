@@ -10,7 +10,6 @@ use crate::{
     event::{Event, TableState},
     name::TableName,
     pg::{
-        client::{self, Side},
         conninfo::Conninfo,
         dump::{Phase, Statement},
         ledger,
@@ -37,24 +36,18 @@ pub struct Builder {
 impl Builder {
     /// Takes jobs until there are no more.
     pub async fn run(self) -> Result<()> {
-        let mut client = None;
+        // A quarter of a gigabyte sorts most indexes without going to disk.
+        let mut session = ddl::Session::new(&self.target, self.application_name.clone(), "set maintenance_work_mem = '256MB'");
         loop {
             let Some(job) = self.jobs.lock().await.recv().await else { return Ok(()) };
-            if client.is_none() {
-                let fresh = client::connect(&self.target, Side::Target, &self.application_name).await?;
-                // A quarter of a gigabyte sorts most indexes without going to disk.
-                fresh.batch_execute("set maintenance_work_mem = '256MB'").await?;
-                client = Some(fresh);
-            }
-            let connection = client.as_ref().expect("it was just connected");
-            let executed: HashSet<String> = ledger::executed(connection, Phase::Index.word()).await?;
+            let executed: HashSet<String> = ledger::executed(session.client().await?, Phase::Index.word()).await?;
             let total = job.statements.len() as u64;
             let state = |state| Event::CopyProgress { table: job.table.clone(), state, rows: job.rows, bytes: job.bytes, error: None };
             self.reporter.report(state(TableState::Indexing)).await;
             for (n, statement) in job.statements.iter().enumerate() {
                 let progress = Event::IndexProgress { table: job.table.clone(), done: n as u64, total, index: statement.makes.clone() };
                 self.reporter.report(progress).await;
-                ddl::run(connection, statement, &executed, &self.reporter, &self.asker).await?;
+                ddl::run(&mut session, statement, &executed, &self.reporter, &self.asker).await?;
             }
             self.reporter.report(Event::IndexProgress { table: job.table.clone(), done: total, total, index: None }).await;
             self.reporter.report(state(TableState::Done)).await;

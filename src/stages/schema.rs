@@ -2,7 +2,7 @@
 
 use super::{
     ddl,
-    trouble::{self, Desk},
+    trouble::{self, Desk, Resolution},
 };
 use crate::{
     error::{Error, Result},
@@ -115,15 +115,15 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 /// Runs the statements that come before the rows.
 async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
     let statements: Vec<Statement> = schema.statements.iter().filter(|s| s.phase == Phase::PreData).cloned().collect();
-    let target = m.target("schema").await?;
-    let executed = ledger::executed(&target, Phase::PreData.word()).await?;
+    let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "");
+    let executed = ledger::executed(session.client().await?, Phase::PreData.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let total = statements.len() as u64;
     let work = async {
         for (done, statement) in statements.iter().enumerate() {
             reporter.report(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() }).await;
-            ddl::run(&target, statement, &executed, &reporter, &asker).await?;
+            ddl::run(&mut session, statement, &executed, &reporter, &asker).await?;
         }
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
@@ -151,7 +151,7 @@ pub async fn with_desk<T>(
             command = m.command() => {
                 let command = command?;
                 match desk.answer(&command) {
-                    Some(_) => close_prompt(m).await,
+                    Some(answered) => settled(m, answered).await,
                     None => m.refuse(&command, stage).await,
                 }
             }
@@ -159,8 +159,11 @@ pub async fn with_desk<T>(
     }
 }
 
-/// Closes the prompt that was opened last.
-pub async fn close_prompt(m: &mut Migration) {
+/// The operator has answered: the prompt closes, and what failed is void until it fails again.
+pub async fn settled(m: &mut Migration, (object, resolution): (String, Resolution)) {
+    if resolution == Resolution::Retry {
+        m.reporter.report(Event::StatementRetried { object }).await;
+    }
     let id = m.last_prompt();
     m.reporter.report(Event::PromptClosed { id }).await;
 }

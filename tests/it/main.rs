@@ -3,9 +3,12 @@
 mod bare_server;
 mod changes;
 mod demo;
+mod demo_run;
+mod hypertables;
 mod migrate;
 mod names;
 mod races;
 mod refusals;
+mod runner;
 mod support;
 mod wire;
