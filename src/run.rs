@@ -41,10 +41,9 @@ pub async fn run(cli: Cli) -> u8 {
         Ok(()) => 0,
         Err(e) => {
             if !e.is_stop() {
-                eprintln!("hyperlift: {e}");
-                if let Some(hint) = &e.hint {
-                    eprintln!("           {hint}");
-                }
+                let hint = e.hint.as_ref().map(|hint| format!("           {hint}\n")).unwrap_or_default();
+                // Not `eprintln!`, which panics when nobody reads.
+                let _ = write!(io::stderr(), "hyperlift: {e}\n{hint}");
             }
             e.exit_code()
         }
@@ -105,8 +104,9 @@ impl Session {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), printer).await;
         }
         if kind != FrontKind::Json {
-            print!("{}", exit_summary(&state.borrow()));
-            io::stdout().flush().ok();
+            // `print!` would panic when the terminal is gone, and a safe stop end with another exit code.
+            let mut stdout = io::stdout();
+            let _ = write!(stdout, "{}", exit_summary(&state.borrow())).and_then(|()| stdout.flush());
         }
         result
     }

@@ -1,6 +1,9 @@
 //! `hyperlift demo`: a source, a target, data and an application that writes, on this machine; and a migration between them.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 use super::Session;
@@ -78,7 +81,8 @@ impl Destination {
 pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     let front = args.front();
     let say = |text: &str| {
-        if front == FrontKind::Json { eprintln!("demo: {text}") } else { println!("demo: {text}") }
+        // A reader that has gone away does not stop the demo.
+        let _ = if front == FrontKind::Json { writeln!(io::stderr(), "demo: {text}") } else { writeln!(io::stdout(), "demo: {text}") };
     };
     say("starting a source and a target …");
     let source = Server::start(ServerOptions::default()).await?;

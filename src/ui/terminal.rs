@@ -10,6 +10,7 @@ use crossterm::{
 use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 use std::{
     io::{self, BufWriter, Stdout, Write, stdout},
+    mem::ManuallyDrop,
     process::Stdio,
     sync::{
         Mutex, Once, PoisonError,
@@ -30,7 +31,8 @@ static OPEN: AtomicBool = AtomicBool::new(false);
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 pub struct Screen {
-    pub terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    /// Never dropped: ratatui shows the cursor then, which `restore` does, and panics when the terminal is gone.
+    pub terminal: ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>,
 }
 
 impl Screen {
@@ -45,7 +47,7 @@ impl Screen {
             std::panic::set_hook(Box::new(move |info| if OPEN.load(Ordering::SeqCst) { keep(info) } else { hook(info) }));
         });
         let opened = enter().and_then(|()| Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, stdout()))));
-        opened.map(|terminal| Self { terminal }).inspect_err(|_| restore())
+        opened.map(|terminal| Self { terminal: ManuallyDrop::new(terminal) }).inspect_err(|_| restore())
     }
 
     pub fn area(&self) -> io::Result<Rect> {

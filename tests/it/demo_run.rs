@@ -55,7 +55,7 @@ impl Drop for Demo {
 }
 
 /// No process that names the folder or works in it, and nothing inside it.
-async fn expect_nothing_left(folder: &Path) {
+pub async fn expect_nothing_left(folder: &Path) {
     eventually("servers and folders are gone", async || {
         let of_the_demo = |process: fs::DirEntry| {
             let at = process.path();

@@ -12,4 +12,5 @@ mod races;
 mod refusals;
 mod runner;
 mod support;
+mod terminal;
 mod wire;
