@@ -398,6 +398,19 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
         .collect())
 }
 
+/// Who holds a lock on a table, in words: `app@shop psql, idle in transaction, pid 4411`; empty when nobody is seen.
+pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> {
+    let rows = client
+        .query(
+            "select distinct format('%s@%s%s, %s, pid %s', a.usename, a.datname, ' ' || nullif(a.application_name, ''), a.state, a.pid) as who
+               from pg_locks l join pg_stat_activity a on a.pid = l.pid
+              where l.relation = to_regclass($1) and l.granted and l.pid <> pg_backend_pid() limit 3",
+            &[&table.sql()],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
+}
+
 /// Ends sessions of this migration that a killed process left behind; returns how many.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");

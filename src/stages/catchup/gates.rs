@@ -91,7 +91,7 @@ impl Replay {
         }
     }
 
-    /// What has to hold before the cutover (DESIGN: hard ones refuse, soft ones warn).
+    /// What has to hold before the cutover: hard gates refuse, soft ones warn.
     pub fn gates(&self, m: &Migration) -> Vec<Gate> {
         let gate = |name: &str, passed: bool, hard: bool, detail: String| Gate { name: name.into(), passed, hard, detail };
         let copied = self.relations.iter().filter(|r| !r.skipped).count();
