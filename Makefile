@@ -4,6 +4,9 @@ PROFILE := $(if $(filter release,$(BUILD)),--release)
 # where rustup puts cargo, in shells that do not know it yet
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
+# the tests wait for servers most of the time
+export RUST_TEST_THREADS ?= 4
+
 .PHONY: setup build test demo check
 
 # what building, tests and demo need on this machine; does nothing when all is there

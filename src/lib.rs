@@ -12,9 +12,10 @@
 //!
 //! The migration itself is read in [`stages`]; a module uses only modules further down in this list.
 
-pub mod cli;
-pub mod demo;
 pub mod run;
+
+pub mod cli;
+
 pub mod ui;
 
 pub mod front;
@@ -23,16 +24,20 @@ pub mod report;
 pub mod migration;
 pub mod stages;
 
+pub mod demo;
+
 pub mod replay;
 
 pub mod bus;
-pub mod config;
-pub mod event;
 pub mod journal;
-pub mod plan;
 pub mod state;
 
+pub mod config;
+pub mod event;
+
 pub mod pg;
+
+pub mod plan;
 
 pub mod error;
 pub mod format;

@@ -12,3 +12,4 @@ pub mod receiver;
 pub mod relation;
 pub mod router;
 pub mod spool;
+pub mod spooler;

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::client::Client;
-use crate::{error::Result, lsn::Lsn, name::TableName};
+use crate::{
+    error::{Error, Result},
+    lsn::Lsn,
+    name::TableName,
+};
 
 /// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
 pub mod versions {
@@ -173,9 +177,18 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by t.bytes desc, n.nspname, c.relname"
     );
-    let mut relations: Vec<Relation> = client
-        .query(&sql, &[])
-        .await?
+    // The size of a table cannot be asked for while somebody holds it exclusively.
+    client.batch_execute("set lock_timeout = '5s'").await?;
+    let rows = client.query(&sql, &[]).await.map_err(|e| {
+        let e = Error::from(e);
+        if e.has_code("55P03") {
+            e.hint("a table is locked exclusively (select * from pg_locks where mode = 'AccessExclusiveLock'): try again once it is free")
+        } else {
+            e
+        }
+    });
+    client.batch_execute("set lock_timeout = 0").await?;
+    let mut relations: Vec<Relation> = rows?
         .iter()
         .map(|r| Relation {
             oid: r.get("oid"),
@@ -252,6 +265,14 @@ const UNIQUE_INDEXES: &str = "
 /// Columns of one table that COPY carries, as they are now.
 pub const COPIED_COLUMNS: &str = "
     select attname::text from pg_attribute where attrelid = $OID and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
+
+/// The name of a table of this server, by OID; a number for one that is gone.
+pub async fn table_name(client: &Client, oid: u32) -> Result<TableName> {
+    let sql =
+        "select n.nspname::text as schema, c.relname::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
+    let row = client.query_opt(sql, &[&oid]).await?;
+    Ok(row.map_or_else(|| TableName::new("pg_class", oid.to_string()), |r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))))
+}
 
 /// The shape of every user table, by name: a digest of its columns, and its leaves.
 pub async fn shapes(client: &Client) -> Result<BTreeMap<String, String>> {
@@ -377,6 +398,19 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
         .collect())
 }
 
+/// Who holds a lock on a table, in words: `app@shop psql, idle in transaction, pid 4411`; empty when nobody is seen.
+pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> {
+    let rows = client
+        .query(
+            "select distinct format('%s@%s%s, %s, pid %s', a.usename, a.datname, ' ' || nullif(a.application_name, ''), a.state, a.pid) as who
+               from pg_locks l join pg_stat_activity a on a.pid = l.pid
+              where l.relation = to_regclass($1) and l.granted and l.pid <> pg_backend_pid() limit 3",
+            &[&table.sql()],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
+}
+
 /// Ends sessions of this migration that a killed process left behind; returns how many.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
@@ -439,9 +473,7 @@ pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
 
 /// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.
 pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
-    client
-        .batch_execute("begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit")
-        .await?;
+    client.batch_execute("begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit").await?;
     flushed_lsn(client).await
 }
 

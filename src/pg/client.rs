@@ -57,9 +57,10 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
     if version_num >= 170_000 {
         settings.push("transaction_timeout = 0");
     }
-    settings.push(match side {
-        Side::Source => "default_transaction_read_only = off",
-        Side::Target => "check_function_bodies = off",
+    settings.extend(match side {
+        // Not for a standby that is gone: what we change on the source must not hang on it.
+        Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local"],
+        Side::Target => ["check_function_bodies = off", "synchronous_commit = on"],
     });
     format!("set {};\n", settings.join(";\nset "))
 }

@@ -335,7 +335,6 @@ impl Lane {
             self.statements.clear();
             let name = format!("hyperlift/{}/lane-{}", self.shared.migration, self.number);
             let client = client::connect(&self.shared.target, Side::Target, &name).await?;
-            client.batch_execute("set synchronous_commit = on").await?;
             self.client = Some(client);
         }
         Ok(self.client.as_ref().expect("it was just connected"))

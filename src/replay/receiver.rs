@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -17,7 +17,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::spool::{End, Writer, put_record, put_watermark};
+use super::{
+    spool::{End, Writer, put_record, put_watermark},
+    spooler::{Spooler, Write, disk_free},
+};
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
@@ -34,8 +37,6 @@ const BLOCK_BYTES: usize = 256 << 10;
 const RAW_SEGMENT_BYTES: u64 = 256 << 20;
 /// A finished transaction waits this long for others to share its block and its fsync.
 const GROUP: Duration = Duration::from_millis(20);
-/// Blocks on their way to the spool's thread.
-const WRITE_QUEUE: usize = 4;
 /// An idle stream gets a watermark this often.
 const WATERMARK_EVERY: Duration = Duration::from_secs(10);
 /// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
@@ -60,8 +61,8 @@ pub struct Status {
     pub spool_bytes: u64,
     /// Free bytes on the spool's disk.
     pub disk_free: u64,
-    /// End of the last transaction that changed rows, and a relation that it changed.
-    pub last_write: Option<(Lsn, u32)>,
+    /// Relations whose rows were changed in this run, by OID, and the end of the last transaction that did.
+    pub writes: HashMap<u32, Lsn>,
     /// Why the stream does not flow; `None`: it does.
     pub broken: Option<String>,
 }
@@ -77,6 +78,20 @@ pub struct Origin {
     pub system_id: String,
     /// The source's timeline as it was last seen; 0 before.
     pub timeline: Arc<AtomicU32>,
+}
+
+impl Status {
+    /// End of the last transaction that changed rows; zero before there was one.
+    pub fn last_write(&self) -> Lsn {
+        self.writes.values().max().copied().unwrap_or_default()
+    }
+
+    /// Relations whose rows were changed by transactions that ended after `lsn`, in the order of their last ones.
+    pub fn written_after(&self, lsn: Lsn) -> Vec<(u32, Lsn)> {
+        let mut found: Vec<_> = self.writes.iter().filter(|(_, at)| **at > lsn).map(|(oid, at)| (*oid, *at)).collect();
+        found.sort_by_key(|(oid, at)| (*at, *oid));
+        found
+    }
 }
 
 pub struct Receiver {
@@ -177,88 +192,6 @@ impl Reacher {
     }
 }
 
-/// One block for the spool's thread.
-enum Write {
-    Block {
-        records: Vec<u8>,
-        first: Lsn,
-        boundary: Option<Lsn>,
-        close_before: bool,
-    },
-    /// Look at the disk, and delete what is applied.
-    Trim,
-    /// The connection broke: what lies behind the last boundary comes again.
-    Rewind(tokio::sync::oneshot::Sender<Result<End>>),
-}
-
-/// The thread that owns the spool's writing end: compresses, writes, syncs in groups.
-struct Spooler {
-    queue: mpsc::Sender<Write>,
-    /// Set by the thread when it fails; sending fails from then on.
-    failed: watch::Receiver<Option<String>>,
-}
-
-impl Spooler {
-    fn start(mut writer: Writer, dir: PathBuf, status: watch::Sender<Status>, applied: watch::Receiver<Lsn>) -> Self {
-        let (queue, mut blocks) = mpsc::channel::<Write>(WRITE_QUEUE);
-        let (failure, failed) = watch::channel(None);
-        std::thread::spawn(move || {
-            let mut work = || -> Result<()> {
-                let mut looked = Instant::now().checked_sub(Duration::from_secs(60));
-                let mut free = u64::MAX;
-                while let Some(first) = blocks.blocking_recv() {
-                    let mut next = Some(first);
-                    // One sync for all blocks that are waiting.
-                    while let Some(write) = next {
-                        match write {
-                            Write::Block { records, first, boundary, close_before } => {
-                                if close_before {
-                                    writer.close_segment()?;
-                                }
-                                writer.write(&records, first, boundary)?;
-                            }
-                            Write::Trim => looked = None,
-                            Write::Rewind(done) => {
-                                writer.close_segment()?;
-                                let _ = done.send(writer.sync());
-                            }
-                        }
-                        next = blocks.try_recv().ok();
-                    }
-                    let end = writer.sync()?;
-                    writer.delete_below(*applied.borrow())?;
-                    if looked.is_none_or(|t| t.elapsed() > Duration::from_secs(1)) {
-                        free = disk_free(&dir);
-                        looked = Some(Instant::now());
-                    }
-                    let bytes = writer.bytes();
-                    status.send_modify(|s| (s.end, s.spool_bytes, s.disk_free) = (end, bytes, free));
-                }
-                Ok(())
-            };
-            if let Err(e) = work() {
-                let _ = failure.send(Some(e.to_string()));
-            }
-        });
-        Self { queue, failed }
-    }
-
-    fn error(&self) -> Error {
-        let why = self.failed.borrow().clone().unwrap_or_else(|| "the spool's thread has ended".into());
-        Error::failed(why).hint("free space on the disk of the work directory and start hyperlift again; the source keeps the WAL meanwhile")
-    }
-}
-
-/// Free bytes of the file system of a directory, as `df` says; the greatest number when it cannot be told.
-pub fn disk_free(dir: &std::path::Path) -> u64 {
-    let output = std::process::Command::new("df").arg("-Pk").arg(dir).stderr(std::process::Stdio::null()).output();
-    output
-        .ok()
-        .and_then(|o| String::from_utf8(o.stdout).ok())
-        .and_then(|text| text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok())
-        .map_or(u64::MAX, |kb| kb << 10)
-}
-
 struct Session {
     origin: Origin,
     wanted: watch::Receiver<Lsn>,
@@ -277,7 +210,8 @@ struct Collected {
     in_transaction: bool,
     /// The transaction was spooled before the last reconnect.
     skip: bool,
-    wrote: Option<u32>,
+    /// Relations whose rows the transaction changes.
+    wrote: HashSet<u32>,
     /// Relation messages of this connection that are in force where the next block begins, by OID.
     relations: HashMap<u32, Bytes>,
     /// Those collected since, in order.
@@ -473,13 +407,19 @@ impl Session {
         match tag {
             b'B' => {
                 c.in_transaction = true;
-                c.wrote = None;
+                c.wrote.clear();
                 // The commit LSN decides, never the LSN of BEGIN (I5).
                 c.skip = Lsn(number(1)?) < c.end;
             }
             b'R' => c.described.push((c.records.len(), oid(1)?, data.clone())),
-            b'I' | b'U' | b'D' => c.wrote = Some(oid(1)?),
-            b'T' => c.wrote = Some(oid(6)?),
+            b'I' | b'U' | b'D' => {
+                c.wrote.insert(oid(1)?);
+            }
+            b'T' => {
+                for n in 0..oid(1)? as usize {
+                    c.wrote.insert(oid(6 + 4 * n)?);
+                }
+            }
             _ => {}
         }
         if c.records.is_empty() {
@@ -494,9 +434,7 @@ impl Session {
             if !std::mem::take(&mut c.skip) {
                 c.end = end;
                 c.boundary = Some((c.records.len(), end));
-                if let Some(relation) = c.wrote {
-                    self.status.send_modify(|s| s.last_write = Some((end, relation)));
-                }
+                self.status.send_modify(|s| s.writes.extend(c.wrote.drain().map(|relation| (relation, end))));
             }
         }
         self.status.send_if_modified(|s| {

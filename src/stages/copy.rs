@@ -434,6 +434,10 @@ async fn open_source(shared: &Shared, relation: &Relation) -> Result<Opened> {
             drop(wire);
             let watcher = crate::pg::client::connect(&shared.config.source, Side::Source, &format!("{}watch", shared.prefix)).await?;
             let holders = catalog::holders(&watcher, Some(shared.horizon)).await?;
+            if holders.is_empty() {
+                // Nobody holds it back: the counter itself stands below, as it may after a crash of the source. This moves it on.
+                crate::pg::slot::horizon(&watcher).await?;
+            }
             slot::show(&shared.reporter, &what, holders, &mut shown).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;

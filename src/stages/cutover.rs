@@ -11,7 +11,7 @@ use crate::{
     event::{Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
     lsn::Lsn,
     migration::Migration,
-    name::{TableName, literal},
+    name::literal,
     pg::{
         catalog,
         client::Client,
@@ -41,8 +41,6 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
             return Err(e);
         }
     };
-    let tables = std::mem::take(&mut replay.replication.relations);
-    let name = |oid: u32| tables.iter().find(|r| r.oid == oid).map(|r| r.table.clone());
     let replication = replay.stop().await;
     let finished = async {
         last_objects(m).await?;
@@ -52,7 +50,7 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
         m.reporter.report(Event::Completed { tables: counts.0, changes: counts.1, downtime_ms }).await;
         m.enter(Stage::Done).await;
         behind_the_cutover(m).await?;
-        linger(m, &replication.receiver, end, &name).await
+        linger(m, &replication.receiver, end).await
     };
     let finished = finished.await;
     replication.watcher.abort();
@@ -149,18 +147,24 @@ async fn late_write(m: &mut Migration, replay: &mut Replay, source: &Client, end
     let now = catalog::mark_end_of_stream(source).await?;
     let mut reacher = replay.replication.receiver.reacher();
     let Some(status) = abortable(m, replay, &mut Box::pin(reacher.reach(now))).await? else { return Ok(None) };
-    match status.last_write {
-        Some((lsn, relation)) if lsn > end => {
-            let table = replay.table_of(relation);
-            stepped(m, step, false, format!("{table} was written to at {lsn}")).await;
-            m.reporter.report(Event::LateWrite { table, lsn }).await;
-            Ok(Some(Err(now)))
-        }
-        _ => {
-            stepped(m, step, true, "none").await;
-            Ok(Some(Ok(now)))
-        }
+    let late = report_late_writes(m, source, &status.written_after(end)).await?;
+    if late.is_empty() {
+        stepped(m, step, true, "none").await;
+        return Ok(Some(Ok(now)));
     }
+    stepped(m, step, false, late.join(", ")).await;
+    Ok(Some(Err(now)))
+}
+
+/// Tells of each table that was written to late; their names.
+async fn report_late_writes(m: &Migration, source: &Client, writes: &[(u32, Lsn)]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (oid, lsn) in writes {
+        let table = catalog::table_name(source, *oid).await?;
+        names.push(table.to_string());
+        m.reporter.report(Event::LateWrite { table, lsn: *lsn }).await;
+    }
+    Ok(names)
 }
 
 /// Drain again, or go back? Without anybody to ask: back, until the source is quiet.
@@ -277,7 +281,7 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
 }
 
 /// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one.
-async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn(u32) -> Option<TableName>) -> Result<bool> {
+async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn) -> Result<bool> {
     let mut status = receiver.status.clone();
     let mut seen = end;
     let mut late = false;
@@ -295,11 +299,10 @@ async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn, name: &impl Fn
                 if changed.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let last = status.borrow_and_update().last_write;
-                if let Some((lsn, relation)) = last && lsn > seen {
-                    (seen, late) = (lsn, true);
-                    let table = name(relation).unwrap_or_else(|| TableName::new("source", format!("relation {relation}")));
-                    m.reporter.report(Event::LateWrite { table, lsn }).await;
+                let writes = status.borrow_and_update().written_after(seen);
+                if let Some((_, last)) = writes.last() {
+                    (seen, late) = (*last, true);
+                    report_late_writes(m, &m.source("cutover").await?, &writes).await?;
                 }
             }
         }
@@ -347,14 +350,7 @@ async fn written_since(m: &Migration) -> Result<bool> {
     let now = catalog::mark_end_of_stream(&source).await?;
     let status = m.unless_stopped(async { receiver.reacher().reach(now).await }).await?;
     receiver.stop().await.ok();
-    let Some((lsn, oid)) = status.last_write else { return Ok(false) };
-    let name = source
-        .query_opt("select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1", &[&oid])
-        .await?;
-    let table =
-        name.map_or_else(|| TableName::new("source", format!("relation {oid}")), |r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1)));
-    m.reporter.report(Event::LateWrite { table, lsn }).await;
-    Ok(true)
+    Ok(!report_late_writes(m, &source, &status.written_after(end)).await?.is_empty())
 }
 
 /// A migration that is complete: validate, refresh, clean up; again if need be.

@@ -21,11 +21,10 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Identity).await;
     let source = m.source("identity").await?;
     loop {
-        let relations = copy::in_scope(m, catalog::relations(&source).await?).await?;
+        // Listed before anything is changed, too: a table that is locked may hold the change up.
+        let (relations, _) = list(m, &source).await?;
         apply_plan(m, &source, &relations).await?;
-        let relations = copy::in_scope(m, catalog::relations(&source).await?).await?;
-        let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, m)).collect();
-        m.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
+        let (relations, rows) = list(m, &source).await?;
         let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();
         if open.is_empty() && m.is_finished(Stage::Identity) {
             break;
@@ -44,6 +43,14 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         }
     }
     m.finish(Stage::Identity).await
+}
+
+/// The relations and their checklist, reported.
+async fn list(m: &Migration, source: &Client) -> Result<(Vec<Relation>, Vec<IdentityRow>)> {
+    let relations = copy::in_scope(m, catalog::relations(source).await?).await?;
+    let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, m)).collect();
+    m.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
+    Ok((relations, rows))
 }
 
 /// Takes the operator's choice into the plan, if the table can have it.
@@ -195,7 +202,7 @@ async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) 
             m.record.changed_identities.push(ChangedIdentity { table: table.clone(), undo });
             m.save()?;
         }
-        run_locking(m, source, &sql).await.map_err(|e| e.context(&table))?;
+        run_locking(m, source, &table, &sql).await.map_err(|e| e.context(&table))?;
         m.notice(Level::Info, format!("source: {sql}")).await;
     }
     Ok(())
@@ -227,14 +234,16 @@ async fn same_publication(m: &Migration, source: &Client) -> Result<()> {
 }
 
 /// Runs a statement that locks a table of the source, without ever making the application wait long for it.
-async fn run_locking(m: &Migration, source: &Client, sql: &str) -> Result<()> {
+async fn run_locking(m: &Migration, source: &Client, table: &TableName, sql: &str) -> Result<()> {
     for attempt in 1.. {
         let statement = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {sql}; commit");
         match m.unless_stopped(async { Ok(source.batch_execute(&statement).await?) }).await {
             Ok(()) => return Ok(()),
             Err(e) if e.has_code("55P03") => {
                 source.batch_execute("rollback").await?;
-                m.notice(Level::Warn, format!("waiting for a lock on the source (attempt {attempt}): {sql}")).await;
+                let holders = catalog::lock_holders(source, table).await?;
+                let by = if holders.is_empty() { String::new() } else { format!(" It is held by {holders}.") };
+                m.notice(Level::Warn, format!("{table} is locked on the source; attempt {attempt} gave way to the application.{by}")).await;
                 m.unless_stopped(async {
                     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
                     Ok(())

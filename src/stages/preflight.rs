@@ -15,7 +15,7 @@ use crate::{
         timescale::{self, Timescale},
         wire::Wire,
     },
-    replay::receiver::disk_free,
+    replay::spooler::disk_free,
 };
 
 /// Fresh checks as they are made.

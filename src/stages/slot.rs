@@ -39,6 +39,7 @@ pub async fn prepare(m: &mut Migration, relations: &[Relation]) -> Result<(Lsn, 
                 return Err(Error::refused(format!("slot {} was invalidated: the source removed WAL that it needed", names.slot))
                     .hint("run `hyperlift clean` and start again, with a greater max_slot_wal_keep_size on the source"));
             }
+            m.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
             return Ok((lsn, slot.confirmed));
         }
         (Some(_), None) => {

@@ -294,7 +294,7 @@ async fn b_8_rows_of_a_new_partition_wait_until_the_target_has_it() {
 }
 
 #[tokio::test]
-async fn c_12_a_table_made_after_the_copy_is_told_and_left_out() {
+async fn c_12_a_table_made_after_the_copy_is_told_and_holds_up_the_cutover() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key)").await;
     let mut migration = Migration::of(&pair);
@@ -302,11 +302,17 @@ async fn c_12_a_table_made_after_the_copy_is_told_and_left_out() {
     migration.stage(Stage::CatchUp).await;
     pair.source.execute("create table public.later (n int); create index on public.later (n); insert into public.later values (1)").await;
     pair.source.execute("insert into public.t values (1)").await;
+    let told = |e: &Event| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains("public.later"));
+    migration.event("told of the table", told).await;
     migration.level_with(&pair.source).await;
     migration.stop().await.assert_code(4);
-    let ended = migration.cut_over(&pair).await;
-    let told = |e: &Event| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains("public.later"));
-    assert!(ended.events.iter().any(told));
+    // A restart leaves it out, too, and waits: without hands nothing is cut over that is not whole.
+    migration.start();
+    let red = |e: &Event| matches!(e, Event::GatesChecked { gates } if gates.iter().any(|g| !g.passed && g.detail.contains("public.later")));
+    migration.event("a red gate", red).await;
+    migration.stop().await.assert_code(4);
+    pair.source.execute("drop table public.later").await;
+    migration.cut_over(&pair).await;
     assert_eq!(pair.target.rows("select * from public.t").await, ["1"]);
     assert_eq!(pair.target.value("select to_regclass('public.later')").await, "∅");
 }

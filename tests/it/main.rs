@@ -5,6 +5,7 @@ mod changes;
 mod demo;
 mod demo_run;
 mod hypertables;
+mod layers;
 mod migrate;
 mod names;
 mod races;

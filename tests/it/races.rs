@@ -101,26 +101,29 @@ async fn c_1_rows_written_while_slot_and_copies_are_made_arrive_once() {
     assert!(pair.target.rows(twice).await.is_empty());
 }
 
+/// Commits wait for a standby of this name; for none when it is empty.
+async fn set_standby(pair: &Pair, name: &str) {
+    let server = pair.source_server();
+    server.execute("postgres", &format!("alter system set synchronous_standby_names = '{name}'")).await.unwrap();
+    server.execute("postgres", "select pg_reload_conf()").await.unwrap();
+    until("the setting", async || pair.source.value("show synchronous_standby_names").await == name).await;
+}
+
 #[tokio::test]
 async fn c_27_a_commit_that_waits_for_a_standby_arrives_once() {
     let pair = Pair::own(ServerOptions::default()).await;
     pair.source.execute(TABLES).await;
-    let server = pair.source_server();
-    let standby = async |name: &str| {
-        server.execute("postgres", &format!("alter system set synchronous_standby_names = '{name}'")).await.unwrap();
-        server.execute("postgres", "select pg_reload_conf()").await.unwrap();
-        until("the setting", async || pair.source.value("show synchronous_standby_names").await == name).await;
-    };
     let mut migration = Migration::of(&pair);
     // A slot is made in two steps; each waits for the transactions that ran at its beginning.
     let first = open_transaction(&pair.source).await;
     migration.start();
+    let server = pair.source_server();
     until("the first step of the slot", async || server.log().contains("logical decoding found initial starting point")).await;
     let second = open_transaction(&pair.source).await;
     first.batch_execute("commit").await.unwrap();
     until("the second step of the slot", async || server.log().contains("logical decoding found initial consistent point")).await;
     // Begun after that step, so the slot does not wait for it; written before the slot is consistent, so the stream does not have it.
-    standby("nobody").await;
+    set_standby(&pair, "nobody").await;
     let row = waiting(&pair.source, "insert into public.keyed values (1, 'waits'); insert into public.bag values (1, 'waits')");
     until("the waiting commit", async || sessions(&pair.source, "wait_event = 'SyncRep'").await == 1).await;
     second.batch_execute("rollback").await.unwrap();
@@ -128,12 +131,35 @@ async fn c_27_a_commit_that_waits_for_a_standby_arrives_once() {
     assert_eq!(sessions(&pair.source, "wait_event = 'SyncRep'").await, 1);
     let waits = |e: &Event| matches!(e, Event::Waiting { what, holders } if what.starts_with("the copy of") && !holders.is_empty());
     migration.event("the copies wait for the commit", waits).await;
-    standby("").await;
+    set_standby(&pair, "").await;
     row.await.unwrap();
     migration.stage(Stage::CatchUp).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
     assert_eq!(pair.target.rows("select id from public.keyed union all select id from public.bag").await, ["1", "1"]);
+}
+
+#[tokio::test]
+async fn c_27_a_commit_that_no_copy_sees_though_it_is_written_before_comes_by_the_stream() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    pair.source.execute("insert into public.keyed values (1, 'seen'); insert into public.bag values (1, 'seen')").await;
+    set_standby(&pair, "nobody").await;
+    let row = waiting(&pair.source, "insert into public.keyed values (2, 'not seen'); insert into public.bag values (2, 'not seen')");
+    until("the waiting commit", async || sessions(&pair.source, "wait_event = 'SyncRep'").await == 1).await;
+    lock.batch_execute("commit").await.unwrap();
+    until("the copies", async || pair.target.value("select count(*) from _hyperlift.copy_part").await == "3").await;
+    assert_eq!(pair.target.rows("select id from public.keyed union all select id from public.bag").await, ["1", "1"]);
+    set_standby(&pair, "").await;
+    row.await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows("select id from public.bag order by 1").await, ["1", "2"]);
 }
 
 #[tokio::test]
@@ -150,7 +176,7 @@ async fn c_28_a_rewrite_and_a_truncate_wait_for_the_copy() {
     lock.batch_execute("begin; lock table public.keyed, public.bag in share mode").await.unwrap();
     migration.start();
     until("both copies stand", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 2).await;
-    let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')");
+    let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')");
     let truncate = waiting(&pair.source, "truncate public.bag; insert into public.bag values (2000, 'after')");
     until("both wait", async || sessions(&pair.source, "wait_event_type = 'Lock' and query ~ '^(alter|truncate)'").await == 2).await;
     lock.batch_execute("commit").await.unwrap();
@@ -175,14 +201,17 @@ async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
     let lock = first_copy_stands(&pair, &mut migration).await;
     let (rewrite, truncate) = (pair.source.session().await, pair.source.session().await);
     rewrite
-        .batch_execute("begin; alter table public.keyed alter v type text using v; insert into public.keyed values (2000, 'after')")
+        .batch_execute("begin; alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')")
         .await
         .unwrap();
     truncate.batch_execute("begin; truncate public.bag; insert into public.bag values (2000, 'after')").await.unwrap();
     lock.batch_execute("commit").await.unwrap();
     migration.event("the copy waits", is_locked).await;
-    rewrite.batch_execute("commit").await.unwrap();
     truncate.batch_execute("commit").await.unwrap();
+    // In the middle of its wait: a snapshot taken before it would see an empty table.
+    until("the copy waits for the rewrite", async || sessions(&pair.source, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 1)
+        .await;
+    rewrite.batch_execute("commit").await.unwrap();
     migration.stage(Stage::CatchUp).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;

@@ -29,23 +29,27 @@ use crate::{
 /// From this many columns on the long forms are shown.
 pub const WIDE: u16 = 100;
 
-fn long(endpoint: &Endpoint) -> String {
+/// An endpoint with what runs there.
+fn versioned(address: &str, endpoint: &Endpoint) -> String {
     let timescale = endpoint.timescale.as_ref().map(|v| format!(", TimescaleDB {v}")).unwrap_or_default();
-    if endpoint.version.is_empty() { endpoint.address.clone() } else { format!("{} (PG {}{timescale})", endpoint.address, endpoint.version) }
+    if endpoint.version.is_empty() { address.to_owned() } else { format!("{address} (PG {}{timescale})", endpoint.version) }
 }
 
 pub fn header(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let columns = usize::from(area.width);
     let arrow = view.symbols.arrow;
     let right = format!("run {}  {} ", if state.id.is_empty() { "-" } else { &state.id }, format::duration(view.elapsed(state)));
+    let long = |e: &Endpoint| versioned(&e.address, e);
+    let (from, to) = (format::short_address(&state.source.address), format::short_address(&state.target.address));
     let forms = [
         format!(" hyperlift  source {}  {arrow}  target {}", long(&state.source), long(&state.target)),
         format!(" hyperlift  {}  {arrow}  {}", long(&state.source), long(&state.target)),
-        format!(" hyperlift  {}  {arrow}  {}", format::short_address(&state.source.address), format::short_address(&state.target.address)),
-        format!(" {} {arrow} {}", format::short_address(&state.source.address), format::short_address(&state.target.address)),
+        format!(" hyperlift  {}  {arrow}  {}", versioned(&from, &state.source), versioned(&to, &state.target)),
+        format!(" hyperlift  {from}  {arrow}  {to}"),
+        format!(" {from} {arrow} {to}"),
     ];
     let room = columns.saturating_sub(width(&right) + 1);
-    let left = forms.iter().find(|f| width(f) <= room).unwrap_or(&forms[3]);
+    let left = forms.iter().find(|f| width(f) <= room).unwrap_or(&forms[4]);
     let left = cut(left, room, view.symbols.ellipsis);
     let pad = columns.saturating_sub(width(&left) + width(&right));
     frame.render_widget(Line::from(vec![Span::raw(left), Span::raw(" ".repeat(pad)), Span::styled(right, view.style(Role::Dim))]), area);

@@ -1,0 +1,162 @@
+//! What has to hold before the cutover, and what it takes to know it: round trip, ANALYZE, the source's own state.
+
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+use super::{Analyze, LOOK, Replay};
+use crate::{
+    error::Error,
+    event::{Event, Gate, Level},
+    format,
+    lsn::Lsn,
+    migration::Migration,
+    name::TableName,
+    pg::catalog,
+    plan::IdentityChoice,
+};
+
+/// The target counts as level with the source when a position of the source is reached within this time.
+const ROUND_TRIP: Duration = Duration::from_secs(5);
+
+impl Replay {
+    /// What the stream does not tell: prepared transactions, new and changed tables, lanes that wait for the target.
+    pub async fn look_at_the_source(&mut self, m: &Migration) {
+        let look = async {
+            self.prepared = catalog::value(&self.source, "select count(*) from pg_prepared_xacts where database = current_database()").await?;
+            let now = catalog::shapes(&self.source).await?;
+            Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
+        };
+        if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, look).await {
+            if let Some(text) = altered.as_ref().filter(|_| altered != self.altered) {
+                m.notice(Level::Warn, format!("the source's schema changed: {text}")).await;
+            }
+            self.altered = altered;
+        }
+        let held_up =
+            self.lanes.iter().enumerate().find_map(|(i, l)| l.borrow().held_up.as_ref().map(|why| format!("lane {i} waits for the target: {why}")));
+        if let Some(text) = held_up.as_ref().filter(|_| held_up != self.held_up) {
+            m.notice(Level::Warn, text.clone()).await;
+        }
+        self.held_up = held_up;
+    }
+
+    /// How long it takes until a position of the source is reached on the target.
+    pub(super) fn measure_round_trip(&mut self, source: Lsn, applied: Lsn) {
+        match self.probe {
+            Some((lsn, since)) if applied >= lsn => {
+                self.round_trip = Some(since.elapsed());
+                self.probe = Some((source, Instant::now()));
+            }
+            // It takes longer already than the last one did.
+            Some((_, since)) if self.round_trip.is_some_and(|r| since.elapsed() > r) => self.round_trip = Some(since.elapsed()),
+            Some(_) => {}
+            None => self.probe = Some((source, Instant::now())),
+        }
+    }
+
+    /// Below the lag threshold ANALYZE runs, once, table by table, while replay goes on.
+    pub(super) async fn analyze_when_near(&mut self, m: &Migration, lag: u64) {
+        match &self.analyze {
+            Analyze::NotYet if lag < m.config.analyze_below => {
+                m.notice(Level::Info, format!("lag under {}: ANALYZE started", format::bytes(m.config.analyze_below))).await;
+                let (done, seen) = watch::channel(false);
+                let tables: Vec<TableName> = self.relations.iter().filter(|r| !r.skipped).map(|r| r.table.clone()).collect();
+                let (config, reporter, name) = (m.config.clone(), m.reporter.clone(), m.application("analyze"));
+                let cancel = self.cancel.clone();
+                self.tasks.spawn(async move {
+                    let work = async {
+                        let target = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
+                        let total = tables.len() as u64;
+                        for (n, table) in tables.iter().enumerate() {
+                            reporter.report(Event::Analyzed { done: n as u64, total, table: Some(table.clone()) }).await;
+                            target.batch_execute(&format!("analyze {}", table.sql())).await?;
+                        }
+                        reporter.report(Event::Analyzed { done: total, total, table: None }).await;
+                        Ok::<(), Error>(())
+                    };
+                    tokio::select! {
+                        () = cancel.cancelled() => {}
+                        result = work => {
+                            if let Err(e) = result {
+                                reporter.notice(Level::Warn, format!("ANALYZE failed: {e}")).await;
+                            }
+                            let _ = done.send(true);
+                        }
+                    }
+                });
+                self.analyze = Analyze::Running(seen);
+            }
+            Analyze::Running(done) if *done.borrow() => self.analyze = Analyze::Done,
+            _ => {}
+        }
+    }
+
+    /// What has to hold before the cutover: hard gates refuse, soft ones warn.
+    pub fn gates(&self, m: &Migration) -> Vec<Gate> {
+        let gate = |name: &str, passed: bool, hard: bool, detail: String| Gate { name: name.into(), passed, hard, detail };
+        let copied = self.relations.iter().filter(|r| !r.skipped).count();
+        let skipped = self.relations.len() - copied;
+        let insert_only = m.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
+        let status = self.replication.receiver.status.borrow();
+        let healthy = self.slot.as_ref().is_none_or(|s| s.wal_status != "lost") && status.broken.is_none();
+        let near = self.round_trip.is_some_and(|r| r < ROUND_TRIP);
+        let quiet = self.last_write.1.elapsed();
+        vec![
+            gate(
+                "all tables copied",
+                true,
+                true,
+                format!("{copied} of {}{}", self.relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
+            ),
+            gate(
+                "nothing diverged",
+                self.open.is_empty(),
+                true,
+                self.open.keys().next().map_or_else(|| "every change found its row".into(), |t| format!("{t} waits for you")),
+            ),
+            gate(
+                "slot",
+                healthy,
+                true,
+                match (&status.broken, &self.slot) {
+                    (Some(why), _) => why.clone(),
+                    (None, Some(s)) => s.wal_status.clone(),
+                    (None, None) => "reserved".into(),
+                },
+            ),
+            gate(
+                "all applied, round trip",
+                near,
+                true,
+                self.round_trip.map_or_else(
+                    || "not measured yet".into(),
+                    |r| format!("{:.1} s, {} behind", r.as_secs_f64(), format::bytes(self.lag.unwrap_or(0))),
+                ),
+            ),
+            gate(
+                "prepared transactions",
+                self.prepared == 0,
+                true,
+                if self.prepared == 0 { "none on the source".into() } else { format!("{} on the source: commit or roll them back", self.prepared) },
+            ),
+            gate("source's schema", self.altered.is_none(), false, self.altered.clone().unwrap_or_else(|| "as it was copied".into())),
+            gate(
+                "ANALYZE",
+                matches!(self.analyze, Analyze::Done),
+                false,
+                match self.analyze {
+                    Analyze::NotYet => format!("starts below {}", format::bytes(m.config.analyze_below)),
+                    Analyze::Running(_) => "running".into(),
+                    Analyze::Done => "finished".into(),
+                },
+            ),
+            gate(
+                "replica identity",
+                insert_only == 0,
+                false,
+                if insert_only == 0 { "all changes arrive".into() } else { format!("{insert_only} insert-only, accepted") },
+            ),
+            gate("writers", quiet > Duration::from_secs(10), false, format!("last change {} s ago", quiet.as_secs())),
+        ]
+    }
+}
