@@ -275,15 +275,14 @@ impl Router {
         }
         transaction.lanes[lane] = true;
         let kilobytes = ((operation.bytes() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
-        let room = match state.room.clone().try_acquire_many_owned(kilobytes) {
-            Ok(room) => room,
-            Err(_) => {
-                // Lanes may hold the room in the batch of a transaction that waits for this very change.
-                for lane in &self.lanes {
-                    send(lane, Feed::Flush).await?;
-                }
-                state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed")
+        let room = if let Ok(room) = state.room.clone().try_acquire_many_owned(kilobytes) {
+            room
+        } else {
+            // Lanes may hold the room in the batch of a transaction that waits for this very change.
+            for lane in &self.lanes {
+                send(lane, Feed::Flush).await?;
             }
+            state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed")
         };
         let change = Change { position, xid: transaction.xid, relation: known.message.clone(), target, operation };
         send(&self.lanes[lane], Feed::Change(Box::new(change), room)).await
