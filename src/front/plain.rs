@@ -160,7 +160,9 @@ impl Printer {
             Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
             Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
-            Event::CutoverStarted { .. } => "Syncing last LSN in Source DB to Target DB ...".into(),
+            // Once: it is reported again when the end is known.
+            Event::CutoverStarted { end: Some(_) } => return None,
+            Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
             Event::CutoverAborted { reason } => format!("WARN  cutover aborted: {reason}"),
             Event::Completed { .. } => "Migration successfully completed".into(),
