@@ -160,8 +160,6 @@ impl Printer {
             Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
             Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
-            // Once: it is reported again when the end is known.
-            Event::CutoverStarted { end: Some(_) } => return None,
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
             Event::CutoverAborted { reason } => format!("WARN  cutover aborted: {reason}"),
@@ -184,6 +182,8 @@ impl Printer {
             Event::Failed { message, hint } => format!("ERROR {message}{}", hint.as_ref().map(|h| format!("  hint: {h}")).unwrap_or_default()),
             Event::Stopped { stage } => format!("stopped at {}", stage.title()),
             Event::ChecksStarted
+            // Reported once more when the end is known.
+            | Event::CutoverStarted { end: Some(_) }
             | Event::SchemaProgress { .. }
             | Event::Waiting { .. }
             | Event::IndexProgress { .. }
