@@ -55,7 +55,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         }
     }
     convert(m).await?;
-    read_back(m, &relations).await?;
+    read_back(m, &source, &relations).await?;
     m.save_plan()?;
     let summaries = relations.iter().map(|r| super::preflight::summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
@@ -259,7 +259,7 @@ async fn convert(m: &mut Migration) -> Result<()> {
 }
 
 /// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
-async fn read_back(m: &mut Migration, relations: &[Relation]) -> Result<()> {
+async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     let target = m.target("hypertables").await?;
     let mut found = Vec::new();
     for r in relations {
@@ -278,6 +278,7 @@ async fn read_back(m: &mut Migration, relations: &[Relation]) -> Result<()> {
         if by_hand {
             m.reporter.report(Event::HypertableCreated { hypertable: hypertable.clone() }).await;
         }
+        make_room_for_indexes(m, source, &target, &r.table).await?;
         for key in keys(r).iter().filter(|k| !k.columns.contains(&hypertable.time_column)) {
             if let Some(obstacle) = &key.obstacle {
                 return Err(Error::refused(format!(
@@ -290,6 +291,21 @@ async fn read_back(m: &mut Migration, relations: &[Relation]) -> Result<()> {
         found.push(hypertable);
     }
     m.plan.hypertables = found;
+    Ok(())
+}
+
+/// A default index of a hypertable made by hand gives way to the source's index of the same name, which comes after the copy (H-6).
+async fn make_room_for_indexes(m: &Migration, source: &Client, target: &Client, table: &TableName) -> Result<()> {
+    let names = "select c.relname::text as name from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass($1)";
+    let wanted: Vec<String> = source.query(names, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect();
+    for row in target.query(names, &[&table.sql()]).await? {
+        let index = TableName::new(&table.schema, row.get::<_, &str>("name"));
+        // Before the copy the table has none of the source's own yet.
+        if wanted.contains(&index.name) && !m.is_finished(Stage::Hypertables) {
+            target.batch_execute(&format!("drop index {}", index.sql())).await?;
+            m.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name comes after the copy")).await;
+        }
+    }
     Ok(())
 }
 

@@ -401,6 +401,7 @@ async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_
             create table public.meters (id int primary key, ts timestamptz not null, v int);
             create table public.spread (device int, ts timestamptz, v int, primary key (device, ts));
             create table public.planned (id int primary key, ts timestamptz not null);
+            create index meters_ts_idx on public.meters (ts, v);
             insert into public.meters select i, timestamptz '2026-01-01' + i * interval '5 hours', i from generate_series(1, 100) i;
             insert into public.spread select i % 9, timestamptz '2026-01-01' + i * interval '5 hours', i from generate_series(1, 100) i";
         execute(&sides.source, tables).await.unwrap();
@@ -410,7 +411,7 @@ async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_
             run.event("prompt_opened", |e| e["prompt"]["stage"] == stage).await;
             if stage == "hypertables" {
                 let by_hand = "
-                    select create_hypertable('public.meters', 'ts', chunk_time_interval => interval '2 days', create_default_indexes => false);
+                    select create_hypertable('public.meters', 'ts', chunk_time_interval => interval '2 days');
                     select create_hypertable('public.spread', 'ts', 'device', 4, chunk_time_interval => interval '3 days', create_default_indexes => false)";
                 execute(&sides.target.uri, by_hand).await.unwrap();
             }
@@ -432,6 +433,9 @@ async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_
         assert_eq!(sides.on_target(HYPERTABLES).await, made);
         let keys = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where contype = 'p' and conname in ('meters_pkey', 'spread_pkey') order by 1";
         assert_eq!(sides.on_target(keys).await, ["meters_pkey|PRIMARY KEY (id, ts)", "spread_pkey|PRIMARY KEY (device, ts)"]);
+        // h_6: TimescaleDB's default index had taken the name
+        let index = "select pg_get_indexdef('public.meters_ts_idx'::regclass)";
+        assert_eq!(sides.on_target(index).await, ["CREATE INDEX meters_ts_idx ON public.meters USING btree (ts, v)"]);
     })
     .await;
 }
