@@ -5,19 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-/// Long enough for a machine under load; nothing that works comes near it.
-const DEADLINE: Duration = Duration::from_secs(180);
-
-/// Asks until the answer is yes. What does not happen in time fails the test by its name.
-pub async fn eventually(what: &str, mut happened: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !happened().await {
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
+pub use super::support::until as eventually;
 
 /// The program, with nothing of the caller's environment that it would take for its own.
 pub fn program() -> Command {

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_postgres::Client;
 
 /// Nothing that is waited for may take longer.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Looks again and again until `happened` says true. `what` names what is waited for.
 pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
