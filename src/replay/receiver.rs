@@ -5,10 +5,6 @@ use bytes::Bytes;
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -78,8 +74,6 @@ pub struct Origin {
     pub publications: Vec<String>,
     /// `system_identifier` of the source when the migration began.
     pub system_id: String,
-    /// The source's timeline as it was last seen; 0 before.
-    pub timeline: Arc<AtomicU32>,
 }
 
 impl Status {
@@ -125,8 +119,8 @@ impl Receiver {
         let (wanted, wanted_receiver) = watch::channel(Lsn::ZERO);
         let (applied, applied_receiver) = watch::channel(Lsn::ZERO);
         let cancel = cancel.child_token();
-        let spooler = Spooler::start(writer, spool_dir, status_sender.clone(), applied_receiver);
-        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, cancel: cancel.clone() };
+        let spooler = Spooler::start(writer, spool_dir.clone(), status_sender.clone(), applied_receiver);
+        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
         let ended = CancellationToken::new();
         let over = ended.clone().drop_guard();
         let task = tokio::spawn(async move {
@@ -199,6 +193,8 @@ struct Session {
     wanted: watch::Receiver<Lsn>,
     status: watch::Sender<Status>,
     spooler: Spooler,
+    /// The spool's directory.
+    dir: PathBuf,
     cancel: CancellationToken,
 }
 
@@ -311,8 +307,10 @@ impl Session {
         if at < end {
             return back(format!("its WAL ends at {at}"));
         }
-        let known = self.origin.timeline.load(Ordering::Relaxed);
-        if known != 0 && known != timeline {
+        // Beside the spool that was received on it, so that it outlives this process.
+        let file = self.dir.join("timeline");
+        let known = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u32>().ok());
+        if let Some(known) = known.filter(|known| *known != timeline) {
             let history = wire.simple(&format!("TIMELINE_HISTORY {timeline}")).await?;
             let text = history.first().and_then(|r| r.get(1).cloned().flatten()).unwrap_or_default();
             match branch_point(&text, known) {
@@ -321,7 +319,9 @@ impl Session {
                 None => return back(format!("timeline {timeline} does not come from timeline {known}")),
             }
         }
-        self.origin.timeline.store(timeline, Ordering::Relaxed);
+        if known != Some(timeline) {
+            std::fs::write(&file, timeline.to_string())?;
+        }
         Ok(())
     }
 

@@ -92,7 +92,6 @@ pub fn origin(m: &Migration) -> Origin {
         slot: names.slot,
         publications: vec![names.publication, names.insert_only],
         system_id: m.record.source.system_id.clone(),
-        timeline: Arc::default(),
     }
 }
 
