@@ -36,6 +36,12 @@ pub struct Record {
     pub shapes: std::collections::BTreeMap<String, String>,
     /// Stages that the operator, or the work, has finished.
     pub finished: Vec<Stage>,
+    /// The end of the stream at the cutover: what the source committed behind it is not on the target.
+    #[serde(default)]
+    pub end: Option<Lsn>,
+    /// The source was written to behind that end.
+    #[serde(default)]
+    pub late: bool,
     /// The migration is complete; what is left is cleaning up.
     pub completed: bool,
 }

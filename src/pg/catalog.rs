@@ -398,6 +398,11 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
         .collect())
 }
 
+/// Prepared transactions of this database.
+pub async fn prepared_transactions(client: &Client) -> Result<i64> {
+    value(client, "select count(*) from pg_prepared_xacts where database = current_database()").await
+}
+
 /// Who holds a lock on a table, in words: `app@shop psql, idle in transaction, pid 4411`; empty when nobody is seen.
 pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> {
     let rows = client

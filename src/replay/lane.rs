@@ -20,7 +20,7 @@ use super::{
     relation::{Counters, Relation},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     lsn::{Lsn, Position},
     pg::{
         client::{self, Client, Side},
@@ -240,9 +240,11 @@ impl Lane {
                 Feed::Flush => self.apply(&mut batch).await?,
                 Feed::Barrier(reached) => {
                     self.apply(&mut batch).await?;
-                    self.position = self.read_position().await?;
-                    self.seen = self.seen.max(self.position);
-                    let _ = reached.send(self.position);
+                    let stands = self.read_position().await?;
+                    not_back(self.position, stands)?;
+                    self.position = stands;
+                    self.seen = self.seen.max(stands);
+                    let _ = reached.send(stands);
                 }
                 Feed::Truncate(truncation) => self.truncate(*truncation).await?,
                 Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
@@ -290,6 +292,7 @@ impl Lane {
                     // A session of before may have committed this very batch, late (C-30).
                     let stands = self.read_position().await?;
                     tracing::warn!(lane = self.number, believed = ?self.position, found = ?stands, "the lane's position was moved by another session");
+                    not_back(self.position, stands)?;
                     batch.changes.retain(|c| c.position > stands);
                     self.position = stands;
                     if stands >= to {
@@ -566,6 +569,8 @@ impl Lane {
                     return Ok(());
                 }
                 Err(error) if error.is_transient() => self.wait(&mut patience, error).await,
+                // Nothing that is tried here again would be right.
+                Err(error) if error.kind == Kind::Differs => return Err(error),
                 Err(error) => {
                     self.client = None;
                     match self.ask(truncation.targets.first().copied(), error.context("TRUNCATE")).await? {
@@ -601,13 +606,28 @@ impl Lane {
                 let error = Error::from(e);
                 client.batch_execute("rollback").await.ok();
                 // An earlier attempt whose answer was lost may have committed: it moved all lanes at once.
-                if error.has_code("22012") && self.read_position().await? >= to {
-                    return Ok(());
+                if !error.has_code("22012") {
+                    return Err(error);
                 }
-                Err(error)
+                let stands = self.read_position().await?;
+                if stands >= to { Ok(()) } else { Err(moved_elsewhere(stands)) }
             }
         }
     }
+}
+
+/// A target that stands before what it had acknowledged has lost commits: it failed over, or was restored.
+fn not_back(believed: Position, stands: Position) -> Result<()> {
+    if stands >= believed {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Differs, format!("the target has gone back: its lane stands at {} although {} was committed", stands.lsn, believed.lsn))
+        .hint("did it fail over to an asynchronous standby? Start hyperlift again: it goes on from where the target stands, if the spool still reaches back"))
+}
+
+fn moved_elsewhere(stands: Position) -> Error {
+    Error::new(Kind::Differs, format!("a session of an earlier run has moved a lane to {}", stands.lsn))
+        .hint("start hyperlift again: it goes on from there")
 }
 
 fn no_row() -> Error {

@@ -11,11 +11,13 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+use super::pgoutput::{self, Message};
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
@@ -27,6 +29,9 @@ const BOUNDARY: u32 = 1;
 const COMPRESSION_LEVEL: i32 = 1;
 /// First byte of a watermark record; no pgoutput message begins with it.
 pub const WATERMARK: u8 = b'w';
+
+/// File with the LSN up to which segments were deleted.
+const DELETED: &str = "deleted";
 
 /// Appends a record to a block that is being collected.
 pub fn put_record(block: &mut Vec<u8>, record: &[u8]) {
@@ -309,6 +314,9 @@ impl Writer {
             && last <= applied
             && segment != self.written.segment
         {
+            // Remembered first: a target that goes back behind this place cannot be served any more.
+            let deleted = self.dir.join(DELETED);
+            std::fs::write(&deleted, last.to_string()).map_err(|e| io(&deleted, &e))?;
             let path = segment_path(&self.dir, segment);
             std::fs::remove_file(&path).map_err(|e| io(&path, &e))?;
             self.closed.remove(0);
@@ -328,11 +336,24 @@ pub struct Reader {
 impl Reader {
     /// Starts at the first segment that holds something behind `position`.
     pub fn open(dir: &Path, position: Lsn) -> Result<Self> {
+        let deleted = std::fs::read_to_string(dir.join(DELETED)).ok().and_then(|text| text.parse::<Lsn>().ok());
+        if let Some(deleted) = deleted.filter(|deleted| *deleted > position) {
+            return Err(Error::failed(format!("the target stands at {position}, but the spool begins at {deleted}"))
+                .detail("the target has lost commits that it had acknowledged: it failed over, or was restored")
+                .hint("run `hyperlift clean`, empty the target and start again"));
+        }
         let mut start = 1;
         for segment in segments(dir)? {
+            let path = segment_path(dir, segment);
+            let last = match scan(&path) {
+                Ok(found) => found.last,
+                // Deleted meanwhile: everything in it is applied.
+                Err(_) if !path.exists() => continue,
+                Err(e) => return Err(e),
+            };
             // The newest one may still grow, so it is read even if all it holds now is known.
             start = segment;
-            if scan(&segment_path(dir, segment))?.last > position {
+            if last > position {
                 break;
             }
         }
@@ -372,6 +393,30 @@ impl Reader {
             return Ok(Some(Bytes::from(raw)));
         }
     }
+}
+
+/// Relations whose rows were changed by transactions that ended after `after`, up to a durable end: OID and the last one's end.
+pub fn writes_after(dir: &Path, after: Lsn, end: End) -> Result<Vec<(u32, Lsn)>> {
+    let mut reader = Reader::open(dir, after)?;
+    let mut found: HashMap<u32, Lsn> = HashMap::new();
+    let mut wrote = Vec::new();
+    while let Some(block) = reader.next(end)? {
+        for record in records(block) {
+            if record.first() == Some(&WATERMARK) {
+                continue;
+            }
+            match pgoutput::decode(record)? {
+                Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => wrote.push(relation),
+                Message::Truncate { relations, .. } => wrote.extend(relations),
+                Message::Commit { end, .. } if end > after => found.extend(wrote.drain(..).map(|relation| (relation, end))),
+                Message::Commit { .. } => wrote.clear(),
+                _ => {}
+            }
+        }
+    }
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|(oid, at)| (*at, *oid));
+    Ok(found)
 }
 
 fn damaged(path: &Path, offset: u64) -> Error {

@@ -58,8 +58,8 @@ pub struct Replay {
     last_write: (Lsn, Instant),
     slot_checked: Option<Instant>,
     slot: Option<slot::Slot>,
-    /// Prepared transactions of the source database: their commits would come after the cutover.
-    prepared: i64,
+    /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not looked at yet.
+    prepared: Option<i64>,
     /// What has changed in the source's schema since the copy.
     altered: Option<String>,
     /// Lanes that are held up, as it was last said.
@@ -115,7 +115,6 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         feeds.push(feed);
         lanes.push(seen);
     }
-    replication.receiver.applied(positions.iter().map(|p| p.lsn).min().unwrap_or_default());
     let (barriers, requests) = mpsc::channel(4);
     let (paused, pausing) = watch::channel(false);
     let (router_progress, router) = watch::channel(router::Progress::default());
@@ -155,7 +154,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,
-        prepared: 0,
+        prepared: None,
         altered: None,
         held_up: None,
         start: m.record.slot.unwrap_or_default(),
@@ -442,10 +441,6 @@ impl Replay {
         if self.paused.send_replace(false) {
             m.reporter.report(Event::Paused { paused: false }).await;
         }
-    }
-
-    pub fn has_prepared(&self) -> bool {
-        self.prepared > 0
     }
 
     pub fn counts(&self) -> (u64, u64) {

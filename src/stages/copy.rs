@@ -50,6 +50,12 @@ pub struct Replication {
 pub async fn run(m: &mut Migration) -> Result<Replication> {
     m.enter(Stage::Copy).await;
     let source = m.source("copy").await?;
+    if m.record.slot.is_some() && ledger::relations(&m.target("scope").await?).await?.is_empty() {
+        // Stopped between the slot and the first copy: published is what was there then, so slot and publications are made anew.
+        m.record.slot = None;
+        m.record.shapes.clear();
+        m.save()?;
+    }
     let found = catalog::relations(&source).await?;
     let relations = in_scope(m, found.clone()).await?;
     for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
@@ -427,6 +433,12 @@ async fn open_source(shared: &Shared, relation: &Relation) -> Result<Opened> {
             Err(e) => return Err(e.context("source")),
         }
         let rows = wire.simple("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").await?;
+        // Locked by name, published by OID: they must be the same table still.
+        let found = wire.simple(&format!("select to_regclass({})::oid", crate::name::literal(&relation.table.sql()))).await?;
+        if found.first().and_then(|r| r[0].as_deref()).and_then(|oid| oid.parse().ok()) != Some(relation.oid) {
+            return Err(Error::failed(format!("{} is another table on the source than when the migration began", relation.table))
+                .hint("was it dropped and made again, or renamed? Run `hyperlift clean`, empty the target and start again"));
+        }
         let field = |n: usize| rows.first().and_then(|r| r.get(n).cloned().flatten()).unwrap_or_default();
         let (snapshot, at): (Snapshot, Lsn) = (field(0).parse()?, field(1).parse()?);
         if snapshot.xmin < shared.horizon {
@@ -464,7 +476,7 @@ async fn attempt(shared: &Shared, task: &Task, so_far: &mut (u64, u64)) -> Resul
         .map_err(|e| e.context("target"))?;
     let list = idents(&source.columns);
     let (mut rows_out, mut bytes) = (0, 0);
-    if source.columns.is_empty() {
+    if relation.columns.is_empty() && source.columns.is_empty() {
         // A table without columns still has rows, and COPY cannot name no columns.
         rows_out = copy_empty_rows(&mut source.wire, &mut target, relation).await?;
     } else {

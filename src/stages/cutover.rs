@@ -1,6 +1,6 @@
 //! Stages 8 and 9: the end of the stream, the last objects, handing over; then cleaning up.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     catchup::{self, Driven, Replay},
@@ -18,13 +18,15 @@ use crate::{
         dump::{Phase, Statement},
         ledger, slot,
     },
-    replay::receiver::Receiver,
+    replay::{receiver::Receiver, spool},
 };
 
 /// The statements of the schema as they were when the copy began, in the work directory.
 pub const STATEMENTS: &str = "sql/statements.json";
 /// Why a cutover was given up.
 const LATE: &str = "the source was written to after the end of the stream";
+/// A source is given this long for the last look at what was written late.
+const LAST_LOOK: Duration = Duration::from_secs(20);
 const ABORTED: &str = "by the operator";
 /// Recorded on the target before the first object is made that replay could not live with: no way back from there.
 const PAST_RETURN: &str = "past-return";
@@ -43,6 +45,9 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
     };
     let replication = replay.stop().await;
     let finished = async {
+        // From here on a later run has to know what came after it.
+        m.record.end = Some(end);
+        m.save()?;
         last_objects(m).await?;
         m.record.completed = true;
         m.finish(Stage::Cutover).await?;
@@ -58,12 +63,7 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
     let late = finished?;
     let cleaned = clean::finish(m).await;
     m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
-    if late {
-        return Err(
-            Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
-        );
-    }
-    cleaned
+    if late { Err(late_error()) } else { cleaned }
 }
 
 /// Returns when the cutover was confirmed, the end LSN, and tables and changes.
@@ -92,11 +92,10 @@ async fn stepped(m: &Migration, step: CutoverStep, done: bool, detail: impl Into
 /// Steps 1 to 5: the end of the stream is applied, nothing came after it, sequences are set. The inner error is why it was given up.
 async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, String>> {
     replay.resume(m).await;
-    replay.look_at_the_source(m).await;
-    if replay.has_prepared() {
+    let source = m.source("cutover").await?;
+    if catalog::prepared_transactions(&source).await? > 0 {
         return Ok(Err("the source has prepared transactions: commit or roll them back".into()));
     }
-    let source = m.source("cutover").await?;
     m.reporter.report(Event::CutoverStarted { end: None }).await;
     let mut end = catalog::mark_end_of_stream(&source).await?;
     loop {
@@ -280,19 +279,18 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
     Ok(())
 }
 
-/// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one.
+/// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one; then it is looked once more.
 async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn) -> Result<bool> {
     let mut status = receiver.status.clone();
     let mut seen = end;
-    let mut late = false;
     let over = tokio::time::sleep(m.config.linger);
     tokio::pin!(over);
     loop {
         tokio::select! {
-            () = &mut over, if !m.config.interactive => return Ok(late),
+            () = &mut over, if !m.config.interactive => break,
             command = m.command() => match command {
                 // Stopped behind the success line: nothing is undone, cleaning up still follows.
-                Ok(Command::Leave) | Err(_) => return Ok(late),
+                Ok(Command::Leave) | Err(_) => break,
                 Ok(other) => m.refuse(&other, Stage::Done).await,
             },
             changed = status.changed() => {
@@ -300,13 +298,39 @@ async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn) -> Result<bool
                     std::future::pending::<()>().await;
                 }
                 let writes = status.borrow_and_update().written_after(seen);
-                if let Some((_, last)) = writes.last() {
-                    (seen, late) = (*last, true);
-                    report_late_writes(m, &m.source("cutover").await?, &writes).await?;
-                }
+                seen = writes.last().map_or(seen, |(_, last)| *last);
+                late_writes(m, &writes).await?;
             }
         }
     }
+    let look = async {
+        let now = catalog::mark_end_of_stream(&m.source("cutover").await?).await?;
+        receiver.reacher().reach(now).await
+    };
+    match tokio::time::timeout(LAST_LOOK, look).await {
+        Ok(Ok(status)) => late_writes(m, &status.written_after(seen)).await?,
+        Ok(Err(e)) => unseen(m, &e.to_string()).await,
+        Err(_) => unseen(m, "the source does not answer").await,
+    }
+    Ok(m.record.late)
+}
+
+async fn unseen(m: &Migration, why: &str) {
+    m.notice(Level::Warn, format!("whether the source was written to after the cutover could not be seen to the end: {why}")).await;
+}
+
+/// Tells of late writes, and remembers that there were some.
+async fn late_writes(m: &mut Migration, writes: &[(u32, Lsn)]) -> Result<()> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    if !m.record.late {
+        m.record.late = true;
+        m.save()?;
+    }
+    let source = m.source("cutover").await?;
+    report_late_writes(m, &source, writes).await?;
+    Ok(())
 }
 
 /// Whether an earlier run was stopped behind the point of no return.
@@ -319,38 +343,34 @@ pub async fn is_past_return(m: &Migration) -> Result<bool> {
 pub async fn finish(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Cutover).await;
     let started = Instant::now();
-    let late = written_since(m).await?;
     last_objects(m).await?;
     m.record.completed = true;
     m.finish(Stage::Cutover).await?;
     let tables = statements(m)?.iter().filter(|s| s.object.starts_with("TABLE ")).count() as u64;
     let downtime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     m.reporter.report(Event::Completed { tables, changes: 0, downtime_ms }).await;
-    after(m).await?;
-    if late { Err(late_error()) } else { Ok(()) }
+    after(m).await
 }
 
 fn late_error() -> Error {
     Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
 }
 
-/// Whether the source was written to since the end of the stream, while hyperlift was not running; each table is reported once.
-async fn written_since(m: &Migration) -> Result<bool> {
-    let source = match m.source("cutover").await {
-        Ok(source) => source,
-        Err(e) => {
-            m.notice(Level::Warn, format!("whether the source was written to since cannot be seen: {e}")).await;
-            return Ok(false);
-        }
+/// What was written to the source since the end of the stream, while hyperlift did not run, or just before it was killed: what the
+/// spool holds behind that end, and what the slot still has.
+async fn written_since(m: &Migration, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
+    let source = m.source("cutover").await?;
+    let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &slot::Names::of(&m.record.id).slot).await?) else { return Ok(Vec::new()) };
+    let receiver = Receiver::start(copy::origin(m), m.work.spool(), start, slot.confirmed, m.cancel.clone()).await?;
+    let look = async {
+        let now = catalog::mark_end_of_stream(&source).await?;
+        receiver.reacher().reach(now).await
     };
-    let names = slot::Names::of(&m.record.id);
-    let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &names.slot).await?) else { return Ok(false) };
-    let end = slot.confirmed;
-    let receiver = Receiver::start(copy::origin(m), m.work.spool(), start, end, m.cancel.clone()).await?;
-    let now = catalog::mark_end_of_stream(&source).await?;
-    let status = m.unless_stopped(async { receiver.reacher().reach(now).await }).await?;
+    let reached = tokio::time::timeout(LAST_LOOK, look).await;
+    let spooled = receiver.status.borrow().end;
     receiver.stop().await.ok();
-    Ok(!report_late_writes(m, &source, &status.written_after(end)).await?.is_empty())
+    reached.map_err(|_| Error::connection("the source does not answer"))??;
+    tokio::task::block_in_place(|| spool::writes_after(&m.work.spool(), end, spooled))
 }
 
 /// A migration that is complete: validate, refresh, clean up; again if need be.
@@ -361,7 +381,13 @@ pub async fn after(m: &mut Migration) -> Result<()> {
         return m.finish(Stage::Done).await;
     }
     behind_the_cutover(m).await?;
+    if let Some(end) = m.record.end {
+        match written_since(m, end).await {
+            Ok(writes) => late_writes(m, &writes).await?,
+            Err(e) => unseen(m, &e.to_string()).await,
+        }
+    }
     let cleaned = clean::finish(m).await;
     m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
-    cleaned
+    if m.record.late { Err(late_error()) } else { cleaned }
 }

@@ -126,7 +126,10 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
         reason: String::new(),
     };
     let full_without_key = r.identity == 'f' && !r.primary_key().is_some_and(|p| p.usable);
-    if chosen == Some(&IdentityChoice::InsertOnly) {
+    if r.unlogged {
+        row.effect = "copied once".into();
+        row.reason = "Unlogged: its changes are in no stream, whatever its identity. It is copied once.".into();
+    } else if chosen == Some(&IdentityChoice::InsertOnly) {
         row.effect = "lost".into();
         row.state = IdentityState::Accepted;
         row.reason = "Published for INSERT and TRUNCATE only. UPDATE and DELETE go on working on the source, but do not reach the target.".into();
@@ -182,7 +185,7 @@ pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
 /// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
 async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     check_plan(m, relations)?;
-    same_publication(m, source).await?;
+    same_publication(m, source, relations).await?;
     for (table, choice) in m.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
         let done = match &choice {
@@ -209,7 +212,7 @@ async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) 
 }
 
 /// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.
-async fn same_publication(m: &Migration, source: &Client) -> Result<()> {
+async fn same_publication(m: &Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     if m.record.slot.is_none() {
         return Ok(());
     }
@@ -222,13 +225,17 @@ async fn same_publication(m: &Migration, source: &Client) -> Result<()> {
         )
         .await?;
     let published: Vec<TableName> = published.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
-    let planned: Vec<&TableName> = m.plan.identities.iter().filter(|(_, c)| **c == IdentityChoice::InsertOnly).map(|(t, _)| t).collect();
+    let logged = |t: &TableName| relations.iter().any(|r| r.table == *t && !r.unlogged);
+    let insert_only = m.plan.identities.iter().filter(|(t, c)| **c == IdentityChoice::InsertOnly && logged(t));
+    let planned: Vec<&TableName> = insert_only.map(|(t, _)| t).collect();
     match planned.iter().find(|t| !published.contains(t)) {
         Some(table) => Err(Error::refused(format!("{table} is to be insert-only now, but this migration publishes its updates already"))
             .hint("take the [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
-        None if published.len() > planned.len() => Err(Error::refused("a table that was insert-only when this migration began is not any more")
-            .detail("its updates and deletes since then were not published")
-            .hint("put its [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
+        None if published.iter().any(|t| logged(t) && !planned.contains(&t)) => {
+            Err(Error::refused("a table that was insert-only when this migration began is not any more")
+                .detail("its updates and deletes since then were not published")
+                .hint("put its [[identity]] entry back, or run `hyperlift clean`, empty the target and start again"))
+        }
         None => Ok(()),
     }
 }

@@ -22,7 +22,7 @@ impl Replay {
     /// What the stream does not tell: prepared transactions, new and changed tables, lanes that wait for the target.
     pub async fn look_at_the_source(&mut self, m: &Migration) {
         let look = async {
-            self.prepared = catalog::value(&self.source, "select count(*) from pg_prepared_xacts where database = current_database()").await?;
+            self.prepared = Some(catalog::prepared_transactions(&self.source).await?);
             let now = catalog::shapes(&self.source).await?;
             Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
         };
@@ -135,9 +135,13 @@ impl Replay {
             ),
             gate(
                 "prepared transactions",
-                self.prepared == 0,
+                self.prepared == Some(0),
                 true,
-                if self.prepared == 0 { "none on the source".into() } else { format!("{} on the source: commit or roll them back", self.prepared) },
+                match self.prepared {
+                    None => "not looked at yet".into(),
+                    Some(0) => "none on the source".into(),
+                    Some(n) => format!("{n} on the source: commit or roll them back"),
+                },
             ),
             gate("source's schema", self.altered.is_none(), false, self.altered.clone().unwrap_or_else(|| "as it was copied".into())),
             gate(
