@@ -47,7 +47,7 @@ pub enum KeyChoice {
     Extend,
     /// An index on the same columns, not unique.
     PlainIndex,
-    /// The table is not converted while such a key exists.
+    /// The migration does not go on while the table is selected.
     Refuse,
 }
 
@@ -210,7 +210,7 @@ pub fn key_sentence(choice: KeyChoice, key: &[String], time_column: &str) -> Str
     match choice {
         KeyChoice::Extend => format!("extend ({columns}) to ({columns}, {})", plain_ident(time_column)),
         KeyChoice::PlainIndex => format!("plain index on ({columns}), no longer unique"),
-        KeyChoice::Refuse => "refuse: the table stays plain".into(),
+        KeyChoice::Refuse => "refuse: do not go on while it is selected".into(),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
 /// hyperlift a1   prod-db/shop → ts-cloud/tsdb   STOPPED at Copy after 00:41:12
 ///   tables    3 done, 4 interrupted, 2 queued, 1 failed (public.geo_blobs: invalid byte sequence, 22021)
 ///   slot      hyperlift_a1 stays on the source and holds WAL (91 MB now, grows with writes)
-///   continue  hyperlift --dir a1
-///   give up   hyperlift clean --dir a1     drops slot, publications, spool; reverts 2 replica identities
+///   continue  the same command, with --dir a1
+///   give up   hyperlift clean --dir a1 (and the same URIs)     drops slot, publications, spool; reverts 2 replica identities
 ///   log       a1/hyperlift.log
 /// ```
 pub fn exit_summary(state: &State) -> String {
@@ -44,6 +44,10 @@ pub fn exit_summary(state: &State) -> String {
     if let Some(completed) = completed {
         let hyper = state.tables.iter().filter(|t| t.summary.kind == crate::event::RelationKind::Hypertable).count();
         line("tables", &format!("{}, {hyper} of them hypertables; {} changes replayed", completed.tables, format::count(completed.changes)));
+        let insert_only: Vec<String> = state.identities.iter().filter(|r| r.state == IdentityState::Accepted).map(|r| r.table.to_string()).collect();
+        if !insert_only.is_empty() {
+            line("not moved", &format!("UPDATE and DELETE of {} (insert-only)", insert_only.join(", ")));
+        }
         line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
         late_writes(state, &mut line);
         for (what, error) in &state.cutover.cleaned {
@@ -64,8 +68,10 @@ pub fn exit_summary(state: &State) -> String {
             let held = state.replay.source.since(state.replay.applied).max(state.replay.spool_bytes);
             line("slot", &format!("{slot} stays on the source and holds WAL ({} now, grows with writes)", format::bytes(held)));
         }
-        line("continue", &format!("hyperlift --dir {}", state.dir));
-        line("give up", &give_up(state));
+        line("continue", &format!("the same command, with --dir {}", state.dir));
+        if state.replay.slot.is_some() || state.schema_total > 0 || state.identities_with(IdentityState::Applied) > 0 {
+            line("give up", &give_up(state));
+        }
     }
     line("log", &format!("{}/hyperlift.log", state.dir));
     out
@@ -95,7 +101,7 @@ fn late_writes(state: &State, line: &mut impl FnMut(&str, &str)) {
 }
 
 fn give_up(state: &State) -> String {
-    let command = format!("hyperlift clean --dir {}", state.dir);
+    let command = format!("hyperlift clean --dir {} (and the same URIs)", state.dir);
     let mut drops = Vec::new();
     if state.replay.slot.is_some() {
         drops.push("drops slot, publications, spool".to_owned());

@@ -119,7 +119,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     }
     let load = Load { sessions: demo.writers.clamp(1, 32), rate_per_second: Some(destination.rate()), patient: true, ..Load::default() };
     let writer = Writer::start(&from, load).await?;
-    say(&format!("an application with {} sessions is writing to the source", demo.writers));
+    say(&format!("an application with {} sessions is writing to the source; it stops when the cutover box opens", demo.writers));
     let session = Session::start(config, args.ui_options())?;
     let watching = session.front().state.clone();
     let application = tokio::spawn(write_until_the_cutover(writer, watching, hands_free));

@@ -43,7 +43,8 @@ pub async fn run(m: &mut Migration) -> Result<()> {
             break;
         }
         let chosen = candidates.iter().filter(|c| c.chosen.is_some()).count();
-        let text = format!("{chosen} tables become hypertables, {} stay plain. Nothing runs until you press c.", candidates.len() - chosen);
+        let converted = if chosen == 1 { "1 table becomes a hypertable".to_owned() } else { format!("{chosen} tables become hypertables") };
+        let text = format!("{converted}, {} stay plain. Nothing runs until you press c.", candidates.len() - chosen);
         match m.ask_continue(Stage::Hypertables, text, problem).await? {
             Answer::Continue => break,
             Answer::Other(Command::SelectHypertables { selection }) => {

@@ -30,7 +30,11 @@ pub async fn run(m: &mut Migration) -> Result<()> {
             break;
         }
         let text = match open.as_slice() {
-            [] => "Every table's changes can be replicated.".to_owned(),
+            [] => match rows.iter().filter(|r| r.state == IdentityState::Accepted).count() {
+                0 => "Every table's changes can be replicated.".to_owned(),
+                1 => "Nothing is open. 1 table is insert-only: its UPDATE and DELETE will not reach the target.".to_owned(),
+                n => format!("Nothing is open. {n} tables are insert-only: their UPDATE and DELETE will not reach the target."),
+            },
             [one] => format!("{} is still open. Settle it (f, u or i), or mend it yourself, then R to check again.", one.table),
             many => format!("{} tables are still open, {} first. Settle them (f, u or i), or mend them yourself, then R.", many.len(), many[0].table),
         };
@@ -57,6 +61,11 @@ async fn list(m: &Migration, source: &Client) -> Result<(Vec<Relation>, Vec<Iden
 async fn choose(m: &mut Migration, relations: &[Relation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
     let Some(relation) = relations.iter().find(|r| r.table == table) else { return Ok(()) };
     match choice {
+        None if m.record.changed_identities.iter().any(|c| c.table == table) => {
+            let why = "it is changed on the source already; `hyperlift clean` takes it back".into();
+            m.reporter.report(Event::CommandRefused { command: format!("identity of {table}"), why }).await;
+            return Ok(());
+        }
         None => {
             m.plan.identities.remove(&table);
         }

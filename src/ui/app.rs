@@ -205,7 +205,6 @@ impl App {
             Action::Interrupt => return self.interrupt(state, now),
             Action::Redraw => return vec![Effect::Redraw],
             Action::Back => return self.back(state),
-            Action::Details if shown == Stage::Done && self.view.done(state) => return self.leave(),
             _ if self.view.stopping && !self.view.enabled(action, state) => {}
             _ if !self.view.enabled(action, state) => {
                 self.say(Level::Info, refusal(action, state), now);
@@ -391,6 +390,8 @@ impl App {
             }
             _ => IdentityChoice::InsertOnly,
         };
+        // The row stays under the cursor when it is settled, so that the same key twice does not change another table.
+        let name = row.table.to_string();
         let accepted = row.state == IdentityState::Accepted;
         let again = if choice == IdentityChoice::InsertOnly { accepted } else { !accepted && self.view.ordered.get(&row.table) == Some(&choice) };
         if again {
@@ -401,7 +402,9 @@ impl App {
             self.view.modal = Some(Modal::Name { purpose: Purpose::InsertOnly(row.table.clone()), input: Input::default() });
             return Vec::new();
         }
-        self.set_identity(row.table.clone(), choice, state, now)
+        let table = row.table.clone();
+        self.view.selected.insert(Stage::Identity, name);
+        self.set_identity(table, choice, state, now)
     }
 
     fn set_identity(&mut self, table: crate::name::TableName, choice: IdentityChoice, state: &State, now: Instant) -> Vec<Effect> {

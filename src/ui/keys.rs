@@ -288,7 +288,7 @@ pub static TABLE: &[Binding] = &[
         contexts: STAGES_AND_DETAILS,
         label: "enter",
         hint: "details",
-        help: "details of the row (never a confirmation); when all is done: leave",
+        help: "details of the row (never a confirmation)",
     },
     Binding { keys: &[Char('/')], action: Action::Filter, contexts: ROWS, label: "/", hint: "filter", help: "filter; enter keeps it, esc clears it" },
     Binding { keys: &[Char('o')], action: Action::Sort, contexts: &[on(Copy), on(CatchUp)], label: "o", hint: "sort", help: "another order" },

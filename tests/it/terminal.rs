@@ -222,7 +222,12 @@ async fn q_twice_stops_safely_on_a_terminal_that_changes_its_size() {
     terminal.press("q");
     let (code, text) = terminal.end().await;
     assert_eq!(code, 4, "{text}");
-    for part in ["STOPPED at Catch-up after", "stays on the source and holds WAL", "continue  hyperlift --dir", "give up   hyperlift clean --dir"] {
+    for part in [
+        "STOPPED at Catch-up after",
+        "stays on the source and holds WAL",
+        "continue  the same command, with --dir",
+        "give up   hyperlift clean --dir",
+    ] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
 }

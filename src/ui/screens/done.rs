@@ -68,6 +68,6 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     say("Next", Role::Busy);
     say(&format!("  1  point the application at {}", state.target.address), Role::Plain);
     say("  2  the source keeps all its data and is not changed any more", Role::Plain);
-    say(&format!("  3  the report and the journal stay in {}", if state.dir.is_empty() { "the work directory" } else { &state.dir }), Role::Plain);
+    say(&format!("  3  plan, journal and log stay in {}", if state.dir.is_empty() { "the work directory" } else { &state.dir }), Role::Plain);
     out
 }

@@ -157,7 +157,11 @@ pub fn explain(row: &IdentityRow, columns: usize, view: &View) -> Vec<Line<'stat
     };
     way("f", &sql(&IdentityChoice::Full), "every changed row is written whole to WAL: more WAL on the source");
     way("u", &index, "");
-    let again = if row.state == IdentityState::Accepted { "accepted; i takes it back" } else { "asks for the table's name; stands in the report" };
+    let again = if row.state == IdentityState::Accepted {
+        "accepted; i takes it back"
+    } else {
+        "asks for the table's name; stands in the summary at the end"
+    };
     way("i", "insert-only: an own publication; UPDATE and DELETE are lost on the target", again);
     lines
 }

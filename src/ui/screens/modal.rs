@@ -64,7 +64,7 @@ fn quit(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         if state.cutover.running {
             say("  the cutover is aborted, as far as it still can be", Role::Attention);
         }
-        say(&format!("Continue later: hyperlift --dir {}", state.dir), Role::Plain);
+        say(&format!("Continue later: the same command, with --dir {}", state.dir), Role::Plain);
         say("In tmux you can leave without stopping: ctrl-b d detaches, tmux attach comes back.", Role::Dim);
     } else {
         say("Nothing runs.", Role::Plain);
