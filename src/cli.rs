@@ -113,7 +113,7 @@ pub enum DemoTarget {
     Native,
     /// TimescaleDB in PGlite, under Node.
     Pglite,
-    /// PostgreSQL without TimescaleDB.
+    /// PostgreSQL, with no hypertables planned.
     Plain,
 }
 

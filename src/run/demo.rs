@@ -13,7 +13,7 @@ use crate::{
     demo::{
         compare::compare,
         data::{self, Size},
-        servers::{Scratch, Server, ServerOptions},
+        servers::{Programs, Scratch, Server, ServerOptions},
         timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
         writer::{Load, Totals, Writer},
     },
@@ -46,7 +46,9 @@ impl Destination {
         if let Some(kind) = kind {
             return Ok(Self::Timescale(start_timescale(kind).await?));
         }
-        let server = Server::start(ServerOptions::default()).await?;
+        // Where the extension is installed a server has to preload it, used or not: preflight insists on it.
+        let timescale = Programs::newest()?.has_timescale();
+        let server = Server::start(ServerOptions { timescale, ..ServerOptions::default() }).await?;
         let uri = server.create_database("target").await?;
         Ok(Self::Plain { uri, _server: server })
     }
@@ -63,7 +65,7 @@ impl Destination {
             Self::Timescale(Target { kind: TimescaleKind::Given, .. }) => "TimescaleDB on the server that was given",
             Self::Timescale(Target { kind: TimescaleKind::Native, .. }) => "TimescaleDB",
             Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite (one session: everything takes its turn)",
-            Self::Plain { .. } => "plain PostgreSQL, without TimescaleDB: there are no hypertables",
+            Self::Plain { .. } => "plain PostgreSQL: no hypertables are planned",
         }
     }
 
