@@ -3,7 +3,7 @@
 pub mod demo;
 
 use std::{
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
     sync::Arc,
 };
 use tokio::{
@@ -240,9 +240,4 @@ async fn clean(args: &MigrateArgs) -> Result<()> {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), printer).await;
     }
     if left.is_empty() { Ok(()) } else { Err(clean::left_over(&left)) }
-}
-
-/// Whether somebody looks at the terminal.
-pub fn is_attended() -> bool {
-    io::stdout().is_terminal() && io::stdin().is_terminal()
 }

@@ -142,11 +142,6 @@ impl Relation {
     pub fn primary_key(&self) -> Option<&UniqueIndex> {
         self.indexes.iter().find(|i| i.primary)
     }
-
-    /// The columns that COPY and the stream carry.
-    pub fn copied_columns(&self) -> Vec<&str> {
-        self.columns.iter().filter(|c| !c.generated).map(|c| c.name.as_str()).collect()
-    }
 }
 
 /// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.

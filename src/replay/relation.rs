@@ -41,12 +41,6 @@ pub struct Counters {
     pub missed: u64,
 }
 
-impl Counters {
-    pub fn total(&self) -> u64 {
-        self.inserts + self.updates + self.deletes + self.truncates
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

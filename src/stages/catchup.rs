@@ -461,7 +461,8 @@ fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {
         id,
         stage: Stage::Cutover,
         kind: PromptKind::Cutover,
-        text: "The application must have stopped writing to the source before you confirm.".into(),
+        // The box says it all.
+        text: String::new(),
         blocked_by: closed.map(|g| format!("{}: {}", g.name, g.detail)),
     }
 }

@@ -71,8 +71,4 @@ impl Desk {
         let _ = waiting.send(resolution);
         Some((object.clone(), resolution))
     }
-
-    pub fn is_clear(&self) -> bool {
-        self.open.is_empty()
-    }
 }
