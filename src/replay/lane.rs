@@ -93,6 +93,16 @@ pub enum Resolution {
     Accept,
 }
 
+/// What is done about a change that finds no row, or collides (I9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// The lane stops and the operator is asked.
+    #[default]
+    Stop,
+    /// The change is counted as missed, and replay goes on.
+    Count,
+}
+
 /// What all lanes share.
 #[derive(Clone)]
 pub struct Shared {
@@ -102,6 +112,9 @@ pub struct Shared {
     pub trouble: mpsc::Sender<Trouble>,
     /// Counters of the relations, by index; each lane writes its own relations' only.
     pub counters: Arc<Vec<watch::Sender<Counters>>>,
+    pub on_conflict: ConflictPolicy,
+    /// Never sets: every change by itself, in order.
+    pub in_order: bool,
     pub cancel: CancellationToken,
 }
 

@@ -37,8 +37,12 @@ pub struct Counters {
     pub updates: u64,
     pub deletes: u64,
     pub truncates: u64,
-    /// Changes that found no row, or collided, in a relation whose divergence the operator accepted.
+    /// Changes that found no row, or collided, in a relation whose divergence was accepted.
     pub missed: u64,
+    /// How the changes were applied: as part of a set, by their key, or by their whole old row.
+    pub sets: u64,
+    pub in_order: u64,
+    pub full_row: u64,
 }
 
 #[cfg(test)]

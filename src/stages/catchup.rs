@@ -104,6 +104,8 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         relations: relations.clone(),
         trouble: trouble_sender,
         counters: Arc::new(counter_senders),
+        on_conflict: lane::ConflictPolicy::Stop,
+        in_order: false,
         cancel: cancel.clone(),
     };
     let (mut feeds, mut lanes) = (Vec::new(), Vec::new());
