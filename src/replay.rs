@@ -6,10 +6,12 @@
 
 pub mod apply;
 pub mod change;
+pub mod compact;
 pub mod lane;
 pub mod pgoutput;
 pub mod receiver;
 pub mod relation;
 pub mod router;
+pub mod sets;
 pub mod spool;
 pub mod spooler;

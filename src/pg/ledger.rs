@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{client::Client, snapshot::Snapshot};
+use super::{client::Client, snapshot::Snapshot, wire::Wire};
 use crate::{
     error::{Error, Result},
     lsn::{Lsn, Position},
@@ -170,13 +170,20 @@ pub async fn skip_relation(client: &Client, oid: u32) -> Result<()> {
 }
 
 /// Where a lane stands.
-pub async fn lane_position(client: &Client, lane: u32) -> Result<Position> {
-    let row = client.query_opt("select lsn::text as lsn, change from _hyperlift.lane where lane = $1", &[&(lane as i32)]).await?;
-    let row = row.ok_or_else(|| {
-        Error::failed(format!("the target has no position of lane {lane}"))
-            .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again")
-    })?;
-    Ok(Position { lsn: row.get::<_, &str>("lsn").parse()?, change: row.get::<_, i64>("change") as u64 })
+pub async fn lane_position(wire: &mut Wire, lane: u32) -> Result<Position> {
+    let rows = wire.simple(&format!("select lsn::text, change::text from _hyperlift.lane where lane = {lane}")).await?;
+    let Some([Some(lsn), Some(change)]) = rows.first().map(Vec::as_slice) else {
+        return Err(Error::failed(format!("the target has no position of lane {lane}"))
+            .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again"));
+    };
+    let change = change.parse().map_err(|_| Error::failed(format!("the target has no sensible position of lane {lane}: {change}")))?;
+    Ok(Position { lsn: lsn.parse()?, change })
+}
+
+/// Where all lanes stand.
+pub async fn lane_positions(client: &Client) -> Result<Vec<Position>> {
+    let rows = client.query("select lsn::text as lsn, change from _hyperlift.lane order by lane", &[]).await?;
+    rows.iter().map(|r| Ok(Position { lsn: r.get::<_, &str>("lsn").parse()?, change: r.get::<_, i64>("change") as u64 })).collect()
 }
 
 /// Whether a step of the cutover was done.

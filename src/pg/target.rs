@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::client::Client;
+use super::{client::Client, timescale};
 use crate::{
     error::Result,
     name::{TableName, literal},
@@ -16,6 +16,8 @@ pub struct TargetTable {
     pub primary_key: Vec<String>,
     /// Columns by which a hypertable is partitioned; empty for other tables.
     pub dimensions: Vec<String>,
+    /// How much of its first dimension a chunk holds: microseconds, or integers.
+    pub chunk_width: Option<i64>,
     pub kind: TableKind,
     /// Has a deferrable constraint: a transaction must not be applied in pieces.
     pub deferrable: bool,
@@ -71,8 +73,8 @@ impl Equality {
     }
 }
 
-/// The shape of a table on the target; `None` when it is not there.
-pub async fn target_table(client: &Client, table: &TableName) -> Result<Option<TargetTable>> {
+/// The shape of a table on the target; `None` when it is not there. A hypertable is looked at as one.
+pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) -> Result<Option<TargetTable>> {
     let rows = client
         .query(
             "select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.typname::text as base,
@@ -115,5 +117,11 @@ pub async fn target_table(client: &Client, table: &TableName) -> Result<Option<T
     found.primary_key = row.get("primary_key");
     found.deferrable = row.get("deferrable");
     found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
+    if hypertable {
+        let dimensions = timescale::dimensions(client, table).await?;
+        found.chunk_width = dimensions.first().and_then(|d| d.width);
+        found.dimensions = dimensions.into_iter().map(|d| d.column).collect();
+        found.kind = TableKind::Hypertable;
+    }
     Ok(Some(found))
 }

@@ -54,12 +54,13 @@ pub fn version(text: &str) -> (u32, u32) {
 pub async fn dimensions(client: &Client, table: &TableName) -> Result<Vec<Dimension>> {
     let rows = client
         .query(
-            "select column_name::text as name, coalesce(time_interval::text, integer_interval::text) as step
+            "select column_name::text as name, coalesce(time_interval::text, integer_interval::text) as step,
+                    coalesce((extract(epoch from time_interval) * 1000000)::bigint, integer_interval) as width
                from timescaledb_information.dimensions where hypertable_schema = $1 and hypertable_name = $2 order by dimension_number",
             &[&table.schema, &table.name],
         )
         .await?;
-    Ok(rows.iter().map(|r| Dimension { column: r.get("name"), interval: r.get("step") }).collect())
+    Ok(rows.iter().map(|r| Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") }).collect())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct Dimension {
     pub column: String,
     /// Chunk interval; `None` for a hash dimension.
     pub interval: Option<String>,
+    /// The same as a number: microseconds, or integers.
+    pub width: Option<i64>,
 }
 
 /// Makes an empty table a hypertable.

@@ -6,6 +6,7 @@
 
 mod copy;
 mod replication;
+mod script;
 mod socket;
 mod startup;
 
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 
 pub use copy::{Copied, pipe_copy};
 pub use replication::ReplicationMessage;
+pub use script::{Answer, CopyData, Failed, Request};
 pub use socket::Canceller;
 pub(super) use startup::session_fits;
 
@@ -43,6 +45,9 @@ pub struct Wire {
     outbox: BytesMut,
     parameters: HashMap<String, String>,
     canceller: Canceller,
+    /// Prepared statements by their text, and how many there have been.
+    statements: HashMap<String, String>,
+    named: u64,
     /// `host:port`, for messages.
     peer: String,
 }

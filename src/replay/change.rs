@@ -1,46 +1,43 @@
-//! One decoded row operation, and the relation it belongs to as the stream describes it.
+//! One row operation of the stream on its way to a lane, and the relation it belongs to as the stream describes it.
 
+use bytes::Bytes;
 use std::sync::Arc;
 
-use super::pgoutput::{OldKind, RelationMessage, Tuple, Value};
-use crate::lsn::Position;
+use super::pgoutput::{self, Message, Operation, RelationMessage};
+use crate::{
+    error::{Error, Result},
+    lsn::Position,
+};
 
-/// A row operation on its way to a lane.
+/// A row operation on its way to a lane: still the message of the stream.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The position of the lane once this change is applied.
     pub position: Position,
-    pub xid: u32,
     /// The relation as the stream describes it, at this place of the stream.
     pub relation: Arc<RelationMessage>,
     /// Index of the relation among the replayed ones (its root's, for a leaf).
     pub target: usize,
-    pub operation: Operation,
+    pub message: Bytes,
 }
 
-#[derive(Clone, Debug)]
-pub enum Operation {
-    Insert { new: Tuple },
-    Update { old: Option<(OldKind, Tuple)>, new: Tuple },
-    Delete { kind: OldKind, old: Tuple },
-}
-
-impl Operation {
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Insert { .. } => "INSERT",
-            Self::Update { .. } => "UPDATE",
-            Self::Delete { .. } => "DELETE",
-        }
+impl Change {
+    /// What it does; fails for a malformed message, or a row of another width than its relation.
+    pub fn operation(&self) -> Result<Operation<'_>> {
+        let Message::Row { operation, .. } = pgoutput::decode(&self.message)? else {
+            return Err(Error::failed("a change that is no row operation"));
+        };
+        let width = self.relation.columns.len();
+        let fits = match operation {
+            Operation::Insert { new } | Operation::Update { old: None, new } => new.len() == width,
+            Operation::Update { old: Some((_, old)), new } => old.len() == width && new.len() == width,
+            Operation::Delete { old, .. } => old.len() == width,
+        };
+        if fits { Ok(operation) } else { Err(Error::failed(format!("a row of {} that has not its {width} columns", self.relation.name))) }
     }
 
-    /// Bytes of its values, for the bounds of batches and queues.
+    /// Memory that it takes, bytes.
     pub fn bytes(&self) -> usize {
-        let tuple = |t: &Tuple| t.iter().map(|v| if let Value::Text(b) = v { b.len() + 32 } else { 32 }).sum::<usize>();
-        64 + match self {
-            Self::Insert { new } => tuple(new),
-            Self::Update { old, new } => tuple(new) + old.as_ref().map_or(0, |(_, t)| tuple(t)),
-            Self::Delete { old, .. } => tuple(old),
-        }
+        self.message.len() + size_of::<Self>()
     }
 }

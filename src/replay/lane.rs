@@ -1,9 +1,10 @@
 //! A lane: one replay worker with its own connection to the target. It collects changes into a batch, applies it in one transaction
 //! together with its own position, by compare-and-set (I6), and goes on.
 //!
-//! This lane applies change by change, pipelined; the batch is where sets will be made of them.
+//! A batch is applied as sets; a relation whose set fails is done again change by change, so that the row can be named (I8).
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesOrdered};
+mod session;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
@@ -11,37 +12,35 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio_postgres::{SimpleQueryMessage, Statement, types};
 use tokio_util::sync::CancellationToken;
 
+use self::session::{Mode, Modes, Refusal, Session};
 use super::{
-    apply::{self, Move, Step, Work},
-    change::{Change, Operation},
+    apply,
+    change::Change,
     relation::{Counters, Relation},
 };
 use crate::{
     error::{Error, Kind, Result},
     lsn::{Lsn, Position},
-    pg::{
-        client::{self, Client, Side},
-        conninfo::Conninfo,
-    },
+    pg::conninfo::Conninfo,
 };
 
-/// A batch is applied when it has this many changes, or bytes of values; a transaction that touches a deferrable constraint stays whole.
-const BATCH_CHANGES: usize = 2_000;
-const BATCH_BYTES: usize = 8 << 20;
-/// Statements under way on the connection at once.
-const PIPELINE: usize = 128;
-/// Prepared statements kept.
-const STATEMENTS: usize = 256;
+/// A batch is applied when it has this many changes, or takes so many bytes, or is so old; a transaction that touches a deferrable
+/// constraint stays whole.
+const BATCH_CHANGES: usize = 32_768;
+const BATCH_BYTES: usize = 6 << 20;
+const BATCH_AGE: Duration = Duration::from_secs(2);
+/// A relation whose set has failed goes in order for so many batches.
+const IN_ORDER_BATCHES: u32 = 8;
 /// A lane without changes writes its position this often.
 const IDLE_POSITION_EVERY: Duration = Duration::from_secs(10);
 
 /// What the router sends.
 pub enum Feed {
-    /// A change, and the room that it takes in the queue.
-    Change(Box<Change>, OwnedSemaphorePermit),
+    /// Changes in their order, and the room that they take in the queues. With an LSN, all changes of this lane that were committed
+    /// before it were sent.
+    Changes(Vec<Change>, OwnedSemaphorePermit, Option<Lsn>),
     /// Apply what there is, also in the middle of a transaction: the room in the queues is needed.
     Flush,
     /// All changes of this lane that were committed before this LSN were sent.
@@ -52,6 +51,8 @@ pub enum Feed {
     Truncate(Box<Truncation>),
     /// At a barrier: another lane's transaction has moved this lane here.
     Moved(Position),
+    /// At a barrier: the tables have another shape now.
+    Reshaped(Arc<Vec<Relation>>),
 }
 
 /// A TRUNCATE of the stream.
@@ -123,14 +124,16 @@ pub struct Lane {
     shared: Shared,
     feed: mpsc::Receiver<Feed>,
     progress: watch::Sender<Progress>,
-    client: Option<Client>,
-    statements: HashMap<String, Statement>,
+    session: Session,
     /// Durable on the target.
     position: Position,
     /// Everything before this was sent to the lane.
     seen: Position,
     written_at: Instant,
     accepted: HashSet<usize>,
+    /// Batches for which these relations are not applied as sets.
+    in_order: HashMap<usize, u32>,
+    no_sets: bool,
     changes: u64,
 }
 
@@ -141,11 +144,13 @@ struct Batch {
     bytes: usize,
     deferrable: bool,
     permits: Vec<OwnedSemaphorePermit>,
+    since: Option<Instant>,
 }
 
 impl Batch {
     fn is_full(&self) -> bool {
-        !self.deferrable && (self.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES)
+        let old = || self.since.is_some_and(|t| t.elapsed() >= BATCH_AGE);
+        !self.deferrable && (self.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES || old())
     }
 }
 
@@ -161,34 +166,20 @@ impl Default for Patience {
     }
 }
 
-/// Why a batch was not applied.
-enum Refusal {
-    /// The position is not what the lane believes: another session of this lane committed.
-    Moved,
-    /// This change, by index, failed or found no row.
-    Change(usize, Error),
-    Lane(Error),
-}
-
-impl<E: Into<Error>> From<E> for Refusal {
-    fn from(e: E) -> Self {
-        Self::Lane(e.into())
-    }
-}
-
 impl Lane {
     pub fn new(number: u32, position: Position, shared: Shared, feed: mpsc::Receiver<Feed>, progress: watch::Sender<Progress>) -> Self {
         Self {
             number,
+            session: Session::new(number, shared.clone()),
             shared,
             feed,
             progress,
-            client: None,
-            statements: HashMap::new(),
             position,
             seen: position,
             written_at: Instant::now(),
             accepted: HashSet::new(),
+            in_order: HashMap::new(),
+            no_sets: false,
             changes: 0,
         }
     }
@@ -223,18 +214,26 @@ impl Lane {
                 Err(mpsc::error::TryRecvError::Disconnected) => return self.apply(&mut batch).await,
             };
             match message {
-                // A session of before, that committed late, may have applied it (C-30).
-                Feed::Change(change, _) if change.position <= self.position => {}
-                Feed::Change(change, permit) => {
-                    self.seen = self.seen.max(change.position);
-                    batch.bytes += change.operation.bytes();
-                    batch.deferrable |= self.shared.relations[change.target].target.deferrable;
-                    batch.changes.push(*change);
+                Feed::Changes(changes, permit, up_to) => {
+                    for change in changes {
+                        // A session of before, that committed late, may have applied it (C-30).
+                        if change.position <= self.position {
+                            continue;
+                        }
+                        self.seen = self.seen.max(change.position);
+                        batch.bytes += change.bytes();
+                        batch.deferrable |= self.shared.relations[change.target].target.deferrable;
+                        batch.changes.push(change);
+                    }
+                    if let Some(lsn) = up_to {
+                        self.seen = self.seen.max(Position::after(lsn));
+                    }
+                    batch.since.get_or_insert_with(Instant::now);
                     // A transaction that has to stay whole must not wait for the room that it takes itself.
                     if !batch.deferrable {
                         batch.permits.push(permit);
                     }
-                    if batch.is_full() {
+                    if batch.is_full() || (self.seen.change == 0 && (batch.changes.len() >= BATCH_CHANGES || batch.bytes >= BATCH_BYTES)) {
                         self.apply(&mut batch).await?;
                     }
                 }
@@ -261,6 +260,10 @@ impl Lane {
                 }
                 Feed::Truncate(truncation) => self.truncate(*truncation).await?,
                 Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
+                Feed::Reshaped(relations) => {
+                    self.shared.relations = relations;
+                    self.session = Session::new(self.number, self.shared.clone());
+                }
             }
         }
     }
@@ -282,25 +285,11 @@ impl Lane {
             return Ok(());
         }
         let mut patience = Patience::default();
-        let mut one_by_one = false;
+        let usual = if self.no_sets || self.shared.in_order { Mode::InOrder } else { Mode::Sets };
+        let mut modes = Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() };
         loop {
-            match self.attempt(batch, to, one_by_one).await {
-                Ok(counts) => {
-                    for (target, counters) in counts {
-                        self.shared.counters[target].send_modify(|c| {
-                            c.inserts += counters.inserts;
-                            c.updates += counters.updates;
-                            c.deletes += counters.deletes;
-                            c.missed += counters.missed;
-                        });
-                    }
-                    self.changes += batch.changes.len() as u64;
-                    self.position = to;
-                    self.written_at = Instant::now();
-                    *batch = Batch::default();
-                    self.tell(false);
-                    return Ok(());
-                }
+            match self.session.apply(&batch.changes, (self.position, to), &modes).await {
+                Ok(counts) => return Ok(self.applied(batch, to, counts)),
                 Err(Refusal::Moved) => {
                     // A session of before may have committed this very batch, late (C-30).
                     let stands = self.read_position().await?;
@@ -314,29 +303,59 @@ impl Lane {
                         return Ok(());
                     }
                 }
+                Err(Refusal::Set(target)) => {
+                    self.in_order.insert(target, IN_ORDER_BATCHES);
+                    modes.others.insert(target, Mode::InOrder);
+                }
+                Err(Refusal::NoStaging(error)) => {
+                    tracing::warn!(lane = self.number, %error, "no temporary tables on the target: replay goes change by change");
+                    self.no_sets = true;
+                    modes.usual = Mode::InOrder;
+                }
                 Err(Refusal::Lane(error)) if error.is_transient() => self.wait(&mut patience, error).await,
-                Err(Refusal::Change(at, error)) => {
-                    let change = &batch.changes[at];
-                    if self.accepted.contains(&change.target) {
-                        one_by_one = true;
+                Err(Refusal::Change(position, error)) => {
+                    let Some(change) = batch.changes.iter().find(|c| c.position == position) else { return Err(error) };
+                    let target = change.target;
+                    // A commit that fails may be a set's doing.
+                    if modes.of(target) == Mode::Sets || modes.usual == Mode::Sets && batch.deferrable {
+                        modes.usual = Mode::InOrder;
                         continue;
                     }
-                    let error = error.context(format!("{} of {}", change.operation.word(), apply::describe_row(change)));
-                    match self.ask(Some(change.target), error).await? {
-                        Resolution::Retry => {}
-                        Resolution::Accept => {
-                            self.accepted.insert(change.target);
-                            one_by_one = true;
+                    let accepted = self.accepted.contains(&target) || self.shared.on_conflict == ConflictPolicy::Count;
+                    if !accepted {
+                        let table = &self.shared.relations[target].table;
+                        let what = format!("{} of {}", change.operation().map_or("a change", |o| o.word()), apply::describe_row(change));
+                        let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
+                        if self.ask(Some(target), error).await? == Resolution::Retry {
+                            continue;
                         }
+                        self.accepted.insert(target);
                     }
+                    modes.others.insert(target, Mode::Tolerant);
                 }
                 Err(Refusal::Lane(error)) => {
-                    self.client = None;
-                    self.statements.clear();
+                    self.session.disconnect();
                     self.ask(None, error).await?;
                 }
             }
         }
+    }
+
+    fn applied(&mut self, batch: &mut Batch, to: Position, counts: HashMap<usize, Counters>) {
+        for (target, counters) in counts {
+            self.shared.counters[target].send_modify(|c| c.add(&counters));
+            if let Some(left) = self.in_order.get_mut(&target) {
+                *left -= 1;
+                if *left == 0 {
+                    self.in_order.remove(&target);
+                }
+            }
+        }
+        self.changes += batch.changes.len() as u64;
+        self.position = to;
+        self.written_at = Instant::now();
+        *batch = Batch::default();
+        self.tell(false);
     }
 
     async fn ask(&self, target: Option<usize>, error: Error) -> Result<Resolution> {
@@ -346,25 +365,10 @@ impl Lane {
         answered.await.map_err(|_| Error::stopped())
     }
 
-    async fn connected(&mut self) -> Result<&Client> {
-        if self.client.as_ref().is_none_or(|c| c.is_closed()) {
-            self.statements.clear();
-            let name = format!("hyperlift/{}/lane-{}", self.shared.migration, self.number);
-            let client = client::connect(&self.shared.target, Side::Target, &name).await?;
-            self.client = Some(client);
-        }
-        Ok(self.client.as_ref().expect("it was just connected"))
-    }
-
     async fn read_position(&mut self) -> Result<Position> {
-        let lane = self.number;
         let mut patience = Patience::default();
         loop {
-            let result = match self.connected().await {
-                Ok(client) => crate::pg::ledger::lane_position(client, lane).await,
-                Err(e) => Err(e),
-            };
-            match result {
+            match self.session.position().await {
                 Err(e) if e.is_transient() => self.wait(&mut patience, e).await,
                 other => return other,
             }
@@ -374,199 +378,13 @@ impl Lane {
     /// Before passing trouble is tried again: longer each time, and not in silence.
     async fn wait(&mut self, patience: &mut Patience, error: Error) {
         tracing::warn!(lane = self.number, %error, "trying again");
-        self.client = None;
-        self.statements.clear();
+        self.session.disconnect();
         patience.tries += 1;
         if patience.tries == 6 {
             self.progress.send_modify(|p| p.held_up = Some(error.to_string()));
         }
         tokio::time::sleep(patience.delay).await;
         patience.delay = (patience.delay * 2).min(Duration::from_secs(10));
-    }
-
-    /// `begin`, and the position moved from where the lane believes it is.
-    async fn begin(&mut self, to: Position) -> Result<(), Refusal> {
-        let from = self.position;
-        let sql = format!(
-            "begin; set constraints all deferred; update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {} and lsn = '{}' and change = {}",
-            to.lsn, to.change, self.number, from.lsn, from.change
-        );
-        let client = self.connected().await?;
-        let messages = client.simple_query(&sql).await?;
-        let moved = messages.iter().rev().find_map(|m| if let SimpleQueryMessage::CommandComplete(n) = m { Some(*n) } else { None });
-        if moved == Some(1) {
-            return Ok(());
-        }
-        client.batch_execute("rollback").await?;
-        Err(Refusal::Moved)
-    }
-
-    async fn attempt(&mut self, batch: &Batch, to: Position, one_by_one: bool) -> Result<HashMap<usize, Counters>, Refusal> {
-        self.begin(to).await?;
-        let result = self.statements_of(batch, one_by_one).await;
-        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        match result {
-            Ok(counts) => {
-                if let Err(e) = client.batch_execute("commit").await {
-                    let error = Error::from(e);
-                    // A deferred constraint speaks here: no single change can be named, but the last one is in the right transaction.
-                    let at = batch.changes.len().checked_sub(1);
-                    return Err(match at {
-                        Some(at) if !error.is_transient() => Refusal::Change(at, error),
-                        _ => Refusal::Lane(error),
-                    });
-                }
-                Ok(counts)
-            }
-            Err(refusal) => {
-                if client.batch_execute("rollback").await.is_err() {
-                    self.client = None;
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    async fn statements_of(&mut self, batch: &Batch, one_by_one: bool) -> Result<HashMap<usize, Counters>, Refusal> {
-        let mut counts: HashMap<usize, Counters> = HashMap::new();
-        let relations = self.shared.relations.clone();
-        let mut under_way = Vec::new();
-        for (at, change) in batch.changes.iter().enumerate() {
-            let relation = &relations[change.target];
-            let fail = |e: Error| Refusal::Change(at, e.context(&relation.table));
-            let count = counts.entry(change.target).or_default();
-            match change.operation {
-                Operation::Insert { .. } => count.inserts += 1,
-                Operation::Update { .. } => count.updates += 1,
-                Operation::Delete { .. } => count.deletes += 1,
-            }
-            let tolerant = one_by_one && self.accepted.contains(&change.target);
-            let work = match apply::work(change, relation) {
-                Err(_) if tolerant => {
-                    count.missed += 1;
-                    continue;
-                }
-                other => other.map_err(fail)?,
-            };
-            match work {
-                Work::Nothing => {}
-                Work::One(step) if !one_by_one => {
-                    let statement = self.prepared(&step.sql).await.map_err(|e| at_change(at, &relation.table, e))?;
-                    under_way.push((at, statement, step));
-                    if under_way.len() >= PIPELINE {
-                        self.flush(batch, &mut under_way).await?;
-                    }
-                }
-                work => {
-                    self.flush(batch, &mut under_way).await?;
-                    match self.in_order(work, tolerant).await {
-                        Ok(true) => {}
-                        Ok(false) if tolerant => counts.entry(change.target).or_default().missed += 1,
-                        Ok(false) => return Err(fail(no_row())),
-                        Err(e) => return Err(at_change(at, &relation.table, e)),
-                    }
-                }
-            }
-        }
-        self.flush(batch, &mut under_way).await?;
-        Ok(counts)
-    }
-
-    /// Sends statements one behind the other without waiting in between; the answers come in order.
-    async fn flush(&mut self, batch: &Batch, under_way: &mut Vec<(usize, Statement, Step)>) -> Result<(), Refusal> {
-        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        let mut answers: FuturesOrdered<_> =
-            under_way.iter().map(|(at, statement, step)| async move { (*at, execute(client, statement, step).await) }).collect();
-        let mut first = None;
-        while let Some((at, result)) = answers.next().await {
-            if first.is_some() {
-                continue;
-            }
-            let table = &self.shared.relations[batch.changes[at].target].table;
-            match result {
-                Ok(1) => {}
-                Ok(_) => first = Some(Refusal::Change(at, no_row().context(table))),
-                Err(e) => first = Some(at_change(at, table, e)),
-            }
-        }
-        drop(answers);
-        under_way.clear();
-        first.map_or(Ok(()), Err)
-    }
-
-    /// One change by itself; whether it touched a row. `tolerant`: an error of the data is no error.
-    async fn in_order(&mut self, work: Work, tolerant: bool) -> Result<bool> {
-        if tolerant {
-            self.connected().await?.batch_execute("savepoint change").await?;
-        }
-        let result = match work {
-            Work::Nothing => Ok(1),
-            Work::One(step) => self.step(&step).await,
-            Work::Move(row) => self.move_row(*row).await,
-        };
-        match result {
-            Ok(rows) => {
-                if !tolerant {
-                    return Ok(rows == 1);
-                }
-                // What a deferred constraint would say at the commit, it says now.
-                let check = "set constraints all immediate; set constraints all deferred; release savepoint change";
-                match self.connected().await?.batch_execute(check).await.map_err(Error::from) {
-                    Err(e) if e.is_transient() => Err(e),
-                    Err(_) => {
-                        self.connected().await?.batch_execute("rollback to savepoint change").await?;
-                        Ok(false)
-                    }
-                    Ok(()) => Ok(rows == 1),
-                }
-            }
-            Err(e) if tolerant && !e.is_transient() => {
-                self.connected().await?.batch_execute("rollback to savepoint change").await?;
-                Ok(false)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Deletes and inserts a row, unless it is found in place; how many rows were found.
-    async fn move_row(&mut self, mut row: Move) -> Result<u64> {
-        if let Some(in_place) = &row.in_place
-            && self.step(in_place).await? > 0
-        {
-            return Ok(1);
-        }
-        if row.kept.is_empty() {
-            let deleted = self.step(&row.delete).await?;
-            return if deleted == 1 { self.step(&row.insert).await } else { Ok(deleted) };
-        }
-        let statement = self.prepared(&row.delete.sql).await?;
-        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        let parameters = row.delete.parameters.iter().map(|p| Parameter(p.as_deref()));
-        let deleted: Vec<_> = client.query_raw(&statement, parameters).await?.try_collect().await?;
-        let [values] = deleted.as_slice() else { return Ok(deleted.len() as u64) };
-        for (n, parameter) in row.kept.iter().enumerate() {
-            row.insert.parameters[*parameter] = values.try_get::<_, Option<String>>(n)?.map(bytes::Bytes::from);
-        }
-        self.step(&row.insert).await
-    }
-
-    async fn step(&mut self, step: &Step) -> Result<u64> {
-        let statement = self.prepared(&step.sql).await?;
-        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        execute(client, &statement, step).await
-    }
-
-    async fn prepared(&mut self, sql: &str) -> Result<Statement> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
-        if self.statements.len() >= STATEMENTS {
-            self.statements.clear();
-        }
-        let client = self.client.as_ref().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        let statement = client.prepare(sql).await?;
-        self.statements.insert(sql.to_owned(), statement.clone());
-        Ok(statement)
     }
 
     async fn truncate(&mut self, mut truncation: Truncation) -> Result<()> {
@@ -585,7 +403,7 @@ impl Lane {
                 // Nothing that is tried here again would be right.
                 Err(error) if error.kind == Kind::Differs => return Err(error),
                 Err(error) => {
-                    self.client = None;
+                    self.session.disconnect();
                     match self.ask(truncation.targets.first().copied(), error.context("TRUNCATE")).await? {
                         Resolution::Retry => {}
                         // The positions still move; the tables keep their rows.
@@ -612,12 +430,9 @@ impl Lane {
             sql.push(';');
         }
         sql.push_str("commit");
-        let client = self.connected().await?;
-        match client.batch_execute(&sql).await {
+        match self.session.execute(&sql).await {
             Ok(()) => Ok(()),
-            Err(e) => {
-                let error = Error::from(e);
-                client.batch_execute("rollback").await.ok();
+            Err(error) => {
                 // An earlier attempt whose answer was lost may have committed: it moved all lanes at once.
                 if !error.has_code("22012") {
                     return Err(error);
@@ -643,41 +458,3 @@ fn moved_elsewhere(stands: Position) -> Error {
         .hint("start hyperlift again: it goes on from there")
 }
 
-fn no_row() -> Error {
-    Error::failed("no such row on the target").hint("the table was changed on the target, or copied wrongly: look at the row on both sides")
-}
-
-/// An error of the data belongs to its change; trouble of the connection to the lane.
-fn at_change(at: usize, table: &crate::name::TableName, e: Error) -> Refusal {
-    if e.is_transient() { Refusal::Lane(e) } else { Refusal::Change(at, e.context(table)) }
-}
-
-async fn execute(client: &Client, statement: &Statement, step: &Step) -> Result<u64> {
-    Ok(client.execute_raw(statement, step.parameters.iter().map(|p| Parameter(p.as_deref()))).await?)
-}
-
-/// A value in the text format of whatever type the server took for the parameter.
-#[derive(Debug)]
-struct Parameter<'a>(Option<&'a [u8]>);
-
-impl types::ToSql for Parameter<'_> {
-    fn to_sql(&self, _: &types::Type, out: &mut bytes::BytesMut) -> Result<types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(match self.0 {
-            None => types::IsNull::Yes,
-            Some(text) => {
-                out.extend_from_slice(text);
-                types::IsNull::No
-            }
-        })
-    }
-
-    fn accepts(_: &types::Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &types::Type) -> types::Format {
-        types::Format::Text
-    }
-
-    types::to_sql_checked!();
-}

@@ -1,6 +1,7 @@
 //! What replay knows of a relation: how it was copied (which decides from where on changes count), its lane, and the shape of the
 //! table on the target.
 
+use super::change::Change;
 use crate::{
     lsn::Lsn,
     name::TableName,
@@ -43,6 +44,28 @@ pub struct Counters {
     pub sets: u64,
     pub in_order: u64,
     pub full_row: u64,
+}
+
+impl Counters {
+    /// Counts what a change does; the path is counted by whoever applies it.
+    pub fn count(&mut self, change: &Change) {
+        match change.message.first() {
+            Some(b'I') => self.inserts += 1,
+            Some(b'U') => self.updates += 1,
+            _ => self.deletes += 1,
+        }
+    }
+
+    pub fn add(&mut self, more: &Self) {
+        self.inserts += more.inserts;
+        self.updates += more.updates;
+        self.deletes += more.deletes;
+        self.truncates += more.truncates;
+        self.missed += more.missed;
+        self.sets += more.sets;
+        self.in_order += more.in_order;
+        self.full_row += more.full_row;
+    }
 }
 
 #[cfg(test)]

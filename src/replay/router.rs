@@ -1,14 +1,14 @@
 //! The router: reads the spool in order, decodes, maps leaves to their roots, tests visibility (I1), and hands each change to its
 //! relation's lane. It holds barriers (I7).
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    change::{Change, Operation},
+    change::Change,
     lane::{Feed, Truncation},
     pgoutput::{self, Message, RelationMessage},
     receiver,
@@ -26,10 +26,12 @@ use crate::{
     },
 };
 
-/// Changes on their way to one lane.
-pub const LANE_QUEUE: usize = 2_048;
-/// Values on their way to all lanes together, kB.
-const QUEUE_KILOBYTES: u32 = 64 << 10;
+/// Messages on their way to one lane.
+pub const LANE_QUEUE: usize = 64;
+/// Changes on their way to all lanes together, and in their batches, kB.
+const QUEUE_KILOBYTES: u32 = 32 << 10;
+/// Changes for a lane are sent when there are so many bytes of them.
+const PACK_BYTES: usize = 128 << 10;
 
 /// All lanes hear where the router stands at least this often.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -87,7 +89,39 @@ struct Known {
     target: Option<usize>,
 }
 
+/// Changes that are collected for one lane: packed, so that a rare one does not hold the block that it came in.
+#[derive(Default)]
+struct Pack {
+    bytes: BytesMut,
+    /// All but their messages, and where those end.
+    changes: Vec<(Change, usize)>,
+    up_to: Option<Lsn>,
+}
+
+impl Pack {
+    fn push(&mut self, change: Change, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        self.changes.push((change, self.bytes.len()));
+        self.up_to = None;
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() + self.changes.len() * size_of::<Change>()
+    }
+
+    fn take(&mut self) -> (Vec<Change>, Option<Lsn>) {
+        let bytes = self.bytes.split().freeze();
+        let mut start = 0;
+        let changes = self.changes.drain(..).map(|(mut change, end)| {
+            change.message = bytes.slice(std::mem::replace(&mut start, end)..end);
+            change
+        });
+        (changes.collect(), self.up_to.take())
+    }
+}
+
 struct State {
+    packs: Vec<Pack>,
     known: HashMap<u32, Known>,
     by_oid: HashMap<u32, usize>,
     transaction: Option<Transaction>,
@@ -111,6 +145,7 @@ impl Router {
         let mut reader = Reader::open(&self.spool_dir, start.lsn)?;
         let by_oid = self.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
         let mut state = State {
+            packs: self.lanes.iter().map(|_| Pack::default()).collect(),
             known: HashMap::new(),
             by_oid,
             transaction: None,
@@ -125,8 +160,12 @@ impl Router {
             let block = tokio::task::block_in_place(|| reader.next(end))?;
             if let Some(block) = block {
                 for record in spool::records(block) {
-                    self.record(record, &mut state).await?;
+                    match pgoutput::row_of(&record) {
+                        Some(relation) => self.change(relation, &record, &mut state).await?,
+                        None => self.record(&record, &mut state).await?,
+                    }
                 }
+                self.send_packs(&mut state).await?;
             } else {
                 // Everything that is durable was read, and the durable end lies between transactions.
                 state.routed = state.routed.max(end.lsn);
@@ -194,7 +233,7 @@ impl Router {
         Ok(())
     }
 
-    async fn record(&mut self, record: Bytes, state: &mut State) -> Result<()> {
+    async fn record(&mut self, record: &[u8], state: &mut State) -> Result<()> {
         if record.first() == Some(&spool::WATERMARK) {
             let lsn = record.get(1..9).map_or(0, |b| u64::from_be_bytes(b.try_into().expect("eight bytes")));
             state.routed = state.routed.max(Lsn(lsn));
@@ -207,10 +246,8 @@ impl Router {
             Message::Commit { end, .. } => {
                 if let Some(transaction) = state.transaction.take() {
                     state.routed = state.routed.max(end);
-                    for (lane, touched) in self.lanes.iter().zip(&transaction.lanes) {
-                        if *touched {
-                            send(lane, Feed::UpTo(end)).await?;
-                        }
+                    for (pack, _) in state.packs.iter_mut().zip(&transaction.lanes).filter(|(_, touched)| **touched) {
+                        pack.up_to = Some(end);
                     }
                     self.progress.send_modify(|p| (p.routed, p.last_commit) = (state.routed, Some(transaction.time)));
                 }
@@ -219,11 +256,8 @@ impl Router {
                 let target = self.target_of(&message, state).await?;
                 state.known.insert(message.oid, Known { message: Arc::new(message), target });
             }
-            Message::Insert { relation, new } => self.change(relation, Operation::Insert { new }, state).await?,
-            Message::Update { relation, old, new } => self.change(relation, Operation::Update { old, new }, state).await?,
-            Message::Delete { relation, kind, old } => self.change(relation, Operation::Delete { kind, old }, state).await?,
             Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
-            Message::Other(_) => {}
+            Message::Row { .. } | Message::Other(_) => {}
         }
         Ok(())
     }
@@ -254,7 +288,7 @@ impl Router {
         Ok(target)
     }
 
-    async fn change(&mut self, oid: u32, operation: Operation, state: &mut State) -> Result<()> {
+    async fn change(&mut self, oid: u32, message: &[u8], state: &mut State) -> Result<()> {
         let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
         transaction.changes += 1;
         let known =
@@ -274,18 +308,38 @@ impl Router {
             return Ok(());
         }
         transaction.lanes[lane] = true;
-        let kilobytes = ((operation.bytes() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
+        let change = Change { position, relation: known.message.clone(), target, message: Bytes::new() };
+        state.packs[lane].push(change, message);
+        if state.packs[lane].len() >= PACK_BYTES { self.send_pack(lane, state).await } else { Ok(()) }
+    }
+
+    async fn send_packs(&self, state: &mut State) -> Result<()> {
+        for lane in 0..self.lanes.len() {
+            self.send_pack(lane, state).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_pack(&self, lane: usize, state: &mut State) -> Result<()> {
+        let pack = &mut state.packs[lane];
+        if pack.changes.is_empty() {
+            return match pack.up_to.take() {
+                Some(lsn) => send(&self.lanes[lane], Feed::UpTo(lsn)).await,
+                None => Ok(()),
+            };
+        }
+        let kilobytes = ((pack.len() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
         let room = if let Ok(room) = state.room.clone().try_acquire_many_owned(kilobytes) {
             room
         } else {
-            // Lanes may hold the room in the batch of a transaction that waits for this very change.
+            // Lanes may hold the room in the batch of a transaction that waits for these very changes.
             for lane in &self.lanes {
                 send(lane, Feed::Flush).await?;
             }
             state.room.clone().acquire_many_owned(kilobytes).await.expect("the semaphore is never closed")
         };
-        let change = Change { position, xid: transaction.xid, relation: known.message.clone(), target, operation };
-        send(&self.lanes[lane], Feed::Change(Box::new(change), room)).await
+        let (changes, up_to) = state.packs[lane].take();
+        send(&self.lanes[lane], Feed::Changes(changes, room, up_to)).await
     }
 
     /// A TRUNCATE is a barrier: all lanes stop, one of them truncates and moves all positions in one transaction.
@@ -318,12 +372,15 @@ impl Router {
         if statements.is_empty() {
             return Ok(());
         }
+        self.send_packs(state).await?;
         let positions = self.stop_lanes().await?;
         let (done, finished) = oneshot::channel();
         let lanes = positions.into_iter().enumerate().map(|(i, p)| (i as u32, p)).collect();
         send(&self.lanes[0], Feed::Truncate(Box::new(Truncation { statements, targets, lanes, to, done }))).await?;
         finished.await.map_err(|_| lane_gone())?;
-        transaction.lanes.fill(true);
+        if let Some(transaction) = &mut state.transaction {
+            transaction.lanes.fill(true);
+        }
         for lane in &self.lanes {
             send(lane, Feed::Moved(to)).await?;
         }

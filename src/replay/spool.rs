@@ -405,8 +405,8 @@ pub fn writes_after(dir: &Path, after: Lsn, end: End) -> Result<Vec<(u32, Lsn)>>
             if record.first() == Some(&WATERMARK) {
                 continue;
             }
-            match pgoutput::decode(record)? {
-                Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => wrote.push(relation),
+            match pgoutput::decode(&record)? {
+                Message::Row { relation, .. } => wrote.push(relation),
                 Message::Truncate { relations, .. } => wrote.extend(relations),
                 Message::Commit { end, .. } if end > after => found.extend(wrote.drain(..).map(|relation| (relation, end))),
                 Message::Commit { .. } => wrote.clear(),

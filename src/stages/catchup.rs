@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{copy::Replication, hypertables, schema, trouble};
+use super::{copy::Replication, schema, trouble};
 use crate::{
     error::{Error, Result},
     event::{Command, Event, Gate, LaneStatus, Level, PromptKind, Stage, StageState},
@@ -192,23 +192,20 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        let shape = target::target_table(&client, &r.table).await?;
-        let Some(mut shape) = shape else {
+        let shape = target::target_table(&client, &r.table, m.plan.hypertable(&r.table).is_some()).await?;
+        let Some(shape) = shape else {
             if skipped {
                 continue;
             }
             return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
         };
-        if m.plan.hypertable(&r.table).is_some() {
-            shape.dimensions = hypertables::dimension_columns(&client, &r.table).await?;
-            shape.kind = TableKind::Hypertable;
-        }
         relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
-    let lanes = ledger::migration(&client).await?.map_or(1, |l| l.lanes).max(1);
-    let mut positions = Vec::new();
-    for lane in 0..lanes {
-        positions.push(ledger::lane_position(&client, lane).await?);
+    let positions = ledger::lane_positions(&client).await?;
+    let lanes = ledger::migration(&client).await?.map_or(1, |l| l.lanes) as usize;
+    if positions.len() != lanes {
+        return Err(Error::failed(format!("the target has positions of {} lanes instead of {lanes}", positions.len()))
+            .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again"));
     }
     let mut leaves = HashMap::new();
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {

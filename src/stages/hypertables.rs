@@ -310,11 +310,6 @@ async fn make_room_for_indexes(m: &Migration, source: &Client, target: &Client, 
     Ok(())
 }
 
-/// The columns by which each hypertable of the plan is partitioned on the target, hash dimensions included.
-pub async fn dimension_columns(target: &Client, table: &TableName) -> Result<Vec<String>> {
-    Ok(timescale::dimensions(target, table).await?.into_iter().map(|d| d.column).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

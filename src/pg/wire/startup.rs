@@ -33,6 +33,8 @@ pub async fn connect(info: &Conninfo, candidate: &Candidate, tls: &Tls, applicat
         outbox: BytesMut::new(),
         parameters: HashMap::new(),
         canceller,
+        statements: HashMap::new(),
+        named: 0,
         peer: host.to_string(),
     };
     let start = async {

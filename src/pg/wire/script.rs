@@ -1,0 +1,297 @@
+//! Many requests in one flight: they are sent one behind the other while the answers to the first ones come in, so that a batch costs
+//! one round trip, not one a statement.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::io::ReadBuf;
+
+use super::{Frame, Wire, row_count, server_error};
+use crate::error::{Error, Result};
+
+/// Written at a time, bytes.
+const WRITE_BYTES: usize = 256 << 10;
+/// Payload of a CopyData frame, about, bytes.
+const FRAME_BYTES: usize = 64 << 10;
+/// Prepared statements kept by a connection.
+const STATEMENTS: usize = 256;
+
+/// Something to be run.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// One or more statements without parameters, as a simple query.
+    Query(Cow<'a, str>),
+    /// `copy … from stdin` with its data.
+    Copy(String, CopyData),
+    /// A statement with parameters in text format, prepared on its first use. `None` is NULL.
+    Execute(Cow<'a, str>, Vec<Option<Cow<'a, [u8]>>>),
+}
+
+/// What the server answered to one request.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The row count of its (last) command tag.
+    pub count: u64,
+    /// Rows that it returned, in text format.
+    pub rows: Vec<Vec<Option<Bytes>>>,
+}
+
+/// The first request that failed. The server has refused or rolled back those behind it, as the transaction says.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its index; `None` when the connection broke.
+    pub at: Option<usize>,
+    pub error: Error,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { at: None, error }
+    }
+}
+
+/// Rows for `copy … from stdin` in text format (documentation of COPY, "Text Format"), in CopyData frames.
+#[derive(Debug, Default)]
+pub struct CopyData {
+    frames: BytesMut,
+    /// Where the open frame's length stands.
+    open: Option<usize>,
+    fields: usize,
+}
+
+impl CopyData {
+    /// The next value of the row; `None` is NULL.
+    pub fn field(&mut self, value: Option<&[u8]>) {
+        if self.open.is_none() {
+            self.frames.put_u8(b'd');
+            self.open = Some(self.frames.len());
+            self.frames.put_u32(0);
+        }
+        if self.fields > 0 {
+            self.frames.put_u8(b'\t');
+        }
+        self.fields += 1;
+        let Some(value) = value else { return self.frames.put_slice(b"\\N") };
+        // No early exit: so the compiler looks at many bytes at once.
+        if !value.iter().fold(false, |found, b| found | matches!(b, b'\\' | b'\n' | b'\r' | b'\t')) {
+            return self.frames.put_slice(value);
+        }
+        for b in value {
+            match b {
+                b'\\' => self.frames.put_slice(b"\\\\"),
+                b'\n' => self.frames.put_slice(b"\\n"),
+                b'\r' => self.frames.put_slice(b"\\r"),
+                b'\t' => self.frames.put_slice(b"\\t"),
+                _ => self.frames.put_u8(*b),
+            }
+        }
+    }
+
+    pub fn end_row(&mut self) {
+        self.frames.put_u8(b'\n');
+        self.fields = 0;
+        if self.open.is_some_and(|at| self.frames.len() - at > FRAME_BYTES) {
+            self.close_frame();
+        }
+    }
+
+    fn close_frame(&mut self) {
+        if let Some(at) = self.open.take() {
+            let length = (self.frames.len() - at) as u32;
+            self.frames[at..at + 4].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+/// How the answers of a request end.
+struct Sent {
+    /// Ends with a ReadyForQuery of its own, or shares one with the next request.
+    ready: bool,
+    /// The name of the statement that its Parse makes.
+    parses: Option<(String, String)>,
+}
+
+impl Wire {
+    /// Sends all requests and reads all answers. After an error of the server the connection is ready for more; requests behind the
+    /// failed one were not run, if all of them belong to one transaction.
+    pub async fn run(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Answer>, Failed> {
+        let mut sent = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        let mut parsed_now: Vec<(String, String)> = Vec::new();
+        if self.statements.len() > STATEMENTS {
+            for name in std::mem::take(&mut self.statements).into_values() {
+                frontend::close(b'S', &name, &mut self.outbox).map_err(Error::from)?;
+            }
+        }
+        while let Some(request) = requests.next() {
+            let more = matches!(requests.peek(), Some(Request::Execute(..)));
+            let mut this = Sent { ready: true, parses: None };
+            match request {
+                Request::Query(sql) => self.send_query(&sql)?,
+                Request::Copy(sql, mut data) => {
+                    data.close_frame();
+                    self.send_query(&sql)?;
+                    // What the server did not ask for, because the COPY failed, it ignores (documentation 55.2.5).
+                    self.outbox.unsplit(data.frames);
+                    frontend::copy_done(&mut self.outbox);
+                }
+                Request::Execute(sql, parameters) => {
+                    this.ready = !more;
+                    let known = self.statements.get(&*sql).or_else(|| parsed_now.iter().find(|(s, _)| *s == sql).map(|(_, name)| name)).cloned();
+                    let name = if let Some(name) = known {
+                        name
+                    } else {
+                        self.named += 1;
+                        let name = format!("s{}", self.named);
+                        frontend::parse(&name, &sql, [], &mut self.outbox).map_err(Error::from)?;
+                        parsed_now.push((sql.into_owned(), name.clone()));
+                        this.parses = parsed_now.last().cloned();
+                        name
+                    };
+                    self.bind(&name, &parameters)?;
+                    frontend::execute("", 0, &mut self.outbox).map_err(Error::from)?;
+                    if this.ready {
+                        frontend::sync(&mut self.outbox);
+                    }
+                }
+            }
+            sent.push(this);
+            if self.outbox.len() >= WRITE_BYTES {
+                self.write_and_read().await?;
+            }
+        }
+        self.write_and_read().await?;
+        self.answers(sent).await
+    }
+
+    fn bind(&mut self, statement: &str, parameters: &[Option<Cow<'_, [u8]>>]) -> Result<()> {
+        let write = |value: &Option<Cow<'_, [u8]>>, out: &mut BytesMut| {
+            Ok(match value {
+                None => postgres_protocol::IsNull::Yes,
+                Some(text) => {
+                    out.extend_from_slice(text);
+                    postgres_protocol::IsNull::No
+                }
+            })
+        };
+        frontend::bind("", statement, [], parameters, write, [], &mut self.outbox).map_err(|e| match e {
+            frontend::BindError::Conversion(e) => Error::failed(format!("a parameter cannot be sent: {e}")),
+            frontend::BindError::Serialization(e) => Error::from(e),
+        })
+    }
+
+    async fn answers(&mut self, sent: Vec<Sent>) -> Result<Vec<Answer>, Failed> {
+        let mut answers = Vec::with_capacity(sent.len());
+        let mut failed: Option<Failed> = None;
+        let mut skipping = false;
+        for (at, request) in sent.into_iter().enumerate() {
+            let mut answer = Answer::default();
+            // Behind an error the server is silent up to the Sync.
+            let mut done = skipping && !request.ready;
+            while !done {
+                let Frame { tag, body } = match self.frame().await {
+                    Ok(frame) => frame,
+                    // After a FATAL error the connection ends: the error is the news.
+                    Err(broken) => return Err(failed.filter(|f| f.error.is_transient()).unwrap_or(Failed { at: None, error: broken })),
+                };
+                match tag {
+                    b'1' => {
+                        if let Some((sql, name)) = &request.parses {
+                            self.statements.insert(sql.clone(), name.clone());
+                        }
+                    }
+                    b'D' => answer.rows.push(values(body)?),
+                    b'C' => {
+                        answer.count = row_count(&body);
+                        done = !request.ready;
+                    }
+                    b'E' => {
+                        failed.get_or_insert(Failed { at: Some(at), error: server_error(&body) });
+                        skipping = !request.ready;
+                        done = skipping;
+                    }
+                    b'Z' => {
+                        skipping = false;
+                        done = true;
+                    }
+                    // BindComplete, CloseComplete, EmptyQueryResponse, RowDescription, CopyInResponse
+                    _ => {}
+                }
+            }
+            answers.push(answer);
+        }
+        failed.map_or(Ok(answers), Err)
+    }
+
+    /// Writes the outbox, and reads meanwhile what the server says: it may stop reading until its answers are taken.
+    async fn write_and_read(&mut self) -> Result<()> {
+        match poll_fn(|cx| self.poll_write_and_read(cx)).await {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.last_words(e).await),
+        }
+    }
+
+    fn poll_write_and_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            match Pin::new(&mut *self.io).poll_write(cx, &self.outbox) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => self.outbox.advance(written),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => break,
+            }
+        }
+        if self.outbox.is_empty() {
+            // Its memory goes with it: a batch may have been large.
+            self.outbox = BytesMut::new();
+            return Pin::new(&mut *self.io).poll_flush(cx);
+        }
+        let mut chunk = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.inbox.extend_from_slice(buffer.filled());
+        }
+    }
+}
+
+/// DataRow in text format.
+fn values(mut body: Bytes) -> Result<Vec<Option<Bytes>>> {
+    let short = |_| Error::failed("the server sent a malformed row");
+    let columns = body.try_get_u16().map_err(short)?;
+    (0..columns)
+        .map(|_| {
+            let Ok(len) = usize::try_from(body.try_get_i32().map_err(short)?) else { return Ok(None) };
+            if body.remaining() < len {
+                return Err(Error::failed("the server sent a malformed row"));
+            }
+            Ok(Some(body.split_to(len)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t_6_copy_text_is_escaped() {
+        let mut data = CopyData::default();
+        data.field(Some(b"a\tb\nc\\d\re"));
+        data.field(None);
+        data.field(Some(b""));
+        data.field(Some(b"\\N"));
+        data.end_row();
+        data.close_frame();
+        let payload = b"a\\tb\\nc\\\\d\\re\t\\N\t\t\\\\N\n";
+        assert_eq!(data.frames[..5], [b'd', 0, 0, 0, payload.len() as u8 + 4]);
+        assert_eq!(&data.frames[5..], payload);
+    }
+}
