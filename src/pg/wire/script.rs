@@ -47,11 +47,13 @@ pub struct Failed {
     /// Its index; `None` when the connection broke.
     pub at: Option<usize>,
     pub error: Error,
+    /// To the requests before it, if they are known.
+    pub before: Vec<Answer>,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { at: None, error }
+        Self { at: None, error, before: Vec::new() }
     }
 }
 
@@ -197,7 +199,7 @@ impl Wire {
                 let Frame { tag, body } = match self.frame().await {
                     Ok(frame) => frame,
                     // After a FATAL error the connection ends: the error is the news.
-                    Err(broken) => return Err(failed.filter(|f| f.error.is_transient()).unwrap_or(Failed { at: None, error: broken })),
+                    Err(broken) => return Err(failed.filter(|f| f.error.is_transient()).unwrap_or(broken.into())),
                 };
                 match tag {
                     b'1' => {
@@ -211,7 +213,7 @@ impl Wire {
                         done = !request.ready;
                     }
                     b'E' => {
-                        failed.get_or_insert(Failed { at: Some(at), error: server_error(&body) });
+                        failed.get_or_insert(Failed { at: Some(at), error: server_error(&body), before: Vec::new() });
                         skipping = !request.ready;
                         done = skipping;
                     }
@@ -225,7 +227,14 @@ impl Wire {
             }
             answers.push(answer);
         }
-        failed.map_or(Ok(answers), Err)
+        match failed {
+            None => Ok(answers),
+            Some(mut failed) => {
+                answers.truncate(failed.at.unwrap_or(0));
+                failed.before = answers;
+                Err(failed)
+            }
+        }
     }
 
     /// Writes the outbox, and reads meanwhile what the server says: it may stop reading until its answers are taken.

@@ -255,15 +255,22 @@ impl Session {
             requests.insert(0, Request::Query(Cow::Owned(missing.join("; "))));
             expected.insert(0, (Purpose::Staging, Expect::Anything));
         }
-        let answers = wire.run(requests).await.map_err(|failed| match failed.at.map(|at| expected[at].0) {
-            _ if failed.error.is_transient() => Refusal::Lane(failed.error),
-            Some(Purpose::Set(target)) => {
-                tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, error = %failed.error, "a set failed");
-                Refusal::Set(target)
+        let answers = wire.run(requests).await.map_err(|failed| {
+            let position = expected.iter().position(|(purpose, _)| matches!(purpose, Purpose::Position));
+            if position.and_then(|at| failed.before.get(at)).is_some_and(|answer| answer.count != 1) {
+                // What failed behind it failed because another session has done it.
+                return Refusal::Moved;
             }
-            Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
-            Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
-            Some(Purpose::Position) | None => Refusal::Lane(failed.error),
+            match failed.at.map(|at| expected[at].0) {
+                _ if failed.error.is_transient() => Refusal::Lane(failed.error),
+                Some(Purpose::Set(target)) => {
+                    tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, error = %failed.error, "a set failed");
+                    Refusal::Set(target)
+                }
+                Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
+                Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
+                Some(Purpose::Position) | None => Refusal::Lane(failed.error),
+            }
         })?;
         let mut before = 0;
         for ((purpose, expect), Answer { count, .. }) in expected.into_iter().zip(answers) {
