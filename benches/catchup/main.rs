@@ -5,7 +5,7 @@
 //! make bench                                                  everything, three rounds
 //! make bench ARGS="--scale 0.02 --rounds 1"                   a look, in about a minute
 //! cargo bench --bench catchup -- rates --loads tpcb,bigtx     one part, two loads
-//! cargo bench --bench catchup -- memory steady                the other parts
+//! cargo bench --bench catchup -- memory steady kills          the other parts
 //! ```
 //!
 //! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU.
@@ -13,6 +13,7 @@
 mod cluster;
 mod consumer;
 mod engine;
+mod kills;
 mod load;
 mod measure;
 mod memory;
@@ -67,6 +68,8 @@ enum Part {
     Memory,
     /// Lag at 2000 transactions a second.
     Steady,
+    /// The program itself, killed three times while eight sessions write.
+    Kills,
 }
 
 fn main() -> ExitCode {
@@ -105,6 +108,9 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         if wants(Part::Steady) {
             steady::run(&bench, arguments.seconds, scale, &mut report).await?;
+        }
+        if wants(Part::Kills) {
+            kills::run(&bench.clusters, scale, &mut report).await?;
         }
         Ok(())
     }
