@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # the tests wait for servers most of the time
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup build test demo check
+.PHONY: setup build test demo check bench
 
 # what building, tests and demo need on this machine; does nothing when all is there
 setup:
@@ -26,3 +26,8 @@ demo: setup
 check:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# catch-up beside pg_recvlogical and a native subscription, memory, lag, kills: half an hour on a quiet machine. For a look:
+# make bench ARGS="--scale 0.02 --rounds 1"
+bench: setup
+	cargo bench --bench catchup -- $(ARGS)

@@ -1,0 +1,125 @@
+//! Catch-up, side by side: the same WAL through `pg_recvlogical`, a native subscription and hyperlift, in one run, as ratios; and
+//! what hyperlift needs and does over time. Everything runs on two throw-away servers of this machine.
+//!
+//! ```text
+//! make bench                                                  everything, three rounds
+//! make bench ARGS="--scale 0.02 --rounds 1"                   a look, in about a minute
+//! cargo bench --bench catchup -- rates --loads tpcb,bigtx     one part, two loads
+//! cargo bench --bench catchup -- memory steady kills          the other parts
+//! ```
+//!
+//! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU.
+
+mod cluster;
+mod consumer;
+mod engine;
+mod kills;
+mod load;
+mod measure;
+mod memory;
+mod rates;
+mod report;
+mod steady;
+mod worker;
+
+use clap::{Parser, ValueEnum};
+use hyperlift::error::Result;
+use std::{path::PathBuf, process::ExitCode};
+
+use cluster::Clusters;
+use consumer::Bench;
+use load::{Load, Scale};
+use report::Report;
+
+#[derive(Parser)]
+#[command(name = "catchup", about = "Catch-up of hyperlift beside its peers")]
+struct Arguments {
+    /// What to run; everything by default.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Loads of the part `rates`.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Load::Tpcb, Load::Iot, Load::Bigtx])]
+    loads: Vec<Load>,
+    /// How often each consumer of the part `rates` runs.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Share of the full data and loads.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Seconds of the part `steady`.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Replay lanes of hyperlift.
+    #[arg(long, default_value_t = 4)]
+    lanes: u32,
+    /// Raw measurements are appended here, as JSON lines.
+    #[arg(long, default_value = "target/bench/catchup.jsonl")]
+    results: PathBuf,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Reading, spooling and applying a backlog, beside the peers.
+    Rates,
+    /// Peak memory with very many transactions, and with a very large one.
+    Memory,
+    /// Lag at 2000 transactions a second.
+    Steady,
+    /// The program itself, killed three times while eight sessions write.
+    Kills,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
+    let is_worker = std::env::args().nth(1).is_some_and(|argument| argument == worker::ARGUMENT);
+    let result = runtime.block_on(async { if is_worker { worker::main().await } else { run(Arguments::parse()).await } });
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    if !arguments.bench {
+        // `cargo test --all-targets` runs benchmarks, too, to see that they start.
+        println!("to run the benchmarks: cargo bench --bench catchup");
+        return Ok(());
+    }
+    let scale = Scale(arguments.scale);
+    let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let mut report = Report::open(&arguments.results, scale)?;
+    report.progress("servers");
+    let bench = Bench { clusters: Clusters::start().await?, lanes: arguments.lanes };
+    let version = bench.clusters.version().await?;
+    println!("{version}, scale {}, {} rounds, {} lanes, {} CPUs", arguments.scale, arguments.rounds, arguments.lanes, cpus());
+    let result = async {
+        if wants(Part::Rates) {
+            rates::run(&bench, &arguments.loads, arguments.rounds, scale, &mut report).await?;
+        }
+        if wants(Part::Memory) {
+            memory::run(&bench, scale, &mut report).await?;
+        }
+        if wants(Part::Steady) {
+            steady::run(&bench, arguments.seconds, scale, &mut report).await?;
+        }
+        if wants(Part::Kills) {
+            kills::run(&bench.clusters, scale, &mut report).await?;
+        }
+        Ok(())
+    }
+    .await;
+    // What was measured before a failure counts.
+    report.print();
+    result
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
+}
