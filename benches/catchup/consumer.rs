@@ -53,6 +53,8 @@ pub struct Measured {
     pub changes: u64,
     /// As hyperlift's lanes have counted them, the marker's included.
     pub applied: Option<u64>,
+    /// Those that hyperlift has applied as parts of sets.
+    pub in_sets: Option<u64>,
     /// CPU seconds of the program that consumes; a subscription has none.
     pub client_cpu_s: f64,
     pub source_cpu_s: f64,
@@ -84,9 +86,10 @@ impl Measured {
     /// Of hyperlift in a process of its own: it has measured itself, but for the servers.
     fn of_worker(backlog: &Backlog, spent: Spent, outcome: &Outcome) -> Self {
         let applied = (outcome.changes > 0).then_some(outcome.changes);
+        let in_sets = applied.map(|_| outcome.in_sets);
         let stream_bytes = (outcome.stream_bytes > 0).then_some(outcome.stream_bytes);
         let peak_rss_bytes = Some(outcome.peak_rss_bytes);
-        Self { wall_s: outcome.wall_s, applied, stream_bytes, peak_rss_bytes, ..Self::new(backlog, spent, outcome.cpu_s) }
+        Self { wall_s: outcome.wall_s, applied, in_sets, stream_bytes, peak_rss_bytes, ..Self::new(backlog, spent, outcome.cpu_s) }
     }
 
     /// Row changes a second.

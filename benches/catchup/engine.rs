@@ -4,15 +4,13 @@
 use hyperlift::{
     error::{Error, Result},
     lsn::{Lsn, Position},
-    name::TableName,
     pg::{
         catalog,
         client::{self, Client, Side},
         conninfo::Conninfo,
         ledger,
         snapshot::Snapshot,
-        target::{self, TableKind},
-        timescale,
+        target, timescale,
     },
     replay::{
         lane::{ConflictPolicy, Lane, Progress, Shared, Trouble},
@@ -121,11 +119,8 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         let lane = (0..load.len()).min_by_key(|lane| load[*lane]).unwrap_or(0);
         load[lane] += found.bytes + 1;
         let missing = || Error::failed(format!("{} is not on the target", found.table));
-        let mut shape = target::target_table(&target, &found.table).await?.ok_or_else(missing)?;
-        if job.hypertables && is_hypertable(&target, &found.table).await? {
-            shape.dimensions = timescale::dimensions(&target, &found.table).await?.into_iter().map(|d| d.column).collect();
-            shape.kind = TableKind::Hypertable;
-        }
+        let hypertable = job.hypertables && !timescale::dimensions(&target, &found.table).await?.is_empty();
+        let shape = target::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
         relations.push(Relation {
             oid: found.oid,
             table: found.table,
@@ -138,20 +133,13 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
     ledger::plan_relations(&mut target, &lanes).await?;
-    let mut positions = Vec::new();
-    for lane in 0..job.lanes {
-        positions.push(ledger::lane_position(&target, lane).await?);
-    }
-    Ok(Prepared { relations, positions })
-}
-
-async fn is_hypertable(client: &Client, table: &TableName) -> Result<bool> {
-    Ok(!timescale::dimensions(client, table).await?.is_empty())
+    Ok(Prepared { relations, positions: ledger::lane_positions(&target).await? })
 }
 
 /// Router and lanes, at work.
 pub struct Replaying {
     lanes: Vec<watch::Receiver<Progress>>,
+    counters: Arc<Vec<watch::Sender<Counters>>>,
     barriers: mpsc::Sender<BarrierRequest>,
     trouble: mpsc::Receiver<Trouble>,
     failures: mpsc::UnboundedReceiver<Error>,
@@ -168,12 +156,13 @@ impl Replaying {
         let cancel = CancellationToken::new();
         let (failure, failures) = mpsc::unbounded_channel();
         let (trouble_sender, trouble) = mpsc::channel(64);
+        let counters: Arc<Vec<_>> = Arc::new(relations.iter().map(|_| watch::Sender::new(Counters::default())).collect());
         let shared = Shared {
             target: conninfo(&job.target)?,
             migration: MIGRATION.into(),
             relations: relations.clone(),
             trouble: trouble_sender,
-            counters: Arc::new(relations.iter().map(|_| watch::Sender::new(Counters::default())).collect()),
+            counters: counters.clone(),
             on_conflict: ConflictPolicy::Stop,
             in_order: false,
             cancel: cancel.clone(),
@@ -205,7 +194,7 @@ impl Replaying {
             cancel: cancel.clone(),
         };
         tasks.push(watched(&failure, "the router".into(), router.run()));
-        Ok(Self { lanes, barriers, trouble, failures, tasks, cancel, _paused: paused })
+        Ok(Self { lanes, counters, barriers, trouble, failures, tasks, cancel, _paused: paused })
     }
 
     /// Waits until all lanes have applied everything that was committed before `lsn`. While they do, the receiver, if there is one,
@@ -262,6 +251,11 @@ impl Replaying {
     /// Row changes applied so far.
     pub fn changes(&self) -> u64 {
         self.lanes.iter().map(|l| l.borrow().changes).sum()
+    }
+
+    /// How many of them as part of a set.
+    pub fn in_sets(&self) -> u64 {
+        self.counters.iter().map(|c| c.borrow().sets).sum()
     }
 
     pub async fn stop(self) {

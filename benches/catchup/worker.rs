@@ -75,6 +75,8 @@ pub struct Outcome {
     pub stream_bytes: u64,
     /// Row changes applied.
     pub changes: u64,
+    /// Of them, as part of a set.
+    pub in_sets: u64,
     /// How long each sampled position of the source's flushed WAL took to be applied by all lanes, ms.
     pub lags_ms: Vec<f64>,
 }
@@ -160,7 +162,7 @@ async fn work(job: &Job, over: &CancellationToken) -> Result<Outcome> {
             let mut replaying = Replaying::start(job, prepared, spool.subscribe()).await?;
             replaying.barrier(job.end, None).await?;
             outcome.wall_s = start.elapsed().as_secs_f64();
-            outcome.changes = replaying.changes();
+            (outcome.changes, outcome.in_sets) = (replaying.changes(), replaying.in_sets());
             replaying.stop().await;
         }
         Task::Live => {
@@ -174,7 +176,8 @@ async fn work(job: &Job, over: &CancellationToken) -> Result<Outcome> {
                 Err(e) = receiving.durable(Lsn(u64::MAX)) => return Err(e),
             }
             outcome.wall_s = start.elapsed().as_secs_f64();
-            (outcome.changes, outcome.stream_bytes) = (replaying.changes(), receiving.stream_bytes());
+            (outcome.changes, outcome.in_sets) = (replaying.changes(), replaying.in_sets());
+            outcome.stream_bytes = receiving.stream_bytes();
             replaying.stop().await;
             receiving.stop().await?;
         }
