@@ -352,7 +352,11 @@ mod tests {
                     let long = if *toast { text(&new.1) } else { Value::Unchanged };
                     let new_tuple = [text(&k), text(&new.0), text(&k), long];
                     let old_tuple = [text(&k), text(&old.0), text(&k), text(&old.1)];
-                    if full { push(b'U', &[(b'O', &old_tuple), (b'N', &new_tuple)]) } else { push(b'U', &[(b'N', &new_tuple)]) }
+                    if full {
+                        push(b'U', &[(b'O', &old_tuple), (b'N', &new_tuple)])
+                    } else {
+                        push(b'U', &[(b'N', &new_tuple)])
+                    }
                     table.insert(k, new);
                 }
                 Step::Delete(k) if table.contains_key(&name(k)) => {
@@ -442,7 +446,13 @@ mod tests {
         let (mut table, full) = (Table::new(), true);
         let changes = stream(&[Step::Insert(1, 1), Step::Insert(2, 1), Step::Delete(1), Step::Insert(3, 1)], &mut table, full);
         let parts = parts(&changes.iter().collect::<Vec<_>>(), &relation(&[]));
-        let shape: Vec<usize> = parts.iter().map(|p| match p { Part::Sets(s) => s.inserts.len(), Part::InOrder(l) => 100 + l.len() }).collect();
+        let shape: Vec<usize> = parts
+            .iter()
+            .map(|p| match p {
+                Part::Sets(s) => s.inserts.len(),
+                Part::InOrder(l) => 100 + l.len(),
+            })
+            .collect();
         assert_eq!(shape, [2, 101, 1]);
     }
 }

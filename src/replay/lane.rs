@@ -457,4 +457,3 @@ fn moved_elsewhere(stands: Position) -> Error {
     Error::new(Kind::Differs, format!("a session of an earlier run has moved a lane to {}", stands.lsn))
         .hint("start hyperlift again: it goes on from there")
 }
-

@@ -144,11 +144,25 @@ impl Operation<'_> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    Begin { commit: Lsn, time: Timestamp, xid: u32 },
-    Commit { commit: Lsn, end: Lsn },
+    Begin {
+        commit: Lsn,
+        time: Timestamp,
+        xid: u32,
+    },
+    Commit {
+        commit: Lsn,
+        end: Lsn,
+    },
     Relation(RelationMessage),
-    Row { relation: u32, operation: Operation<'a> },
-    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool },
+    Row {
+        relation: u32,
+        operation: Operation<'a>,
+    },
+    Truncate {
+        relations: Vec<u32>,
+        cascade: bool,
+        restart_identity: bool,
+    },
     /// Origin, Type and logical messages: they carry nothing to replay.
     Other(u8),
 }

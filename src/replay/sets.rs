@@ -85,7 +85,14 @@ impl Staging {
 
 /// The requests for one part of a batch of one relation. `target` is the relation's index.
 pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &mut Staging) -> Script<'a> {
-    let mut w = Writer { target, relation, staging, columns: sets.message.columns.iter().map(|c| ident(&c.name)).collect(), keys: sets.keys.clone(), script: Vec::new() };
+    let mut w = Writer {
+        target,
+        relation,
+        staging,
+        columns: sets.message.columns.iter().map(|c| ident(&c.name)).collect(),
+        keys: sets.keys.clone(),
+        script: Vec::new(),
+    };
     let message = sets.message;
     let by_key = |tuple: Tuple<'a>, keys: &[usize]| -> Vec<Value<'a>> {
         tuple.values().enumerate().map(|(i, v)| if keys.contains(&i) { v } else { Value::Null }).collect()
@@ -102,7 +109,8 @@ pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &
     }
     for (columns, rows) in by_columns(sets.updates, &sets.keys) {
         let few = rows.len() < SMALL && message.identity != b'f';
-        let steps: Option<Vec<_>> = few.then(|| rows.iter().map(|row| one_step(apply::update(message, relation, None, row.values().collect()).ok()?)).collect()).flatten();
+        let steps: Option<Vec<_>> =
+            few.then(|| rows.iter().map(|row| one_step(apply::update(message, relation, None, row.values().collect()).ok()?)).collect()).flatten();
         match steps {
             Some(steps) => steps.into_iter().for_each(|step| w.execute(step)),
             None => w.update(&columns, rows),

@@ -147,12 +147,7 @@ impl Session {
     }
 
     /// Applies changes and moves the position, in one transaction; what was done, by relation.
-    pub async fn apply(
-        &mut self,
-        changes: &[Change],
-        (from, to): (Position, Position),
-        modes: &Modes,
-    ) -> Result<HashMap<usize, Counters>, Refusal> {
+    pub async fn apply(&mut self, changes: &[Change], (from, to): (Position, Position), modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
         self.connected().await?;
         let result = self.transaction(changes, (from, to), modes).await;
         if let Err(refusal) = &result {
