@@ -33,7 +33,7 @@ pub struct Record {
     pub changed_identities: Vec<ChangedIdentity>,
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
-    pub shapes: std::collections::BTreeMap<String, String>,
+    pub shapes: std::collections::BTreeMap<String, crate::pg::catalog::Shape>,
     /// Stages that the operator, or the work, has finished.
     pub finished: Vec<Stage>,
     /// The end of the stream at the cutover: what the source committed behind it is not on the target.

@@ -11,6 +11,7 @@ pub mod lane;
 pub mod pgoutput;
 pub mod receiver;
 pub mod relation;
+pub mod reshape;
 pub mod router;
 pub mod sets;
 pub mod spool;

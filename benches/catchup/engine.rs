@@ -179,7 +179,7 @@ impl Replaying {
         let (barriers, requests) = mpsc::channel(4);
         let (paused, pausing) = watch::channel(false);
         let router = Router {
-            relations,
+            shared,
             lanes: feeds,
             positions,
             spool_dir: job.spool.clone(),
@@ -189,9 +189,9 @@ impl Replaying {
             paused: pausing,
             source: connect(&job.source, Side::Source, "router").await?,
             source_info: conninfo(&job.source)?,
-            migration: MIGRATION.into(),
             leaves: HashMap::new(),
-            cancel: cancel.clone(),
+            shapes: HashMap::new(),
+            reshaped: mpsc::unbounded_channel().0,
         };
         tasks.push(watched(&failure, "the router".into(), router.run()));
         Ok(Self { lanes, counters, barriers, trouble, failures, tasks, cancel, _paused: paused })

@@ -83,6 +83,8 @@ pub struct Trouble {
     pub lane: u32,
     /// Index of the relation; `None` for trouble of the whole lane.
     pub target: Option<usize>,
+    /// What has to run on the target before it is tried again.
+    pub sql: Option<String>,
     pub error: Error,
     pub answer: oneshot::Sender<Resolution>,
 }
@@ -205,7 +207,7 @@ impl Lane {
                         self.apply(&mut batch).await?;
                         continue;
                     }
-                    self.tell(true);
+                    self.tell(batch.changes.is_empty());
                     match self.feed.recv().await {
                         Some(message) => message,
                         None => return self.apply(&mut batch).await,
@@ -360,7 +362,7 @@ impl Lane {
 
     async fn ask(&self, target: Option<usize>, error: Error) -> Result<Resolution> {
         let (answer, answered) = oneshot::channel();
-        let trouble = Trouble { lane: self.number, target, error, answer };
+        let trouble = Trouble { lane: self.number, target, sql: None, error, answer };
         self.shared.trouble.send(trouble).await.map_err(|_| Error::stopped())?;
         answered.await.map_err(|_| Error::stopped())
     }

@@ -5,14 +5,14 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     change::Change,
-    lane::{Feed, Truncation},
+    lane::{Feed, Resolution, Shared, Trouble, Truncation},
     pgoutput::{self, Message, RelationMessage},
     receiver,
     relation::Relation,
+    reshape::{self, Definitions},
     spool::{self, Reader},
 };
 use crate::{
@@ -20,9 +20,10 @@ use crate::{
     lsn::{Lsn, Position},
     name::TableName,
     pg::{
-        catalog,
-        client::{self, Client},
+        catalog::{self, ShapeColumn},
+        client::{self, Client, Side},
         conninfo::Conninfo,
+        target, timescale,
     },
 };
 
@@ -51,8 +52,18 @@ pub struct BarrierRequest {
     pub reached: oneshot::Sender<()>,
 }
 
+/// A relation's DDL is done on the target, too.
+#[derive(Clone, Debug)]
+pub struct Reshaped {
+    /// On the source.
+    pub oid: u32,
+    pub before: TableName,
+    pub now: TableName,
+    pub columns: Vec<ShapeColumn>,
+}
+
 pub struct Router {
-    pub relations: Arc<Vec<Relation>>,
+    pub shared: Shared,
     pub lanes: Vec<mpsc::Sender<Feed>>,
     /// Where each lane started.
     pub positions: Vec<Position>,
@@ -64,10 +75,11 @@ pub struct Router {
     /// For the roots of leaves that came into being during the run.
     pub source: Client,
     pub source_info: Conninfo,
-    pub migration: String,
     /// Leaves as they stand on the target, with the index of their relation.
     pub leaves: HashMap<TableName, usize>,
-    pub cancel: CancellationToken,
+    /// Columns of the relations as they were copied, by OID. One that is not here is not watched for DDL.
+    pub shapes: HashMap<u32, Vec<ShapeColumn>>,
+    pub reshaped: mpsc::UnboundedSender<Reshaped>,
 }
 
 /// The transaction that is being read.
@@ -87,6 +99,8 @@ struct Known {
     message: Arc<RelationMessage>,
     /// `None`: out of scope.
     target: Option<usize>,
+    /// Its columns are what they should be.
+    checked: bool,
 }
 
 /// Changes that are collected for one lane: packed, so that a rare one does not hold the block that it came in.
@@ -133,7 +147,7 @@ struct State {
 
 impl Router {
     pub async fn run(mut self) -> Result<()> {
-        let cancel = self.cancel.clone();
+        let cancel = self.shared.cancel.clone();
         tokio::select! {
             () = cancel.cancelled() => Ok(()),
             result = self.route() => result,
@@ -143,7 +157,7 @@ impl Router {
     async fn route(&mut self) -> Result<()> {
         let start = self.positions.iter().min().copied().unwrap_or_default();
         let mut reader = Reader::open(&self.spool_dir, start.lsn)?;
-        let by_oid = self.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
+        let by_oid = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
         let mut state = State {
             packs: self.lanes.iter().map(|_| Pack::default()).collect(),
             known: HashMap::new(),
@@ -254,7 +268,7 @@ impl Router {
             }
             Message::Relation(message) => {
                 let target = self.target_of(&message, state).await?;
-                state.known.insert(message.oid, Known { message: Arc::new(message), target });
+                state.known.insert(message.oid, Known { message: Arc::new(message), target, checked: false });
             }
             Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
             Message::Row { .. } | Message::Other(_) => {}
@@ -272,7 +286,7 @@ impl Router {
             match catalog::partition_root(&self.source, message.oid).await {
                 Err(e) if e.is_transient() => {
                     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                    let name = format!("hyperlift/{}/router", self.migration);
+                    let name = format!("hyperlift/{}/router", self.shared.migration);
                     if let Ok(fresh) = client::connect(&self.source_info, client::Side::Source, &name).await {
                         self.source = fresh;
                     }
@@ -302,12 +316,16 @@ impl Router {
             return Err(Error::failed(format!("the stream changes {name}, which is not part of this migration"))
                 .hint("a table or partition that is gone from the source again? Run `hyperlift clean`, empty the target and start again"));
         };
-        let relation = &self.relations[target];
+        let relation = &self.shared.relations[target];
         let lane = relation.lane as usize;
         if position <= self.positions[lane] || !relation.wants(transaction.commit, transaction.xid) {
             return Ok(());
         }
         transaction.lanes[lane] = true;
+        if !known.checked {
+            self.check_shape(oid, target, state).await?;
+        }
+        let known = &state.known[&oid];
         let change = Change { position, relation: known.message.clone(), target, message: Bytes::new() };
         state.packs[lane].push(change, message);
         if state.packs[lane].len() >= PACK_BYTES { self.send_pack(lane, state).await } else { Ok(()) }
@@ -342,6 +360,78 @@ impl Router {
         send(&self.lanes[lane], Feed::Changes(changes, room, up_to)).await
     }
 
+    /// C-12: before the first change of a relation that is described anew. If its table was altered, all lanes stop here until the
+    /// target's is, too.
+    async fn check_shape(&mut self, oid: u32, index: usize, state: &mut State) -> Result<()> {
+        let message = state.known[&oid].message.clone();
+        let relation = self.shared.relations[index].clone();
+        if self.shapes.get(&relation.oid).is_some_and(|before| !reshape::is_as_before(&relation, &message, before)) {
+            self.send_packs(state).await?;
+            self.stop_lanes().await?;
+            loop {
+                let (fresh, due) = match self.due(&relation, &message).await {
+                    Err(e) if e.is_transient() => {
+                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                        continue;
+                    }
+                    other => other?,
+                };
+                if due.is_empty() || self.ask(index, &relation, &due).await? == Resolution::Accept {
+                    self.reshape(index, &relation, fresh, &message).await?;
+                    break;
+                }
+            }
+        }
+        if let Some(known) = state.known.get_mut(&oid) {
+            known.checked = true;
+        }
+        Ok(())
+    }
+
+    /// The table as it is on the target, and the statements that it still needs.
+    async fn due(&mut self, relation: &Relation, message: &RelationMessage) -> Result<(Relation, Vec<String>)> {
+        let name = format!("hyperlift/{}/router", self.shared.migration);
+        if self.source.is_closed() {
+            self.source = client::connect(&self.source_info, Side::Source, &name).await?;
+        }
+        let definitions = Definitions::ask(&self.source, message).await?;
+        let client = client::connect(&self.shared.target, Side::Target, &name).await?;
+        let hypertables = timescale::inspect(&client).await?.installed.is_some();
+        let is_leaf = message.oid != relation.oid;
+        let renamed = TableName::new(&message.schema, &message.name);
+        for table in [&renamed, &relation.table].into_iter().skip(usize::from(is_leaf)) {
+            if let Some(target) = target::target_table(&client, table, hypertables).await? {
+                let before = self.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
+                let due = reshape::statements(table, is_leaf, message, before, &target, &definitions);
+                return Ok((Relation { table: table.clone(), target, ..relation.clone() }, due));
+            }
+        }
+        Err(Error::failed(format!("{} is gone from the target", relation.table)).hint("who dropped it? Run `hyperlift clean` and start again"))
+    }
+
+    async fn ask(&self, index: usize, relation: &Relation, due: &[String]) -> Result<Resolution> {
+        let sql = due.join(";\n");
+        let error = Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
+            .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
+        let (answer, answered) = oneshot::channel();
+        let trouble = Trouble { lane: relation.lane, target: Some(index), sql: Some(sql), error, answer };
+        self.shared.trouble.send(trouble).await.map_err(|_| Error::stopped())?;
+        answered.await.map_err(|_| Error::stopped())
+    }
+
+    async fn reshape(&mut self, index: usize, before: &Relation, fresh: Relation, message: &RelationMessage) -> Result<()> {
+        let columns = reshape::columns(message);
+        self.shapes.insert(before.oid, columns.clone());
+        let _ = self.reshaped.send(Reshaped { oid: before.oid, before: before.table.clone(), now: fresh.table.clone(), columns });
+        let mut relations = self.shared.relations.to_vec();
+        relations[index] = fresh;
+        self.shared.relations = Arc::new(relations);
+        for lane in &self.lanes {
+            send(lane, Feed::Reshaped(self.shared.relations.clone())).await?;
+        }
+        Ok(())
+    }
+
     /// A TRUNCATE is a barrier: all lanes stop, one of them truncates and moves all positions in one transaction.
     async fn truncate(&mut self, oids: &[u32], state: &mut State) -> Result<()> {
         let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
@@ -357,7 +447,7 @@ impl Router {
                 .get(oid)
                 .ok_or_else(|| Error::failed(format!("a TRUNCATE of a relation that the stream has not described (OID {oid})")))?;
             let Some(target) = known.target else { continue };
-            let relation = &self.relations[target];
+            let relation = &self.shared.relations[target];
             if !relation.wants(transaction.commit, transaction.xid) {
                 continue;
             }

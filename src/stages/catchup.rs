@@ -23,6 +23,7 @@ use crate::{
         ledger::{self, RelationState},
         slot,
         target::{self, TableKind},
+        timescale,
     },
     replay::{
         lane::{self, Lane, Resolution, Shared},
@@ -45,6 +46,8 @@ pub struct Replay {
     barriers: mpsc::Sender<BarrierRequest>,
     paused: watch::Sender<bool>,
     trouble: mpsc::Receiver<lane::Trouble>,
+    /// Tables whose DDL was followed.
+    reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
     failures: mpsc::UnboundedReceiver<Error>,
     /// Troubles that wait for the operator, by the name of their table.
     open: HashMap<String, (Option<TableName>, oneshot::Sender<Resolution>)>,
@@ -120,8 +123,9 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let (barriers, requests) = mpsc::channel(4);
     let (paused, pausing) = watch::channel(false);
     let (router_progress, router) = watch::channel(router::Progress::default());
+    let (reshaped, reshapes) = mpsc::unbounded_channel();
     let router_task = Router {
-        relations: relations.clone(),
+        shared,
         lanes: feeds,
         positions,
         spool_dir: m.work.spool(),
@@ -131,9 +135,9 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         paused: pausing,
         source: router_source,
         source_info: m.config.source.clone(),
-        migration: m.record.id.clone(),
         leaves,
-        cancel: cancel.clone(),
+        shapes: m.record.shapes.values().map(|s| (s.oid, s.columns.clone())).collect(),
+        reshaped,
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
     Ok(Replay {
@@ -145,6 +149,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         barriers,
         paused,
         trouble,
+        reshapes,
         failures,
         open: HashMap::new(),
         tasks,
@@ -182,6 +187,7 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
 async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
     let client = m.target("catch-up").await?;
     let entries = ledger::relations(&client).await?;
+    let timescale = timescale::inspect(&client).await?.installed.is_some();
     let mut relations = Vec::new();
     for r in &replication.relations {
         let Some(entry) = entries.get(&r.oid) else { continue };
@@ -192,7 +198,7 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        let shape = target::target_table(&client, &r.table, m.plan.hypertable(&r.table).is_some()).await?;
+        let shape = target::target_table(&client, &r.table, timescale).await?;
         let Some(shape) = shape else {
             if skipped {
                 continue;
@@ -231,6 +237,7 @@ impl Replay {
                 biased;
                 Some(error) = self.failures.recv() => return Err(error),
                 Some(trouble) = self.trouble.recv() => self.show_trouble(m, trouble).await?,
+                Some(reshaped) = self.reshapes.recv() => self.follow(m, reshaped).await?,
                 result = &mut *work => return result.map(Driven::Done),
                 command = m.command() => {
                     let command = command?;
@@ -249,20 +256,44 @@ impl Replay {
             return Err(trouble.error.context("replay"));
         }
         let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
-        let event = match &table {
-            Some(table) => Event::Diverged { table: table.clone(), reason: trouble.error.to_string() },
-            None => Event::StatementFailed {
+        let event = match (&table, &trouble.sql) {
+            (Some(table), None) => Event::Diverged { table: table.clone(), reason: trouble.error.to_string() },
+            (_, sql) => Event::StatementFailed {
                 object: object.clone(),
                 message: trouble.error.message.clone(),
                 sqlstate: trouble.error.sqlstate.clone(),
-                sql: String::new(),
+                sql: sql.clone().unwrap_or_default(),
             },
         };
         m.reporter.report(event).await;
-        let text = format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error);
+        let text = match &trouble.sql {
+            None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),
+            Some(sql) => format!("{} Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
+        };
         self.open.insert(object, (table, trouble.answer));
         let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);
         m.reporter.report(Event::PromptOpened { prompt }).await;
+        Ok(())
+    }
+
+    /// A table of the target was altered as its source was: what is compared from now on.
+    async fn follow(&mut self, m: &mut Migration, reshaped: router::Reshaped) -> Result<()> {
+        let router::Reshaped { oid, before, now, columns } = reshaped;
+        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source)).await.ok().and_then(Result::ok).unwrap_or_default();
+        m.record.shapes.retain(|_, shape| shape.oid != oid);
+        let names = |shape: &[catalog::ShapeColumn]| {
+            shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
+        };
+        // The source may be further than the stream; then the next change of the table tells.
+        let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
+        let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), catalog::Shape { oid, columns, leaves: Vec::new() }));
+        m.record.shapes.insert(name, shape);
+        m.save()?;
+        let relations = Arc::make_mut(&mut self.relations);
+        relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
+        self.slot_checked = None;
+        let text = if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
+        m.notice(Level::Info, text).await;
         Ok(())
     }
 
