@@ -256,12 +256,18 @@ impl TableState {
 }
 
 /// One lane of the replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
     pub lane: u32,
     pub applied: Lsn,
+    /// Bytes of WAL that the lane is behind the source.
+    pub lag: u64,
+    /// How long ago the source stood where the lane stands, ms; `None` where that was before anybody looked.
+    pub lag_ms: Option<u64>,
     /// Waits for changes, not for the target.
     pub waiting: bool,
+    /// Why it does not come further, although it tries.
+    pub held_up: Option<String>,
 }
 
 /// A gate before the cutover.
@@ -459,14 +465,20 @@ pub enum Event {
         wal_status: String,
         safe_wal_bytes: Option<u64>,
     },
-    /// Replay so far. `lag` is the bytes of WAL that the target is behind the source.
+    /// Replay so far; `changes` are those of this run.
     Replayed {
         source: Lsn,
         received: Lsn,
         applied: Lsn,
+        /// Bytes of WAL that the target is behind the source.
         lag: u64,
+        /// How long ago the source stood where the target stands, ms, on one clock; `None` where that was before anybody looked.
+        lag_ms: Option<u64>,
         changes: u64,
+        /// When the transaction that was taken from the stream last was committed, by the clock of the source.
         last_commit: Option<Timestamp>,
+        /// What that clock said when all this was measured.
+        source_time: Option<Timestamp>,
         lanes: Vec<LaneStatus>,
     },
     /// Changes of a table applied so far in this migration's run.

@@ -40,6 +40,11 @@ pub fn duration(d: Duration) -> String {
     if days > 0 { format!("{days}d {h:02}:{m:02}:{s:02}") } else { format!("{h:02}:{m:02}:{s:02}") }
 }
 
+/// How long ago, for people: `0.4 s`, `12.0 s`, from a minute on `00:03:07`.
+pub fn ago(d: Duration) -> String {
+    if d < Duration::from_secs(60) { format!("{:.1} s", d.as_millis() as f64 / 1000.0) } else { duration(d) }
+}
+
 /// Local time of day: `11:20:40`.
 pub fn clock(at: Timestamp) -> String {
     clock_in(at, &TimeZone::system())
@@ -48,6 +53,11 @@ pub fn clock(at: Timestamp) -> String {
 /// Time of day in a zone: `11:20:40`.
 pub fn clock_in(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string()
+}
+
+/// Time of day in a zone, with milliseconds: `11:20:40.118`.
+pub fn clock_ms_in(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string()
 }
 
 /// A percentage of a whole, 0 to 100; a whole of nothing counts as done.
@@ -93,6 +103,8 @@ mod tests {
         assert_eq!((megabytes_up(0), megabytes_up(1), megabytes_up(2 << 20)), ("0MB".into(), "1MB".into(), "2MB".into()));
         assert_eq!(count(1_234_567), "1 234 567");
         assert_eq!(duration(Duration::from_secs(90_061)), "1d 01:01:01");
+        let ms = Duration::from_millis;
+        assert_eq!((ago(ms(0)), ago(ms(418)), ago(ms(187_000))), ("0.0 s".into(), "0.4 s".into(), "00:03:07".into()));
     }
 
     #[test]

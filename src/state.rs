@@ -155,8 +155,14 @@ pub struct Replay {
     pub applied: Lsn,
     /// Bytes of WAL that the target is behind; `None` before replay has begun.
     pub lag: Option<u64>,
+    /// How long ago the source stood where the target stands, ms; `None` where that was before anybody looked.
+    pub lag_ms: Option<u64>,
+    /// When all this was measured.
+    pub measured: Option<Timestamp>,
     pub changes: u64,
+    /// By the clock of the source, as `source_time`.
     pub last_commit: Option<Timestamp>,
+    pub source_time: Option<Timestamp>,
     pub lanes: Vec<LaneStatus>,
     pub received_bytes: u64,
     pub spool_bytes: u64,
@@ -182,6 +188,11 @@ impl Replay {
             return Some(Duration::ZERO);
         }
         (gaining > 1.0).then(|| Duration::from_secs_f64((lag as f64 / gaining).min(1e9)))
+    }
+
+    /// Age of the last transaction when it was looked at, by the clock of the source alone (C-22).
+    pub fn last_commit_age(&self) -> Option<Duration> {
+        Some(between(self.last_commit?, self.source_time?))
     }
 }
 
@@ -354,10 +365,11 @@ impl State {
                 self.replay.wal_status.clone_from(wal_status);
                 self.replay.safe_wal_bytes = *safe_wal_bytes;
             }
-            Event::Replayed { source, received, applied, lag, changes, last_commit, lanes } => {
+            Event::Replayed { source, received, applied, lag, lag_ms, changes, last_commit, source_time, lanes } => {
                 let r = &mut self.replay;
                 (r.source, r.received, r.applied, r.lag, r.changes) = (*source, *received, *applied, Some(*lag), *changes);
-                r.last_commit = *last_commit;
+                (r.lag_ms, r.measured) = (*lag_ms, Some(at));
+                (r.last_commit, r.source_time) = (*last_commit, *source_time);
                 r.lanes.clone_from(lanes);
                 r.source_meter.sample(at, source.0);
                 r.applied_meter.sample(at, applied.0);
@@ -567,6 +579,23 @@ mod tests {
             assert!((t.fraction() - 0.25).abs() < 1e-9);
             assert_eq!(t.left(s.now.unwrap()), Some(Duration::from_secs(30)));
         }
+    }
+
+    #[test]
+    fn c_22_the_last_transactions_age_is_by_the_clock_of_the_source_alone() {
+        let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
+        let age = |last_commit, source_time| {
+            let lsn = Lsn(1);
+            let (lag, lag_ms, changes, lanes) = (0, Some(0), 0, vec![]);
+            let event = Event::Replayed { source: lsn, received: lsn, applied: lsn, lag, lag_ms, changes, last_commit, source_time, lanes };
+            fold(vec![(1_000, event)]).replay.last_commit_age()
+        };
+        // Ours is hours before, or hours behind.
+        assert_eq!(age(at(9_000_000), at(9_000_400)), Some(Duration::from_millis(400)));
+        assert_eq!(age(at(1_000), at(1_400)), Some(Duration::from_millis(400)));
+        // It was set back meanwhile.
+        assert_eq!(age(at(9_000_000), at(5_000_000)), Some(Duration::ZERO));
+        assert_eq!(age(None, at(5_000_000)), None);
     }
 
     #[test]

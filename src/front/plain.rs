@@ -239,7 +239,7 @@ impl Printer {
         Some(format!("[WATCH] Source DB - Target DB => {}", format::megabytes_up(lag)))
     }
 
-    /// `stage=catch-up copy=10/10 386.0GB applied=8/49BB1020 lag=11.8MB rate=9.6MB/s eta=00:00:02 state=running`
+    /// `stage=catch-up copy=10/10 386.0GB applied=8/49BB1020 lag=11.8MB behind=4.2s rate=9.6MB/s eta=00:00:02 state=running`
     fn status(&self) -> String {
         let s = &self.state;
         let tight = |text: String| text.replace(' ', "");
@@ -253,9 +253,17 @@ impl Printer {
         }
         if let Some(lag) = s.replay.lag {
             let rate = tight(format::rate(s.replay.applied_meter.rate()));
-            let _ = write!(out, " applied={} lag={} rate={rate}", s.replay.applied, tight(format::bytes(lag)));
+            let _ = write!(out, " applied={} lag={}", s.replay.applied, tight(format::bytes(lag)));
+            if let Some(ms) = s.replay.lag_ms {
+                let _ = write!(out, " behind={}", tight(format::ago(Duration::from_millis(ms))));
+            }
+            let _ = write!(out, " rate={rate}");
             if let Some(eta) = s.replay.level_in() {
                 let _ = write!(out, " eta={}", format::duration(eta));
+            }
+            let held_up: Vec<_> = s.replay.lanes.iter().filter(|l| l.held_up.is_some()).map(|l| l.lane.to_string()).collect();
+            if !held_up.is_empty() {
+                let _ = write!(out, " held_up=lane-{}", held_up.join(",lane-"));
             }
         }
         let state = match (&s.ended, &s.prompt) {
@@ -320,7 +328,17 @@ mod tests {
 
     fn replayed(lag: u64) -> Event {
         let lsn = Lsn(0x8_4A77_D3E0);
-        Event::Replayed { source: lsn, received: lsn, applied: Lsn(lsn.0 - lag), lag, changes: 0, last_commit: None, lanes: vec![] }
+        Event::Replayed {
+            source: lsn,
+            received: lsn,
+            applied: Lsn(lsn.0 - lag),
+            lag,
+            lag_ms: Some(lag / 1_000_000),
+            changes: 0,
+            last_commit: None,
+            source_time: None,
+            lanes: vec![],
+        }
     }
 
     #[test]

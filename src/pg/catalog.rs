@@ -1,5 +1,6 @@
 //! What the catalogs of both sides say: servers, relations, columns, keys, sessions, sequences.
 
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 use super::client::Client;
@@ -469,6 +470,14 @@ pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
 /// The end of the source's WAL that is flushed.
 pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
     value::<String>(client, "select pg_current_wal_flush_lsn()::text").await?.parse()
+}
+
+/// The end of the source's WAL that is flushed, and what the clock of the source says.
+pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
+    let sql = "select pg_current_wal_flush_lsn()::text as lsn, (extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds";
+    let row = client.query_one(sql, &[]).await?;
+    let time = Timestamp::from_microsecond(row.get("microseconds")).unwrap_or_default();
+    Ok((row.get::<_, &str>("lsn").parse()?, time))
 }
 
 /// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.

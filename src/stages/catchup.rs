@@ -1,6 +1,7 @@
 //! Stage 6: replay of what was spooled, until the operator (or a quiet source) says cutover. ANALYZE runs below the lag threshold.
 
 mod gates;
+mod lag;
 
 use std::{
     collections::HashMap,
@@ -29,6 +30,7 @@ use crate::{
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
     },
+    state::between,
 };
 
 /// A source that does not answer within this time is looked at again later.
@@ -66,7 +68,16 @@ pub struct Replay {
     held_up: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.
     start: Lsn,
+    /// Where the source stood, and when.
+    history: lag::History,
     pub lag: Option<u64>,
+}
+
+/// Where replay stands: everything before is applied.
+struct Applied {
+    lanes: Vec<Lsn>,
+    /// The slowest of them.
+    all: Lsn,
 }
 
 enum Analyze {
@@ -160,6 +171,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         altered: None,
         held_up: None,
         start: m.record.slot.unwrap_or_default(),
+        history: lag::History::default(),
         lag: None,
     })
 }
@@ -285,14 +297,16 @@ impl Replay {
         true
     }
 
-    /// Where replay stands as a whole: everything before is applied.
-    fn applied(&self) -> Lsn {
-        let slowest = self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default().max(self.start);
+    /// Where each lane stands, and replay as a whole.
+    fn applied(&self) -> Applied {
+        // The lanes first: what is received meanwhile must not count as theirs.
+        let lanes: Vec<Lsn> = self.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
         let status = self.replication.receiver.status.borrow();
-        let all_routed = self.router.borrow().routed >= status.end.lsn;
         let (quiet, needs) = status.quiet;
-        // All that came is applied, and what the source wrote since is not for us.
-        if all_routed && slowest >= status.end.lsn && status.end.lsn >= needs { slowest.max(quiet) } else { slowest }
+        let nothing_under_way = status.end.lsn >= needs && self.router.borrow().routed >= status.end.lsn;
+        // A lane that has applied all that came is level: what the source wrote since is not for us.
+        let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(quiet) } else { lsn }).collect();
+        Applied { all: lanes.iter().min().copied().unwrap_or(self.start), lanes }
     }
 
     /// Everything up to `lsn` is received, spooled and applied by all lanes, which then stood still together.
@@ -309,8 +323,9 @@ impl Replay {
     }
 
     async fn sample(&mut self, m: &mut Migration) -> Result<()> {
-        let source = match tokio::time::timeout(LOOK, catalog::flushed_lsn(&self.source)).await {
-            Ok(Ok(lsn)) => lsn,
+        let asked = Instant::now();
+        let (source, source_time) = match tokio::time::timeout(LOOK, catalog::flushed_lsn_and_time(&self.source)).await {
+            Ok(Ok(found)) => found,
             Ok(Err(e)) if !e.is_transient() => return Err(e.context("source")),
             _ => {
                 // The receiver tells of the broken source; here it is only looked at again.
@@ -324,27 +339,36 @@ impl Replay {
             let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
             return Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: it continues"));
         }
-        let applied = self.applied();
+        let Applied { all: applied, lanes: stand } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
-        self.replication.receiver.applied(self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default());
+        let durable = self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default();
+        self.replication.receiver.applied(durable);
+        self.history.note(source, asked);
+        self.history.forget_before(durable);
         self.measure_round_trip(source, applied);
         if status.last_write() != self.last_write.0 {
             self.last_write = (status.last_write(), Instant::now());
         }
         let lag = source.since(applied);
         self.lag = Some(lag);
-        let lanes: Vec<LaneStatus> = self
-            .lanes
-            .iter()
-            .enumerate()
-            .map(|(i, l)| {
-                let p = l.borrow();
-                LaneStatus { lane: i as u32, applied: p.position.lsn, waiting: p.waiting }
-            })
-            .collect();
-        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
         let last_commit = self.router.borrow().last_commit;
-        m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, changes, last_commit, lanes }).await;
+        let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
+        let behind = |lsn: Lsn| self.history.behind(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<lane::Progress>, Lsn))| {
+            let p = progress.borrow();
+            LaneStatus {
+                lane: i as u32,
+                applied,
+                lag: source.since(applied),
+                lag_ms: behind(applied),
+                waiting: p.waiting,
+                held_up: p.held_up.clone(),
+            }
+        };
+        let lanes = self.lanes.iter().zip(stand).enumerate().map(lane).collect();
+        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
+        let (lag_ms, source_time) = (behind(applied), Some(source_time));
+        m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
         for (relation, counters) in self.relations.iter().zip(&mut self.counters) {
             if counters.has_changed().unwrap_or(false) {
                 let c = *counters.borrow_and_update();

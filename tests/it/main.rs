@@ -5,6 +5,7 @@ mod changes;
 mod demo;
 mod demo_run;
 mod hypertables;
+mod lag;
 mod layers;
 mod migrate;
 mod names;

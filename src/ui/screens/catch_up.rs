@@ -7,8 +7,10 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use std::time::Duration;
+
 use crate::{
-    event::{Gate, Stage},
+    event::{Gate, LaneStatus, Stage},
     format,
     state::{State, Table, between},
     ui::{
@@ -66,39 +68,84 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         None => "not gaining".into(),
     };
     let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };
-    let waiting = r.lanes.iter().filter(|l| l.waiting).count();
     let commit = r
         .last_commit
-        .map_or_else(|| "-".to_owned(), |at| format!("{}   {:.1} s old", view.time(at), between(at, state.now.unwrap_or(at)).as_secs_f64()));
-    let row = |name: &str, value: String| {
+        .map_or_else(|| "-".to_owned(), |at| format!("{}   {} old", view.time_ms(at), r.last_commit_age().map_or_else(|| "?".into(), format::ago)));
+    let styled = |name: &str, value: String, style: Style| {
         Row::new(view)
             .text(" ", Style::new())
             .left(name, 16, view.style(Role::Dim))
-            .left(value, usize::from(inner.width).saturating_sub(19), Style::new())
+            .left(value, usize::from(inner.width).saturating_sub(19), style)
             .line()
     };
+    let row = |name: &str, value: String| styled(name, value, Style::new());
     let mut out = vec![
+        row("behind", behind(state, view)),
         row("source writes", format!("{:>10}  (WAL)", format::rate(r.source_meter.rate()))),
         row("received", format!("{:>10}  spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
         row("applied", format!("{:>10}  {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
         row(verb, format!("{:>10}  {level}", format::rate(gaining.abs()))),
         row("last transaction", commit),
-        row("source LSN", r.source.to_string()),
-        row("received LSN", r.received.to_string()),
+        row("source, received", format!("{}, {}", r.source, r.received)),
         row("applied LSN", format!("{}   (slowest lane)", r.applied)),
-        row("lanes", format!("{}   {waiting} waiting for changes", r.lanes.len())),
     ];
     if !r.wal_status.is_empty() {
         let safe = r.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
         out.push(row("slot", format!("{}{safe}", r.wal_status)));
     }
-    if inner.height > out.len() as u16 {
-        out.insert(4, Line::default());
-    }
     if let Some(error) = &r.broken {
-        out.insert(0, row("STREAM BROKEN", error.clone()).style(view.style(Role::Failed)));
+        out.insert(0, styled("STREAM BROKEN", error.clone(), view.style(Role::Failed)));
+    }
+    let held_up = |l: &LaneStatus| view.style(if l.held_up.is_some() { Role::Attention } else { Role::Plain });
+    if out.len() + r.lanes.len() <= usize::from(inner.height) {
+        out.extend(r.lanes.iter().map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
+    } else {
+        // Not room for all: those that are held up, then the slowest.
+        let mut lanes: Vec<_> = r.lanes.iter().collect();
+        lanes.sort_by_key(|l| (l.held_up.is_none(), l.applied));
+        let room = usize::from(inner.height).saturating_sub(out.len() + 1);
+        out.push(row("lanes", lanes_in_short(&lanes)));
+        out.extend(lanes.into_iter().take(room).map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
     }
     text::lines(frame, inner, out);
+}
+
+/// After this time without news the lag is an old one.
+const OLD: Duration = Duration::from_secs(5);
+
+/// `15.9 MB, 8.2 s`, and how old that is when the source has not been seen for a while.
+fn behind(state: &State, view: &View) -> String {
+    let r = &state.replay;
+    let (Some(lag), Some(measured)) = (r.lag, r.measured) else { return "nothing is applied yet".into() };
+    let age = between(measured, view.now(state));
+    let old = if age > OLD { format!("   {} ago", format::ago(age)) } else { String::new() };
+    lag_text(lag, r.lag_ms) + &old
+}
+
+/// `15.9 MB, 8.2 s`; the time is left out where nobody knows it.
+fn lag_text(bytes: u64, ms: Option<u64>) -> String {
+    let bytes = format::bytes(bytes);
+    ms.map_or_else(|| bytes.clone(), |ms| format!("{bytes}, {}", format::ago(Duration::from_millis(ms))))
+}
+
+/// `15.9 MB, 8.2 s`, `level, waiting`, or why it is held up.
+fn lane(l: &LaneStatus) -> String {
+    let lag = if l.lag == 0 { "level".to_owned() } else { lag_text(l.lag, l.lag_ms) };
+    match (&l.held_up, l.waiting) {
+        (Some(why), _) => format!("HELD UP: {why}   {lag}"),
+        (None, true) => format!("{lag}, waiting"),
+        (None, false) => lag,
+    }
+}
+
+/// Those that are held up come first.
+fn lanes_in_short(lanes: &[&LaneStatus]) -> String {
+    let waiting = lanes.iter().filter(|l| l.waiting).count();
+    let held_up = lanes.iter().filter(|l| l.held_up.is_some()).count();
+    match lanes.first().and_then(|l| Some((l.lane, l.held_up.as_ref()?))) {
+        None => format!("{}   {waiting} waiting for changes", lanes.len()),
+        Some((first, why)) => format!("{}   {waiting} waiting, {held_up} HELD UP: lane {first}, {why}", lanes.len()),
+    }
 }
 
 fn table_state(table: &Table) -> (&'static str, Role) {
