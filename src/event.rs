@@ -481,13 +481,19 @@ pub enum Event {
         source_time: Option<Timestamp>,
         lanes: Vec<LaneStatus>,
     },
-    /// Changes of a table applied so far in this migration's run.
+    /// Changes of a table applied so far in this run.
     TableReplayed {
         table: TableName,
         inserts: u64,
         updates: u64,
         deletes: u64,
         truncates: u64,
+        /// How they were applied: as part of a set, by their key, or by their whole old row.
+        sets: u64,
+        in_order: u64,
+        full_row: u64,
+        /// Those that found no row or collided, and were counted instead; since the migration began.
+        missed: u64,
     },
     /// A relation is no longer what the source says (I9); its lane has stopped.
     Diverged {
@@ -568,7 +574,7 @@ impl Event {
                 | Self::SchemaProgress { .. }
                 | Self::Received { .. }
                 | Self::Replayed { .. }
-                | Self::TableReplayed { .. }
+                | Self::TableReplayed { missed: 0, .. }
                 | Self::SlotChecked { .. }
                 | Self::GatesChecked { .. }
         )

@@ -378,6 +378,10 @@ impl Replay {
                     updates: c.updates,
                     deletes: c.deletes,
                     truncates: c.truncates,
+                    sets: c.sets,
+                    in_order: c.in_order,
+                    full_row: c.full_row,
+                    missed: c.missed,
                 };
                 m.reporter.report(event).await;
             }

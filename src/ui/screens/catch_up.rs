@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::{
     event::{Gate, LaneStatus, Stage},
     format,
-    state::{State, Table, between},
+    state::{Path, State, Table, between},
     ui::{
         screens::two_panes,
         theme::Role,
@@ -148,38 +148,46 @@ fn lanes_in_short(lanes: &[&LaneStatus]) -> String {
     }
 }
 
-fn table_state(table: &Table) -> (&'static str, Role) {
-    match (&table.diverged, table.changes()) {
-        (Some(_), _) => ("DIVERGED", Role::Failed),
-        (None, 0) => ("quiet", Role::Dim),
-        (None, _) => ("ok", Role::Ok),
+/// What is worst comes first: that it stands still, that it differs, that it is slow.
+fn table_state(table: &Table) -> (String, Role) {
+    match table {
+        Table { diverged: Some(_), .. } => ("DIVERGED".into(), Role::Failed),
+        Table { missed: 1_000.., .. } => (">999 missed".into(), Role::Attention),
+        Table { missed: 1.., .. } => (format!("{} missed", table.missed), Role::Attention),
+        Table { accepted: true, .. } => ("differs".into(), Role::Attention),
+        _ if table.changes() == 0 => ("quiet".into(), Role::Dim),
+        _ => ("ok".into(), Role::Ok),
     }
 }
+
+/// Wide enough for `>999 missed`, and for `full row`.
+const STATE: usize = 11;
+const PATH: usize = 8;
 
 fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = view.tables(Stage::CatchUp, state);
     let order = format!("sort: {} {}", CATCH_UP_ORDERS[view.catch_up_order], view.symbols.down);
     let right = [view.filter_text(), order].join("  ").trim().to_owned();
-    let inner = pane(frame, area, "Tables, changes applied", &right, Role::Plain, view);
+    let title = if state.resumed { "Tables, changes applied in this run" } else { "Tables, changes applied" };
+    let inner = pane(frame, area, title, &right, Role::Plain, view);
     let columns = usize::from(inner.width);
-    let number = if columns >= 66 { 10 } else { 8 };
-    let name = columns.saturating_sub(1 + 3 * (number + 1) + 9 + 1).max(8);
+    let number = 8;
+    let path = if columns >= 66 { PATH } else { 0 };
+    let name = columns.saturating_sub(1 + 3 * (number + 1) + usize::from(path > 0) * (path + 1) + STATE + 1).max(8);
     let plain = Style::new();
-    let head = Row::new(view)
-        .left("TABLE", name, plain)
-        .right("INSERT", number, plain)
-        .right("UPDATE", number, plain)
-        .right("DELETE", number, plain)
-        .left("STATE", 8, plain);
-    list(frame, inner, head.line(), &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
+    let row = |cells: [String; 5], (state, style): (String, Style)| {
+        let [name_, inserts, updates, deletes, path_] = &cells;
+        let numbers =
+            Row::new(view).left(name_, name, plain).right(inserts, number, plain).right(updates, number, plain).right(deletes, number, plain);
+        let numbers = if path > 0 { numbers.left(path_, path, plain) } else { numbers };
+        numbers.left(state, STATE, style).line()
+    };
+    let head = row(["TABLE", "INSERT", "UPDATE", "DELETE", "PATH"].map(str::to_owned), ("STATE".to_owned(), plain));
+    list(frame, inner, head, &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
         let (word, role) = table_state(table);
-        Row::new(view)
-            .left(table.summary.table.to_string(), name, plain)
-            .right(format::count(table.inserts), number, plain)
-            .right(format::count(table.updates), number, plain)
-            .right(format::count(table.deletes), number, plain)
-            .left(word, 8, view.style(role))
-            .line()
+        let [inserts, updates, deletes] = [table.inserts, table.updates, table.deletes].map(format::short_count);
+        let path = table.path().map_or("", Path::word).to_owned();
+        row([table.summary.table.to_string(), inserts, updates, deletes, path], (word, view.style(role)))
     });
 }
 
