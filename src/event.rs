@@ -495,6 +495,11 @@ pub enum Event {
         /// Those that found no row or collided, and were counted instead; since the migration began.
         missed: u64,
     },
+    /// Changes of a table that found no row or collided, and were counted instead of applied; since the migration began.
+    Missed {
+        table: TableName,
+        missed: u64,
+    },
     /// A relation is no longer what the source says (I9); its lane has stopped.
     Diverged {
         table: TableName,
@@ -574,7 +579,7 @@ impl Event {
                 | Self::SchemaProgress { .. }
                 | Self::Received { .. }
                 | Self::Replayed { .. }
-                | Self::TableReplayed { missed: 0, .. }
+                | Self::TableReplayed { .. }
                 | Self::SlotChecked { .. }
                 | Self::GatesChecked { .. }
         )

@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{copy::Replication, hypertables, schema, trouble};
 use crate::{
+    config::OnConflict,
     error::{Error, Result},
     event::{Command, Event, Gate, LaneStatus, Level, PromptKind, Stage, StageState},
     lsn::{Lsn, Position},
@@ -42,7 +43,7 @@ pub struct Replay {
     pub replication: Replication,
     relations: Arc<Vec<Relation>>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    counters: Vec<watch::Receiver<Counters>>,
+    counters: Vec<Tally>,
     router: watch::Receiver<router::Progress>,
     barriers: mpsc::Sender<BarrierRequest>,
     paused: watch::Sender<bool>,
@@ -71,6 +72,14 @@ pub struct Replay {
     /// Where the source stood, and when.
     history: lag::History,
     pub lag: Option<u64>,
+}
+
+/// Counters of a relation, and what was told of them.
+struct Tally {
+    counters: watch::Receiver<Counters>,
+    told: Counters,
+    /// Changes that earlier runs have missed.
+    missed_before: u64,
 }
 
 /// Where replay stands: everything before is applied.
@@ -115,7 +124,10 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         relations: relations.clone(),
         trouble: trouble_sender,
         counters: Arc::new(counter_senders),
-        on_conflict: lane::ConflictPolicy::Stop,
+        on_conflict: match m.config.on_conflict {
+            OnConflict::Stop => lane::ConflictPolicy::Stop,
+            OnConflict::Count => lane::ConflictPolicy::Count,
+        },
         in_order: false,
         cancel: cancel.clone(),
     };
@@ -147,6 +159,14 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         cancel: cancel.clone(),
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
+    let counters = relations.iter().zip(counters).map(|(relation, counters)| {
+        let missed_before = m.record.missed.get(&relation.table.to_string()).copied().unwrap_or(0);
+        Tally { counters, told: Counters::default(), missed_before }
+    });
+    let counters: Vec<Tally> = counters.collect();
+    for (relation, earlier) in relations.iter().zip(&counters).filter(|(_, c)| c.missed_before > 0) {
+        m.reporter.report(Event::Missed { table: relation.table.clone(), missed: earlier.missed_before }).await;
+    }
     Ok(Replay {
         replication,
         relations,
@@ -261,7 +281,12 @@ impl Replay {
     async fn show_trouble(&mut self, m: &mut Migration, trouble: lane::Trouble) -> Result<()> {
         let table = trouble.target.map(|t| self.relations[t].table.clone());
         if !m.config.interactive {
-            return Err(trouble.error.context("replay"));
+            let mut error = trouble.error.context("replay");
+            if table.is_some() {
+                let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
+                error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
+            }
+            return Err(error);
         }
         let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
         let event = match &table {
@@ -290,6 +315,12 @@ impl Replay {
         let Some((table, answer)) = self.open.remove(object) else { return false };
         let _ = answer.send(resolution);
         if let Some(table) = table {
+            if resolution == Resolution::Accept {
+                m.record.missed.entry(table.to_string()).or_default();
+                if let Err(e) = m.save() {
+                    m.notice(Level::Warn, e.to_string()).await;
+                }
+            }
             m.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
         }
         let answered = if resolution == Resolution::Retry { trouble::Resolution::Retry } else { trouble::Resolution::Skip };
@@ -369,23 +400,7 @@ impl Replay {
         let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
         let (lag_ms, source_time) = (behind(applied), Some(source_time));
         m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
-        for (relation, counters) in self.relations.iter().zip(&mut self.counters) {
-            if counters.has_changed().unwrap_or(false) {
-                let c = *counters.borrow_and_update();
-                let event = Event::TableReplayed {
-                    table: relation.table.clone(),
-                    inserts: c.inserts,
-                    updates: c.updates,
-                    deletes: c.deletes,
-                    truncates: c.truncates,
-                    sets: c.sets,
-                    in_order: c.in_order,
-                    full_row: c.full_row,
-                    missed: c.missed,
-                };
-                m.reporter.report(event).await;
-            }
-        }
+        self.tell_counters(m).await?;
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &slot::Names::of(&m.record.id).slot).await.unwrap_or(None);
@@ -397,6 +412,24 @@ impl Replay {
         self.analyze_when_near(m, lag).await;
         m.reporter.report(Event::GatesChecked { gates: self.gates(m) }).await;
         Ok(())
+    }
+
+    /// Tells of the tables that were changed, and records what was missed: it decides how the migration ends.
+    pub async fn tell_counters(&mut self, m: &mut Migration) -> Result<()> {
+        let mut missed = false;
+        for (relation, known) in self.relations.iter().zip(&mut self.counters) {
+            let now = *known.counters.borrow();
+            if now == std::mem::replace(&mut known.told, now) {
+                continue;
+            }
+            let all_missed = known.missed_before + now.missed;
+            if all_missed > 0 && m.record.missed.insert(relation.table.to_string(), all_missed) != Some(all_missed) {
+                missed = true;
+                m.reporter.report(Event::Missed { table: relation.table.clone(), missed: all_missed }).await;
+            }
+            m.reporter.report(replayed(relation, Counters { missed: all_missed, ..now })).await;
+        }
+        if missed { m.save() } else { Ok(()) }
     }
 
     /// Waits, in catch-up, until the cutover is confirmed.
@@ -478,12 +511,40 @@ impl Replay {
     }
 
     /// Ends router and lanes; the receiver goes on.
-    pub async fn stop(self) -> Replication {
+    pub async fn stop(mut self, m: &mut Migration) -> Replication {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        // What they did last.
+        if let Err(e) = self.tell_counters(m).await {
+            m.notice(Level::Error, e.to_string()).await;
+        }
         self.replication
     }
+}
+
+fn replayed(relation: &Relation, c: Counters) -> Event {
+    Event::TableReplayed {
+        table: relation.table.clone(),
+        inserts: c.inserts,
+        updates: c.updates,
+        deletes: c.deletes,
+        truncates: c.truncates,
+        sets: c.sets,
+        in_order: c.in_order,
+        full_row: c.full_row,
+        missed: c.missed,
+    }
+}
+
+/// `12 changes of public.orders, public.items (accepted)`: the tables that are known to differ; empty when there are none.
+pub fn differences(m: &Migration) -> String {
+    let tables = m.record.missed.iter().map(|(table, missed)| match missed {
+        0 => format!("{table} (accepted)"),
+        1 => format!("1 change of {table}"),
+        n => format!("{n} changes of {table}"),
+    });
+    tables.collect::<Vec<_>>().join(", ")
 }
 
 fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {

@@ -383,6 +383,7 @@ pub fn catch_up() -> Story {
         );
         s.then(0, Event::Received { lsn: Lsn(source), bytes: i * 9_700_000, spool_bytes: 412 * MB, disk_free: 300 * GB });
     }
+    s.then(0, Event::Missed { table: table("sessions"), missed: 12 });
     for (name, [inserts, updates, deletes], [sets, in_order, full_row], missed) in [
         ("metrics", [4_812_400, 0, 0], [4_812_400, 0, 0], 0),
         ("orders", [11_208, 40_117, 12], [20_000, 31_337, 0], 0),

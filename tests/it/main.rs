@@ -2,6 +2,7 @@
 
 mod bare_server;
 mod changes;
+mod conflicts;
 mod demo;
 mod demo_run;
 mod hypertables;
