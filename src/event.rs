@@ -500,6 +500,17 @@ pub enum Event {
         table: TableName,
         missed: u64,
     },
+    /// The changes of a table take long, because the target reads much to find their rows.
+    SlowedDown {
+        table: TableName,
+        reason: String,
+        /// The statement, for the target, that mends it; or what else would.
+        fix: String,
+    },
+    /// They no longer do.
+    SpedUp {
+        table: TableName,
+    },
     /// A relation is no longer what the source says (I9); its lane has stopped.
     Diverged {
         table: TableName,

@@ -79,10 +79,20 @@ pub struct Table {
     /// The same since the run began.
     pub paths: [u64; 3],
     pub diverged: Option<String>,
+    /// Why its changes take long, and what mends it.
+    pub slow: Option<Slow>,
     /// The operator accepted that the table differs from the source, for this change or beforehand.
     pub accepted: bool,
     /// Changes that were counted instead of applied, since the migration began.
     pub missed: u64,
+}
+
+/// A table whose changes take long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slow {
+    pub reason: String,
+    /// The statement for the target, or what else would mend it.
+    pub fix: String,
 }
 
 /// How changes are applied.
@@ -129,6 +139,7 @@ impl Table {
             recent: [0; 3],
             paths: [0; 3],
             diverged: None,
+            slow: None,
             accepted: false,
             missed: 0,
         }
@@ -443,6 +454,18 @@ impl State {
                 if std::mem::replace(&mut t.missed, *missed) == 0 {
                     self.log(at, Level::Warn, format!("{table} differs now: a change found no row, or collided, and is counted, not applied"));
                 }
+            }
+            Event::SlowedDown { table, reason, fix } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.slow = Some(Slow { reason: reason.clone(), fix: fix.clone() });
+                }
+                self.log(at, Level::Warn, format!("{table} is slow: {reason}. Fix: {fix}"));
+            }
+            Event::SpedUp { table } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.slow = None;
+                }
+                self.log(at, Level::Info, format!("{table} is no longer slow"));
             }
             Event::Diverged { table, reason } => {
                 if let Some(t) = self.table_mut(table) {

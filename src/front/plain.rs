@@ -168,6 +168,8 @@ impl Printer {
             Event::Missed { table, missed } => {
                 format!("WARN  {table} differs: {missed} of its changes found no row, or collided, and are counted, not applied")
             }
+            Event::SlowedDown { table, reason, fix } => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
+            Event::SpedUp { table } => format!("{table} is no longer slow"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
             Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),

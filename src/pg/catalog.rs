@@ -480,6 +480,15 @@ pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
     Ok((row.get::<_, &str>("lsn").parse()?, time))
 }
 
+/// The columns of a table by their number of different values, the greatest first, as the planner's statistics have them; wide ones are
+/// left out. Empty for a table that was never analysed.
+pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<String>> {
+    // A negative number is a share of the rows.
+    let sql = "select attname::text as name from pg_stats where schemaname = $1 and tablename = $2 and avg_width < 100
+                group by attname order by max(case when n_distinct < 0 then -n_distinct * 1e9 else n_distinct end * (1 - null_frac)) desc, attname";
+    Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
+}
+
 /// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.
 pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
     client.batch_execute("begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit").await?;

@@ -2,6 +2,10 @@
 
 mod gates;
 mod lag;
+mod slow;
+mod tally;
+
+pub use tally::differences;
 
 use std::{
     collections::HashMap,
@@ -43,7 +47,7 @@ pub struct Replay {
     pub replication: Replication,
     relations: Arc<Vec<Relation>>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    counters: Vec<Tally>,
+    counters: Vec<tally::Tally>,
     router: watch::Receiver<router::Progress>,
     barriers: mpsc::Sender<BarrierRequest>,
     paused: watch::Sender<bool>,
@@ -74,14 +78,6 @@ pub struct Replay {
     pub lag: Option<u64>,
 }
 
-/// Counters of a relation, and what was told of them.
-struct Tally {
-    counters: watch::Receiver<Counters>,
-    told: Counters,
-    /// Changes that earlier runs have missed.
-    missed_before: u64,
-}
-
 /// Where replay stands: everything before is applied.
 struct Applied {
     lanes: Vec<Lsn>,
@@ -101,10 +97,14 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let started = async {
         let source = m.source("lag").await?;
         let router_source = m.source("router").await?;
-        let (relations, positions, leaves) = replayed_relations(m, &replication).await?;
-        Ok::<_, Error>((source, router_source, relations, positions, leaves))
+        let target = m.target("catch-up").await?;
+        let (relations, positions, leaves) = replayed_relations(m, &target, &replication).await?;
+        // Worth no failure.
+        let suspects = slow::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
+        let scanned = if suspects.is_empty() { None } else { slow::rows_scanned(&target, &suspects).await.ok() };
+        Ok::<_, Error>((source, router_source, relations, positions, leaves, suspects, scanned))
     };
-    let (source, router_source, relations, positions, leaves) = match started.await {
+    let (source, router_source, relations, positions, leaves, suspects, scanned) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -159,14 +159,18 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         cancel: cancel.clone(),
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
-    let counters = relations.iter().zip(counters).map(|(relation, counters)| {
-        let missed_before = m.record.missed.get(&relation.table.to_string()).copied().unwrap_or(0);
-        Tally { counters, told: Counters::default(), missed_before }
-    });
-    let counters: Vec<Tally> = counters.collect();
-    for (relation, earlier) in relations.iter().zip(&counters).filter(|(_, c)| c.missed_before > 0) {
-        m.reporter.report(Event::Missed { table: relation.table.clone(), missed: earlier.missed_before }).await;
+    if !suspects.is_empty() {
+        let watch = slow::Watch {
+            suspects,
+            counters: counters.clone(),
+            lanes: lanes.clone(),
+            target: m.config.target.clone(),
+            application: m.application("slow-tables"),
+            reporter: m.reporter.clone(),
+        };
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(watch.run(scanned)));
     }
+    let counters = tally::begin(m, &relations, counters).await;
     Ok(Replay {
         replication,
         relations,
@@ -211,9 +215,12 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
 
 /// The relations as they were copied, with the shape of their tables on the target; where each lane stands; and the leaves of
 /// partitioned tables, with the index of their relation.
-async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
-    let client = m.target("catch-up").await?;
-    let entries = ledger::relations(&client).await?;
+async fn replayed_relations(
+    m: &Migration,
+    client: &Client,
+    replication: &Replication,
+) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
+    let entries = ledger::relations(client).await?;
     let mut relations = Vec::new();
     for r in &replication.relations {
         let Some(entry) = entries.get(&r.oid) else { continue };
@@ -224,7 +231,7 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        let shape = target::target_table(&client, &r.table).await?;
+        let shape = target::target_table(client, &r.table).await?;
         let Some(mut shape) = shape else {
             if skipped {
                 continue;
@@ -232,19 +239,19 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
             return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
         };
         if m.plan.hypertable(&r.table).is_some() {
-            shape.dimensions = hypertables::dimension_columns(&client, &r.table).await?;
+            shape.dimensions = hypertables::dimension_columns(client, &r.table).await?;
             shape.kind = TableKind::Hypertable;
         }
         relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
-    let lanes = ledger::migration(&client).await?.map_or(1, |l| l.lanes).max(1);
+    let lanes = ledger::migration(client).await?.map_or(1, |l| l.lanes).max(1);
     let mut positions = Vec::new();
     for lane in 0..lanes {
-        positions.push(ledger::lane_position(&client, lane).await?);
+        positions.push(ledger::lane_position(client, lane).await?);
     }
     let mut leaves = HashMap::new();
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
-        leaves.extend(catalog::leaves(&client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
+        leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
     }
     Ok((relations, positions, leaves))
 }
@@ -414,24 +421,6 @@ impl Replay {
         Ok(())
     }
 
-    /// Tells of the tables that were changed, and records what was missed: it decides how the migration ends.
-    pub async fn tell_counters(&mut self, m: &mut Migration) -> Result<()> {
-        let mut missed = false;
-        for (relation, known) in self.relations.iter().zip(&mut self.counters) {
-            let now = *known.counters.borrow();
-            if now == std::mem::replace(&mut known.told, now) {
-                continue;
-            }
-            let all_missed = known.missed_before + now.missed;
-            if all_missed > 0 && m.record.missed.insert(relation.table.to_string(), all_missed) != Some(all_missed) {
-                missed = true;
-                m.reporter.report(Event::Missed { table: relation.table.clone(), missed: all_missed }).await;
-            }
-            m.reporter.report(replayed(relation, Counters { missed: all_missed, ..now })).await;
-        }
-        if missed { m.save() } else { Ok(()) }
-    }
-
     /// Waits, in catch-up, until the cutover is confirmed.
     pub async fn wait_for_cutover(&mut self, m: &mut Migration) -> Result<()> {
         let mut prompt = None;
@@ -521,30 +510,6 @@ impl Replay {
         }
         self.replication
     }
-}
-
-fn replayed(relation: &Relation, c: Counters) -> Event {
-    Event::TableReplayed {
-        table: relation.table.clone(),
-        inserts: c.inserts,
-        updates: c.updates,
-        deletes: c.deletes,
-        truncates: c.truncates,
-        sets: c.sets,
-        in_order: c.in_order,
-        full_row: c.full_row,
-        missed: c.missed,
-    }
-}
-
-/// `12 changes of public.orders, public.items (accepted)`: the tables that are known to differ; empty when there are none.
-pub fn differences(m: &Migration) -> String {
-    let tables = m.record.missed.iter().map(|(table, missed)| match missed {
-        0 => format!("{table} (accepted)"),
-        1 => format!("1 change of {table}"),
-        n => format!("{n} changes of {table}"),
-    });
-    tables.collect::<Vec<_>>().join(", ")
 }
 
 fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {

@@ -13,6 +13,7 @@ mod names;
 mod races;
 mod refusals;
 mod runner;
+mod slow_tables;
 mod support;
 mod terminal;
 mod wire;

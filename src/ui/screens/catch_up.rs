@@ -155,6 +155,7 @@ fn table_state(table: &Table) -> (String, Role) {
         Table { missed: 1_000.., .. } => (">999 missed".into(), Role::Attention),
         Table { missed: 1.., .. } => (format!("{} missed", table.missed), Role::Attention),
         Table { accepted: true, .. } => ("differs".into(), Role::Attention),
+        Table { slow: Some(_), .. } => ("slow".into(), Role::Attention),
         _ if table.changes() == 0 => ("quiet".into(), Role::Dim),
         _ => ("ok".into(), Role::Ok),
     }

@@ -57,6 +57,11 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
         say(format!("DIFFERS from the source: {missed}."), Role::Attention);
         say(" ".into(), Role::Plain);
     }
+    if let Some(slow) = &t.slow {
+        say(format!("SLOW: {}.", slow.reason), Role::Attention);
+        say(format!("y copies what mends it: {}", slow.fix), Role::Plain);
+        say(" ".into(), Role::Plain);
+    }
     let s = &t.summary;
     let at = |when: Option<jiff::Timestamp>| when.map_or_else(|| "-".to_owned(), |w| view.time(w));
     say(format!("state      {}, {}", t.state.word(), s.kind.word()), Role::Plain);
