@@ -289,7 +289,8 @@ impl Replay {
         let table = trouble.target.map(|t| self.relations[t].table.clone());
         if !m.config.interactive {
             let mut error = trouble.error.context("replay");
-            if table.is_some() {
+            // A missing partition or column is to be mended, not counted.
+            if table.is_some() && (error.sqlstate.is_none() || error.has_code("23505")) {
                 let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
                 error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
             }
