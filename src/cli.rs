@@ -62,6 +62,9 @@ pub struct MigrateArgs {
     /// ANALYZE the target once the lag is below this.
     #[arg(long, value_name = "SIZE", default_value = "30MB", global = true)]
     pub analyze_below: String,
+    /// A change that finds no row on the target, or collides there: stop and ask, or count it and go on (exit code 5 at the end).
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t, global = true)]
+    pub on_conflict: OnConflict,
     /// Do not create the source's roles on the target.
     #[arg(long, global = true)]
     pub skip_roles: bool,
@@ -95,6 +98,13 @@ pub struct MigrateArgs {
     /// No bell when a question opens.
     #[arg(long, global = true)]
     pub no_bell: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum OnConflict {
+    #[default]
+    Stop,
+    Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -163,6 +173,10 @@ impl MigrateArgs {
             index_jobs: self.index_jobs,
             replay_lanes: self.replay_lanes,
             analyze_below,
+            on_conflict: match self.on_conflict {
+                OnConflict::Stop => config::OnConflict::Stop,
+                OnConflict::Count => config::OnConflict::Count,
+            },
             skip_roles: self.skip_roles,
             skip_extensions: self.skip_extensions,
             front,

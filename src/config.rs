@@ -16,6 +16,16 @@ pub enum FrontKind {
     Json,
 }
 
+/// What is done about a change that finds no row on the target, or collides there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Replay of the table stops, and the operator is asked.
+    #[default]
+    Stop,
+    /// The change is counted as missed, and replay goes on: the table differs, and the migration ends with exit code 5.
+    Count,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub source: Conninfo,
@@ -28,6 +38,7 @@ pub struct Config {
     pub replay_lanes: u32,
     /// ANALYZE begins below this lag, bytes.
     pub analyze_below: u64,
+    pub on_conflict: OnConflict,
     pub skip_roles: bool,
     pub skip_extensions: bool,
     pub front: FrontKind,

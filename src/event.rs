@@ -256,12 +256,18 @@ impl TableState {
 }
 
 /// One lane of the replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
     pub lane: u32,
     pub applied: Lsn,
+    /// Bytes of WAL that the lane is behind the source.
+    pub lag: u64,
+    /// How long ago the source stood where the lane stands, ms; `None` where that was before anybody looked.
+    pub lag_ms: Option<u64>,
     /// Waits for changes, not for the target.
     pub waiting: bool,
+    /// Why it does not come further, although it tries.
+    pub held_up: Option<String>,
 }
 
 /// A gate before the cutover.
@@ -459,23 +465,51 @@ pub enum Event {
         wal_status: String,
         safe_wal_bytes: Option<u64>,
     },
-    /// Replay so far. `lag` is the bytes of WAL that the target is behind the source.
+    /// Replay so far; `changes` are those of this run.
     Replayed {
         source: Lsn,
         received: Lsn,
         applied: Lsn,
+        /// Bytes of WAL that the target is behind the source.
         lag: u64,
+        /// How long ago the source stood where the target stands, ms, on one clock; `None` where that was before anybody looked.
+        lag_ms: Option<u64>,
         changes: u64,
+        /// When the transaction that was taken from the stream last was committed, by the clock of the source.
         last_commit: Option<Timestamp>,
+        /// What that clock said when all this was measured.
+        source_time: Option<Timestamp>,
         lanes: Vec<LaneStatus>,
     },
-    /// Changes of a table applied so far in this migration's run.
+    /// Changes of a table applied so far in this run.
     TableReplayed {
         table: TableName,
         inserts: u64,
         updates: u64,
         deletes: u64,
         truncates: u64,
+        /// How they were applied: as part of a set, by their key, or by their whole old row.
+        sets: u64,
+        in_order: u64,
+        full_row: u64,
+        /// Those that found no row or collided, and were counted instead; since the migration began.
+        missed: u64,
+    },
+    /// Changes of a table that found no row or collided, and were counted instead of applied; since the migration began.
+    Missed {
+        table: TableName,
+        missed: u64,
+    },
+    /// The changes of a table take long, because the target reads much to find their rows.
+    SlowedDown {
+        table: TableName,
+        reason: String,
+        /// The statement, for the target, that mends it; or what else would.
+        fix: String,
+    },
+    /// They no longer do.
+    SpedUp {
+        table: TableName,
     },
     /// A relation is no longer what the source says (I9); its lane has stopped.
     Diverged {

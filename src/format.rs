@@ -33,11 +33,34 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// A count in a narrow column: `812 400`, and from a million on `1.23 M`, `12.3 M`, `1.23 G`.
+pub fn short_count(n: u64) -> String {
+    if n < 1_000_000 {
+        return count(n);
+    }
+    let (value, unit) = [(1e12, 'T'), (1e9, 'G'), (1e6, 'M')]
+        .into_iter()
+        .map(|(factor, unit)| (n as f64 / factor, unit))
+        .find(|(v, _)| *v >= 1.0)
+        .expect("it is at least a million");
+    let decimals = match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
 /// A span of time: `00:41:12`, `3d 04:00:00`.
 pub fn duration(d: Duration) -> String {
     let s = d.as_secs();
     let (days, h, m, s) = (s / 86_400, s / 3_600 % 24, s / 60 % 60, s % 60);
     if days > 0 { format!("{days}d {h:02}:{m:02}:{s:02}") } else { format!("{h:02}:{m:02}:{s:02}") }
+}
+
+/// How long ago, for people: `0.4 s`, `12.0 s`, from a minute on `00:03:07`.
+pub fn ago(d: Duration) -> String {
+    if d < Duration::from_secs(60) { format!("{:.1} s", d.as_millis() as f64 / 1000.0) } else { duration(d) }
 }
 
 /// Local time of day: `11:20:40`.
@@ -48,6 +71,11 @@ pub fn clock(at: Timestamp) -> String {
 /// Time of day in a zone: `11:20:40`.
 pub fn clock_in(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string()
+}
+
+/// Time of day in a zone, with milliseconds: `11:20:40.118`.
+pub fn clock_ms_in(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string()
 }
 
 /// A percentage of a whole, 0 to 100; a whole of nothing counts as done.
@@ -92,7 +120,13 @@ mod tests {
         }
         assert_eq!((megabytes_up(0), megabytes_up(1), megabytes_up(2 << 20)), ("0MB".into(), "1MB".into(), "2MB".into()));
         assert_eq!(count(1_234_567), "1 234 567");
+        for (n, text) in [(0, "0"), (999_999, "999 999"), (1_234_567, "1.23 M"), (12_345_678, "12.3 M"), (999_600_000, "1000 M"), (7 << 40, "7.70 T")]
+        {
+            assert_eq!(short_count(n), text);
+        }
         assert_eq!(duration(Duration::from_secs(90_061)), "1d 01:01:01");
+        let ms = Duration::from_millis;
+        assert_eq!((ago(ms(0)), ago(ms(418)), ago(ms(187_000))), ("0.0 s".into(), "0.4 s".into(), "00:03:07".into()));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct Record {
     /// The source was written to behind that end.
     #[serde(default)]
     pub late: bool,
+    /// Tables that differ from the source with the operator's consent, and how many of their changes were counted instead of applied.
+    #[serde(default)]
+    pub missed: std::collections::BTreeMap<String, u64>,
     /// The migration is complete; what is left is cleaning up.
     pub completed: bool,
 }

@@ -74,7 +74,48 @@ pub struct Table {
     pub updates: u64,
     pub deletes: u64,
     pub truncates: u64,
+    /// How its changes were applied lately, in the order of [`Path`]: what came last weighs most.
+    recent: [u64; 3],
+    /// The same since the run began.
+    pub paths: [u64; 3],
     pub diverged: Option<String>,
+    /// Why its changes take long, and what mends it.
+    pub slow: Option<Slow>,
+    /// The operator accepted that the table differs from the source, for this change or beforehand.
+    pub accepted: bool,
+    /// Changes that were counted instead of applied, since the migration began.
+    pub missed: u64,
+}
+
+/// A table whose changes take long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slow {
+    pub reason: String,
+    /// The statement for the target, or what else would mend it.
+    pub fix: String,
+}
+
+/// How changes are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// Many at once, as a set.
+    Sets,
+    /// One by one, by the key.
+    InOrder,
+    /// One by one, by the whole old row.
+    FullRow,
+}
+
+impl Path {
+    pub const ALL: [Self; 3] = [Self::Sets, Self::InOrder, Self::FullRow];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sets => "sets",
+            Self::InOrder => "in order",
+            Self::FullRow => "full row",
+        }
+    }
 }
 
 impl Table {
@@ -95,8 +136,34 @@ impl Table {
             updates: 0,
             deletes: 0,
             truncates: 0,
+            recent: [0; 3],
+            paths: [0; 3],
             diverged: None,
+            slow: None,
+            accepted: false,
+            missed: 0,
         }
+    }
+
+    /// What most of its changes went through lately; `None` before there were any.
+    pub fn path(&self) -> Option<Path> {
+        // The first of equals, and sets before the others.
+        let most = self.recent.iter().copied().max().filter(|n| *n > 0)?;
+        Path::ALL.into_iter().find(|p| self.recent[*p as usize] == most)
+    }
+
+    /// Whether it is known to differ from the source, with the operator's consent.
+    pub fn differs(&self) -> bool {
+        self.accepted || self.missed > 0
+    }
+
+    fn set_paths(&mut self, paths: [u64; 3]) {
+        for (i, now) in paths.into_iter().enumerate() {
+            // Fewer than before: another run counts anew.
+            let fresh = now.checked_sub(self.paths[i]).unwrap_or(now);
+            self.recent[i] = self.recent[i] / 2 + fresh;
+        }
+        self.paths = paths;
     }
 
     pub fn changes(&self) -> u64 {
@@ -155,8 +222,14 @@ pub struct Replay {
     pub applied: Lsn,
     /// Bytes of WAL that the target is behind; `None` before replay has begun.
     pub lag: Option<u64>,
+    /// How long ago the source stood where the target stands, ms; `None` where that was before anybody looked.
+    pub lag_ms: Option<u64>,
+    /// When all this was measured.
+    pub measured: Option<Timestamp>,
     pub changes: u64,
+    /// By the clock of the source, as `source_time`.
     pub last_commit: Option<Timestamp>,
+    pub source_time: Option<Timestamp>,
     pub lanes: Vec<LaneStatus>,
     pub received_bytes: u64,
     pub spool_bytes: u64,
@@ -182,6 +255,11 @@ impl Replay {
             return Some(Duration::ZERO);
         }
         (gaining > 1.0).then(|| Duration::from_secs_f64((lag as f64 / gaining).min(1e9)))
+    }
+
+    /// Age of the last transaction when it was looked at, by the clock of the source alone (C-22).
+    pub fn last_commit_age(&self) -> Option<Duration> {
+        Some(between(self.last_commit?, self.source_time?))
     }
 }
 
@@ -354,20 +432,40 @@ impl State {
                 self.replay.wal_status.clone_from(wal_status);
                 self.replay.safe_wal_bytes = *safe_wal_bytes;
             }
-            Event::Replayed { source, received, applied, lag, changes, last_commit, lanes } => {
+            Event::Replayed { source, received, applied, lag, lag_ms, changes, last_commit, source_time, lanes } => {
                 let r = &mut self.replay;
                 (r.source, r.received, r.applied, r.lag, r.changes) = (*source, *received, *applied, Some(*lag), *changes);
-                r.last_commit = *last_commit;
+                (r.lag_ms, r.measured) = (*lag_ms, Some(at));
+                (r.last_commit, r.source_time) = (*last_commit, *source_time);
                 r.lanes.clone_from(lanes);
                 r.source_meter.sample(at, source.0);
                 r.applied_meter.sample(at, applied.0);
                 r.changes_meter.sample(at, *changes);
                 graph(&mut r.lag_samples, at, *lag);
             }
-            Event::TableReplayed { table, inserts, updates, deletes, truncates } => {
-                if let Some(t) = self.table_mut(table) {
-                    (t.inserts, t.updates, t.deletes, t.truncates) = (*inserts, *updates, *deletes, *truncates);
+            Event::TableReplayed { table, inserts, updates, deletes, truncates, sets, in_order, full_row, missed } => {
+                let Some(t) = self.table_mut(table) else { return };
+                (t.inserts, t.updates, t.deletes, t.truncates) = (*inserts, *updates, *deletes, *truncates);
+                t.set_paths([*sets, *in_order, *full_row]);
+                t.missed = *missed;
+            }
+            Event::Missed { table, missed } => {
+                let Some(t) = self.table_mut(table) else { return };
+                if std::mem::replace(&mut t.missed, *missed) == 0 {
+                    self.log(at, Level::Warn, format!("{table} differs now: a change found no row, or collided, and is counted, not applied"));
                 }
+            }
+            Event::SlowedDown { table, reason, fix } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.slow = Some(Slow { reason: reason.clone(), fix: fix.clone() });
+                }
+                self.log(at, Level::Warn, format!("{table} is slow: {reason}. Fix: {fix}"));
+            }
+            Event::SpedUp { table } => {
+                if let Some(t) = self.table_mut(table) {
+                    t.slow = None;
+                }
+                self.log(at, Level::Info, format!("{table} is no longer slow"));
             }
             Event::Diverged { table, reason } => {
                 if let Some(t) = self.table_mut(table) {
@@ -378,6 +476,7 @@ impl State {
             Event::DivergenceSettled { table, accepted } => {
                 if let Some(t) = self.table_mut(table) {
                     t.diverged = None;
+                    t.accepted |= *accepted;
                 }
                 self.log(at, Level::Warn, format!("{table}: {}", if *accepted { "the difference is accepted" } else { "tried again" }));
             }
@@ -567,6 +666,69 @@ mod tests {
             assert!((t.fraction() - 0.25).abs() < 1e-9);
             assert_eq!(t.left(s.now.unwrap()), Some(Duration::from_secs(30)));
         }
+    }
+
+    #[test]
+    fn c_22_the_last_transactions_age_is_by_the_clock_of_the_source_alone() {
+        let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
+        let age = |last_commit, source_time| {
+            let lsn = Lsn(1);
+            let (lag, lag_ms, changes, lanes) = (0, Some(0), 0, vec![]);
+            let event = Event::Replayed { source: lsn, received: lsn, applied: lsn, lag, lag_ms, changes, last_commit, source_time, lanes };
+            fold(vec![(1_000, event)]).replay.last_commit_age()
+        };
+        // Ours is hours before, or hours behind.
+        assert_eq!(age(at(9_000_000), at(9_000_400)), Some(Duration::from_millis(400)));
+        assert_eq!(age(at(1_000), at(1_400)), Some(Duration::from_millis(400)));
+        // It was set back meanwhile.
+        assert_eq!(age(at(9_000_000), at(5_000_000)), Some(Duration::ZERO));
+        assert_eq!(age(None, at(5_000_000)), None);
+    }
+
+    fn replayed(paths: [u64; 3], missed: u64) -> Event {
+        let [sets, in_order, full_row] = paths;
+        let (table, inserts) = (TableName::new("public", "a"), paths.iter().sum());
+        Event::TableReplayed { table, inserts, updates: 0, deletes: 0, truncates: 0, sets, in_order, full_row, missed }
+    }
+
+    #[test]
+    fn the_path_is_what_most_changes_went_through_lately() {
+        let found = (0, Event::RelationsFound { relations: vec![table("a", 1_000, 10_000)] });
+        let path = |events: &[[u64; 3]]| {
+            let replayed = events.iter().map(|paths| (1, replayed(*paths, 0)));
+            fold(std::iter::once(found.clone()).chain(replayed).collect()).tables[0].path()
+        };
+        assert_eq!(path(&[]), None);
+        assert_eq!(path(&[[0, 0, 0]]), None);
+        assert_eq!(path(&[[5, 90, 6]]), Some(Path::InOrder));
+        // A past of sets does not outweigh what goes on now for long.
+        assert_eq!(path(&[[900_000, 0, 0], [900_000, 0, 400]]), Some(Path::Sets));
+        let mut later = vec![[900_000, 0, 0]];
+        later.extend((1..20).map(|n| [900_000, 0, n * 400]));
+        assert_eq!(path(&later), Some(Path::FullRow));
+        // Another run begins to count anew.
+        assert_eq!(path(&[[3, 0, 0], [0, 2, 0]]), Some(Path::InOrder));
+    }
+
+    #[test]
+    fn c_18_a_table_whose_changes_were_missed_differs_and_is_told_of_once() {
+        let found = (0, Event::RelationsFound { relations: vec![table("a", 1_000, 10_000)] });
+        let missed = |missed| (1, Event::Missed { table: TableName::new("public", "a"), missed });
+        let events = [missed(1), (1, replayed([20, 0, 0], 1)), missed(12), (1, replayed([40, 0, 0], 12))];
+        let state = fold(std::iter::once(found.clone()).chain(events).collect());
+        assert!(state.tables[0].differs() && state.tables[0].missed == 12);
+        assert_eq!(state.log.iter().filter(|l| l.level == Level::Warn).count(), 1);
+        // Accepted, and nothing counted yet.
+        let (table, reason) = (TableName::new("public", "a"), "no row".to_owned());
+        let diverged = (1, Event::Diverged { table: table.clone(), reason });
+        let settled = |accepted| fold(vec![found.clone(), diverged.clone(), (2, Event::DivergenceSettled { table: table.clone(), accepted })]);
+        assert!(settled(true).tables[0].differs() && !settled(false).tables[0].differs());
+    }
+
+    #[test]
+    fn missed_changes_are_a_fact_that_must_arrive() {
+        let missed = Event::Missed { table: TableName::new("public", "a"), missed: 1 };
+        assert!(replayed([1, 0, 0], 1).is_progress() && !missed.is_progress());
     }
 
     #[test]

@@ -55,6 +55,13 @@ fn continue_by_keyboard(front: FrontEnd) {
     });
 }
 
+/// A table before an event.
+#[derive(Clone, Copy)]
+struct Before {
+    state: TableState,
+    differs: bool,
+}
+
 /// Folds events and says what is worth a line.
 struct Printer {
     zone: TimeZone,
@@ -70,7 +77,7 @@ impl Printer {
 
     /// The lines for one event, each with the time of day; often none.
     fn lines(&mut self, stamped: &Stamped) -> String {
-        let before = self.state_of_table(&stamped.event);
+        let before = self.before(&stamped.event);
         self.state.apply(stamped);
         let clock = format::clock_in(stamped.at, &self.zone);
         let mut out = String::new();
@@ -93,14 +100,13 @@ impl Printer {
         out
     }
 
-    fn state_of_table(&self, event: &Event) -> Option<TableState> {
-        match event {
-            Event::CopyProgress { table, .. } => self.state.table(table).map(|t| t.state),
-            _ => None,
-        }
+    /// What was known of the event's table before it.
+    fn before(&self, event: &Event) -> Option<Before> {
+        let (Event::CopyProgress { table, .. } | Event::Missed { table, .. }) = event else { return None };
+        self.state.table(table).map(|t| Before { state: t.state, differs: t.differs() })
     }
 
-    fn fact(&self, event: &Event, before: Option<TableState>) -> Option<String> {
+    fn fact(&self, event: &Event, before: Option<Before>) -> Option<String> {
         Some(match event {
             Event::Opened { id, source, target, resumed, .. } => {
                 let verb = if *resumed { "continued" } else { "started" };
@@ -151,13 +157,19 @@ impl Printer {
                 format!("WARN  {what} waits for {who}")
             }
             Event::SlotCreated { slot, lsn } => format!("slot {slot} at {lsn}"),
-            Event::CopyProgress { table, state, rows, bytes, error } => return self.copied(table, *state, before, (*rows, *bytes), error.as_deref()),
+            Event::CopyProgress { table, state, rows, bytes, error } => return self.copied(table, *state, before.map(|b| b.state), (*rows, *bytes), error.as_deref()),
             Event::JobsChanged { table_jobs, index_jobs } => format!("jobs: copy {table_jobs}, index {index_jobs}"),
             Event::Paused { paused } => if *paused { "paused" } else { "resumed" }.into(),
             Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; trying again"),
             Event::StreamBroken { error: None } => "replication stream flows".into(),
             Event::DivergenceSettled { table, accepted: true } => format!("WARN {table}: the difference is accepted"),
             Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
+            Event::Missed { .. } if before.is_some_and(|b| b.differs) => return None,
+            Event::Missed { table, missed } => {
+                format!("WARN  {table} differs: {missed} of its changes found no row, or collided, and are counted, not applied")
+            }
+            Event::SlowedDown { table, reason, fix } => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
+            Event::SpedUp { table } => format!("{table} is no longer slow"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
             Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
@@ -239,7 +251,7 @@ impl Printer {
         Some(format!("[WATCH] Source DB - Target DB => {}", format::megabytes_up(lag)))
     }
 
-    /// `stage=catch-up copy=10/10 386.0GB applied=8/49BB1020 lag=11.8MB rate=9.6MB/s eta=00:00:02 state=running`
+    /// `stage=catch-up copy=10/10 386.0GB applied=8/49BB1020 lag=11.8MB behind=4.2s rate=9.6MB/s eta=00:00:02 state=running`
     fn status(&self) -> String {
         let s = &self.state;
         let tight = |text: String| text.replace(' ', "");
@@ -253,9 +265,21 @@ impl Printer {
         }
         if let Some(lag) = s.replay.lag {
             let rate = tight(format::rate(s.replay.applied_meter.rate()));
-            let _ = write!(out, " applied={} lag={} rate={rate}", s.replay.applied, tight(format::bytes(lag)));
+            let _ = write!(out, " applied={} lag={}", s.replay.applied, tight(format::bytes(lag)));
+            if let Some(ms) = s.replay.lag_ms {
+                let _ = write!(out, " behind={}", tight(format::ago(Duration::from_millis(ms))));
+            }
+            let _ = write!(out, " rate={rate}");
             if let Some(eta) = s.replay.level_in() {
                 let _ = write!(out, " eta={}", format::duration(eta));
+            }
+            let held_up: Vec<_> = s.replay.lanes.iter().filter(|l| l.held_up.is_some()).map(|l| l.lane.to_string()).collect();
+            if !held_up.is_empty() {
+                let _ = write!(out, " held_up=lane-{}", held_up.join(",lane-"));
+            }
+            let missed: u64 = s.tables.iter().map(|t| t.missed).sum();
+            if missed > 0 {
+                let _ = write!(out, " missed={missed}");
             }
         }
         let state = match (&s.ended, &s.prompt) {
@@ -320,7 +344,17 @@ mod tests {
 
     fn replayed(lag: u64) -> Event {
         let lsn = Lsn(0x8_4A77_D3E0);
-        Event::Replayed { source: lsn, received: lsn, applied: Lsn(lsn.0 - lag), lag, changes: 0, last_commit: None, lanes: vec![] }
+        Event::Replayed {
+            source: lsn,
+            received: lsn,
+            applied: Lsn(lsn.0 - lag),
+            lag,
+            lag_ms: Some(lag / 1_000_000),
+            changes: 0,
+            last_commit: None,
+            source_time: None,
+            lanes: vec![],
+        }
     }
 
     #[test]
@@ -374,6 +408,17 @@ mod tests {
                 "00:00:26 [WATCH] Source DB - Target DB => 0MB",
             ]
         );
+    }
+
+    #[test]
+    fn missed_changes_are_told_once_and_stand_in_the_status_line() {
+        let table = TableName::new("public", "orders");
+        let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
+        let missed = |missed| Event::Missed { table: table.clone(), missed };
+        let found = Event::RelationsFound { relations: vec![relation] };
+        let text = print(vec![(0, opened()), (0, found), (0, running(Stage::CatchUp)), (1, missed(2)), (2, missed(7)), (61, replayed(0))]);
+        assert_eq!(text.matches("public.orders differs").count(), 1, "{text}");
+        assert!(text.lines().last().unwrap().contains(" missed=7 "), "{text}");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the catalogs of both sides say: servers, relations, columns, keys, sessions, sequences.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -357,8 +358,12 @@ pub async fn column_defaults(client: &Client, oid: u32) -> Result<Vec<ColumnDefa
                       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing
                  from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
                 where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''";
-    let column =
-        |r: &tokio_postgres::Row| ColumnDefault { name: r.get("name"), default: r.get("default"), missing: r.get("missing"), not_null: r.get("not_null") };
+    let column = |r: &tokio_postgres::Row| ColumnDefault {
+        name: r.get("name"),
+        default: r.get("default"),
+        missing: r.get("missing"),
+        not_null: r.get("not_null"),
+    };
     Ok(client.query(sql, &[&oid]).await?.iter().map(column).collect())
 }
 
@@ -527,6 +532,23 @@ pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
 /// The end of the source's WAL that is flushed.
 pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
     value::<String>(client, "select pg_current_wal_flush_lsn()::text").await?.parse()
+}
+
+/// The end of the source's WAL that is flushed, and what the clock of the source says.
+pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
+    let sql = "select pg_current_wal_flush_lsn()::text as lsn, (extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds";
+    let row = client.query_one(sql, &[]).await?;
+    let time = Timestamp::from_microsecond(row.get("microseconds")).unwrap_or_default();
+    Ok((row.get::<_, &str>("lsn").parse()?, time))
+}
+
+/// The columns of a table by their number of different values, the greatest first, as the planner's statistics have them; wide ones are
+/// left out. Empty for a table that was never analysed.
+pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<String>> {
+    // A negative number is a share of the rows.
+    let sql = "select attname::text as name from pg_stats where schemaname = $1 and tablename = $2 and avg_width < 100
+                group by attname order by max(case when n_distinct < 0 then -n_distinct * 1e9 else n_distinct end * (1 - null_frac)) desc, attname";
+    Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
 }
 
 /// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.

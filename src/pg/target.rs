@@ -125,3 +125,28 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
     }
     Ok(Some(found))
 }
+
+/// Columns with which an index of the table begins that finds equal values, of all rows.
+pub async fn leading_columns(client: &Client, table: &TableName) -> Result<Vec<String>> {
+    let sql = "select distinct a.attname::text as name
+                 from pg_index i
+                 join pg_class c on c.oid = i.indexrelid
+                 join pg_am m on m.oid = c.relam
+                 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+                where i.indrelid = to_regclass($1) and i.indisvalid and i.indpred is null and m.amname in ('btree', 'hash')";
+    Ok(client.query(sql, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// Rows that sequential scans have read of each of these tables, with its leaves or chunks, since its statistics began.
+pub async fn rows_scanned(client: &Client, tables: &[(&TableName, TableKind)]) -> Result<Vec<u64>> {
+    let names: Vec<String> = tables.iter().map(|(table, _)| table.sql()).collect();
+    let whole: Vec<bool> = tables.iter().map(|(_, kind)| *kind != TableKind::Plain).collect();
+    let sql = "with recursive tree as (
+                   select t.n, to_regclass(t.name)::oid as oid, t.whole from unnest($1::text[], $2::bool[]) with ordinality t(name, whole, n)
+                   union all
+                   select tree.n, i.inhrelid, true from tree join pg_inherits i on i.inhparent = tree.oid where tree.whole)
+               select n, coalesce(sum(pg_stat_get_tuples_returned(oid)), 0)::bigint as rows
+                 from tree group by n order by n";
+    let rows = client.query(sql, &[&names, &whole]).await?;
+    Ok(rows.iter().map(|r| r.get::<_, i64>("rows") as u64).collect())
+}

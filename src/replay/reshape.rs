@@ -56,7 +56,9 @@ pub fn is_as_before(relation: &Relation, message: &RelationMessage, before: &[Sh
     let replicated = before.iter().filter(|c| !c.generated);
     same_name
         && replicated.clone().count() == message.columns.len()
-        && replicated.into_iter().all(|b| message.columns.iter().any(|c| c.name == b.name && c.type_oid == b.type_oid && c.type_modifier == b.type_modifier))
+        && replicated
+            .into_iter()
+            .all(|b| message.columns.iter().any(|c| c.name == b.name && c.type_oid == b.type_oid && c.type_modifier == b.type_modifier))
 }
 
 /// The columns as the stream describes them, for the next comparison.
@@ -150,7 +152,13 @@ mod tests {
         columns
             .iter()
             .enumerate()
-            .map(|(n, (name, type_oid))| ShapeColumn { number: n as i16 + 1, name: (*name).into(), type_oid: *type_oid, type_modifier: -1, generated: false })
+            .map(|(n, (name, type_oid))| ShapeColumn {
+                number: n as i16 + 1,
+                name: (*name).into(),
+                type_oid: *type_oid,
+                type_modifier: -1,
+                generated: false,
+            })
             .collect()
     }
 
@@ -216,6 +224,9 @@ mod tests {
 
     #[test]
     fn types_are_compared_without_their_schemas() {
-        assert_eq!((unqualified("public.citext"), unqualified("numeric(10,2)"), unqualified("ext.geometry(Point,4326)")), ("citext", "numeric(10,2)", "geometry(Point,4326)"));
+        assert_eq!(
+            (unqualified("public.citext"), unqualified("numeric(10,2)"), unqualified("ext.geometry(Point,4326)")),
+            ("citext", "numeric(10,2)", "geometry(Point,4326)")
+        );
     }
 }

@@ -411,8 +411,9 @@ impl Router {
 
     async fn ask(&self, index: usize, relation: &Relation, due: &[String]) -> Result<Resolution> {
         let sql = due.join(";\n");
-        let error = Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
-            .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
+        let error =
+            Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
+                .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
         let (answer, answered) = oneshot::channel();
         let trouble = Trouble { lane: relation.lane, target: Some(index), sql: Some(sql), error, answer };
         self.shared.trouble.send(trouble).await.map_err(|_| Error::stopped())?;

@@ -43,20 +43,22 @@ pub fn exit_summary(state: &State) -> String {
     }
     if let Some(completed) = completed {
         let hyper = state.tables.iter().filter(|t| t.summary.kind == crate::event::RelationKind::Hypertable).count();
-        line("tables", &format!("{}, {hyper} of them hypertables; {} changes replayed", completed.tables, format::count(completed.changes)));
+        let (changes, run) = (format::count(completed.changes), if state.resumed { " in this run" } else { "" });
+        line("tables", &format!("{}, {hyper} of them hypertables; {changes} changes replayed{run}", completed.tables));
         let insert_only: Vec<String> = state.identities.iter().filter(|r| r.state == IdentityState::Accepted).map(|r| r.table.to_string()).collect();
         if !insert_only.is_empty() {
             line("not moved", &format!("UPDATE and DELETE of {} (insert-only)", insert_only.join(", ")));
         }
         line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
         late_writes(state, &mut line);
+        differing(state, &mut line);
         for (what, error) in &state.cutover.cleaned {
             match error {
                 None => line("cleaned", what),
                 Some(error) => line("LEFT OVER", &format!("{what}: {error}")),
             }
         }
-        if state.cutover.cleaned.iter().any(|(_, error)| error.is_some()) || state.ended.is_some() {
+        if state.cutover.cleaned.iter().any(|(_, error)| error.is_some()) || state.cutover.cleaned.is_empty() && state.ended.is_some() {
             line("clean up", &format!("hyperlift clean --dir {}", state.dir));
         }
         line("next", &format!("point the application at {}", state.target.address));
@@ -64,6 +66,7 @@ pub fn exit_summary(state: &State) -> String {
         if !state.tables.is_empty() {
             line("tables", &tables(state));
         }
+        differing(state, &mut line);
         if let Some(slot) = &state.replay.slot {
             let held = state.replay.source.since(state.replay.applied).max(state.replay.spool_bytes);
             line("slot", &format!("{slot} stays on the source and holds WAL ({} now, grows with writes)", format::bytes(held)));
@@ -97,6 +100,17 @@ fn tables(state: &State) -> String {
 fn late_writes(state: &State, line: &mut impl FnMut(&str, &str)) {
     for (table, lsn) in &state.cutover.late_writes {
         line("LATE", &format!("{table} was written on the source at {lsn}, after the cutover; the target does not have it"));
+    }
+}
+
+fn differing(state: &State, line: &mut impl FnMut(&str, &str)) {
+    for table in state.tables.iter().filter(|t| t.differs()) {
+        let name = &table.summary.table;
+        match table.missed {
+            0 => line("DIFFERS", &format!("{name}: you accepted that a change was not applied")),
+            1 => line("DIFFERS", &format!("{name}: 1 change was not applied; it found no row, or collided")),
+            n => line("DIFFERS", &format!("{name}: {} changes were not applied; they found no row, or collided", format::count(n))),
+        }
     }
 }
 
@@ -139,6 +153,16 @@ mod tests {
     #[test]
     fn failed() {
         insta::assert_snapshot!(exit_summary(&fixture::failed().state));
+    }
+
+    #[test]
+    fn completed_with_tables_that_differ() {
+        let mut s = fixture::done();
+        s.then(0, Event::DivergenceSettled { table: fixture::table("orders"), accepted: true });
+        s.then(1, Event::Cleaned { what: "slot hyperlift_a1".into(), error: None });
+        let message = "the target differs from the source; not applied: 12 changes of public.sessions, public.orders (accepted)";
+        s.then(0, Event::Failed { message: message.into(), hint: None });
+        insta::assert_snapshot!(exit_summary(&s.state));
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Stage 6: replay of what was spooled, until the operator (or a quiet source) says cutover. ANALYZE runs below the lag threshold.
 
 mod gates;
+mod lag;
+mod slow;
+mod tally;
+
+pub use tally::differences;
 
 use std::{
     collections::HashMap,
@@ -12,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{copy::Replication, schema, trouble};
 use crate::{
+    config::OnConflict,
     error::{Error, Result},
     event::{Command, Event, Gate, LaneStatus, Level, PromptKind, Stage, StageState},
     lsn::{Lsn, Position},
@@ -30,6 +36,7 @@ use crate::{
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
     },
+    state::between,
 };
 
 /// A source that does not answer within this time is looked at again later.
@@ -41,7 +48,7 @@ pub struct Replay {
     pub replication: Replication,
     relations: Arc<Vec<Relation>>,
     lanes: Vec<watch::Receiver<lane::Progress>>,
-    counters: Vec<watch::Receiver<Counters>>,
+    counters: Vec<tally::Tally>,
     router: watch::Receiver<router::Progress>,
     barriers: mpsc::Sender<BarrierRequest>,
     paused: watch::Sender<bool>,
@@ -69,7 +76,16 @@ pub struct Replay {
     held_up: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.
     start: Lsn,
+    /// Where the source stood, and when.
+    history: lag::History,
     pub lag: Option<u64>,
+}
+
+/// Where replay stands: everything before is applied.
+struct Applied {
+    lanes: Vec<Lsn>,
+    /// The slowest of them.
+    all: Lsn,
 }
 
 enum Analyze {
@@ -84,10 +100,14 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let started = async {
         let source = m.source("lag").await?;
         let router_source = m.source("router").await?;
-        let (relations, positions, leaves) = replayed_relations(m, &replication).await?;
-        Ok::<_, Error>((source, router_source, relations, positions, leaves))
+        let target = m.target("catch-up").await?;
+        let (relations, positions, leaves) = replayed_relations(&target, &replication).await?;
+        // Worth no failure.
+        let suspects = slow::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
+        let scanned = if suspects.is_empty() { None } else { slow::rows_scanned(&target, &suspects).await.ok() };
+        Ok::<_, Error>((source, router_source, relations, positions, leaves, suspects, scanned))
     };
-    let (source, router_source, relations, positions, leaves) = match started.await {
+    let (source, router_source, relations, positions, leaves, suspects, scanned) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -107,7 +127,10 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         relations: relations.clone(),
         trouble: trouble_sender,
         counters: Arc::new(counter_senders),
-        on_conflict: lane::ConflictPolicy::Stop,
+        on_conflict: match m.config.on_conflict {
+            OnConflict::Stop => lane::ConflictPolicy::Stop,
+            OnConflict::Count => lane::ConflictPolicy::Count,
+        },
         in_order: false,
         cancel: cancel.clone(),
     };
@@ -140,6 +163,18 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         reshaped,
     };
     watched(&tasks, &failure, "the replay router".into(), router_task.run());
+    if !suspects.is_empty() {
+        let watch = slow::Watch {
+            suspects,
+            counters: counters.clone(),
+            lanes: lanes.clone(),
+            target: m.config.target.clone(),
+            application: m.application("slow-tables"),
+            reporter: m.reporter.clone(),
+        };
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(watch.run(scanned)));
+    }
+    let counters = tally::begin(m, &relations, counters).await;
     Ok(Replay {
         replication,
         relations,
@@ -165,6 +200,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         altered: None,
         held_up: None,
         start: m.record.slot.unwrap_or_default(),
+        history: lag::History::default(),
         lag: None,
     })
 }
@@ -184,10 +220,9 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
 
 /// The relations as they were copied, with the shape of their tables on the target; where each lane stands; and the leaves of
 /// partitioned tables, with the index of their relation.
-async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
-    let client = m.target("catch-up").await?;
-    let entries = ledger::relations(&client).await?;
-    let timescale = timescale::inspect(&client).await?.installed.is_some();
+async fn replayed_relations(client: &Client, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
+    let entries = ledger::relations(client).await?;
+    let timescale = timescale::inspect(client).await?.installed.is_some();
     let mut relations = Vec::new();
     for r in &replication.relations {
         let Some(entry) = entries.get(&r.oid) else { continue };
@@ -198,7 +233,7 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        let shape = target::target_table(&client, &r.table, timescale).await?;
+        let shape = target::target_table(client, &r.table, timescale).await?;
         let Some(shape) = shape else {
             if skipped {
                 continue;
@@ -207,15 +242,15 @@ async fn replayed_relations(m: &Migration, replication: &Replication) -> Result<
         };
         relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
-    let positions = ledger::lane_positions(&client).await?;
-    let lanes = ledger::migration(&client).await?.map_or(1, |l| l.lanes) as usize;
+    let positions = ledger::lane_positions(client).await?;
+    let lanes = ledger::migration(client).await?.map_or(1, |l| l.lanes) as usize;
     if positions.len() != lanes {
         return Err(Error::failed(format!("the target has positions of {} lanes instead of {lanes}", positions.len()))
             .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again"));
     }
     let mut leaves = HashMap::new();
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
-        leaves.extend(catalog::leaves(&client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
+        leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
     }
     Ok((relations, positions, leaves))
 }
@@ -253,7 +288,13 @@ impl Replay {
     async fn show_trouble(&mut self, m: &mut Migration, trouble: lane::Trouble) -> Result<()> {
         let table = trouble.target.map(|t| self.relations[t].table.clone());
         if !m.config.interactive {
-            return Err(trouble.error.context("replay"));
+            let mut error = trouble.error.context("replay");
+            // A missing partition or column is to be mended, not counted.
+            if table.is_some() && (error.sqlstate.is_none() || error.has_code("23505")) {
+                let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
+                error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
+            }
+            return Err(error);
         }
         let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
         let event = match (&table, &trouble.sql) {
@@ -292,7 +333,8 @@ impl Replay {
         let relations = Arc::make_mut(&mut self.relations);
         relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
         self.slot_checked = None;
-        let text = if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
+        let text =
+            if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
         m.notice(Level::Info, text).await;
         Ok(())
     }
@@ -306,6 +348,12 @@ impl Replay {
         let Some((table, answer)) = self.open.remove(object) else { return false };
         let _ = answer.send(resolution);
         if let Some(table) = table {
+            if resolution == Resolution::Accept {
+                m.record.missed.entry(table.to_string()).or_default();
+                if let Err(e) = m.save() {
+                    m.notice(Level::Warn, e.to_string()).await;
+                }
+            }
             m.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
         }
         let answered = if resolution == Resolution::Retry { trouble::Resolution::Retry } else { trouble::Resolution::Skip };
@@ -313,14 +361,16 @@ impl Replay {
         true
     }
 
-    /// Where replay stands as a whole: everything before is applied.
-    fn applied(&self) -> Lsn {
-        let slowest = self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default().max(self.start);
+    /// Where each lane stands, and replay as a whole.
+    fn applied(&self) -> Applied {
+        // The lanes first: what is received meanwhile must not count as theirs.
+        let lanes: Vec<Lsn> = self.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
         let status = self.replication.receiver.status.borrow();
-        let all_routed = self.router.borrow().routed >= status.end.lsn;
         let (quiet, needs) = status.quiet;
-        // All that came is applied, and what the source wrote since is not for us.
-        if all_routed && slowest >= status.end.lsn && status.end.lsn >= needs { slowest.max(quiet) } else { slowest }
+        let nothing_under_way = status.end.lsn >= needs && self.router.borrow().routed >= status.end.lsn;
+        // A lane that has applied all that came is level: what the source wrote since is not for us.
+        let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(quiet) } else { lsn }).collect();
+        Applied { all: lanes.iter().min().copied().unwrap_or(self.start), lanes }
     }
 
     /// Everything up to `lsn` is received, spooled and applied by all lanes, which then stood still together.
@@ -337,8 +387,9 @@ impl Replay {
     }
 
     async fn sample(&mut self, m: &mut Migration) -> Result<()> {
-        let source = match tokio::time::timeout(LOOK, catalog::flushed_lsn(&self.source)).await {
-            Ok(Ok(lsn)) => lsn,
+        let asked = Instant::now();
+        let (source, source_time) = match tokio::time::timeout(LOOK, catalog::flushed_lsn_and_time(&self.source)).await {
+            Ok(Ok(found)) => found,
             Ok(Err(e)) if !e.is_transient() => return Err(e.context("source")),
             _ => {
                 // The receiver tells of the broken source; here it is only looked at again.
@@ -352,40 +403,37 @@ impl Replay {
             let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
             return Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: it continues"));
         }
-        let applied = self.applied();
+        let Applied { all: applied, lanes: stand } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
-        self.replication.receiver.applied(self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default());
+        let durable = self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default();
+        self.replication.receiver.applied(durable);
+        self.history.note(source, asked);
+        self.history.forget_before(durable);
         self.measure_round_trip(source, applied);
         if status.last_write() != self.last_write.0 {
             self.last_write = (status.last_write(), Instant::now());
         }
         let lag = source.since(applied);
         self.lag = Some(lag);
-        let lanes: Vec<LaneStatus> = self
-            .lanes
-            .iter()
-            .enumerate()
-            .map(|(i, l)| {
-                let p = l.borrow();
-                LaneStatus { lane: i as u32, applied: p.position.lsn, waiting: p.waiting }
-            })
-            .collect();
-        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
         let last_commit = self.router.borrow().last_commit;
-        m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, changes, last_commit, lanes }).await;
-        for (relation, counters) in self.relations.iter().zip(&mut self.counters) {
-            if counters.has_changed().unwrap_or(false) {
-                let c = *counters.borrow_and_update();
-                let event = Event::TableReplayed {
-                    table: relation.table.clone(),
-                    inserts: c.inserts,
-                    updates: c.updates,
-                    deletes: c.deletes,
-                    truncates: c.truncates,
-                };
-                m.reporter.report(event).await;
+        let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
+        let behind = |lsn: Lsn| self.history.behind(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<lane::Progress>, Lsn))| {
+            let p = progress.borrow();
+            LaneStatus {
+                lane: i as u32,
+                applied,
+                lag: source.since(applied),
+                lag_ms: behind(applied),
+                waiting: p.waiting,
+                held_up: p.held_up.clone(),
             }
-        }
+        };
+        let lanes = self.lanes.iter().zip(stand).enumerate().map(lane).collect();
+        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
+        let (lag_ms, source_time) = (behind(applied), Some(source_time));
+        m.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
+        self.tell_counters(m).await?;
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &slot::Names::of(&m.record.id).slot).await.unwrap_or(None);
@@ -478,10 +526,14 @@ impl Replay {
     }
 
     /// Ends router and lanes; the receiver goes on.
-    pub async fn stop(self) -> Replication {
+    pub async fn stop(mut self, m: &mut Migration) -> Replication {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        // What they did last.
+        if let Err(e) = self.tell_counters(m).await {
+            m.notice(Level::Error, e.to_string()).await;
+        }
         self.replication
     }
 }

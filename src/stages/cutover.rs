@@ -37,13 +37,13 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
     let (confirmed, end, counts) = match result {
         Ok(found) => found,
         Err(e) => {
-            let replication = replay.stop().await;
+            let replication = replay.stop(m).await;
             replication.watcher.abort();
             replication.receiver.stop().await.ok();
             return Err(e);
         }
     };
-    let replication = replay.stop().await;
+    let replication = replay.stop(m).await;
     let finished = async {
         // From here on a later run has to know what came after it.
         m.record.end = Some(end);
@@ -63,7 +63,7 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
     let late = finished?;
     let cleaned = clean::finish(m).await;
     m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
-    if late { Err(late_error()) } else { cleaned }
+    if late { Err(late_error()) } else { differing(m).and(cleaned) }
 }
 
 /// Returns when the cutover was confirmed, the end LSN, and tables and changes.
@@ -356,6 +356,16 @@ fn late_error() -> Error {
     Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
 }
 
+/// Tables that differ with the operator's consent are told of once more, and make another exit code.
+fn differing(m: &Migration) -> Result<()> {
+    let differences = catchup::differences(m);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Differs, format!("the target differs from the source; not applied: {differences}"))
+        .hint("these changes found no row, or collided: compare the tables and mend the rows by hand"))
+}
+
 /// What was written to the source since the end of the stream, while hyperlift did not run, or just before it was killed: what the
 /// spool holds behind that end, and what the slot still has.
 async fn written_since(m: &Migration, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
@@ -389,5 +399,5 @@ pub async fn after(m: &mut Migration) -> Result<()> {
     }
     let cleaned = clean::finish(m).await;
     m.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
-    if m.record.late { Err(late_error()) } else { cleaned }
+    if m.record.late { Err(late_error()) } else { differing(m).and(cleaned) }
 }

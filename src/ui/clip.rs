@@ -40,11 +40,17 @@ pub fn text(state: &State, view: &View) -> String {
             let error = t.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
             format!("{} {}{error}\n", t.summary.table, t.state.word())
         }),
-        _ => {
-            let r = &state.replay;
-            format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.source, r.received, r.applied)
+        Stage::CatchUp => {
+            let slow = view.selected_table(stage, state).and_then(|t| t.slow.as_ref());
+            slow.map_or_else(|| positions(state), |slow| slow.fix.clone() + "\n")
         }
+        _ => positions(state),
     }
+}
+
+fn positions(state: &State) -> String {
+    let r = &state.replay;
+    format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.source, r.received, r.applied)
 }
 
 /// The file of this screen's SQL, and all of that SQL.

@@ -359,7 +359,14 @@ pub fn catch_up() -> Story {
     for i in 0..=120_u64 {
         let lag = 96 * MB - i * 700_000;
         let source = 0x8_4500_0000 + i * 10_000_000;
-        let lanes = (0..4).map(|lane| LaneStatus { lane, applied: Lsn(source - lag), waiting: lane == 3 }).collect();
+        let lag_ms = Some(lag / 2_000);
+        let lane = |lane: u32| {
+            // The last one has nothing to do, the third one waits for a lock.
+            let lag = lag * u64::from(3 - lane) / 3;
+            let held_up = (lane == 2).then(|| "canceling statement due to lock timeout (55P03)".to_owned());
+            LaneStatus { lane, applied: Lsn(source - lag), lag, lag_ms: Some(lag / 2_000), waiting: lane == 3, held_up }
+        };
+        let lanes = (0..4).map(lane).collect();
         s.then(
             5,
             Event::Replayed {
@@ -367,20 +374,27 @@ pub fn catch_up() -> Story {
                 received: Lsn(source - 4096),
                 applied: Lsn(source - lag),
                 lag,
+                lag_ms,
                 changes: i * 21_050,
-                last_commit: Some(Timestamp::from_second(s.at + 4).unwrap()),
+                last_commit: Some(Timestamp::from_millisecond((s.at + 4) * 1000 + 118).unwrap()),
+                source_time: Some(Timestamp::from_millisecond((s.at + 4) * 1000 + 530).unwrap()),
                 lanes,
             },
         );
         s.then(0, Event::Received { lsn: Lsn(source), bytes: i * 9_700_000, spool_bytes: 412 * MB, disk_free: 300 * GB });
     }
-    for (name, inserts, updates, deletes) in
-        [("metrics", 812_400, 0, 0), ("orders", 11_208, 40_117, 12), ("sessions", 8_841, 17_002, 8_790), ("regions", 0, 1_204, 0)]
-    {
-        s.then(0, Event::TableReplayed { table: table(name), inserts, updates, deletes, truncates: 0 });
+    s.then(0, Event::Missed { table: table("sessions"), missed: 12 });
+    for (name, [inserts, updates, deletes], [sets, in_order, full_row], missed) in [
+        ("metrics", [4_812_400, 0, 0], [4_812_400, 0, 0], 0),
+        ("orders", [11_208, 40_117, 12], [20_000, 31_337, 0], 0),
+        ("sessions", [8_841, 17_002, 8_790], [34_600, 21, 0], 12),
+        ("regions", [0, 1_204, 0], [0, 0, 1_204], 0),
+    ] {
+        s.then(0, Event::TableReplayed { table: table(name), inserts, updates, deletes, truncates: 0, sets, in_order, full_row, missed });
     }
-    let text = "replay public.regions: updates match whole rows (REPLICA IDENTITY FULL), 1 204 rows/s; an index would help";
-    s.then(0, Event::Notice { level: Level::Warn, text: text.into() });
+    let reason = "each UPDATE and DELETE reads about 1 204 rows of the target: they are matched by the whole row (REPLICA IDENTITY FULL, no key)";
+    let fix = "create index concurrently on public.regions (name);";
+    s.then(0, Event::SlowedDown { table: table("regions"), reason: reason.into(), fix: fix.into() });
     s.then(0, Event::Notice { level: Level::Info, text: "lag under 30 MB: ANALYZE started".into() });
     s.then(0, Event::Analyzed { done: 7, total: 10, table: Some(table("order_items")) });
     s.then(0, gates(true, "15.9 MB behind"));
@@ -392,8 +406,21 @@ pub fn level() -> Story {
     let mut s = catch_up();
     s.then(60, Event::Analyzed { done: 10, total: 10, table: None });
     let at = Lsn(0x8_4A9F_0110);
-    let lanes = (0..4).map(|lane| LaneStatus { lane, applied: at, waiting: true }).collect();
-    s.then(0, Event::Replayed { source: at, received: at, applied: at, lag: 0, changes: 2_526_000, last_commit: None, lanes });
+    let lanes = (0..4).map(|lane| LaneStatus { lane, applied: at, lag_ms: Some(0), waiting: true, ..LaneStatus::default() }).collect();
+    s.then(
+        0,
+        Event::Replayed {
+            source: at,
+            received: at,
+            applied: at,
+            lag: 0,
+            lag_ms: Some(0),
+            changes: 2_526_000,
+            last_commit: None,
+            source_time: None,
+            lanes,
+        },
+    );
     s.then(0, gates(false, "round trip 0.2 s"));
     s
 }

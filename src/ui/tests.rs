@@ -65,6 +65,10 @@ const MOMENTS: &[Moment] = &[
     ("copy_details", fixture::copy, |app| app.view.overlay = Some(Overlay::Details)),
     ("looking_at_schema", fixture::copy, |app| app.view.stage = Some(Stage::Schema)),
     ("catch_up", fixture::catch_up, follow),
+    ("catch_up_details_of_a_slow_table", fixture::catch_up, |app| {
+        select(app, Stage::CatchUp, "public.regions");
+        app.view.overlay = Some(Overlay::Details);
+    }),
     ("catch_up_other_pane", fixture::catch_up, |app| app.view.swapped = true),
     ("verify", fixture::catch_up, |app| app.view.stage = Some(Stage::Verify)),
     ("level", fixture::level, follow),
@@ -516,4 +520,7 @@ fn text_is_copied_and_sql_is_written() {
     assert!(text.contains("create_hypertable") && text.contains("add primary key (id, created_at);"), "{text}");
     let [Effect::Copy(text)] = &Desk::new(fixture::catch_up()).key('y')[..] else { panic!() };
     assert!(text.contains("applied LSN"), "{text}");
+    let mut desk = Desk::new(fixture::catch_up());
+    select(&mut desk.app, Stage::CatchUp, "public.regions");
+    assert_eq!(desk.key('y'), [Effect::Copy("create index concurrently on public.regions (name);\n".into())]);
 }

@@ -145,6 +145,11 @@ impl View {
         format::clock_in(at, &self.zone)
     }
 
+    /// Time of day with milliseconds.
+    pub fn time_ms(&self, at: Timestamp) -> String {
+        format::clock_ms_in(at, &self.zone)
+    }
+
     /// The stage on the screen.
     pub fn shown(&self, state: &State) -> Stage {
         self.stage.or(state.stage).unwrap_or(Stage::Preflight)

@@ -496,3 +496,32 @@ async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn c_20_a_hypertable_whose_chunks_are_scanned_for_each_change_is_named() {
+    // PGlite keeps no statistics.
+    on_some_timescale(
+        |kind| kind != TimescaleKind::Pglite,
+        async |sides| {
+            let bag = "
+                create table public.bag (ts timestamptz not null, n int, v text);
+                alter table public.bag replica identity full;
+                insert into public.bag select timestamptz '2024-01-01' + i * interval '1 second', i, 'before' from generate_series(1, 5000) i;
+                analyze public.bag";
+            execute(&sides.source, bag).await.unwrap();
+            let plan = by_ts(&[("bag", "extend")]);
+            let mut run = sides.run(&plan, &["--yes"]);
+            run.stage("catch_up").await;
+            execute(&sides.source, "update public.bag set v = 'during' where n between 4600 and 4900").await.unwrap();
+            let told = run.event("slowed_down", |e| e["table"]["name"] == "bag").await;
+            let fix = told["fix"].as_str().unwrap();
+            assert_eq!(fix, "create index on public.bag (n) with (timescaledb.transaction_per_chunk);");
+            execute(&sides.target.uri, fix).await.unwrap();
+            run.signal("TERM");
+            run.end().await.expect(4);
+            sides.run(&plan, HANDS_FREE).end().await.expect(0);
+            sides.expect_equal().await;
+        },
+    )
+    .await;
+}

@@ -2,15 +2,18 @@
 
 mod bare_server;
 mod changes;
+mod conflicts;
 mod demo;
 mod demo_run;
 mod hypertables;
+mod lag;
 mod layers;
 mod migrate;
 mod names;
 mod races;
 mod refusals;
 mod runner;
+mod slow_tables;
 mod support;
 mod terminal;
 mod wire;

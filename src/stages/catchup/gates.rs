@@ -108,12 +108,12 @@ impl Replay {
                 true,
                 format!("{copied} of {}{}", self.relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
             ),
-            gate(
-                "nothing diverged",
-                self.open.is_empty(),
-                true,
-                self.open.keys().next().map_or_else(|| "every change found its row".into(), |t| format!("{t} waits for you")),
-            ),
+            match (self.open.keys().next(), super::differences(m)) {
+                (Some(table), _) => gate("nothing diverged", false, true, format!("{table} waits for you")),
+                (None, missed) if missed.is_empty() => gate("nothing diverged", true, true, "every change found its row".into()),
+                // With the operator's consent.
+                (None, missed) => gate("nothing diverged", false, false, format!("missed: {missed}")),
+            },
             gate(
                 "slot",
                 healthy,

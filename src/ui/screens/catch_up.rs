@@ -7,10 +7,12 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use std::time::Duration;
+
 use crate::{
-    event::{Gate, Stage},
+    event::{Gate, LaneStatus, Stage},
     format,
-    state::{State, Table, between},
+    state::{Path, State, Table, between},
     ui::{
         screens::two_panes,
         theme::Role,
@@ -66,73 +68,127 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         None => "not gaining".into(),
     };
     let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };
-    let waiting = r.lanes.iter().filter(|l| l.waiting).count();
     let commit = r
         .last_commit
-        .map_or_else(|| "-".to_owned(), |at| format!("{}   {:.1} s old", view.time(at), between(at, state.now.unwrap_or(at)).as_secs_f64()));
-    let row = |name: &str, value: String| {
+        .map_or_else(|| "-".to_owned(), |at| format!("{}   {} old", view.time_ms(at), r.last_commit_age().map_or_else(|| "?".into(), format::ago)));
+    let styled = |name: &str, value: String, style: Style| {
         Row::new(view)
             .text(" ", Style::new())
             .left(name, 16, view.style(Role::Dim))
-            .left(value, usize::from(inner.width).saturating_sub(19), Style::new())
+            .left(value, usize::from(inner.width).saturating_sub(19), style)
             .line()
     };
+    let row = |name: &str, value: String| styled(name, value, Style::new());
     let mut out = vec![
+        row("behind", behind(state, view)),
         row("source writes", format!("{:>10}  (WAL)", format::rate(r.source_meter.rate()))),
         row("received", format!("{:>10}  spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
         row("applied", format!("{:>10}  {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
         row(verb, format!("{:>10}  {level}", format::rate(gaining.abs()))),
         row("last transaction", commit),
-        row("source LSN", r.source.to_string()),
-        row("received LSN", r.received.to_string()),
+        row("source, received", format!("{}, {}", r.source, r.received)),
         row("applied LSN", format!("{}   (slowest lane)", r.applied)),
-        row("lanes", format!("{}   {waiting} waiting for changes", r.lanes.len())),
     ];
     if !r.wal_status.is_empty() {
         let safe = r.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
         out.push(row("slot", format!("{}{safe}", r.wal_status)));
     }
-    if inner.height > out.len() as u16 {
-        out.insert(4, Line::default());
-    }
     if let Some(error) = &r.broken {
-        out.insert(0, row("STREAM BROKEN", error.clone()).style(view.style(Role::Failed)));
+        out.insert(0, styled("STREAM BROKEN", error.clone(), view.style(Role::Failed)));
+    }
+    let held_up = |l: &LaneStatus| view.style(if l.held_up.is_some() { Role::Attention } else { Role::Plain });
+    if out.len() + r.lanes.len() <= usize::from(inner.height) {
+        out.extend(r.lanes.iter().map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
+    } else {
+        // Not room for all: those that are held up, then the slowest.
+        let mut lanes: Vec<_> = r.lanes.iter().collect();
+        lanes.sort_by_key(|l| (l.held_up.is_none(), l.applied));
+        let room = usize::from(inner.height).saturating_sub(out.len() + 1);
+        out.push(row("lanes", lanes_in_short(&lanes)));
+        out.extend(lanes.into_iter().take(room).map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
     }
     text::lines(frame, inner, out);
 }
 
-fn table_state(table: &Table) -> (&'static str, Role) {
-    match (&table.diverged, table.changes()) {
-        (Some(_), _) => ("DIVERGED", Role::Failed),
-        (None, 0) => ("quiet", Role::Dim),
-        (None, _) => ("ok", Role::Ok),
+/// After this time without news the lag is an old one.
+const OLD: Duration = Duration::from_secs(5);
+
+/// `15.9 MB, 8.2 s`, and how old that is when the source has not been seen for a while.
+fn behind(state: &State, view: &View) -> String {
+    let r = &state.replay;
+    let (Some(lag), Some(measured)) = (r.lag, r.measured) else { return "nothing is applied yet".into() };
+    let age = between(measured, view.now(state));
+    let old = if age > OLD { format!("   {} ago", format::ago(age)) } else { String::new() };
+    lag_text(lag, r.lag_ms) + &old
+}
+
+/// `15.9 MB, 8.2 s`; the time is left out where nobody knows it.
+fn lag_text(bytes: u64, ms: Option<u64>) -> String {
+    let bytes = format::bytes(bytes);
+    ms.map_or_else(|| bytes.clone(), |ms| format!("{bytes}, {}", format::ago(Duration::from_millis(ms))))
+}
+
+/// `15.9 MB, 8.2 s`, `level, waiting`, or why it is held up.
+fn lane(l: &LaneStatus) -> String {
+    let lag = if l.lag == 0 { "level".to_owned() } else { lag_text(l.lag, l.lag_ms) };
+    match (&l.held_up, l.waiting) {
+        (Some(why), _) => format!("HELD UP: {why}   {lag}"),
+        (None, true) => format!("{lag}, waiting"),
+        (None, false) => lag,
     }
 }
+
+/// Those that are held up come first.
+fn lanes_in_short(lanes: &[&LaneStatus]) -> String {
+    let waiting = lanes.iter().filter(|l| l.waiting).count();
+    let held_up = lanes.iter().filter(|l| l.held_up.is_some()).count();
+    match lanes.first().and_then(|l| Some((l.lane, l.held_up.as_ref()?))) {
+        None => format!("{}   {waiting} waiting for changes", lanes.len()),
+        Some((first, why)) => format!("{}   {waiting} waiting, {held_up} HELD UP: lane {first}, {why}", lanes.len()),
+    }
+}
+
+/// What is worst comes first: that it stands still, that it differs, that it is slow.
+fn table_state(table: &Table) -> (String, Role) {
+    match table {
+        Table { diverged: Some(_), .. } => ("DIVERGED".into(), Role::Failed),
+        Table { missed: 1_000.., .. } => (">999 missed".into(), Role::Attention),
+        Table { missed: 1.., .. } => (format!("{} missed", table.missed), Role::Attention),
+        Table { accepted: true, .. } => ("differs".into(), Role::Attention),
+        Table { slow: Some(_), .. } => ("slow".into(), Role::Attention),
+        _ if table.changes() == 0 => ("quiet".into(), Role::Dim),
+        _ => ("ok".into(), Role::Ok),
+    }
+}
+
+/// Wide enough for `>999 missed`, and for `full row`.
+const STATE: usize = 11;
+const PATH: usize = 8;
 
 fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = view.tables(Stage::CatchUp, state);
     let order = format!("sort: {} {}", CATCH_UP_ORDERS[view.catch_up_order], view.symbols.down);
     let right = [view.filter_text(), order].join("  ").trim().to_owned();
-    let inner = pane(frame, area, "Tables, changes applied", &right, Role::Plain, view);
+    let title = if state.resumed { "Tables, changes applied in this run" } else { "Tables, changes applied" };
+    let inner = pane(frame, area, title, &right, Role::Plain, view);
     let columns = usize::from(inner.width);
-    let number = if columns >= 66 { 10 } else { 8 };
-    let name = columns.saturating_sub(1 + 3 * (number + 1) + 9 + 1).max(8);
+    let number = 8;
+    let path = if columns >= 66 { PATH } else { 0 };
+    let name = columns.saturating_sub(1 + 3 * (number + 1) + usize::from(path > 0) * (path + 1) + STATE + 1).max(8);
     let plain = Style::new();
-    let head = Row::new(view)
-        .left("TABLE", name, plain)
-        .right("INSERT", number, plain)
-        .right("UPDATE", number, plain)
-        .right("DELETE", number, plain)
-        .left("STATE", 8, plain);
-    list(frame, inner, head.line(), &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
+    let row = |cells: [String; 5], (state, style): (String, Style)| {
+        let [name_, inserts, updates, deletes, path_] = &cells;
+        let numbers =
+            Row::new(view).left(name_, name, plain).right(inserts, number, plain).right(updates, number, plain).right(deletes, number, plain);
+        let numbers = if path > 0 { numbers.left(path_, path, plain) } else { numbers };
+        numbers.left(state, STATE, style).line()
+    };
+    let head = row(["TABLE", "INSERT", "UPDATE", "DELETE", "PATH"].map(str::to_owned), ("STATE".to_owned(), plain));
+    list(frame, inner, head, &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
         let (word, role) = table_state(table);
-        Row::new(view)
-            .left(table.summary.table.to_string(), name, plain)
-            .right(format::count(table.inserts), number, plain)
-            .right(format::count(table.updates), number, plain)
-            .right(format::count(table.deletes), number, plain)
-            .left(word, 8, view.style(role))
-            .line()
+        let [inserts, updates, deletes] = [table.inserts, table.updates, table.deletes].map(format::short_count);
+        let path = table.path().map_or("", Path::word).to_owned();
+        row([table.summary.table.to_string(), inserts, updates, deletes, path], (word, view.style(role)))
     });
 }
 

@@ -45,7 +45,21 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
     }
     if let Some(reason) = &t.diverged {
         say(format!("DIVERGED: {reason}"), Role::Failed);
-        say("r copies it again; K goes on without it.".into(), Role::Plain);
+        say("r tries the change again; K accepts that the table differs.".into(), Role::Plain);
+        say(" ".into(), Role::Plain);
+    }
+    if t.differs() {
+        let missed = if t.missed > 0 {
+            format!("{} changes found no row, or collided. They are counted, not applied", format::count(t.missed))
+        } else {
+            "you accepted that a change was not applied".into()
+        };
+        say(format!("DIFFERS from the source: {missed}."), Role::Attention);
+        say(" ".into(), Role::Plain);
+    }
+    if let Some(slow) = &t.slow {
+        say(format!("SLOW: {}.", slow.reason), Role::Attention);
+        say(format!("y copies what mends it: {}", slow.fix), Role::Plain);
         say(" ".into(), Role::Plain);
     }
     let s = &t.summary;
@@ -61,7 +75,7 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
     say(format!("indexes    {} of {}{index}", t.indexes_done, t.indexes_total), Role::Plain);
     say(
         format!(
-            "replayed   {} inserts, {} updates, {} deletes, {} truncates",
+            "replayed   {} inserts, {} updates, {} deletes, {} truncates in this run",
             format::count(t.inserts),
             format::count(t.updates),
             format::count(t.deletes),
@@ -69,5 +83,7 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
         ),
         Role::Plain,
     );
+    let [sets, in_order, full_row] = t.paths.map(format::count);
+    say(format!("path       {sets} in sets, {in_order} in order, {full_row} by their full row"), Role::Plain);
     out
 }

@@ -39,7 +39,8 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     let skipped = if skipped > 0 { format!(", {skipped} WITHOUT THEIR DATA") } else { String::new() };
     say(&format!("tables     {}, {hyper} of them hypertables{skipped}", completed.tables), Role::Plain);
     say(&format!("copied     {}", format::bytes(bytes)), Role::Plain);
-    say(&format!("replayed   {} changes", format::count(completed.changes)), Role::Plain);
+    let run = if state.resumed { " in this run" } else { "" };
+    say(&format!("replayed   {} changes{run}", format::count(completed.changes)), Role::Plain);
     say(&format!("downtime   {:.1} s, from your confirmation to the last object", completed.downtime_ms as f64 / 1000.0), Role::Plain);
     let took = state.opened.map_or(Duration::ZERO, |o| crate::state::between(o, completed.at));
     say(&format!("this run   {}, completed at {}", format::duration(took), view.time(completed.at)), Role::Plain);
@@ -51,6 +52,10 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         for (table, lsn) in &state.cutover.late_writes {
             say(&format!("  {table} at {lsn}"), Role::Failed);
         }
+    }
+    for table in state.tables.iter().filter(|t| t.differs()) {
+        let missed = if table.missed > 0 { format!("{} changes were not applied", format::count(table.missed)) } else { "as you accepted".into() };
+        say(&format!("DIFFERS from the source: {}, {missed}", table.summary.table), Role::Attention);
     }
     say("", Role::Plain);
     if state.cutover.cleaned.is_empty() {

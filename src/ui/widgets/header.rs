@@ -5,6 +5,8 @@
 //!  ✓1 Preflight  ✓2 Identity  ✓3 Schema  ✓4 Hypertables  ▶5 Copy  ·6 Catch-up  ·7 Verify  ·8 Cutover  ·9 Done
 //! ```
 
+use std::time::Duration;
+
 use ratatui::{
     Frame,
     layout::Rect,
@@ -82,7 +84,8 @@ pub fn rail(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         (Some(_), _) => " 0: follow ".to_owned(),
         (None, Some(lag)) if !wide => {
             let spark = chart::spark(&state.replay.lag_samples, view.now(state), 8, view);
-            format!("lag {} {spark} ", format::bytes(lag))
+            let time = state.replay.lag_ms.filter(|_| area.width >= 76).map(|ms| format!(", {}", format::ago(Duration::from_millis(ms))));
+            format!("lag {}{} {spark} ", format::bytes(lag), time.unwrap_or_default())
         }
         (None, None) if !wide && state.replay.spool_bytes > 0 => format!("spool {} ", format::bytes(state.replay.spool_bytes)),
         _ => String::new(),
