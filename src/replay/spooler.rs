@@ -90,12 +90,7 @@ impl Spooler {
     }
 }
 
-/// Free bytes of the file system of a directory, as `df` says; the greatest number when it cannot be told.
+/// Free bytes of the file system of a directory; the greatest number when it cannot be told.
 pub fn disk_free(dir: &Path) -> u64 {
-    let output = std::process::Command::new("df").arg("-Pk").arg(dir).stderr(std::process::Stdio::null()).output();
-    output
-        .ok()
-        .and_then(|o| String::from_utf8(o.stdout).ok())
-        .and_then(|text| text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok())
-        .map_or(u64::MAX, |kb| kb << 10)
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
