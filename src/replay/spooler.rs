@@ -22,14 +22,12 @@ const WRITE_QUEUE: usize = 4;
 pub enum Write {
     Block {
         records: Vec<u8>,
-        first: Lsn,
         boundary: Option<Lsn>,
-        close_before: bool,
     },
     /// Look at the disk, and delete what is applied.
     Trim,
     /// The connection broke: what lies behind the last boundary comes again.
-    Rewind(oneshot::Sender<Result<End>>),
+    Rewind(oneshot::Sender<End>),
 }
 
 /// The thread that owns the spool's writing end: compresses, writes, syncs in groups.
@@ -52,16 +50,10 @@ impl Spooler {
                     // One sync for all blocks that are waiting.
                     while let Some(write) = next {
                         match write {
-                            Write::Block { records, first, boundary, close_before } => {
-                                if close_before {
-                                    writer.close_segment()?;
-                                }
-                                writer.write(&records, first, boundary)?;
-                            }
+                            Write::Block { records, boundary } => writer.write(&records, boundary)?,
                             Write::Trim => looked = None,
                             Write::Rewind(done) => {
-                                writer.close_segment()?;
-                                let _ = done.send(writer.sync());
+                                let _ = done.send(writer.rewind()?);
                             }
                         }
                         next = blocks.try_recv().ok();
