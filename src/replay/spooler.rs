@@ -18,6 +18,9 @@ use crate::{
 /// Blocks on their way to the thread.
 const WRITE_QUEUE: usize = 4;
 
+/// While blocks keep coming, they are synced this often.
+const SYNC_EVERY: Duration = Duration::from_millis(50);
+
 /// Work for the spool's thread.
 pub enum Write {
     Block {
@@ -46,7 +49,7 @@ impl Spooler {
                 let mut looked = Instant::now().checked_sub(Duration::from_secs(60));
                 let mut free = u64::MAX;
                 while let Some(first) = blocks.blocking_recv() {
-                    let mut next = Some(first);
+                    let (mut next, begun) = (Some(first), Instant::now());
                     // One sync for all blocks that are waiting.
                     while let Some(write) = next {
                         match write {
@@ -56,7 +59,7 @@ impl Spooler {
                                 let _ = done.send(writer.rewind()?);
                             }
                         }
-                        next = blocks.try_recv().ok();
+                        next = if begun.elapsed() < SYNC_EVERY { blocks.try_recv().ok() } else { None };
                     }
                     let end = writer.sync()?;
                     writer.delete_below(*applied.borrow())?;
