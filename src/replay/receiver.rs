@@ -1,15 +1,13 @@
 //! The receiver: reads the replication stream and spools it (I4, I5). It reconnects for ever at the spool's durable end, and sends
 //! its status on a schedule of its own, whatever replay does.
 
+use futures_util::FutureExt;
 use std::{
     collections::HashMap,
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +30,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 const INTERNAL_ERRORS: u32 = 5;
 /// A finished transaction waits this long for others to share its block and its fsync.
 const GROUP: Duration = Duration::from_millis(20);
+/// What comes in this time is read at once: a walsender writes every message by itself, and waking up for each of them costs both
+/// sides more than the message does.
+const DWELL: Duration = Duration::from_micros(100);
 /// An idle stream gets a watermark this often.
 const WATERMARK_EVERY: Duration = Duration::from_secs(10);
 /// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
@@ -91,7 +92,7 @@ pub struct Receiver {
     pub status: watch::Receiver<Status>,
     wanted: watch::Sender<Lsn>,
     applied: watch::Sender<Lsn>,
-    task: JoinHandle<Result<()>>,
+    result: oneshot::Receiver<Result<()>>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
@@ -120,11 +121,14 @@ impl Receiver {
         let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
         let ended = CancellationToken::new();
         let over = ended.clone().drop_guard();
-        let task = tokio::spawn(async move {
+        let (ending, result) = oneshot::channel();
+        // A runtime of its own: in a shared one an idle worker would be woken for every message the walsender writes.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("receiver".into()).spawn(move || {
             let _over = over;
-            session.run().await
-        });
-        Ok(Self { status, wanted, applied, task, cancel, ended })
+            let _ = ending.send(runtime.block_on(session.run()));
+        })?;
+        Ok(Self { status, wanted, applied, result, cancel, ended })
     }
 
     /// A handle for waiting that does not borrow the receiver.
@@ -142,7 +146,7 @@ impl Receiver {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.task.is_finished()
+        self.ended.is_cancelled()
     }
 
     /// Cancelled once the receiver has ended, for whatever reason.
@@ -153,7 +157,7 @@ impl Receiver {
     /// Ends the session in order: the slot is free when this returns.
     pub async fn stop(mut self) -> Result<()> {
         self.cancel.cancel();
-        (&mut self.task).await.unwrap_or_else(|e| Err(Error::failed(format!("the receiver died: {e}"))))
+        (&mut self.result).await.unwrap_or_else(|_| Err(Error::failed("the receiver died").hint("see the log for the reason")))
     }
 }
 
@@ -363,24 +367,37 @@ impl Session {
         let cancel = self.cancel.clone();
         let mut heard = end.lsn;
         loop {
-            // 1. all that is buffered
+            // 1. all that has come
             let mut reply = false;
             let mut keepalive = None;
-            while !c.is_full()
-                && let Some(message) = wire.try_replication_message()?
-            {
-                last_heard = Instant::now();
-                match message {
-                    ReplicationMessage::XLogData { end, data, .. } => {
-                        heard = heard.max(end);
-                        c.take(&data)?;
-                    }
-                    ReplicationMessage::KeepAlive { end, reply: wanted } => {
-                        heard = heard.max(end);
-                        reply |= wanted;
-                        keepalive = Some(end);
+            let mut busy = false;
+            loop {
+                while !c.is_full()
+                    && let Some(message) = wire.try_replication_message()?
+                {
+                    busy = true;
+                    match message {
+                        ReplicationMessage::XLogData { end, data, .. } => {
+                            heard = heard.max(end);
+                            c.take(&data)?;
+                        }
+                        ReplicationMessage::KeepAlive { end, reply: wanted } => {
+                            heard = heard.max(end);
+                            reply |= wanted;
+                            keepalive = Some(end);
+                        }
                     }
                 }
+                if c.is_full() {
+                    break;
+                }
+                match wire.fill().now_or_never() {
+                    Some(filled) => filled?,
+                    None => break,
+                }
+            }
+            if busy {
+                last_heard = Instant::now();
             }
             // 2. a watermark, when the stream stands at a keepalive between transactions
             let wanted = *self.wanted.borrow_and_update();
@@ -419,6 +436,9 @@ impl Session {
             // 5. wait
             if full {
                 continue;
+            }
+            if busy {
+                std::thread::sleep(DWELL);
             }
             let due = c.since.map(|since| GROUP.saturating_sub(since.elapsed()));
             tokio::select! {
