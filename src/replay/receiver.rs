@@ -1,20 +1,17 @@
 //! The receiver: reads the replication stream and spools it (I4, I5). It reconnects for ever at the spool's durable end, and sends
 //! its status on a schedule of its own, whatever replay does.
 
-use bytes::Bytes;
+use futures_util::FutureExt;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    spool::{End, Writer, put_record, put_watermark},
+    spool::{End, Writer, Writes, lsn_at, malformed, put_record, put_watermark},
     spooler::{Spooler, Write, disk_free},
 };
 use crate::{
@@ -29,12 +26,13 @@ use crate::{
 
 /// A block is written when this much is collected, uncompressed bytes.
 const BLOCK_BYTES: usize = 256 << 10;
-/// A new segment is begun after this much, uncompressed bytes: about 64 MB on disk.
-const RAW_SEGMENT_BYTES: u64 = 256 << 20;
 /// An internal error of the source's decoding is met with another try this often in a row.
 const INTERNAL_ERRORS: u32 = 5;
 /// A finished transaction waits this long for others to share its block and its fsync.
 const GROUP: Duration = Duration::from_millis(20);
+/// What comes in this time is read at once: a walsender writes every message by itself, and waking up for each of them costs both
+/// sides more than the message does.
+const DWELL: Duration = Duration::from_micros(100);
 /// An idle stream gets a watermark this often.
 const WATERMARK_EVERY: Duration = Duration::from_secs(10);
 /// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
@@ -94,7 +92,7 @@ pub struct Receiver {
     pub status: watch::Receiver<Status>,
     wanted: watch::Sender<Lsn>,
     applied: watch::Sender<Lsn>,
-    task: JoinHandle<Result<()>>,
+    result: oneshot::Receiver<Result<()>>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
@@ -123,11 +121,14 @@ impl Receiver {
         let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
         let ended = CancellationToken::new();
         let over = ended.clone().drop_guard();
-        let task = tokio::spawn(async move {
+        let (ending, result) = oneshot::channel();
+        // A runtime of its own: in a shared one an idle worker would be woken for every message the walsender writes.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("receiver".into()).spawn(move || {
             let _over = over;
-            session.run().await
-        });
-        Ok(Self { status, wanted, applied, task, cancel, ended })
+            let _ = ending.send(runtime.block_on(session.run()));
+        })?;
+        Ok(Self { status, wanted, applied, result, cancel, ended })
     }
 
     /// A handle for waiting that does not borrow the receiver.
@@ -145,7 +146,7 @@ impl Receiver {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.task.is_finished()
+        self.ended.is_cancelled()
     }
 
     /// Cancelled once the receiver has ended, for whatever reason.
@@ -156,7 +157,7 @@ impl Receiver {
     /// Ends the session in order: the slot is free when this returns.
     pub async fn stop(mut self) -> Result<()> {
         self.cancel.cancel();
-        (&mut self.task).await.unwrap_or_else(|e| Err(Error::failed(format!("the receiver died: {e}"))))
+        (&mut self.result).await.unwrap_or_else(|_| Err(Error::failed("the receiver died").hint("see the log for the reason")))
     }
 }
 
@@ -202,28 +203,60 @@ struct Session {
 #[derive(Default)]
 struct Collected {
     records: Vec<u8>,
-    first: Lsn,
     /// Length of `records` up to the last boundary in it, and its LSN.
     boundary: Option<(usize, Lsn)>,
     in_transaction: bool,
     /// The transaction was spooled before the last reconnect.
     skip: bool,
-    /// Relations whose rows the transaction changes.
-    wrote: HashSet<u32>,
-    /// Relation messages of this connection that are in force where the next block begins, by OID.
-    relations: HashMap<u32, Bytes>,
-    /// Those collected since, in order.
-    described: Vec<(usize, u32, Bytes)>,
+    /// Rows changed by what was not yet told of in the status.
+    writes: Writes,
+    /// Bytes of stream that were not yet told of.
+    bytes: u64,
     /// End of the last whole transaction or watermark that was collected.
     end: Lsn,
-    /// Bytes handed over for the present segment, before compression.
-    segment_bytes: u64,
-    /// What was handed over last ended at a boundary.
-    at_boundary: bool,
-    /// Nothing was handed over on this connection yet.
-    fresh: bool,
+    /// The last boundary that was handed over.
+    handed: Lsn,
     /// When the oldest boundary that waits was collected.
     since: Option<Instant>,
+}
+
+impl Collected {
+    fn is_full(&self) -> bool {
+        self.records.len() >= BLOCK_BYTES
+    }
+
+    /// Takes one pgoutput message.
+    fn take(&mut self, message: &[u8]) -> Result<()> {
+        let tag = *message.first().ok_or_else(malformed)?;
+        self.bytes += message.len() as u64;
+        if tag == b'B' {
+            self.in_transaction = true;
+            // The commit LSN decides, never the LSN of BEGIN (I5).
+            self.skip = lsn_at(message, 1)? < self.end;
+        }
+        if self.skip {
+            if tag == b'R' {
+                put_record(&mut self.records, message);
+            }
+            if tag == b'C' {
+                (self.in_transaction, self.skip) = (false, false);
+            }
+            return Ok(());
+        }
+        put_record(&mut self.records, message);
+        if let Some(end) = self.writes.take(message)? {
+            self.in_transaction = false;
+            self.reach(end);
+        }
+        Ok(())
+    }
+
+    /// What is collected ends at a boundary.
+    fn reach(&mut self, end: Lsn) {
+        self.end = end;
+        self.boundary = Some((self.records.len(), end));
+        self.since.get_or_insert_with(Instant::now);
+    }
 }
 
 impl Session {
@@ -261,7 +294,7 @@ impl Session {
     async fn connection(&mut self) -> Result<()> {
         let (done, rewound) = tokio::sync::oneshot::channel();
         self.spooler.queue.send(Write::Rewind(done)).await.map_err(|_| self.spooler.error())?;
-        let end = rewound.await.map_err(|_| self.spooler.error())??;
+        let end = rewound.await.map_err(|_| self.spooler.error())?;
         self.status.send_modify(|s| s.end = end);
 
         let origin = self.origin.clone();
@@ -326,7 +359,7 @@ impl Session {
     }
 
     async fn stream(&mut self, wire: &mut Wire, end: End) -> Result<()> {
-        let mut c = Collected { end: end.lsn, fresh: true, at_boundary: true, ..Collected::default() };
+        let mut c = Collected { end: end.lsn, handed: end.lsn, ..Collected::default() };
         let mut status_tick = tokio::time::interval(Duration::from_millis(200));
         status_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut last_status, mut last_heard, mut last_watermark) = (Instant::now(), Instant::now(), Instant::now());
@@ -334,52 +367,62 @@ impl Session {
         let cancel = self.cancel.clone();
         let mut heard = end.lsn;
         loop {
-            // 1. all that is buffered
+            // 1. all that has come
             let mut reply = false;
             let mut keepalive = None;
-            while let Some(message) = wire.try_replication_message()? {
-                last_heard = Instant::now();
-                match message {
-                    ReplicationMessage::XLogData { start, end, data } => {
-                        heard = heard.max(end);
-                        self.collect(&mut c, start, &data)?;
-                    }
-                    ReplicationMessage::KeepAlive { end, reply: wanted } => {
-                        heard = heard.max(end);
-                        reply |= wanted;
-                        keepalive = Some(end);
+            let mut busy = false;
+            loop {
+                while !c.is_full()
+                    && let Some(message) = wire.try_replication_message()?
+                {
+                    busy = true;
+                    match message {
+                        ReplicationMessage::XLogData { end, data, .. } => {
+                            heard = heard.max(end);
+                            c.take(&data)?;
+                        }
+                        ReplicationMessage::KeepAlive { end, reply: wanted } => {
+                            heard = heard.max(end);
+                            reply |= wanted;
+                            keepalive = Some(end);
+                        }
                     }
                 }
-                if c.records.len() >= BLOCK_BYTES {
+                if c.is_full() {
                     break;
                 }
+                match wire.fill().now_or_never() {
+                    Some(filled) => filled?,
+                    None => break,
+                }
             }
-            let more = c.records.len() >= BLOCK_BYTES;
+            if busy {
+                last_heard = Instant::now();
+            }
             // 2. a watermark, when the stream stands at a keepalive between transactions
             let wanted = *self.wanted.borrow_and_update();
             if let Some(at) = keepalive.filter(|at| !c.in_transaction && *at > c.end)
                 && (last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > c.end && at >= wanted))
             {
                 put_watermark(&mut c.records, at);
-                c.boundary = Some((c.records.len(), at));
-                c.end = at;
+                c.reach(at);
                 last_watermark = Instant::now();
             }
-            // 3. to the spool
-            if c.boundary.is_some() && c.since.is_none() {
-                c.since = Some(Instant::now());
-            }
-            if more || wanted > end.lsn || c.since.is_some_and(|t| t.elapsed() >= GROUP) {
+            // 3. told of before it is durable, and to the spool
+            let quiet = keepalive.filter(|_| !c.in_transaction).map(|at| (at, c.end));
+            self.status.send_if_modified(|s| {
+                s.heard = heard.max(s.heard);
+                s.quiet = quiet.unwrap_or(s.quiet);
+                s.bytes += std::mem::take(&mut c.bytes);
+                s.writes.extend(c.writes.found.drain());
+                // Who waits, waits for the spool's end.
+                false
+            });
+            let awaited = c.handed < wanted && wanted <= c.end;
+            let full = c.is_full();
+            if full || c.since.is_some_and(|since| awaited || since.elapsed() >= GROUP) {
                 self.hand_over(&mut c, wire, heard).await?;
             }
-            self.status.send_if_modified(|s| {
-                let news = s.heard < heard;
-                s.heard = heard.max(s.heard);
-                if let Some(at) = keepalive.filter(|_| !c.in_transaction) {
-                    s.quiet = (at, c.end);
-                }
-                news
-            });
             // 4. status to the source
             let flushed = self.status.borrow().end.lsn;
             let ask = wanted > c.end && last_status.elapsed() >= Duration::from_millis(200);
@@ -390,100 +433,32 @@ impl Session {
             if last_heard.elapsed() > SILENCE {
                 return Err(Error::connection(format!("the source was silent for {} s", SILENCE.as_secs())));
             }
-            if more {
+            // 5. wait
+            if full {
                 continue;
             }
-            // 5. wait
+            if busy {
+                std::thread::sleep(DWELL);
+            }
+            let due = c.since.map(|since| GROUP.saturating_sub(since.elapsed()));
             tokio::select! {
                 filled = wire.fill() => { filled?; last_heard = Instant::now(); }
                 _ = status_tick.tick() => {}
                 Ok(()) = self.wanted.changed() => {}
-                () = tokio::time::sleep(GROUP), if c.boundary.is_some() => {}
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 () = cancel.cancelled() => return Ok(()),
             }
         }
     }
 
-    /// Takes one pgoutput message.
-    fn collect(&self, c: &mut Collected, start: Lsn, data: &Bytes) -> Result<()> {
-        let short = || Error::failed("malformed pgoutput message from the source");
-        let number = |at: usize| data.get(at..at + 8).map(|b| u64::from_be_bytes(b.try_into().expect("eight bytes"))).ok_or_else(short);
-        let oid = |at: usize| data.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("four bytes"))).ok_or_else(short);
-        let tag = *data.first().ok_or_else(short)?;
-        match tag {
-            b'B' => {
-                c.in_transaction = true;
-                c.wrote.clear();
-                // The commit LSN decides, never the LSN of BEGIN (I5).
-                c.skip = Lsn(number(1)?) < c.end;
-            }
-            b'R' => c.described.push((c.records.len(), oid(1)?, data.clone())),
-            b'I' | b'U' | b'D' => {
-                c.wrote.insert(oid(1)?);
-            }
-            b'T' => {
-                for n in 0..oid(1)? as usize {
-                    c.wrote.insert(oid(6 + 4 * n)?);
-                }
-            }
-            _ => {}
-        }
-        if c.records.is_empty() {
-            c.first = start;
-        }
-        if !c.skip || tag == b'R' {
-            put_record(&mut c.records, data);
-        }
-        if tag == b'C' {
-            let end = Lsn(number(10)?);
-            c.in_transaction = false;
-            if !std::mem::take(&mut c.skip) {
-                c.end = end;
-                c.boundary = Some((c.records.len(), end));
-                self.status.send_modify(|s| s.writes.extend(c.wrote.drain().map(|relation| (relation, end))));
-            }
-        }
-        self.status.send_if_modified(|s| {
-            s.bytes += data.len() as u64;
-            false
-        });
-        Ok(())
-    }
-
     /// Hands what is collected to the spool's thread: up to the last boundary, or a part of a large transaction.
     async fn hand_over(&self, c: &mut Collected, wire: &mut Wire, heard: Lsn) -> Result<()> {
         c.since = None;
-        let (length, boundary) = match c.boundary.take() {
-            Some((length, lsn)) => (length, Some(lsn)),
-            None if c.records.len() >= BLOCK_BYTES => (c.records.len(), None),
-            None => return Ok(()),
-        };
+        let (length, boundary) = c.boundary.take().map_or((c.records.len(), None), |(length, lsn)| (length, Some(lsn)));
+        c.handed = boundary.unwrap_or(c.handed);
         let rest = c.records.split_off(length);
-        let mut records = std::mem::replace(&mut c.records, rest);
-        let mut close_before = std::mem::take(&mut c.fresh);
-        // Only behind a boundary may a segment be closed, so a large transaction stays in one.
-        if c.at_boundary && c.segment_bytes > RAW_SEGMENT_BYTES {
-            // The new segment starts with the relation messages that are in force.
-            let mut with_relations = Vec::with_capacity(records.len() + 4096);
-            for relation in c.relations.values() {
-                put_record(&mut with_relations, relation);
-            }
-            with_relations.append(&mut records);
-            records = with_relations;
-            close_before = true;
-        }
-        // From the next block on, what this one describes is in force, too.
-        let later = c.described.split_off(c.described.partition_point(|(at, ..)| *at < length));
-        c.relations.extend(std::mem::replace(&mut c.described, later).into_iter().map(|(_, oid, message)| (oid, message)));
-        for (at, ..) in &mut c.described {
-            *at -= length;
-        }
-        if close_before {
-            c.segment_bytes = 0;
-        }
-        c.segment_bytes += records.len() as u64;
-        c.at_boundary = boundary.is_some();
-        let mut write = Some(Write::Block { records, first: c.first, boundary, close_before });
+        let records = std::mem::replace(&mut c.records, rest);
+        let mut write = Some(Write::Block { records, boundary });
         let mut low = false;
         loop {
             // A disk that runs low stops the reading: the WAL stays on the source.
@@ -547,6 +522,29 @@ fn may_reconnect(e: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn message(tag: u8, at: usize, lsn: u64) -> Vec<u8> {
+        [&[tag][..], &vec![0; at - 1], &lsn.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn a_transaction_that_was_spooled_before_the_reconnect_is_passed_but_its_relations_stay() {
+        let mut c = Collected { end: Lsn(50), handed: Lsn(50), ..Collected::default() };
+        for m in [message(b'B', 1, 40), b"R\0\0\0\x07".into(), b"I\0\0\0\x07".into(), message(b'C', 10, 50)] {
+            c.take(&m).unwrap();
+        }
+        assert_eq!((c.boundary, c.end, c.in_transaction, c.writes.found.len()), (None, Lsn(50), false, 0));
+        assert_eq!(c.records, *b"\x05\0\0\0R\0\0\0\x07");
+        // The next one begins where the last one ended at the earliest.
+        for m in [message(b'B', 1, 50), b"D\0\0\0\x07".into(), b"T\0\0\0\x01\0\0\0\0\x08".into(), message(b'C', 10, 60)] {
+            c.take(&m).unwrap();
+        }
+        assert_eq!((c.boundary, c.end), (Some((c.records.len(), Lsn(60))), Lsn(60)));
+        assert_eq!(c.writes.found, HashMap::from([(7, Lsn(60)), (8, Lsn(60))]));
+        for bad in [&b""[..], b"B\0", b"I\0\0\0", b"T\0\0\0\x02\0\0\0\0\x08", b"C\0"] {
+            assert!(c.take(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn the_branch_of_a_timeline_is_read_from_its_history() {

@@ -18,18 +18,19 @@ use crate::{
 /// Blocks on their way to the thread.
 const WRITE_QUEUE: usize = 4;
 
+/// While blocks keep coming, they are synced this often.
+const SYNC_EVERY: Duration = Duration::from_millis(50);
+
 /// Work for the spool's thread.
 pub enum Write {
     Block {
         records: Vec<u8>,
-        first: Lsn,
         boundary: Option<Lsn>,
-        close_before: bool,
     },
     /// Look at the disk, and delete what is applied.
     Trim,
     /// The connection broke: what lies behind the last boundary comes again.
-    Rewind(oneshot::Sender<Result<End>>),
+    Rewind(oneshot::Sender<End>),
 }
 
 /// The thread that owns the spool's writing end: compresses, writes, syncs in groups.
@@ -48,23 +49,17 @@ impl Spooler {
                 let mut looked = Instant::now().checked_sub(Duration::from_secs(60));
                 let mut free = u64::MAX;
                 while let Some(first) = blocks.blocking_recv() {
-                    let mut next = Some(first);
+                    let (mut next, begun) = (Some(first), Instant::now());
                     // One sync for all blocks that are waiting.
                     while let Some(write) = next {
                         match write {
-                            Write::Block { records, first, boundary, close_before } => {
-                                if close_before {
-                                    writer.close_segment()?;
-                                }
-                                writer.write(&records, first, boundary)?;
-                            }
+                            Write::Block { records, boundary } => writer.write(&records, boundary)?,
                             Write::Trim => looked = None,
                             Write::Rewind(done) => {
-                                writer.close_segment()?;
-                                let _ = done.send(writer.sync());
+                                let _ = done.send(writer.rewind()?);
                             }
                         }
-                        next = blocks.try_recv().ok();
+                        next = if begun.elapsed() < SYNC_EVERY { blocks.try_recv().ok() } else { None };
                     }
                     let end = writer.sync()?;
                     writer.delete_below(*applied.borrow())?;
@@ -90,12 +85,7 @@ impl Spooler {
     }
 }
 
-/// Free bytes of the file system of a directory, as `df` says; the greatest number when it cannot be told.
+/// Free bytes of the file system of a directory; the greatest number when it cannot be told.
 pub fn disk_free(dir: &Path) -> u64 {
-    let output = std::process::Command::new("df").arg("-Pk").arg(dir).stderr(std::process::Stdio::null()).output();
-    output
-        .ok()
-        .and_then(|o| String::from_utf8(o.stdout).ok())
-        .and_then(|text| text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok())
-        .map_or(u64::MAX, |kb| kb << 10)
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
