@@ -87,7 +87,7 @@ pub fn work<'a>(change: &'a Change, relation: &Relation) -> Result<Work<'a>> {
         Operation::Delete { kind, old } => Work::One(delete(message, relation, kind, old.values())?),
         Operation::Update { old, new } => {
             let old = old.map(|(kind, old)| (kind, old.values().collect()));
-            update(message, relation, old, new.values().collect())?
+            update(message, relation, old, &new.values().collect())?
         }
     })
 }
@@ -121,7 +121,7 @@ struct Old<'a> {
 }
 
 /// Without an old tuple the row is found by the key in the new one.
-pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(OldKind, Row<'a>)>, new: Row<'a>) -> Result<Work<'a>> {
+pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(OldKind, Row<'a>)>, new: &Row<'a>) -> Result<Work<'a>> {
     let stays = |i: usize| match &old {
         // The key is as it was.
         None => message.columns[i].key,
@@ -161,9 +161,9 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
     let all_known = dimensions(message, relation).all(|(i, _)| known(i));
     let moves = dimensions(message, relation).any(|(i, _)| known(i) && row.values[i] != new[i] && new[i] != Value::Unchanged);
     Ok(match (moves, all_known) {
-        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, &new, None)?)),
+        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, new, None)?)),
         (false, true) => Work::One(in_place()?),
-        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, &new, Some(in_place()?))?)),
+        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, new, Some(in_place()?))?)),
     })
 }
 

@@ -352,11 +352,8 @@ mod tests {
                     let long = if *toast { text(&new.1) } else { Value::Unchanged };
                     let new_tuple = [text(&k), text(&new.0), text(&k), long];
                     let old_tuple = [text(&k), text(&old.0), text(&k), text(&old.1)];
-                    if full {
-                        push(b'U', &[(b'O', &old_tuple), (b'N', &new_tuple)])
-                    } else {
-                        push(b'U', &[(b'N', &new_tuple)])
-                    }
+                    let tuples: [(u8, &[Value<'_>]); 2] = [(b'O', &old_tuple), (b'N', &new_tuple)];
+                    push(b'U', if full { &tuples } else { &tuples[1..] });
                     table.insert(k, new);
                 }
                 Step::Delete(k) if table.contains_key(&name(k)) => {

@@ -291,7 +291,10 @@ impl Lane {
         let mut modes = Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() };
         loop {
             match self.session.apply(&batch.changes, (self.position, to), &modes).await {
-                Ok(counts) => return Ok(self.applied(batch, to, counts)),
+                Ok(counts) => {
+                    self.applied(batch, to, counts);
+                    return Ok(());
+                }
                 Err(Refusal::Moved) => {
                     // A session of before may have committed this very batch, late (C-30).
                     let stands = self.read_position().await?;

@@ -70,7 +70,7 @@ impl<'a> Tuple<'a> {
 }
 
 /// The values of a tuple.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Values<'a> {
     left: u16,
     data: &'a [u8],

@@ -145,6 +145,8 @@ mod tests {
         replay::pgoutput::ColumnMessage,
     };
 
+    type Columns<'a> = &'a [(&'a str, u32)];
+
     const INT: u32 = 23;
     const TEXT: u32 = 25;
 
@@ -185,7 +187,6 @@ mod tests {
     #[test]
     fn c_12_each_change_of_a_table_has_its_statement_until_it_was_run() {
         let before: &[(&str, u32)] = &[("id", INT), ("a", TEXT)];
-        type Columns<'a> = &'a [(&'a str, u32)];
         let cases: &[(&str, Columns<'_>, &[&str])] = &[
             ("t", &[("id", INT), ("a", TEXT), ("n", INT)], &["alter table public.t add column n integer"]),
             (

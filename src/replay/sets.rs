@@ -110,10 +110,10 @@ pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &
     for (columns, rows) in by_columns(sets.updates, &sets.keys) {
         let few = rows.len() < SMALL && message.identity != b'f';
         let steps: Option<Vec<_>> =
-            few.then(|| rows.iter().map(|row| one_step(apply::update(message, relation, None, row.values().collect()).ok()?)).collect()).flatten();
+            few.then(|| rows.iter().map(|row| one_step(apply::update(message, relation, None, &row.values().collect()).ok()?)).collect()).flatten();
         match steps {
             Some(steps) => steps.into_iter().for_each(|step| w.execute(step)),
-            None => w.update(&columns, rows),
+            None => w.update(&columns, &rows),
         }
     }
     if sets.inserts.len() < SMALL {
@@ -206,7 +206,7 @@ impl<'a> Writer<'a, '_> {
         }
     }
 
-    fn update(&mut self, columns: &[usize], rows: Vec<Image<'a>>) {
+    fn update(&mut self, columns: &[usize], rows: &[Image<'a>]) {
         let dimensions: Vec<usize> = self.dimensions();
         let time_of_key = dimensions.iter().all(|d| self.keys.contains(d));
         let staged_columns: Vec<usize> = {
