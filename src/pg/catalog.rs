@@ -265,10 +265,15 @@ pub const COPIED_COLUMNS: &str = "
 
 /// The name of a table of this server, by OID; a number for one that is gone.
 pub async fn table_name(client: &Client, oid: u32) -> Result<TableName> {
+    Ok(name_of(client, oid).await?.unwrap_or_else(|| TableName::new("pg_class", oid.to_string())))
+}
+
+/// The name of a table of this server, by OID; `None` for one that is gone.
+pub async fn name_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
     let sql =
         "select n.nspname::text as schema, c.relname::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
     let row = client.query_opt(sql, &[&oid]).await?;
-    Ok(row.map_or_else(|| TableName::new("pg_class", oid.to_string()), |r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))))
+    Ok(row.map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))))
 }
 
 /// What a table looked like when it was copied: its columns, and its leaves.

@@ -19,7 +19,7 @@ create table if not exists _hyperlift.ddl (
     ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
-    source_oid bigint primary key, schema text not null, name text not null, lane int not null, snapshot text, l_lsn pg_lsn, state text not null);
+    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, snapshot text, l_lsn pg_lsn, state text not null);
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));
@@ -100,6 +100,8 @@ pub fn record_ddl(phase: &str, object: &str, digest: &str, state: &str) -> Strin
 pub struct RelationEntry {
     pub oid: u32,
     pub table: TableName,
+    /// The table on the target, whatever it is called now.
+    pub target_oid: Option<u32>,
     pub lane: u32,
     pub state: RelationState,
 }
@@ -117,7 +119,8 @@ pub enum RelationState {
 }
 
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
-    let rows = client.query("select source_oid, schema, name, lane, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[]).await?;
+    let rows =
+        client.query("select source_oid, schema, name, target_oid, lane, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[]).await?;
     rows.iter()
         .map(|r| {
             let oid = r.get::<_, i64>("source_oid") as u32;
@@ -127,9 +130,16 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            Ok((oid, RelationEntry { oid, table, lane: r.get::<_, i32>("lane") as u32, state }))
+            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, state }))
         })
         .collect()
+}
+
+/// A relation is known by its OID; this is what it is called now.
+pub async fn rename_relation(client: &Client, oid: u32, name: &TableName) -> Result<()> {
+    let sql = "update _hyperlift.relation set schema = $2, name = $3 where source_oid = $1";
+    client.execute(sql, &[&i64::from(oid), &name.schema, &name.name]).await?;
+    Ok(())
 }
 
 /// Records the relations with their lanes. A lane once given is never changed (I6).
@@ -138,8 +148,9 @@ pub async fn plan_relations(client: &mut Client, relations: &[(u32, TableName, u
     for (oid, table, lane) in relations {
         transaction
             .execute(
-                "insert into _hyperlift.relation (source_oid, schema, name, lane, state) values ($1, $2, $3, $4, 'planned') on conflict do nothing",
-                &[&i64::from(*oid), &table.schema, &table.name, &(*lane as i32)],
+                "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state)
+                 values ($1, $2, $3, to_regclass($5), $4, 'planned') on conflict do nothing",
+                &[&i64::from(*oid), &table.schema, &table.name, &(*lane as i32), &table.sql()],
             )
             .await?;
     }

@@ -11,6 +11,7 @@ use crate::{
 /// The table as it stands on the target.
 #[derive(Clone, Debug, Default)]
 pub struct TargetTable {
+    pub oid: u32,
     pub columns: HashMap<String, TargetColumn>,
     /// Columns of its primary key, in order; empty without one.
     pub primary_key: Vec<String>,
@@ -109,11 +110,12 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
                        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                       where i.indrelid = c.oid and i.indisprimary and i.indimmediate), '{}') as primary_key,
                     exists (select from pg_constraint x where x.conrelid = c.oid and x.condeferrable) as deferrable,
-                    c.relkind = 'p' as partitioned
+                    c.oid as oid, c.relkind = 'p' as partitioned
                from pg_class c where c.oid = to_regclass($1)",
             &[&table.sql()],
         )
         .await?;
+    found.oid = row.get("oid");
     found.primary_key = row.get("primary_key");
     found.deferrable = row.get("deferrable");
     found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };

@@ -302,6 +302,7 @@ mod tests {
             copied_at: Lsn(0),
             skipped: false,
             target: TargetTable {
+                oid: 1,
                 columns: [
                     ("id".into(), column("integer", Equality::Exact)),
                     ("ts".into(), column("timestamp with time zone", Equality::Exact)),

@@ -398,13 +398,13 @@ impl Router {
         let client = client::connect(&self.shared.target, Side::Target, &name).await?;
         let hypertables = timescale::inspect(&client).await?.installed.is_some();
         let is_leaf = message.oid != relation.oid;
-        let renamed = TableName::new(&message.schema, &message.name);
-        for table in [&renamed, &relation.table].into_iter().skip(usize::from(is_leaf)) {
-            if let Some(target) = target::target_table(&client, table, hypertables).await? {
-                let before = self.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
-                let due = reshape::statements(table, is_leaf, message, before, &target, &definitions);
-                return Ok((Relation { table: table.clone(), target, ..relation.clone() }, due));
-            }
+        // It may have been renamed meanwhile, and its name may be another table's.
+        if let Some(table) = catalog::name_of(&client, relation.target.oid).await?
+            && let Some(target) = target::target_table(&client, &table, hypertables).await?
+        {
+            let before = self.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
+            let due = reshape::statements(&table, is_leaf, message, before, &target, &definitions);
+            return Ok((Relation { table, target, ..relation.clone() }, due));
         }
         Err(Error::failed(format!("{} is gone from the target", relation.table)).hint("who dropped it? Run `hyperlift clean` and start again"))
     }

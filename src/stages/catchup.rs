@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{copy::Replication, schema, trouble};
+use super::{copy::Replication, cutover, schema, trouble};
 use crate::{
     config::OnConflict,
     error::{Error, Result},
@@ -26,6 +26,7 @@ use crate::{
     pg::{
         catalog,
         client::Client,
+        dump::{Phase, Statement},
         ledger::{self, RelationState},
         slot,
         target::{self, TableKind},
@@ -101,13 +102,13 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         let source = m.source("lag").await?;
         let router_source = m.source("router").await?;
         let target = m.target("catch-up").await?;
-        let (relations, positions, leaves) = replayed_relations(&target, &replication).await?;
+        let replayed = replayed(&target, &replication).await?;
         // Worth no failure.
-        let suspects = slow::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
+        let suspects = slow::suspects(&source, &target, &replication.relations, &replayed.relations).await.unwrap_or_default();
         let scanned = if suspects.is_empty() { None } else { slow::rows_scanned(&target, &suspects).await.ok() };
-        Ok::<_, Error>((source, router_source, relations, positions, leaves, suspects, scanned))
+        Ok::<_, Error>((source, router_source, replayed, suspects, scanned))
     };
-    let (source, router_source, relations, positions, leaves, suspects, scanned) = match started.await {
+    let (source, router_source, replayed, suspects, scanned) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -115,6 +116,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
             return Err(e);
         }
     };
+    let Replayed { relations, names, positions, leaves } = replayed;
     let relations = Arc::new(relations);
     let cancel = m.cancel.child_token();
     let tasks = TaskTracker::new();
@@ -147,6 +149,11 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let (paused, pausing) = watch::channel(false);
     let (router_progress, router) = watch::channel(router::Progress::default());
     let (reshaped, reshapes) = mpsc::unbounded_channel();
+    for (relation, was) in relations.iter().zip(names).filter(|(relation, was)| relation.table != *was) {
+        // Renamed on both sides since the last run.
+        let columns = m.record.shapes.values().find(|s| s.oid == relation.oid).map_or_else(Vec::new, |s| s.columns.clone());
+        let _ = reshaped.send(router::Reshaped { oid: relation.oid, before: was, now: relation.table.clone(), columns });
+    }
     let router_task = Router {
         shared,
         lanes: feeds,
@@ -218,12 +225,22 @@ fn watched(tasks: &TaskTracker, failure: &mpsc::UnboundedSender<Error>, name: St
     });
 }
 
-/// The relations as they were copied, with the shape of their tables on the target; where each lane stands; and the leaves of
-/// partitioned tables, with the index of their relation.
-async fn replayed_relations(client: &Client, replication: &Replication) -> Result<(Vec<Relation>, Vec<Position>, HashMap<TableName, usize>)> {
+/// What is replayed, and from where on.
+struct Replayed {
+    /// As they were copied, with the shape of their tables on the target.
+    relations: Vec<Relation>,
+    /// What they were called when the last run ended.
+    names: Vec<TableName>,
+    /// Where each lane stands.
+    positions: Vec<Position>,
+    /// Of partitioned tables, with the index of their relation.
+    leaves: HashMap<TableName, usize>,
+}
+
+async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed> {
     let entries = ledger::relations(client).await?;
     let timescale = timescale::inspect(client).await?.installed.is_some();
-    let mut relations = Vec::new();
+    let (mut relations, mut names) = (Vec::new(), Vec::new());
     for r in &replication.relations {
         let Some(entry) = entries.get(&r.oid) else { continue };
         let (snapshot, copied_at, skipped) = match &entry.state {
@@ -233,14 +250,19 @@ async fn replayed_relations(client: &Client, replication: &Replication) -> Resul
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        let shape = target::target_table(client, &r.table, timescale).await?;
-        let Some(shape) = shape else {
+        // Under the name that it has on the target: the source's may be another by now, and then replay stops at the right place.
+        let table = match entry.target_oid {
+            Some(oid) => catalog::name_of(client, oid).await?.unwrap_or_else(|| entry.table.clone()),
+            None => entry.table.clone(),
+        };
+        let Some(shape) = target::target_table(client, &table, timescale).await? else {
             if skipped {
                 continue;
             }
             return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
         };
-        relations.push(Relation { oid: r.oid, table: r.table.clone(), lane: entry.lane, snapshot, copied_at, skipped, target: shape });
+        names.push(entry.table.clone());
+        relations.push(Relation { oid: r.oid, table, lane: entry.lane, snapshot, copied_at, skipped, target: shape });
     }
     let positions = ledger::lane_positions(client).await?;
     let lanes = ledger::migration(client).await?.map_or(1, |l| l.lanes) as usize;
@@ -252,7 +274,7 @@ async fn replayed_relations(client: &Client, replication: &Replication) -> Resul
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
         leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
     }
-    Ok((relations, positions, leaves))
+    Ok(Replayed { relations, names, positions, leaves })
 }
 
 /// What happened while replay was driven.
@@ -330,9 +352,16 @@ impl Replay {
         let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), catalog::Shape { oid, columns, leaves: Vec::new() }));
         m.record.shapes.insert(name, shape);
         m.save()?;
+        ledger::rename_relation(&m.target("catch-up").await?, oid, &now).await?;
         let relations = Arc::make_mut(&mut self.relations);
         relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
         self.slot_checked = None;
+        // Triggers and foreign keys, too, are as the source has them now.
+        let fresh = m.unless_stopped(schema::dump(m)).await?.statements;
+        let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| self.relations.iter().any(|r| r.table == *t));
+        let fresh = fresh.into_iter().filter(|s| s.phase == Phase::Cutover && ours(s));
+        let statements: Vec<_> = cutover::statements(m)?.into_iter().filter(|s| s.phase != Phase::Cutover).chain(fresh).collect();
+        cutover::keep_statements(m, &statements)?;
         let text =
             if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
         m.notice(Level::Info, text).await;

@@ -112,7 +112,8 @@ pub async fn in_scope(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Rel
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
-    if let Some((was, is)) = renamed {
+    // After the copy replay sees it in the stream, at its place.
+    if let Some((was, is)) = renamed.filter(|_| !m.is_finished(Stage::Copy)) {
         return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
             .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
     }
@@ -137,7 +138,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
     }
     m.save()?;
     // The cutover's objects must be known even if the source is gone by then.
-    m.work.replace(cutover::STATEMENTS, &serde_json::to_vec(&schema.statements)?)?;
+    cutover::keep_statements(m, &schema.statements)?;
     Ok(schema.statements)
 }
 

@@ -216,6 +216,10 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     Ok(set)
 }
 
+pub fn keep_statements(m: &Migration, statements: &[Statement]) -> Result<()> {
+    m.work.replace(STATEMENTS, &serde_json::to_vec(statements)?)
+}
+
 pub fn statements(m: &Migration) -> Result<Vec<Statement>> {
     let path = m.work.path().join(STATEMENTS);
     let text =

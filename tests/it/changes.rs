@@ -318,6 +318,50 @@ async fn c_12_a_table_made_after_the_copy_is_told_and_holds_up_the_cutover() {
 }
 
 #[tokio::test]
+async fn c_12_replay_stops_at_ddl_with_the_statement_and_goes_on_behind_it() {
+    let pair = Pair::shared().await;
+    let schema = "create table public.t (id int primary key, v text, n int); create table public.other (id int primary key);
+        create function public.touch() returns trigger language plpgsql as 'begin return new; end';
+        create trigger touched before update on public.t for each row execute function public.touch();
+        insert into public.t select i, 'copied', i from generate_series(1, 100) i";
+    pair.source.execute(schema).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let steps = [
+        ("alter table public.t add column flag text not null default 'on'", "alter table public.t add column flag text default 'on' not null"),
+        ("alter table public.t alter column n type bigint", "alter table public.t alter column n type bigint using n::bigint"),
+        ("alter table public.t rename column v to word", "alter table public.t rename column v to word"),
+        ("alter table public.t drop column word", "alter table public.t drop column word"),
+        ("alter table public.t rename to renamed", "alter table public.t rename to renamed"),
+    ];
+    let mut table = "public.t";
+    for (number, (ddl, statement)) in steps.into_iter().enumerate() {
+        pair.source.execute(&format!("update {table} set n = n + 1 where id <= 20; insert into public.other values ({number})")).await;
+        pair.source.execute(ddl).await;
+        if ddl.ends_with("renamed") {
+            table = "public.renamed";
+        }
+        pair.source.execute(&format!("update {table} set n = n + 1000 where id between 11 and 30")).await;
+        let ended = migration.ended().await;
+        ended.assert_code(1);
+        let said = ended.stderr.replace('"', "");
+        assert!(said.contains(statement), "{ddl}: {said}");
+        // Everything before it is applied, and nothing behind.
+        assert_eq!(pair.target.value("select max(id) from public.other").await, number.to_string(), "{ddl}");
+        let moved = pair.target.value("select count(*) from public.t where n >= 1000").await;
+        assert_eq!(moved, if number == 0 { "0" } else { "20" }, "{ddl}");
+        pair.target.execute(statement).await;
+        migration.start();
+        migration.level_with(&pair.source).await;
+    }
+    migration.stop().await.assert_code(4);
+    migration.cut_over(&pair).await;
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+}
+
+#[tokio::test]
 async fn b_9_children_by_inheritance_are_tables_of_their_own() {
     let schema = "
         create table public.parent (id int primary key, v int);
