@@ -26,7 +26,7 @@ use tokio::{
 use tokio_postgres::Client;
 
 /// Nothing that is waited for may take longer.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Looks again and again until `happened` says true. `what` names what is waited for.
 pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
@@ -118,6 +118,12 @@ impl Pair {
     pub async fn own(source: ServerOptions) -> Self {
         let (source, target) = servers(source).await;
         Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
+    }
+
+    /// One more empty database beside the target.
+    pub async fn second_target(&self) -> Database {
+        let (_, target) = self.own.as_ref().or_else(|| SHARED.get()).expect("its servers were started");
+        database(target).await
     }
 
     /// The source's own server.
