@@ -250,7 +250,7 @@ impl<'a> Replay<'a> {
         let (paused, pausing) = watch::channel(false);
         let (router_progress, _) = watch::channel(router::Progress::default());
         let router = Router {
-            relations: relations.clone(),
+            shared,
             lanes: feeds,
             positions,
             spool_dir: self.stream.folder.path().join("spool"),
@@ -260,9 +260,9 @@ impl<'a> Replay<'a> {
             paused: pausing,
             source: client::connect(&self.stream.source, Side::Source, "test").await.unwrap(),
             source_info: self.stream.source.clone(),
-            migration: self.stream.id.clone(),
             leaves,
-            cancel: cancel.clone(),
+            shapes: HashMap::new(),
+            reshaped: mpsc::unbounded_channel().0,
         };
         tasks.spawn(router.run());
         for lsn in &self.barriers {
