@@ -14,13 +14,21 @@ use crate::{
     workload::{self, Table},
 };
 
-/// How many workloads, and the seed of the first.
-fn cases(default: u64) -> impl Iterator<Item = u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("HYPERLIFT_EQUIVALENCE_SEED");
-    let cases = number("HYPERLIFT_EQUIVALENCE_CASES").unwrap_or(default);
-    let first = seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
-    (first..).take(if seed.is_some() { 1 } else { cases as usize })
+const CASES: &str = "HYPERLIFT_EQUIVALENCE_CASES";
+const SEED: &str = "HYPERLIFT_EQUIVALENCE_SEED";
+
+/// A number of the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// The seeds of the workloads.
+fn cases(default: u64) -> std::ops::Range<u64> {
+    if let Some(seed) = number(SEED) {
+        return seed..seed + 1;
+    }
+    let first = fastrand::u64(..1 << 48);
+    first..first + number(CASES).unwrap_or(default)
 }
 
 /// Says how to repeat what failed.
@@ -29,7 +37,7 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("failed with HYPERLIFT_EQUIVALENCE_SEED={}", self.0);
+            eprintln!("failed with {SEED}={}", self.0);
         }
     }
 }
@@ -83,14 +91,15 @@ async fn holds(seed: u64, tables: &[Table], transactions: u32, prepare: &str) ->
 async fn i_8_sets_in_order_and_the_source_are_equal_wherever_replay_is_killed() {
     let mut all = Contents::default();
     for seed in cases(2) {
-        let found = holds(seed, &workload::plain(), 60, "").await;
+        let found = holds(seed, &workload::plain(), 50, "").await;
         all.largest = all.largest.max(found.largest);
         all.rekeyed_incomplete += found.rekeyed_incomplete;
         all.incomplete += found.incomplete;
         all.truncates += found.truncates;
     }
-    // The workload is what it is meant to be.
-    assert!(all.rekeyed_incomplete > 0 && all.incomplete > 10 && all.truncates > 0 && all.largest > 2_000, "{all:?}");
+    // The workload is what it is meant to be; a single one may lack something.
+    let complete = all.rekeyed_incomplete > 0 && all.incomplete > 10 && all.truncates > 0 && all.largest > 2_000;
+    assert!(complete || number(SEED).is_some(), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +108,7 @@ async fn i_8_sets_in_order_and_the_source_are_equal_in_hypertables() {
         return;
     }
     for seed in cases(2) {
-        holds(seed, &workload::hypertables(), 40, "create extension timescaledb").await;
+        holds(seed, &workload::hypertables(), 32, "create extension timescaledb").await;
     }
 }
 

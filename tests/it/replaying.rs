@@ -6,7 +6,7 @@ use hyperlift::{
     lsn::{Lsn, Position},
     name::TableName,
     pg::{
-        catalog,
+        catalog::{self, ShapeColumn},
         client::{self, Client, Side},
         conninfo::Conninfo,
         ledger,
@@ -59,6 +59,7 @@ pub struct Stream {
     /// Everything up to here is in the spool.
     pub end: Lsn,
     relations: Vec<catalog::Relation>,
+    shapes: HashMap<u32, Vec<ShapeColumn>>,
     receiver: Receiver,
 }
 
@@ -92,6 +93,7 @@ impl Stream {
         let id = source.value("select current_database()").await;
         let client = open(source, Side::Source, "test").await;
         let relations = catalog::relations(&client).await.unwrap();
+        let shapes = catalog::shapes(&client).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
         let published: Vec<Published<'_>> = relations
             .iter()
             .map(|r| Published { table: &r.table, partitioned: r.partitioned, insert_only: insert_only.contains(&r.table.to_string().as_str()) })
@@ -110,7 +112,7 @@ impl Stream {
             system_id: system_id.clone(),
         };
         let receiver = Receiver::start(origin, folder.path().join("spool"), start, start, CancellationToken::new()).await.unwrap();
-        Self { id, source, system_id, folder, start, end: start, relations, receiver }
+        Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 
     /// Receives everything that is committed by now.
@@ -249,6 +251,7 @@ impl<'a> Replay<'a> {
         let (barriers, requests) = mpsc::channel(1 + self.barriers.len());
         let (paused, pausing) = watch::channel(false);
         let (router_progress, _) = watch::channel(router::Progress::default());
+        let (reshaped, reshapes) = mpsc::unbounded_channel();
         let router = Router {
             shared,
             lanes: feeds,
@@ -261,8 +264,8 @@ impl<'a> Replay<'a> {
             source: client::connect(&self.stream.source, Side::Source, "test").await.unwrap(),
             source_info: self.stream.source.clone(),
             leaves,
-            shapes: HashMap::new(),
-            reshaped: mpsc::unbounded_channel().0,
+            shapes: self.stream.shapes.clone(),
+            reshaped,
         };
         tasks.spawn(router.run());
         for lsn in &self.barriers {
@@ -270,7 +273,7 @@ impl<'a> Replay<'a> {
         }
         let (sender, reached) = oneshot::channel();
         barriers.send(BarrierRequest { lsn: self.stream.end, reached: sender }).await.unwrap();
-        Run { id: self.stream.id.clone(), relations, tasks, aborts, lanes, counters, trouble, reached, cancel, _keeps: (barriers, paused) }
+        Run { id: self.stream.id.clone(), relations, tasks, aborts, lanes, counters, trouble, reached, reshapes, cancel, _keeps: (barriers, paused) }
     }
 
     /// Adds what a run has counted.
@@ -355,6 +358,7 @@ pub struct Run {
     counters: Vec<watch::Receiver<Counters>>,
     trouble: mpsc::Receiver<Trouble>,
     reached: oneshot::Receiver<()>,
+    reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
     cancel: CancellationToken,
     _keeps: (mpsc::Sender<BarrierRequest>, watch::Sender<bool>),
 }
@@ -379,6 +383,8 @@ impl Run {
                     Ok(Err(e)) => e,
                     Err(e) => panic!("a task of replay died: {e}"),
                 }),
+                // No table changes its shape.
+                Some(reshaped) = self.reshapes.recv() => panic!("{} is said to be another table", reshaped.now),
                 Ok(()) = &mut self.reached => Next::End,
             }
         };
