@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod change;
 pub mod compact;
+pub mod key;
 pub mod lane;
 pub mod pgoutput;
 pub mod receiver;

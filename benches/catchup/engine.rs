@@ -129,6 +129,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
             copied_at: Lsn::ZERO,
             skipped: false,
             target: shape,
+            spread: false,
         });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
@@ -165,6 +166,7 @@ impl Replaying {
             counters: counters.clone(),
             on_conflict: ConflictPolicy::Stop,
             in_order: false,
+            spreading: hyperlift::replay::lane::Spreading::Hot,
             cancel: cancel.clone(),
         };
         let (mut feeds, mut lanes, mut tasks) = (Vec::new(), Vec::new(), Vec::new());

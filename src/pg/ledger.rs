@@ -19,7 +19,8 @@ create table if not exists _hyperlift.ddl (
     ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
-    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, snapshot text, l_lsn pg_lsn, state text not null);
+    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
+    snapshot text, l_lsn pg_lsn, state text not null);
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));
@@ -103,6 +104,8 @@ pub struct RelationEntry {
     /// The table on the target, whatever it is called now.
     pub target_oid: Option<u32>,
     pub lane: u32,
+    /// Its keys are spread over all lanes.
+    pub spread: bool,
     pub state: RelationState,
 }
 
@@ -119,8 +122,9 @@ pub enum RelationState {
 }
 
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
-    let rows =
-        client.query("select source_oid, schema, name, target_oid, lane, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[]).await?;
+    let rows = client
+        .query("select source_oid, schema, name, target_oid, lane, spread, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
+        .await?;
     rows.iter()
         .map(|r| {
             let oid = r.get::<_, i64>("source_oid") as u32;
@@ -130,9 +134,18 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, state }))
+            Ok((
+                oid,
+                RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, spread: r.get("spread"), state },
+            ))
         })
         .collect()
+}
+
+/// The statement that spreads the keys of a relation over all lanes, or gives them back to its one lane. Only where all lanes stand at
+/// the same place, in one transaction with their positions (I6).
+pub fn spread_relation(oid: u32, spread: bool) -> String {
+    format!("update _hyperlift.relation set spread = {spread} where source_oid = {oid}")
 }
 
 /// A relation is known by its OID; this is what it is called now.

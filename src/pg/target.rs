@@ -22,6 +22,8 @@ pub struct TargetTable {
     pub kind: TableKind,
     /// Has a deferrable constraint: a transaction must not be applied in pieces.
     pub deferrable: bool,
+    /// At most one unique constraint, immediate, and nothing that excludes rows otherwise: rows of different keys are independent.
+    pub spreadable: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
     let rows = client
         .query(
             "select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.typname::text as base,
+                    coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose,
                     exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
                              where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
                                    when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
@@ -98,6 +101,7 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
             .iter()
             .map(|r| {
                 let equality = Equality::of(r.get("base"), r.get("has_btree"));
+                let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
                 (r.get("name"), TargetColumn { data_type: r.get("data_type"), equality })
             })
             .collect(),
@@ -110,6 +114,7 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
                        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                       where i.indrelid = c.oid and i.indisprimary and i.indimmediate), '{}') as primary_key,
                     exists (select from pg_constraint x where x.conrelid = c.oid and x.condeferrable) as deferrable,
+                    c.relkind = 'r' and 1 >= (select count(*) from pg_index i where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)) as spreadable,
                     c.oid as oid, c.relkind = 'p' as partitioned
                from pg_class c where c.oid = to_regclass($1)",
             &[&table.sql()],
@@ -118,6 +123,7 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
     found.oid = row.get("oid");
     found.primary_key = row.get("primary_key");
     found.deferrable = row.get("deferrable");
+    found.spreadable = row.get::<_, bool>("spreadable") && !found.deferrable;
     found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
     if hypertable {
         let dimensions = timescale::dimensions(client, table).await?;

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     change::Change,
-    compact,
+    key,
     pgoutput::{OldKind, Operation, RelationMessage, Value},
     relation::Relation,
 };
@@ -195,7 +195,7 @@ fn dimensions<'a>(message: &'a RelationMessage, relation: &'a Relation) -> impl 
 
 /// The condition that finds the row: by the replica identity's columns, or by the whole row, of which exactly one is taken (B-6).
 fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relation, row: &Old<'a>) -> Result<()> {
-    let keys = compact::key_columns(message, relation);
+    let keys = key::columns(message, relation);
     if !keys.is_empty() {
         for (n, i) in keys.iter().enumerate() {
             let p = b.parameter(row.values[*i].text());
@@ -315,7 +315,9 @@ mod tests {
                 chunk_width: None,
                 kind: if dimensions.is_empty() { TableKind::Plain } else { TableKind::Hypertable },
                 deferrable: false,
+                spreadable: false,
             },
+            spread: false,
         }
     }
 

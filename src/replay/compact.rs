@@ -15,13 +15,13 @@
 //! change that lacks a TOAST value, a table without a key) is applied in order, between the sets of what comes before and behind it.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use super::{
     change::Change,
+    key::{self, Key},
     pgoutput::{OldKind, Operation, RelationMessage, Tuple, Value},
     relation::{Counters, Relation},
 };
@@ -78,16 +78,6 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The columns by which rows of a relation are found, as places in its message: of the replica identity, or with REPLICA IDENTITY FULL
-/// those of the target's primary key. Empty when there is no key.
-pub fn key_columns(message: &RelationMessage, relation: &Relation) -> Vec<usize> {
-    if message.identity != b'f' {
-        return (0..message.columns.len()).filter(|i| message.columns[*i].key).collect();
-    }
-    let place = |name: &String| message.columns.iter().position(|c| c.name == *name);
-    relation.target.primary_key.iter().map(place).collect::<Option<Vec<_>>>().unwrap_or_default()
-}
-
 /// Divides the changes of one relation, in their order, into sets and what has to be done in order.
 pub fn parts<'a>(changes: &[&'a Change], relation: &Relation) -> Vec<Part<'a>> {
     let mut parts = Vec::new();
@@ -115,9 +105,6 @@ fn same_columns(a: &Arc<RelationMessage>, b: &Arc<RelationMessage>) -> bool {
     Arc::ptr_eq(a, b) || (a.identity == b.identity && a.columns == b.columns)
 }
 
-/// The key's text, with lengths.
-type Key<'a> = Cow<'a, [u8]>;
-
 /// What is known of one row.
 struct State<'a> {
     /// A tuple with the key of the row as it was before the batch; `None` when it did not exist.
@@ -139,7 +126,7 @@ struct Compaction<'a> {
 
 impl<'a> Compaction<'a> {
     fn new(message: &'a Arc<RelationMessage>, relation: &Relation) -> Self {
-        Self { message, keys: key_columns(message, relation), rows: HashMap::new(), inserts: Vec::new(), counts: Counters::default() }
+        Self { message, keys: key::columns(message, relation), rows: HashMap::new(), inserts: Vec::new(), counts: Counters::default() }
     }
 
     /// Takes a change; `None` when it does not fit, and then nothing has happened.
@@ -170,32 +157,15 @@ impl<'a> Compaction<'a> {
         Some(())
     }
 
-    /// The key of a tuple; `None` when it lacks a value of it.
     fn key(&self, tuple: Tuple<'a>) -> Option<Key<'a>> {
-        let (first, last) = (*self.keys.first()?, *self.keys.last()?);
-        if self.keys.windows(2).all(|w| w[1] == w[0] + 1) {
-            return tuple.raw(first, last).map(Cow::Borrowed);
-        }
-        self.collect_key(&tuple.values().collect::<Vec<_>>())
+        key::of(tuple, &self.keys)
     }
 
     fn key_of(&self, image: &Image<'a>) -> Option<Key<'a>> {
         match image {
             Image::Message(tuple) => self.key(*tuple),
-            Image::Merged(values) => self.collect_key(values),
+            Image::Merged(values) => key::of_values(values, &self.keys),
         }
-    }
-
-    /// As it would stand in a message.
-    fn collect_key(&self, values: &[Value<'a>]) -> Option<Key<'a>> {
-        let mut key = Vec::new();
-        for i in &self.keys {
-            let text = values.get(*i)?.text()?;
-            key.push(b't');
-            key.extend_from_slice(&(text.len() as u32).to_be_bytes());
-            key.extend_from_slice(text);
-        }
-        Some(Cow::Owned(key))
     }
 
     fn insert(&mut self, key: Key<'a>, row: Image<'a>) -> Option<()> {
@@ -314,7 +284,7 @@ mod tests {
     fn relation(target_key: &[&str]) -> Relation {
         let target = TargetTable { primary_key: target_key.iter().map(|k| (*k).to_owned()).collect(), ..TargetTable::default() };
         let table = TableName::new("public", "t");
-        Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, target }
+        Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, target, spread: false }
     }
 
     fn message(full: bool) -> Arc<RelationMessage> {

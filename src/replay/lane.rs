@@ -47,18 +47,18 @@ pub enum Feed {
     UpTo(Lsn),
     /// Apply what there is, write the position, then answer and wait for the next message.
     Barrier(oneshot::Sender<Position>),
-    /// At a barrier: several relations are truncated, and all lanes move to `to`, in one transaction.
-    Truncate(Box<Truncation>),
+    /// At a barrier: something is done for all lanes, which move to `to`, in one transaction.
+    Together(Box<Together>),
     /// At a barrier: another lane's transaction has moved this lane here.
     Moved(Position),
     /// At a barrier: the tables have another shape now.
     Reshaped(Arc<Vec<Relation>>),
 }
 
-/// A TRUNCATE of the stream.
-pub struct Truncation {
-    /// Tables of the target, quoted.
+/// What one lane does while all others wait: a TRUNCATE of the stream, or another division of the work.
+pub struct Together {
     pub statements: Vec<String>,
+    /// Relations that are truncated.
     pub targets: Vec<usize>,
     pub lanes: Vec<(u32, Position)>,
     pub to: Position,
@@ -106,6 +106,17 @@ pub enum ConflictPolicy {
     Count,
 }
 
+/// Whether the keys of one relation are spread over all lanes, where that is possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spreading {
+    /// When it has most of a stream that lanes cannot keep up with.
+    #[default]
+    Hot,
+    /// At once.
+    All,
+    Never,
+}
+
 /// What all lanes share.
 #[derive(Clone)]
 pub struct Shared {
@@ -118,6 +129,7 @@ pub struct Shared {
     pub on_conflict: ConflictPolicy,
     /// Never sets: every change by itself, in order.
     pub in_order: bool,
+    pub spreading: Spreading,
     pub cancel: CancellationToken,
 }
 
@@ -260,7 +272,7 @@ impl Lane {
                     self.seen = self.seen.max(stands);
                     let _ = reached.send(stands);
                 }
-                Feed::Truncate(truncation) => self.truncate(*truncation).await?,
+                Feed::Together(work) => self.together(*work).await?,
                 Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
                 Feed::Reshaped(relations) => {
                     self.shared.relations = relations;
@@ -392,16 +404,16 @@ impl Lane {
         patience.delay = (patience.delay * 2).min(Duration::from_secs(10));
     }
 
-    async fn truncate(&mut self, mut truncation: Truncation) -> Result<()> {
+    async fn together(&mut self, mut work: Together) -> Result<()> {
         let mut patience = Patience::default();
         loop {
-            match self.try_truncate(&truncation).await {
+            match self.try_together(&work).await {
                 Ok(()) => {
-                    for target in &truncation.targets {
+                    for target in &work.targets {
                         self.shared.counters[*target].send_modify(|c| c.truncates += 1);
                     }
-                    self.changes += 1;
-                    let _ = truncation.done.send(());
+                    self.changes += u64::from(!work.targets.is_empty());
+                    let _ = work.done.send(());
                     return Ok(());
                 }
                 Err(error) if error.is_transient() => self.wait(&mut patience, error).await,
@@ -409,20 +421,20 @@ impl Lane {
                 Err(error) if error.kind == Kind::Differs => return Err(error),
                 Err(error) => {
                     self.session.disconnect();
-                    match self.ask(truncation.targets.first().copied(), error.context("TRUNCATE")).await? {
+                    match self.ask(work.targets.first().copied(), error.context("TRUNCATE")).await? {
                         Resolution::Retry => {}
                         // The positions still move; the tables keep their rows.
-                        Resolution::Accept => truncation.statements.clear(),
+                        Resolution::Accept => work.statements.clear(),
                     }
                 }
             }
         }
     }
 
-    async fn try_truncate(&mut self, truncation: &Truncation) -> Result<()> {
-        let to = truncation.to;
+    async fn try_together(&mut self, work: &Together) -> Result<()> {
+        let to = work.to;
         let mut sql = String::from("begin;");
-        for (lane, from) in truncation.lanes.iter().filter(|(_, from)| *from < to) {
+        for (lane, from) in work.lanes.iter().filter(|(_, from)| *from < to) {
             // A division by zero undoes all when a lane does not stand where it should.
             let _ = write!(
                 sql,
@@ -430,7 +442,7 @@ impl Lane {
                 to.lsn, to.change, from.lsn, from.change
             );
         }
-        for statement in &truncation.statements {
+        for statement in &work.statements {
             sql.push_str(statement);
             sql.push(';');
         }

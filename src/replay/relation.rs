@@ -22,6 +22,8 @@ pub struct Relation {
     /// The operator skipped its data: its changes are dropped, too.
     pub skipped: bool,
     pub target: TargetTable,
+    /// Its keys are spread over all lanes; else `lane` has them all.
+    pub spread: bool,
 }
 
 impl Relation {
@@ -82,6 +84,7 @@ mod tests {
             copied_at: Lsn(1_000),
             skipped: false,
             target: TargetTable::default(),
+            spread: false,
         };
         // committed before L and visible: part of the copy
         assert!(!relation.wants(Lsn(900), 99) && !relation.wants(Lsn(1_000), 103));

@@ -8,7 +8,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
     change::Change,
-    lane::{Feed, Resolution, Shared, Trouble, Truncation},
+    key,
+    lane::{Feed, Resolution, Shared, Spreading, Together, Trouble},
     pgoutput::{self, Message, RelationMessage},
     receiver,
     relation::Relation,
@@ -23,7 +24,9 @@ use crate::{
         catalog::{self, ShapeColumn},
         client::{self, Client, Side},
         conninfo::Conninfo,
-        target, timescale,
+        ledger,
+        target::{self, Equality},
+        timescale,
     },
 };
 
@@ -33,6 +36,9 @@ pub const LANE_QUEUE: usize = 64;
 const QUEUE_KILOBYTES: u32 = 32 << 10;
 /// Changes for a lane are sent when there are so many bytes of them.
 const PACK_BYTES: usize = 128 << 10;
+
+/// A relation that has most of so many bytes of changes is spread over the lanes.
+const HOT_BYTES: u64 = 16 << 20;
 
 /// All lanes hear where the router stands at least this often.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -101,6 +107,8 @@ struct Known {
     target: Option<usize>,
     /// Its columns are what they should be.
     checked: bool,
+    /// Columns of its key.
+    keys: Vec<usize>,
 }
 
 /// Changes that are collected for one lane: packed, so that a rare one does not hold the block that it came in.
@@ -134,7 +142,20 @@ impl Pack {
     }
 }
 
+/// What is observed to find the one relation that most changes are for.
+#[derive(Default)]
+struct Hot {
+    /// Routed since the last look, by relation.
+    bytes: Vec<u64>,
+    all: u64,
+    /// The room in the queues was used up: lanes do not keep up.
+    pressed: bool,
+    /// Its keys change.
+    banned: Vec<bool>,
+}
+
 struct State {
+    hot: Hot,
     packs: Vec<Pack>,
     known: HashMap<u32, Known>,
     by_oid: HashMap<u32, usize>,
@@ -158,7 +179,9 @@ impl Router {
         let start = self.positions.iter().min().copied().unwrap_or_default();
         let mut reader = Reader::open(&self.spool_dir, start.lsn)?;
         let by_oid = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
+        let relations = self.shared.relations.len();
         let mut state = State {
+            hot: Hot { bytes: vec![0; relations], banned: vec![false; relations], ..Hot::default() },
             packs: self.lanes.iter().map(|_| Pack::default()).collect(),
             known: HashMap::new(),
             by_oid,
@@ -180,6 +203,7 @@ impl Router {
                     }
                 }
                 self.send_packs(&mut state).await?;
+                self.divide_anew(&mut state).await?;
             } else {
                 // Everything that is durable was read, and the durable end lies between transactions.
                 state.routed = state.routed.max(end.lsn);
@@ -268,7 +292,8 @@ impl Router {
             }
             Message::Relation(message) => {
                 let target = self.target_of(&message, state).await?;
-                state.known.insert(message.oid, Known { message: Arc::new(message), target, checked: false });
+                let keys = target.map_or_else(Vec::new, |target| key::columns(&message, &self.shared.relations[target]));
+                state.known.insert(message.oid, Known { message: Arc::new(message), target, checked: false, keys });
             }
             Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
             Message::Row { .. } | Message::Other(_) => {}
@@ -317,14 +342,27 @@ impl Router {
                 .hint("a table or partition that is gone from the source again? Run `hyperlift clean`, empty the target and start again"));
         };
         let relation = &self.shared.relations[target];
-        let lane = relation.lane as usize;
-        if position <= self.positions[lane] || !relation.wants(transaction.commit, transaction.xid) {
+        let way = if relation.spread { key::lane(message, &known.keys, self.lanes.len()) } else { Some(relation.lane as usize) };
+        let applied = match way {
+            Some(lane) => position <= self.positions[lane],
+            None => self.positions.iter().all(|p| position <= *p),
+        };
+        if applied || !relation.wants(transaction.commit, transaction.xid) {
             return Ok(());
         }
-        transaction.lanes[lane] = true;
+        let lane = way.unwrap_or(relation.lane as usize);
         if !known.checked {
             self.check_shape(oid, target, state).await?;
         }
+        if way.is_none() {
+            // A row whose key moves from lane to lane; where that happens once, it happens again.
+            state.hot.banned[target] = true;
+            self.spread(target, false, Position { change: position.change - 1, ..position }, state).await?;
+        }
+        let Some(transaction) = &mut state.transaction else { return Ok(()) };
+        transaction.lanes[lane] = true;
+        state.hot.bytes[target] += message.len() as u64;
+        state.hot.all += message.len() as u64;
         let known = &state.known[&oid];
         let change = Change { position, relation: known.message.clone(), target, message: Bytes::new() };
         state.packs[lane].push(change, message);
@@ -350,6 +388,7 @@ impl Router {
         let room = if let Ok(room) = state.room.clone().try_acquire_many_owned(kilobytes) {
             room
         } else {
+            state.hot.pressed = true;
             // Lanes may hold the room in the batch of a transaction that waits for these very changes.
             for lane in &self.lanes {
                 send(lane, Feed::Flush).await?;
@@ -463,11 +502,16 @@ impl Router {
         if statements.is_empty() {
             return Ok(());
         }
+        self.together(statements, targets, to, state).await
+    }
+
+    /// All lanes stop, one of them does something for all and moves all positions in one transaction, and they go on.
+    async fn together(&mut self, statements: Vec<String>, targets: Vec<usize>, to: Position, state: &mut State) -> Result<()> {
         self.send_packs(state).await?;
         let positions = self.stop_lanes().await?;
         let (done, finished) = oneshot::channel();
         let lanes = positions.into_iter().enumerate().map(|(i, p)| (i as u32, p)).collect();
-        send(&self.lanes[0], Feed::Truncate(Box::new(Truncation { statements, targets, lanes, to, done }))).await?;
+        send(&self.lanes[0], Feed::Together(Box::new(Together { statements, targets, lanes, to, done }))).await?;
         finished.await.map_err(|_| lane_gone())?;
         if let Some(transaction) = &mut state.transaction {
             transaction.lanes.fill(true);
@@ -475,6 +519,65 @@ impl Router {
         for lane in &self.lanes {
             send(lane, Feed::Moved(to)).await?;
         }
+        Ok(())
+    }
+
+    /// The one relation that most changes are for would keep one lane busy and the others idle: its keys are spread.
+    async fn divide_anew(&mut self, state: &mut State) -> Result<()> {
+        // Everything routed so far is before it.
+        let to = state.transaction.as_ref().map_or_else(|| Position::after(state.routed), |t| Position { lsn: t.commit, change: t.changes });
+        // A lane that was further when this run began has applied changes that would come to another one now.
+        if self.lanes.len() < 2 || self.positions.iter().any(|p| *p > to) {
+            return Ok(());
+        }
+        // Its table was altered.
+        for target in 0..state.hot.bytes.len() {
+            if self.shared.relations[target].spread && !self.may_spread(target, state) {
+                self.spread(target, false, to, state).await?;
+            }
+        }
+        let due = match self.shared.spreading {
+            Spreading::Never => false,
+            Spreading::All => true,
+            Spreading::Hot => state.hot.all >= HOT_BYTES && state.hot.pressed,
+        };
+        if !due {
+            return Ok(());
+        }
+        let hot = std::mem::take(&mut state.hot);
+        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 2 > hot.all);
+        let found: Vec<usize> = (0..hot.bytes.len())
+            .filter(|i| most(hot.bytes[*i]) && !hot.banned[*i])
+            .filter(|i| !self.shared.relations[*i].spread && self.may_spread(*i, state))
+            .collect();
+        state.hot = Hot { bytes: vec![0; hot.bytes.len()], banned: hot.banned, ..Hot::default() };
+        for target in found {
+            self.spread(target, true, to, state).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether rows of different keys are independent, and keys that are equal print the same.
+    fn may_spread(&self, target: usize, state: &State) -> bool {
+        let relation = &self.shared.relations[target];
+        let table = &relation.target;
+        let keyed = |known: &Known| {
+            let in_key = |i: &usize| table.primary_key.contains(&known.message.columns[*i].name);
+            known.target != Some(target) || (!known.keys.is_empty() && known.keys.iter().all(in_key))
+        };
+        let exact = |column: &String| table.columns.get(column).is_some_and(|c| c.equality == Equality::Exact);
+        state.known.values().all(keyed) && table.spreadable && !table.primary_key.is_empty() && table.primary_key.iter().all(exact)
+    }
+
+    /// From `to` on the changes of a relation go to another lane, or to all by their keys.
+    async fn spread(&mut self, target: usize, spread: bool, to: Position, state: &mut State) -> Result<()> {
+        let table = self.shared.relations[target].table.clone();
+        tracing::info!(%table, spread, at = %to.lsn, "the keys of a table are divided among the lanes in another way");
+        let statement = ledger::spread_relation(self.shared.relations[target].oid, spread);
+        self.together(vec![statement], Vec::new(), to, state).await?;
+        let mut relations = self.shared.relations.to_vec();
+        relations[target].spread = spread;
+        self.shared.relations = Arc::new(relations);
         Ok(())
     }
 }

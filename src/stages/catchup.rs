@@ -8,7 +8,7 @@ mod tally;
 pub use tally::differences;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,7 +58,9 @@ pub struct Replay {
     reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
     failures: mpsc::UnboundedReceiver<Error>,
     /// Troubles that wait for the operator, by the name of their table.
-    open: HashMap<String, (Option<TableName>, oneshot::Sender<Resolution>)>,
+    open: HashMap<String, (Option<TableName>, Vec<oneshot::Sender<Resolution>>)>,
+    /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
+    accepted: HashSet<TableName>,
     tasks: TaskTracker,
     cancel: CancellationToken,
     /// For looking at the source.
@@ -134,6 +136,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
             OnConflict::Count => lane::ConflictPolicy::Count,
         },
         in_order: false,
+        spreading: lane::Spreading::Hot,
         cancel: cancel.clone(),
     };
     let (mut feeds, mut lanes) = (Vec::new(), Vec::new());
@@ -194,6 +197,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         reshapes,
         failures,
         open: HashMap::new(),
+        accepted: HashSet::new(),
         tasks,
         cancel,
         source,
@@ -262,7 +266,7 @@ async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed
             return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
         };
         names.push(entry.table.clone());
-        relations.push(Relation { oid: r.oid, table, lane: entry.lane, snapshot, copied_at, skipped, target: shape });
+        relations.push(Relation { oid: r.oid, table, lane: entry.lane, snapshot, copied_at, skipped, target: shape, spread: entry.spread });
     }
     let positions = ledger::lane_positions(client).await?;
     let lanes = ledger::migration(client).await?.map_or(1, |l| l.lanes) as usize;
@@ -309,6 +313,10 @@ impl Replay {
 
     async fn show_trouble(&mut self, m: &mut Migration, trouble: lane::Trouble) -> Result<()> {
         let table = trouble.target.map(|t| self.relations[t].table.clone());
+        if trouble.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
+            let _ = trouble.answer.send(Resolution::Accept);
+            return Ok(());
+        }
         if !m.config.interactive {
             let mut error = trouble.error.context("replay");
             // A missing partition or column is to be mended, not counted.
@@ -333,7 +341,7 @@ impl Replay {
             None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),
             Some(sql) => format!("{} Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
         };
-        self.open.insert(object, (table, trouble.answer));
+        self.open.entry(object).or_insert_with(|| (table, Vec::new())).1.push(trouble.answer);
         let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);
         m.reporter.report(Event::PromptOpened { prompt }).await;
         Ok(())
@@ -374,8 +382,13 @@ impl Replay {
             Command::Skip { object } => (object, Resolution::Accept),
             _ => return false,
         };
-        let Some((table, answer)) = self.open.remove(object) else { return false };
-        let _ = answer.send(resolution);
+        let Some((table, answers)) = self.open.remove(object) else { return false };
+        for answer in answers {
+            let _ = answer.send(resolution);
+        }
+        if resolution == Resolution::Accept {
+            self.accepted.extend(table.clone());
+        }
         if let Some(table) = table {
             if resolution == Resolution::Accept {
                 m.record.missed.entry(table.to_string()).or_default();

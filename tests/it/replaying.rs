@@ -184,12 +184,15 @@ impl<'a> Replay<'a> {
             finished: false,
         };
         ledger::create(&mut client, &migration, "test").await.unwrap();
+        let planned: Vec<_> = stream.relations.iter().enumerate().map(|(i, r)| (r.oid, r.table.clone(), i as u32 % lanes)).collect();
+        ledger::plan_relations(&mut client, &planned).await.unwrap();
         Self { stream, target, in_order, lanes, barriers: Vec::new(), counters: BTreeMap::new() }
     }
 
     /// The relations as `stages::catchup` finds them after a copy that saw nothing.
     async fn relations(&self, client: &Client) -> (Vec<Relation>, HashMap<TableName, usize>) {
         let has_timescale = timescale::inspect(client).await.unwrap().installed.is_some();
+        let entries = ledger::relations(client).await.unwrap();
         let (mut relations, mut leaves) = (Vec::new(), HashMap::new());
         for (index, r) in self.stream.relations.iter().enumerate() {
             let hypertable = has_timescale && !timescale::dimensions(client, &r.table).await.unwrap().is_empty();
@@ -205,6 +208,7 @@ impl<'a> Replay<'a> {
                 copied_at: Lsn::ZERO,
                 skipped: false,
                 target: shape,
+                spread: entries.get(&r.oid).is_some_and(|e| e.spread),
             };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
             relations.push(relation);
@@ -237,6 +241,8 @@ impl<'a> Replay<'a> {
             counters: Arc::new(counter_senders),
             on_conflict: ConflictPolicy::Stop,
             in_order: self.in_order,
+            // Every table of which it is possible, as soon as it is met.
+            spreading: lane::Spreading::All,
             cancel: cancel.clone(),
         };
         let (mut feeds, mut lanes, mut tasks) = (Vec::new(), Vec::new(), JoinSet::new());

@@ -18,6 +18,7 @@ use crate::{
         apply::{self, Move, Step, Work},
         change::Change,
         compact::{self, Part},
+        key,
         relation::Counters,
         sets::{self, Expect, Staging},
     },
@@ -197,7 +198,7 @@ impl Session {
                             count.count(change);
                             // Found by all of its old values, and not by a key.
                             let by_row = change.relation.identity == b'f' && change.message.first() != Some(&b'I');
-                            if by_row && compact::key_columns(&change.relation, relation).is_empty() {
+                            if by_row && key::columns(&change.relation, relation).is_empty() {
                                 count.full_row += 1;
                             } else {
                                 count.in_order += 1;
