@@ -33,6 +33,10 @@ const BATCH_BYTES: usize = 6 << 20;
 const BATCH_AGE: Duration = Duration::from_secs(2);
 /// A relation whose set has failed goes in order for so many batches.
 const IN_ORDER_BATCHES: u32 = 8;
+/// A batch that takes this long, and this long a change, is looked into, and not too often.
+const SLOW_BATCH: Duration = Duration::from_secs(2);
+const SLOW_CHANGE: Duration = Duration::from_micros(150);
+const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// A lane without changes writes its position this often.
 const IDLE_POSITION_EVERY: Duration = Duration::from_secs(10);
 
@@ -149,6 +153,8 @@ pub struct Lane {
     in_order: HashMap<usize, u32>,
     no_sets: bool,
     changes: u64,
+    /// When statistics of the target were looked at.
+    looked_at: Option<Instant>,
 }
 
 /// Changes that are applied together.
@@ -195,6 +201,7 @@ impl Lane {
             in_order: HashMap::new(),
             no_sets: false,
             changes: 0,
+            looked_at: None,
         }
     }
 
@@ -302,8 +309,10 @@ impl Lane {
         let usual = if self.no_sets || self.shared.in_order { Mode::InOrder } else { Mode::Sets };
         let mut modes = Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() };
         loop {
+            let started = Instant::now();
             match self.session.apply(&batch.changes, (self.position, to), &modes).await {
                 Ok(counts) => {
+                    self.look_at_the_pace(batch, started.elapsed()).await;
                     self.applied(batch, to, counts);
                     return Ok(());
                 }
@@ -355,6 +364,20 @@ impl Lane {
                     self.ask(None, error).await?;
                 }
             }
+        }
+    }
+
+    /// A batch that takes far too long may have met a plan that was made on wrong statistics.
+    async fn look_at_the_pace(&mut self, batch: &Batch, took: Duration) {
+        let slow = took > SLOW_BATCH && took > SLOW_CHANGE * batch.changes.len() as u32;
+        if !slow || self.looked_at.is_some_and(|t| t.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        let tables: HashSet<u32> = batch.changes.iter().map(|c| self.shared.relations[c.target].target.oid).collect();
+        if let Err(error) = self.session.refresh_statistics(&tables.into_iter().collect::<Vec<_>>()).await {
+            tracing::warn!(lane = self.number, %error, "statistics of the target were not refreshed");
+            self.session.disconnect();
         }
     }
 

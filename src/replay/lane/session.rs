@@ -251,33 +251,37 @@ impl Session {
             requests.insert(0, Request::Query(Cow::Owned(missing.join("; "))));
             expected.insert(0, (Purpose::Staging, Expect::Anything));
         }
-        let answers = wire.run(requests).await.map_err(|failed| {
-            let position = expected.iter().position(|(purpose, _)| matches!(purpose, Purpose::Position));
-            if position.and_then(|at| failed.before.get(at)).is_some_and(|answer| answer.count != 1) {
-                // What failed behind it failed because another session has done it.
-                return Refusal::Moved;
+        match wire.run(requests).await {
+            Ok(answers) => self.compare(&expected, &answers),
+            Err(failed) if failed.error.is_transient() => Err(Refusal::Lane(failed.error)),
+            Err(failed) => {
+                // What touched other rows than it should comes first, and what failed behind it may have failed for it.
+                self.compare(&expected, &failed.before)?;
+                Err(match failed.at.map(|at| expected[at].0) {
+                    Some(Purpose::Set(target)) => {
+                        tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, error = %failed.error, "a set failed");
+                        Refusal::Set(target)
+                    }
+                    Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
+                    Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
+                    Some(Purpose::Position) | None => Refusal::Lane(failed.error),
+                })
             }
-            match failed.at.map(|at| expected[at].0) {
-                _ if failed.error.is_transient() => Refusal::Lane(failed.error),
-                Some(Purpose::Set(target)) => {
-                    tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, error = %failed.error, "a set failed");
-                    Refusal::Set(target)
-                }
-                Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
-                Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
-                Some(Purpose::Position) | None => Refusal::Lane(failed.error),
-            }
-        })?;
+        }
+    }
+
+    /// Whether requests touched the rows that they should.
+    fn compare(&self, expected: &[(Purpose, Expect)], answers: &[Answer]) -> Result<(), Refusal> {
         let mut before = 0;
-        for ((purpose, expect), Answer { count, .. }) in expected.into_iter().zip(answers) {
+        for ((purpose, expect), Answer { count, .. }) in expected.iter().zip(answers) {
             let right = match expect {
                 Expect::Anything | Expect::Some => true,
                 Expect::Rows(n) => count == n,
-                Expect::Together(n) => before + count == n,
-                Expect::Same => count == before,
+                Expect::Together(n) => before + count == *n,
+                Expect::Same => *count == before,
             };
-            before = count;
-            match purpose {
+            before = *count;
+            match *purpose {
                 _ if right => {}
                 Purpose::Position | Purpose::Staging => return Err(Refusal::Moved),
                 Purpose::Set(target) => {
@@ -286,6 +290,26 @@ impl Session {
                 }
                 Purpose::Change(position) => return Err(Refusal::Change(position, no_row())),
             }
+        }
+        Ok(())
+    }
+
+    /// Analyzes tables and chunks of which the target believes that they are nearly empty, although they are not: ANALYZE that ran beside
+    /// the transaction that filled them saw no rows, and then any index seems as good as another.
+    pub async fn refresh_statistics(&mut self, tables: &[u32]) -> Result<()> {
+        let list = tables.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let lane = self.lane;
+        let wire = self.connected().await?;
+        let wrong = wire
+            .simple(&format!(
+                "select oid::regclass::text from pg_class
+                  where (oid in ({list}) or oid in (select inhrelid from pg_inherits where inhparent in ({list})))
+                    and relkind = 'r' and reltuples < relpages and pg_relation_size(oid) > 1000000"
+            ))
+            .await?;
+        for table in wrong.into_iter().flatten().flatten() {
+            tracing::info!(lane, table, "analyzing: its statistics say that it is empty");
+            wire.execute(&format!("analyze {table}")).await?;
         }
         Ok(())
     }
