@@ -37,7 +37,7 @@ const QUEUE_KILOBYTES: u32 = 32 << 10;
 /// Changes for a lane are sent when there are so many bytes of them.
 const PACK_BYTES: usize = 128 << 10;
 
-/// A relation that has most of so many bytes of changes is spread over the lanes.
+/// A relation that has two fifths of so many bytes of changes is spread over the lanes.
 const HOT_BYTES: u64 = 8 << 20;
 
 /// All lanes hear where the router stands at least this often.
@@ -546,7 +546,7 @@ impl Router {
             return Ok(());
         }
         let hot = std::mem::take(&mut state.hot);
-        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 2 > hot.all);
+        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 5 > hot.all * 2);
         let found: Vec<usize> = (0..hot.bytes.len())
             .filter(|i| most(hot.bytes[*i]) && !hot.banned[*i])
             .filter(|i| !self.shared.relations[*i].spread && self.may_spread(*i, state))

@@ -12,6 +12,7 @@ use std::{
 use super::{
     apply::{self, Work},
     compact::{Image, Sets},
+    key,
     pgoutput::{OldKind, Tuple, Value},
     relation::Relation,
 };
@@ -254,6 +255,11 @@ impl<'a> Writer<'a, '_> {
             let mut sorted: Vec<_> = times.into_iter().zip(rows).collect();
             sorted.sort_by_key(|(time, _)| *time);
             rows = sorted.into_iter().map(|(_, row)| row).collect();
+        } else if self.relation.target.dimensions.is_empty()
+            && let Some(primary_key) = self.places(&self.relation.target.primary_key)
+        {
+            // Neighbours in the index are inserted together. Text with its length in front sorts numbers as numbers.
+            rows.sort_by_cached_key(|row| key::of_values(&row.values().collect::<Vec<_>>(), &primary_key));
         }
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (data, count) = copy_data(&all, rows.iter().map(Image::values));
@@ -264,6 +270,12 @@ impl<'a> Writer<'a, '_> {
     /// Columns by which the hypertable is partitioned, as places in the message.
     fn dimensions(&self) -> Vec<usize> {
         self.relation.target.dimensions.iter().filter_map(|name| self.columns.iter().position(|c| *c == ident(name))).collect()
+    }
+
+    /// The places of columns in the message; `None` when one is not there, or there are none.
+    fn places(&self, names: &[String]) -> Option<Vec<usize>> {
+        let place = |name: &String| self.columns.iter().position(|c| *c == ident(name));
+        names.iter().map(place).collect::<Option<Vec<_>>>().filter(|places| !places.is_empty())
     }
 
     fn primary_dimension(&self) -> Option<usize> {
