@@ -31,8 +31,10 @@ impl Definitions {
         }
         for column in catalog::column_defaults(source, message.oid).await? {
             // Rows from before the column have the value that was the default then.
-            let (first, later) = match (column.missing, column.default) {
-                (Some(missing), now) => (Some(literal(&missing)), Some(now.unwrap_or_else(|| "null".into()))),
+            let (first, later) = match (column.missing.map(|m| literal(&m).trim_start().to_owned()), column.default) {
+                // Still the same, with a cast or without.
+                (Some(missing), Some(now)) if now == missing || now.starts_with(&format!("{missing}::")) => (Some(now), None),
+                (Some(missing), now) => (Some(missing), Some(now.unwrap_or_else(|| "null".into()))),
                 (None, now) => (now, None),
             };
             let mut clause = first.as_ref().map_or_else(String::new, |value| format!(" default {value}"));
@@ -112,7 +114,7 @@ pub fn statements(
             }
             let (clause, later) = definitions.added.get(&column.name).cloned().unwrap_or_default();
             statements.push(format!("{alter} add column {quoted} {data_type}{clause}"));
-            if let Some(default) = later.filter(|d| clause != format!(" default {d}") && clause != format!(" default {d} not null")) {
+            if let Some(default) = later {
                 statements.push(format!("{alter} alter column {quoted} set default {default}"));
             }
             continue;

@@ -339,7 +339,7 @@ impl Replay {
         m.reporter.report(event).await;
         let text = match &trouble.sql {
             None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),
-            Some(sql) => format!("{} Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
+            Some(sql) => format!("{}. Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
         };
         self.open.entry(object).or_insert_with(|| (table, Vec::new())).1.push(trouble.answer);
         let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);

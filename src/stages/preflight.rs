@@ -328,6 +328,13 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
         format!("{} may not create schemas in database {}", to.user, to.database),
         &format!("grant create on database {} to {}", to.database, to.user),
     );
+    if !catalog::value::<bool>(target, "select has_database_privilege(current_database(), 'TEMPORARY')").await? {
+        checks.warn(
+            "temporary tables",
+            format!("{} may not create them on the target: replay goes change by change, several times slower", to.user),
+            &format!("grant temporary on database {} to {}", to.database, to.user),
+        );
+    }
     match (&ts.installed, &ts.available) {
         (None, None) => checks.warn(
             "TimescaleDB",

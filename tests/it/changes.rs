@@ -329,7 +329,7 @@ async fn c_12_replay_stops_at_ddl_with_the_statement_and_goes_on_behind_it() {
     migration.start();
     migration.stage(Stage::CatchUp).await;
     let steps = [
-        ("alter table public.t add column flag text not null default 'on'", "alter table public.t add column flag text default 'on' not null"),
+        ("alter table public.t add column flag text not null default 'on'", "alter table public.t add column flag text default 'on'::text not null"),
         ("alter table public.t alter column n type bigint", "alter table public.t alter column n type bigint using n::bigint"),
         ("alter table public.t rename column v to word", "alter table public.t rename column v to word"),
         ("alter table public.t drop column word", "alter table public.t drop column word"),
