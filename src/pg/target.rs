@@ -76,8 +76,8 @@ impl Equality {
     }
 }
 
-/// The shape of a table on the target; `None` when it is not there. A hypertable is looked at as one.
-pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) -> Result<Option<TargetTable>> {
+/// The shape of a table on the target; `None` when it is not there. Where there is TimescaleDB a hypertable is looked at as one.
+pub async fn target_table(client: &Client, table: &TableName, has_timescale: bool) -> Result<Option<TargetTable>> {
     let rows = client
         .query(
             "select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.typname::text as base,
@@ -125,8 +125,11 @@ pub async fn target_table(client: &Client, table: &TableName, hypertable: bool) 
     found.deferrable = row.get("deferrable");
     found.spreadable = row.get::<_, bool>("spreadable") && !found.deferrable;
     found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
-    if hypertable {
+    if has_timescale {
         let dimensions = timescale::dimensions(client, table).await?;
+        if dimensions.is_empty() {
+            return Ok(Some(found));
+        }
         found.chunk_width = dimensions.first().and_then(|d| d.width);
         found.dimensions = dimensions.into_iter().map(|d| d.column).collect();
         found.kind = TableKind::Hypertable;

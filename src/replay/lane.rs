@@ -29,7 +29,7 @@ use crate::{
 /// A batch is applied when it has this many changes, or takes so many bytes, or is so old; a transaction that touches a deferrable
 /// constraint stays whole.
 const BATCH_CHANGES: usize = 32_768;
-const BATCH_BYTES: usize = 6 << 20;
+const BATCH_BYTES: usize = 4 << 20;
 const BATCH_AGE: Duration = Duration::from_secs(2);
 /// A relation whose set has failed goes in order for so many batches.
 const IN_ORDER_BATCHES: u32 = 8;

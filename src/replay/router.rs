@@ -33,7 +33,7 @@ use crate::{
 /// Messages on their way to one lane.
 pub const LANE_QUEUE: usize = 64;
 /// Changes on their way to all lanes together, and in their batches, kB.
-const QUEUE_KILOBYTES: u32 = 32 << 10;
+const QUEUE_KILOBYTES: u32 = 24 << 10;
 /// Changes for a lane are sent when there are so many bytes of them.
 const PACK_BYTES: usize = 128 << 10;
 
