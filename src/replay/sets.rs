@@ -12,7 +12,6 @@ use std::{
 use super::{
     apply::{self, Work},
     compact::{Image, Sets},
-    key,
     pgoutput::{OldKind, Tuple, Value},
     relation::Relation,
 };
@@ -259,7 +258,15 @@ impl<'a> Writer<'a, '_> {
             && let Some(primary_key) = self.places(&self.relation.target.primary_key)
         {
             // Neighbours in the index are inserted together. Text with its length in front sorts numbers as numbers.
-            rows.sort_by_cached_key(|row| key::of_values(&row.values().collect::<Vec<_>>(), &primary_key));
+            rows.sort_by_cached_key(|row| {
+                let mut leading: [(usize, &'a [u8]); 2] = Default::default();
+                for (i, value) in row.values().enumerate() {
+                    if let Some(place) = primary_key.iter().take(2).position(|p| *p == i) {
+                        leading[place] = value.text().map_or((0, &[][..]), |text| (text.len(), text));
+                    }
+                }
+                leading
+            });
         }
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (data, count) = copy_data(&all, rows.iter().map(Image::values));
