@@ -38,7 +38,7 @@ const QUEUE_KILOBYTES: u32 = 24 << 10;
 const PACK_BYTES: usize = 128 << 10;
 
 /// A relation that has two fifths of so many bytes of changes is spread over the lanes.
-const HOT_BYTES: u64 = 4 << 20;
+const HOT_BYTES: u64 = 1 << 20;
 
 /// All lanes hear where the router stands at least this often.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -148,7 +148,7 @@ struct Hot {
     /// Routed since the last look, by relation.
     bytes: Vec<u64>,
     all: u64,
-    /// A queue was a quarter full: lanes do not keep up.
+    /// A queue began to fill: lanes do not keep up.
     pressed: bool,
     /// Its keys change.
     banned: Vec<bool>,
@@ -384,7 +384,7 @@ impl Router {
                 None => Ok(()),
             };
         }
-        state.hot.pressed |= self.lanes[lane].capacity() < LANE_QUEUE * 3 / 4;
+        state.hot.pressed |= self.lanes[lane].capacity() < LANE_QUEUE * 7 / 8;
         let kilobytes = ((pack.len() >> 10) as u32 + 1).min(QUEUE_KILOBYTES);
         let room = if let Ok(room) = state.room.clone().try_acquire_many_owned(kilobytes) {
             room
