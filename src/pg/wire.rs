@@ -12,11 +12,13 @@ mod startup;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use self::socket::Io;
 use super::attempt::{Attempts, reason};
@@ -130,7 +132,8 @@ impl Wire {
         self.flush().await?;
         self.answer(|frame| {
             if frame.tag == b'D' {
-                rows.push(data_row(frame.body).ok_or_else(|| Error::failed("the server sent a malformed row"))?);
+                let text = |value: Bytes| String::from_utf8_lossy(&value).into_owned();
+                rows.push(data_row(frame.body)?.into_iter().map(|value| value.map(text)).collect());
             }
             Ok(())
         })
@@ -276,6 +279,29 @@ impl Wire {
         }
     }
 
+    /// Ready once the outbox is empty; what was written still has to be flushed.
+    fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        while !self.outbox.is_empty() {
+            match ready!(Pin::new(&mut *self.io).poll_write(cx, &self.outbox))? {
+                0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                written => self.outbox.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when something was read, a little at a time: the way is the other one.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut chunk = [0; 4096];
+        let mut buffer = ReadBuf::new(&mut chunk);
+        ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.inbox.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(()))
+    }
+
     fn broken(&self, e: std::io::Error) -> Error {
         if e.kind() == std::io::ErrorKind::UnexpectedEof {
             return self.closed();
@@ -319,14 +345,15 @@ fn row_count(tag: &[u8]) -> u64 {
     tag.trim_end_matches('\0').rsplit(' ').next().and_then(|last| last.parse().ok()).unwrap_or(0)
 }
 
-/// DataRow in text format. None when it is malformed.
-fn data_row(mut body: Bytes) -> Option<Vec<Option<String>>> {
-    let columns = body.try_get_u16().ok()?;
+/// DataRow: its values as they are; NULL is `None`.
+fn data_row(mut body: Bytes) -> Result<Vec<Option<Bytes>>> {
+    let malformed = || Error::failed("the server sent a malformed row").hint("is there a proxy or pooler in between? Connect to the server itself");
+    let columns = body.try_get_u16().map_err(|_| malformed())?;
     (0..columns)
         .map(|_| {
-            let len = body.try_get_i32().ok()?;
-            let Ok(len) = usize::try_from(len) else { return Some(None) };
-            (body.remaining() >= len).then(|| Some(String::from_utf8_lossy(&body.split_to(len)).into_owned()))
+            let len = body.try_get_i32().map_err(|_| malformed())?;
+            let Ok(len) = usize::try_from(len) else { return Ok(None) };
+            if body.remaining() < len { Err(malformed()) } else { Ok(Some(body.split_to(len))) }
         })
         .collect()
 }
@@ -353,8 +380,8 @@ mod tests {
             assert_eq!(row_count(tag.as_bytes()), rows, "{tag}");
         }
         let row = Bytes::from_static(b"\0\x02\0\0\0\x01a\xff\xff\xff\xff");
-        assert_eq!(data_row(row), Some(vec![Some("a".to_owned()), None]));
-        assert_eq!(data_row(Bytes::from_static(b"\0\x01\0\0\0\x05a")), None);
+        assert_eq!(data_row(row).unwrap(), [Some(Bytes::from_static(b"a")), None]);
+        assert!(data_row(Bytes::from_static(b"\0\x01\0\0\0\x05a")).is_err());
     }
 
     #[test]

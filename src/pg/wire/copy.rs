@@ -5,9 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use tokio::io::ReadBuf;
 
 use super::{Wire, frame_len_at, server_error};
 use crate::error::{Error, Result};
@@ -96,27 +95,14 @@ impl Wire {
     }
 
     fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while !self.outbox.is_empty() {
-            match Pin::new(&mut *self.io).poll_write(cx, &self.outbox) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => self.outbox.advance(written),
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => break,
+        if let Poll::Ready(written) = self.poll_outbox(cx) {
+            written?;
+            if let Poll::Ready(flushed) = Pin::new(&mut *self.io).poll_flush(cx) {
+                return Poll::Ready(flushed.map(|()| false));
             }
         }
-        if self.outbox.is_empty()
-            && let Poll::Ready(flushed) = Pin::new(&mut *self.io).poll_flush(cx)
-        {
-            return Poll::Ready(flushed.map(|()| false));
-        }
-        let mut chunk = [0; 4096];
         loop {
-            let mut buffer = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.inbox.extend_from_slice(buffer.filled());
+            ready!(self.poll_inbox(cx))?;
             if self.has_error() {
                 return Poll::Ready(Ok(true));
             }

@@ -7,11 +7,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use tokio::io::ReadBuf;
 
-use super::{Frame, Wire, row_count, server_error};
+use super::{Frame, Wire, data_row, row_count, server_error};
 use crate::error::{Error, Result};
 
 /// Written at a time, bytes.
@@ -207,7 +206,7 @@ impl Wire {
                             self.statements.insert(sql.clone(), name.clone());
                         }
                     }
-                    b'D' => answer.rows.push(values(body)?),
+                    b'D' => answer.rows.push(data_row(body)?),
                     b'C' => {
                         answer.count = row_count(&body);
                         done = !request.ready;
@@ -246,44 +245,16 @@ impl Wire {
     }
 
     fn poll_write_and_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.outbox.is_empty() {
-            match Pin::new(&mut *self.io).poll_write(cx, &self.outbox) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => self.outbox.advance(written),
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => break,
-            }
-        }
-        if self.outbox.is_empty() {
+        if let Poll::Ready(written) = self.poll_outbox(cx) {
+            written?;
             // Its memory goes with it: a batch may have been large.
             self.outbox = BytesMut::new();
             return Pin::new(&mut *self.io).poll_flush(cx);
         }
-        let mut chunk = [0; 4096];
         loop {
-            let mut buffer = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.inbox.extend_from_slice(buffer.filled());
+            ready!(self.poll_inbox(cx))?;
         }
     }
-}
-
-/// DataRow in text format.
-fn values(mut body: Bytes) -> Result<Vec<Option<Bytes>>> {
-    let short = |_| Error::failed("the server sent a malformed row");
-    let columns = body.try_get_u16().map_err(short)?;
-    (0..columns)
-        .map(|_| {
-            let Ok(len) = usize::try_from(body.try_get_i32().map_err(short)?) else { return Ok(None) };
-            if body.remaining() < len {
-                return Err(Error::failed("the server sent a malformed row"));
-            }
-            Ok(Some(body.split_to(len)))
-        })
-        .collect()
 }
 
 #[cfg(test)]
