@@ -20,7 +20,7 @@ create table if not exists _hyperlift.ddl (
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
     source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
-    snapshot text, l_lsn pg_lsn, state text not null);
+    snapshot text, l_lsn pg_lsn, missed bigint not null default 0, state text not null);
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));
@@ -106,6 +106,8 @@ pub struct RelationEntry {
     pub lane: u32,
     /// Its keys are spread over all lanes.
     pub spread: bool,
+    /// Changes of its stream that were not applied.
+    pub missed: u64,
     pub state: RelationState,
 }
 
@@ -123,7 +125,7 @@ pub enum RelationState {
 
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
-        .query("select source_oid, schema, name, target_oid, lane, spread, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
+        .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
         .await?;
     rows.iter()
         .map(|r| {
@@ -134,10 +136,8 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            Ok((
-                oid,
-                RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, spread: r.get("spread"), state },
-            ))
+            let (lane, missed) = (r.get::<_, i32>("lane") as u32, r.get::<_, i64>("missed") as u64);
+            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: r.get("spread"), missed, state }))
         })
         .collect()
 }
@@ -146,6 +146,11 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
 /// the same place, in one transaction with their positions (I6).
 pub fn spread_relation(oid: u32, spread: bool) -> String {
     format!("update _hyperlift.relation set spread = {spread} where source_oid = {oid}")
+}
+
+/// The statement that records changes that were not applied, for the transaction that leaves them out.
+pub fn add_missed(oid: u32, changes: u64) -> String {
+    format!("update _hyperlift.relation set missed = missed + {changes} where source_oid = {oid}")
 }
 
 /// A relation is known by its OID; this is what it is called now.
