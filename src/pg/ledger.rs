@@ -19,7 +19,7 @@ create table if not exists _hyperlift.ddl (
     ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
-    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
+    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread text not null default 'no',
     snapshot text, l_lsn pg_lsn, missed bigint not null default 0, state text not null);
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
@@ -104,11 +104,36 @@ pub struct RelationEntry {
     /// The table on the target, whatever it is called now.
     pub target_oid: Option<u32>,
     pub lane: u32,
-    /// Its keys are spread over all lanes.
-    pub spread: bool,
+    pub spread: Spread,
     /// Changes of its stream that were not applied.
     pub missed: u64,
     pub state: RelationState,
+}
+
+/// Whether the rows of a relation are spread over all lanes, and by what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Its one lane has them all.
+    #[default]
+    No,
+    /// By the first column of the primary key: rows that are neighbours in its index share a lane.
+    First,
+    /// By the whole key.
+    Key,
+}
+
+impl Spread {
+    fn of(word: &str) -> Self {
+        [Self::First, Self::Key].into_iter().find(|s| s.word() == word).unwrap_or_default()
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::First => "first",
+            Self::Key => "key",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,15 +162,15 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
             let (lane, missed) = (r.get::<_, i32>("lane") as u32, r.get::<_, i64>("missed") as u64);
-            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: r.get("spread"), missed, state }))
+            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: Spread::of(r.get("spread")), missed, state }))
         })
         .collect()
 }
 
 /// The statement that spreads the keys of a relation over all lanes, or gives them back to its one lane. Only where all lanes stand at
 /// the same place, in one transaction with their positions (I6).
-pub fn spread_relation(oid: u32, spread: bool) -> String {
-    format!("update _hyperlift.relation set spread = {spread} where source_oid = {oid}")
+pub fn spread_relation(oid: u32, spread: Spread) -> String {
+    format!("update _hyperlift.relation set spread = '{}' where source_oid = {oid}", spread.word())
 }
 
 /// The statement that records changes that were not applied, for the transaction that leaves them out.

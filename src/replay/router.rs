@@ -28,6 +28,7 @@ use crate::{
         catalog::{self, ShapeColumn},
         client::{self, Client},
         conninfo::Conninfo,
+        ledger::Spread,
     },
 };
 
@@ -100,6 +101,8 @@ struct Known {
     checked: bool,
     /// Columns of its key.
     keys: Vec<usize>,
+    /// That of them with which the target's primary key begins.
+    first: Option<usize>,
 }
 
 /// Changes that are collected for one lane: packed, so that a rare one does not hold the block that it came in.
@@ -161,7 +164,7 @@ impl Router {
         let by_oid = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
         let relations = self.shared.relations.len();
         let mut state = State {
-            hot: Hot::of(relations),
+            hot: Hot::of(relations, self.lanes.len()),
             looked_ahead: false,
             packs: self.lanes.iter().map(|_| Pack::default()).collect(),
             known: HashMap::new(),
@@ -251,8 +254,7 @@ impl Router {
             }
             Message::Relation(message) => {
                 let target = self.target_of(&message, state).await?;
-                let keys = target.map_or_else(Vec::new, |target| key::columns(&message, &self.shared.relations[target]));
-                state.known.insert(message.oid, Known { message: Arc::new(message), target, checked: false, keys });
+                state.known.insert(message.oid, self.known(Arc::new(message), target));
             }
             Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
             Message::Row { .. } | Message::Other(_) => {}
@@ -286,6 +288,14 @@ impl Router {
         Ok(target)
     }
 
+    fn known(&self, message: Arc<RelationMessage>, target: Option<usize>) -> Known {
+        let relation = target.map(|target| &self.shared.relations[target]);
+        let keys = relation.map_or_else(Vec::new, |r| key::columns(&message, r));
+        let first = relation.and_then(|r| r.target.primary_key.first());
+        let first = keys.iter().copied().find(|i| Some(&message.columns[*i].name) == first);
+        Known { message, target, checked: false, keys, first }
+    }
+
     async fn change(&mut self, oid: u32, message: &[u8], state: &mut State) -> Result<()> {
         let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
         transaction.changes += 1;
@@ -301,7 +311,12 @@ impl Router {
                 .hint("a table or partition that is gone from the source again? Run `hyperlift clean`, empty the target and start again"));
         };
         let relation = &self.shared.relations[target];
-        let way = if relation.spread { key::lane(message, &known.keys, self.lanes.len()) } else { Some(relation.lane as usize) };
+        let lanes = self.lanes.len();
+        let way = match relation.spread {
+            Spread::No => Some(relation.lane as usize),
+            Spread::First => known.first.and_then(|column| key::lane(message, &[column], lanes)),
+            Spread::Key => key::lane(message, &known.keys, lanes),
+        };
         let applied = match way {
             Some(lane) => position <= self.positions[lane],
             None => self.positions.iter().all(|p| position <= *p),
@@ -329,12 +344,12 @@ impl Router {
         if way.is_none() {
             // A row whose key moves from lane to lane; where that happens once, it happens again.
             state.hot.banned[target] = true;
-            self.spread(target, false, Position { change: position.change - 1, ..position }, state).await?;
+            self.spread(target, Spread::No, Position { change: position.change - 1, ..position }, state).await?;
         }
         let Some(transaction) = &mut state.transaction else { return Ok(()) };
         transaction.lanes[lane] = true;
-        state.hot.bytes[target] += message.len() as u64;
-        state.hot.all += message.len() as u64;
+        let by_first = if self.shared.relations[target].spread == Spread::No { self.lane_by_first(&state.known[&oid], message) } else { lane };
+        state.hot.note(target, by_first, message.len());
         state.packs[lane].push(change, message);
         if state.packs[lane].len() >= PACK_BYTES { self.send_pack(lane, state).await } else { Ok(()) }
     }

@@ -49,6 +49,7 @@ impl Router {
                 };
                 if due.is_empty() || self.ask(index, &relation, &due).await? == Resolution::Accept {
                     self.reshape(index, &relation, fresh, &message).await?;
+                    state.known.insert(oid, self.known(message, Some(index)));
                     break;
                 }
             }

@@ -6,8 +6,12 @@ use super::{Known, Router, State};
 use crate::{
     error::Result,
     lsn::Position,
-    pg::{ledger, target::Equality},
+    pg::{
+        ledger::{self, Spread},
+        target::Equality,
+    },
     replay::{
+        key,
         lane::Spreading,
         pgoutput,
         spool::{self, Reader},
@@ -20,11 +24,10 @@ const HOT_BYTES: u64 = 1 << 20;
 const BACKLOG_BYTES: usize = 4 << 20;
 
 /// What is observed to find the one relation that most changes are for.
-#[derive(Default)]
 pub(super) struct Hot {
-    /// Routed since the last look, by relation.
-    pub(super) bytes: Vec<u64>,
-    pub(super) all: u64,
+    /// Routed since the last look, by relation, and by the lane that it would go to by the first column of its key.
+    bytes: Vec<Vec<u64>>,
+    all: u64,
     /// A queue began to fill: lanes do not keep up.
     pub(super) pressed: bool,
     /// Its keys change.
@@ -32,8 +35,28 @@ pub(super) struct Hot {
 }
 
 impl Hot {
-    pub(super) fn of(relations: usize) -> Self {
-        Self { bytes: vec![0; relations], banned: vec![false; relations], ..Self::default() }
+    pub(super) fn of(relations: usize, lanes: usize) -> Self {
+        Self { bytes: vec![vec![0; lanes]; relations], all: 0, pressed: false, banned: vec![false; relations] }
+    }
+
+    pub(super) fn note(&mut self, target: usize, lane: usize, bytes: usize) {
+        self.bytes[target][lane] += bytes as u64;
+        self.all += bytes as u64;
+    }
+
+    fn bytes_of(&self, target: usize) -> u64 {
+        self.bytes[target].iter().sum()
+    }
+
+    /// Whether no lane has twice its share.
+    fn is_even(&self, target: usize) -> bool {
+        let lanes = &self.bytes[target];
+        lanes.iter().max().is_some_and(|most| most * lanes.len() as u64 <= 2 * self.bytes_of(target))
+    }
+
+    fn clear(&mut self) {
+        self.bytes.iter_mut().for_each(|lanes| lanes.fill(0));
+        (self.all, self.pressed) = (0, false);
     }
 }
 
@@ -52,9 +75,8 @@ impl Router {
             seen += block.len();
             for record in spool::records(block) {
                 if let Some(relation) = pgoutput::row_of(&record) {
-                    if let Some(target) = state.known.get(&relation).and_then(|known| known.target) {
-                        state.hot.bytes[target] += record.len() as u64;
-                        state.hot.all += record.len() as u64;
+                    if let Some((known, target)) = state.known.get(&relation).and_then(|known| Some((known, known.target?))) {
+                        state.hot.note(target, self.lane_by_first(known, &record), record.len());
                     }
                 } else if record.first() == Some(&b'R') {
                     self.record(&record, state).await?;
@@ -66,8 +88,13 @@ impl Router {
             self.divide_anew(state).await?;
         }
         state.known = known;
-        state.hot = Hot { banned: std::mem::take(&mut state.hot.banned), ..Hot::of(self.shared.relations.len()) };
+        state.hot.clear();
         Ok(())
+    }
+
+    /// The lane of a change, if its relation were spread by the first column of its key; a key of one column need not ask.
+    pub(super) fn lane_by_first(&self, known: &Known, message: &[u8]) -> usize {
+        known.first.filter(|_| known.keys.len() > 1).and_then(|column| key::lane(message, &[column], self.lanes.len())).unwrap_or_default()
     }
 
     /// The one relation that most changes are for would keep one lane busy and the others idle: its keys are spread.
@@ -79,9 +106,9 @@ impl Router {
             return Ok(());
         }
         // Its table was altered.
-        for target in 0..state.hot.bytes.len() {
-            if self.shared.relations[target].spread && !self.may_spread(target, state) {
-                self.spread(target, false, to, state).await?;
+        for target in 0..self.shared.relations.len() {
+            if self.shared.relations[target].spread != Spread::No && !self.may_spread(target, state) {
+                self.spread(target, Spread::No, to, state).await?;
             }
         }
         let due = match self.shared.spreading {
@@ -92,17 +119,27 @@ impl Router {
         if !due {
             return Ok(());
         }
-        let hot = std::mem::take(&mut state.hot);
-        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 5 > hot.all * 2);
-        let found: Vec<usize> = (0..hot.bytes.len())
-            .filter(|i| most(hot.bytes[*i]) && !hot.banned[*i])
-            .filter(|i| !self.shared.relations[*i].spread && self.may_spread(*i, state))
+        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 5 > state.hot.all * 2);
+        let found: Vec<_> = (0..self.shared.relations.len())
+            .filter(|target| most(state.hot.bytes_of(*target)) && !state.hot.banned[*target] && self.may_spread(*target, state))
+            .filter_map(|target| Some((target, self.better_spread(target, state)?)))
             .collect();
-        state.hot = Hot { banned: hot.banned, ..Hot::of(hot.bytes.len()) };
-        for target in found {
-            self.spread(target, true, to, state).await?;
+        state.hot.clear();
+        for (target, spread) in found {
+            self.spread(target, spread, to, state).await?;
         }
         Ok(())
+    }
+
+    /// Lanes whose rows are neighbours in the index do not get in each other's way, unless a few values have most of the rows.
+    fn better_spread(&self, target: usize, state: &State) -> Option<Spread> {
+        let even = || state.hot.is_even(target) && state.known.values().all(|known| known.target != Some(target) || known.first.is_some());
+        match self.shared.relations[target].spread {
+            Spread::No if even() => Some(Spread::First),
+            Spread::No => Some(Spread::Key),
+            Spread::First => (!even()).then_some(Spread::Key),
+            Spread::Key => None,
+        }
     }
 
     /// Whether rows of different keys are independent, and keys that are equal print the same.
@@ -118,9 +155,9 @@ impl Router {
     }
 
     /// From `to` on the changes of a relation go to another lane, or to all by their keys.
-    pub(super) async fn spread(&mut self, target: usize, spread: bool, to: Position, state: &mut State) -> Result<()> {
+    pub(super) async fn spread(&mut self, target: usize, spread: Spread, to: Position, state: &mut State) -> Result<()> {
         let table = self.shared.relations[target].table.clone();
-        tracing::info!(%table, spread, at = %to.lsn, "the keys of a table are divided among the lanes in another way");
+        tracing::info!(%table, spread = spread.word(), at = %to.lsn, "the keys of a table are divided among the lanes in another way");
         let statement = ledger::spread_relation(self.shared.relations[target].oid, spread);
         self.together(vec![statement], Vec::new(), to, state).await?;
         let mut relations = self.shared.relations.to_vec();
