@@ -53,6 +53,12 @@ pub struct MigrateArgs {
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
+    /// Tables larger than this are copied in parts, by several jobs at once. [default: by the size of the database, 256 MB or more]
+    #[arg(long, value_name = "SIZE", global = true)]
+    pub split_tables_larger_than: Option<String>,
+    /// Copy no more than this a second, all jobs together, so that the source does not suffer. [default: no limit]
+    #[arg(long, value_name = "SIZE", global = true)]
+    pub copy_rate: Option<String>,
     /// Tables whose indexes are built at once.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub index_jobs: u32,
@@ -161,8 +167,9 @@ impl MigrateArgs {
         let env = |name: &str| std::env::var(name).ok();
         let source = config::uri("source", self.source.clone(), "PGCOPYDB_SOURCE_PGURI", "SOURCE", &env)?;
         let target = config::uri("target", self.target.clone(), "PGCOPYDB_TARGET_PGURI", "TARGET", &env)?;
-        let analyze_below = format::parse_bytes(&self.analyze_below)
-            .ok_or_else(|| Error::usage(format!("--analyze-below: not a size: {:?}", self.analyze_below)).hint("for instance 30MB or 1GB"))?;
+        let analyze_below = size("analyze-below", &self.analyze_below)?;
+        let split_larger_than = self.split_tables_larger_than.as_deref().map(|text| positive("split-tables-larger-than", text)).transpose()?;
+        let copy_rate = self.copy_rate.as_deref().map(|text| positive("copy-rate", text)).transpose()?;
         let front = self.front();
         Ok(Config {
             source,
@@ -170,6 +177,8 @@ impl MigrateArgs {
             dir: self.dir(),
             plan: self.plan.as_deref().map(Plan::read).transpose()?,
             table_jobs: self.table_jobs,
+            split_larger_than,
+            copy_rate,
             index_jobs: self.index_jobs,
             replay_lanes: self.replay_lanes,
             analyze_below,
@@ -195,6 +204,20 @@ impl MigrateArgs {
             ColorChoice::Never => ui::Color::Never,
         };
         ui::Options { ascii: self.ascii || !locale_is_utf8(), color, no_bell: self.no_bell, dir: self.dir() }
+    }
+}
+
+/// A size as a flag gives it, bytes.
+fn size(flag: &str, text: &str) -> Result<u64> {
+    format::parse_bytes(text).ok_or_else(|| Error::usage(format!("--{flag}: not a size: {text:?}")).hint("for instance 30MB or 1GB"))
+}
+
+fn positive(flag: &str, text: &str) -> Result<u64> {
+    let bytes = size(flag, text)?;
+    if bytes == 0 {
+        Err(Error::usage(format!("--{flag}: it has to be more than nothing")).hint("leave the flag out for the default"))
+    } else {
+        Ok(bytes)
     }
 }
 

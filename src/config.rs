@@ -34,6 +34,10 @@ pub struct Config {
     /// Given with `--plan`; the one in the work directory is used otherwise.
     pub plan: Option<Plan>,
     pub table_jobs: u32,
+    /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
+    pub split_larger_than: Option<u64>,
+    /// All copies together move no more than this, bytes a second.
+    pub copy_rate: Option<u64>,
     pub index_jobs: u32,
     pub replay_lanes: u32,
     /// ANALYZE begins below this lag, bytes.

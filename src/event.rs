@@ -255,6 +255,24 @@ impl TableState {
     }
 }
 
+/// How rows go over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyFormat {
+    Binary,
+    /// For types that have no binary form which is safe between two servers.
+    Text,
+}
+
+impl CopyFormat {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Text => "text",
+        }
+    }
+}
+
 /// One lane of the replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
@@ -426,6 +444,12 @@ pub enum Event {
         lsn: Lsn,
     },
 
+    /// A table is locked on the source and its snapshot taken: it is copied in so many parts, in this format.
+    CopyBegun {
+        table: TableName,
+        format: CopyFormat,
+        parts: u32,
+    },
     /// Absolute; `rows` and `bytes` so far, on the wire.
     CopyProgress {
         table: TableName,

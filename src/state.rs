@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     event::{
-        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, RelationKind,
-        RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
+        Candidate, Check, CopyFormat, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt,
+        RelationKind, RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
     },
     lsn::Lsn,
     name::TableName,
@@ -63,6 +63,9 @@ pub struct Table {
     pub copied_rows: u64,
     pub copied_bytes: u64,
     pub meter: Meter,
+    /// How its rows go over the wire, and in how many parts; 0 before its copy has begun.
+    pub format: Option<CopyFormat>,
+    pub parts: u32,
     pub started: Option<Timestamp>,
     pub finished: Option<Timestamp>,
     pub error: Option<String>,
@@ -126,6 +129,8 @@ impl Table {
             copied_rows: 0,
             copied_bytes: 0,
             meter: Meter::default(),
+            format: None,
+            parts: 0,
             started: None,
             finished: None,
             error: None,
@@ -401,6 +406,12 @@ impl State {
             Event::SlotCreated { slot, lsn } => {
                 self.replay.slot = Some(slot.clone());
                 self.log(at, Level::Info, format!("slot {slot} at {lsn}"));
+            }
+            Event::CopyBegun { table, format, parts } => {
+                if let Some(t) = self.table_mut(table) {
+                    (t.format, t.parts) = (Some(*format), *parts);
+                }
+                self.copy_progress(at, table, TableState::Copying, 0, 0, None);
             }
             Event::CopyProgress { table, state, rows, bytes, error } => self.copy_progress(at, table, *state, *rows, *bytes, error.as_deref()),
             Event::IndexProgress { table, done, total, index } => {

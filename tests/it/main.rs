@@ -3,6 +3,7 @@
 mod bare_server;
 mod changes;
 mod conflicts;
+mod copying;
 mod demo;
 mod demo_run;
 mod equivalence;
