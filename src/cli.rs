@@ -53,7 +53,7 @@ pub struct MigrateArgs {
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
-    /// Tables whose indexes are built at once.
+    /// Indexes built at once, of one table, too.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub index_jobs: u32,
     /// Replay workers; fixed when the migration begins.

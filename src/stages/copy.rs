@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
     cutover, ddl,
-    indexes::{self, Builder, Job},
+    indexes::{self, Job},
     schema, slot,
     trouble::{self, Asker, Resolution},
 };
@@ -222,6 +222,8 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
             _ => todo.push(task),
         }
     }
+    let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
+    m.reporter.report(Event::IndexesCounted { indexes }).await;
     let mut left: HashSet<TableName> = relations.iter().map(|r| r.table.clone()).collect();
     for task in to_index {
         let (rows, bytes) = (task.relation.rows, task.relation.bytes);
@@ -230,7 +232,6 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let (pause, paused) = watch::channel(false);
     let (done_sender, mut done) = mpsc::unbounded_channel();
-    let jobs = Arc::new(Mutex::new(jobs));
     let cancel = m.cancel.child_token();
     let tracker = TaskTracker::new();
     let (failures, mut failed) = mpsc::unbounded_channel::<Error>();
@@ -247,18 +248,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
             }
         });
     };
-    for n in 0..m.config.index_jobs.max(1) {
-        let builder = Builder {
-            target: m.config.target.clone(),
-            application_name: m.application(&format!("index-{n}")),
-            reporter: m.reporter.clone(),
-            asker: asker.clone(),
-            jobs: jobs.clone(),
-            done: done_sender.clone(),
-        };
-        run(Box::pin(builder.run()));
-    }
-    drop(done_sender);
+    run(Box::pin(indexes::build(m, asker.clone(), jobs, done_sender)));
     let permits = Arc::new(Semaphore::new(m.config.table_jobs.max(1) as usize));
     let mut table_jobs = m.config.table_jobs.max(1);
     m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
@@ -321,7 +311,7 @@ async fn copy_all(m: &mut Migration, relations: &[Relation], entries: &HashMap<u
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), "set maintenance_work_mem = '256MB'");
+    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), indexes::settings(1));
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
