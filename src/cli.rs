@@ -59,7 +59,7 @@ pub struct MigrateArgs {
     /// Copy no more than this a second, all jobs together, so that the source does not suffer. [default: no limit]
     #[arg(long, value_name = "SIZE", global = true)]
     pub copy_rate: Option<String>,
-    /// Tables whose indexes are built at once.
+    /// Indexes built at once, of one table, too.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub index_jobs: u32,
     /// Replay workers; fixed when the migration begins.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::engine::Shared;
-use super::{cutover, ddl, schema, slot, trouble};
+use super::{cutover, ddl, indexes, schema, slot, trouble};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
@@ -173,7 +173,7 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), "set maintenance_work_mem = '256MB'");
+    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), indexes::settings(1));
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);

@@ -20,19 +20,19 @@ pub struct Session {
     target: Conninfo,
     application_name: String,
     /// Run once on each connection.
-    settings: &'static str,
+    settings: String,
     client: Option<Client>,
 }
 
 impl Session {
-    pub fn new(target: &Conninfo, application_name: String, settings: &'static str) -> Self {
-        Self { target: target.clone(), application_name, settings, client: None }
+    pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
+        Self { target: target.clone(), application_name, settings: settings.into(), client: None }
     }
 
     pub async fn client(&mut self) -> Result<&Client> {
         if self.client.as_ref().is_none_or(|c| c.is_closed()) {
             let fresh = client::connect(&self.target, Side::Target, &self.application_name).await?;
-            fresh.batch_execute(self.settings).await?;
+            fresh.batch_execute(&self.settings).await?;
             self.client = Some(fresh);
         }
         Ok(self.client.as_ref().expect("it was just connected"))
@@ -42,13 +42,13 @@ impl Session {
         in_transaction(self.client().await?, sql).await
     }
 
-    async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
+    /// Whether the ledger has a statement: the answer to an earlier attempt was lost, or an earlier run's session committed late.
+    pub async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
         Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
     }
 }
 
-/// Runs one statement unless the ledger has it. Passing trouble, such as a restart of the target, is waited out; on another error the
-/// operator decides; `Ok(false)` means skipped.
+/// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
 pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
     let digest = statement.digest();
     if executed.contains(&digest) {
@@ -56,23 +56,15 @@ pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSe
     }
     let phase = statement.phase.word();
     let done = format!("{};\n{}", statement.sql.trim_end_matches(';'), ledger::record_ddl(phase, &statement.object, &digest, "done"));
-    let mut delay = Duration::from_millis(250);
     loop {
-        let e = match session.execute(&done).await {
+        let e = match patiently(session, &statement.object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
-        if e.is_transient() {
-            reporter.notice(Level::Warn, format!("{}: {e}; trying again", statement.object)).await;
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(10));
-            continue;
-        }
-        // The answer to an earlier attempt was lost, or an earlier run's session committed late.
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
         }
-        report_failure(reporter, statement, &e).await;
+        report_failure(reporter, &statement.object, &statement.sql, &e).await;
         match asker.ask(&statement.object, e).await? {
             Resolution::Retry => {}
             Resolution::Skip => {
@@ -81,6 +73,19 @@ pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSe
                 return Ok(false);
             }
         }
+    }
+}
+
+/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out.
+pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+    let mut delay = Duration::from_millis(250);
+    loop {
+        match session.execute(sql).await {
+            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            other => return other,
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(10));
     }
 }
 
@@ -96,13 +101,8 @@ pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
     Ok(())
 }
 
-pub async fn report_failure(reporter: &Reporter, statement: &Statement, e: &Error) {
+pub async fn report_failure(reporter: &Reporter, object: &str, sql: &str, e: &Error) {
     reporter
-        .report(Event::StatementFailed {
-            object: statement.object.clone(),
-            message: e.message.clone(),
-            sqlstate: e.sqlstate.clone(),
-            sql: statement.sql.clone(),
-        })
+        .report(Event::StatementFailed { object: object.into(), message: e.message.clone(), sqlstate: e.sqlstate.clone(), sql: sql.into() })
         .await;
 }

@@ -8,6 +8,7 @@ mod demo;
 mod demo_run;
 mod equivalence;
 mod hypertables;
+mod indexing;
 mod lag;
 mod layers;
 mod migrate;
