@@ -259,7 +259,7 @@ const TYPES: &[(&str, CopyFormat, &str, &str)] = &[
     ("user_arrays", CopyFormat::Text, "a mood[], b int", "('{happy,NULL,\"so so\"}', 1)"),
     ("composites", CopyFormat::Text, "a pair, b int", r#"('(1,"a, ""b""")', 1), (null, 2)"#),
     ("user_ranges", CopyFormat::Text, "a weekrange", "('[1,3)')"),
-    ("user_domains", CopyFormat::Text, "a pairs", r#"('(1,x)')"#),
+    ("user_domains", CopyFormat::Text, "a pairs", "('(1,x)')"),
     ("objects", CopyFormat::Text, "a regclass, b regtype[], c regproc", "('pg_class', '{int4,text}', 'pg_sleep')"),
     ("documents", CopyFormat::Text, "a xml, b int", "('<a>ü</a>', 1), ('text', 2)"),
 ];
@@ -267,16 +267,15 @@ const TYPES: &[(&str, CopyFormat, &str, &str)] = &[
 #[tokio::test]
 async fn t_1_to_t_8_values_are_the_same_in_the_format_that_their_types_allow() {
     let pair = Pair::shared().await;
-    let mut schema = String::from(
-        "set search_path = public; create type mood as enum ('so so', 'happy'); create domain positive as int check (value > 0);
-         create domain nested as positive check (value < 10); create type pair as (n int, t text); create domain pairs as pair;
-         create type weekrange as range (subtype = int8);",
-    );
-    for (name, _, columns, values) in TYPES {
-        schema += &format!("create table {name} ({columns}); alter table {name} replica identity full; insert into {name} values {values};");
-    }
+    let types = "set search_path = public; create type mood as enum ('so so', 'happy'); create domain positive as int check (value > 0);
+        create domain nested as positive check (value < 10); create type pair as (n int, t text); create domain pairs as pair;
+        create type weekrange as range (subtype = int8);";
+    let tables = TYPES.iter().map(|(name, _, columns, values)| {
+        format!("create table {name} ({columns}); alter table {name} replica identity full; insert into {name} values {values};")
+    });
+    let tables: String = tables.collect();
     // Nothing in it, nothing of it, and nothing that may be written.
-    schema += "create table empty (a mood); alter table empty replica identity full; create table no_columns (); alter table no_columns replica identity full;
+    let others = "create table empty (a mood); alter table empty replica identity full; create table no_columns (); alter table no_columns replica identity full;
         insert into no_columns select from generate_series(1, 3000);
         create table computed (a int primary key, b int generated always as (a * 2) stored); insert into computed values (1), (2);
         create table only_computed (b int generated always as (7) stored); insert into only_computed default values; insert into only_computed default values;
@@ -285,7 +284,7 @@ async fn t_1_to_t_8_values_are_the_same_in_the_format_that_their_types_allow() {
         create table dropped (a int primary key, b text, c text); alter table dropped drop column b; insert into dropped values (1, 'c');
         create table parent (id int primary key); create table child () inherits (parent); alter table child replica identity full; insert into parent values (1); insert into child values (2), (3);
         create table toasted (id int primary key, v text); insert into toasted select 1, string_agg(md5(i::text), '') from generate_series(1, 400000) i;";
-    pair.source.execute(&schema).await;
+    pair.source.execute(&format!("{types}{tables}{others}")).await;
     let mut migration = Migration::of(&pair);
     migration.start();
     let ended = copied(&pair, &mut migration).await;

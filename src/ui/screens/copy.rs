@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 
 use crate::{
-    event::{Holder, Stage, TableState},
+    event::{CopyFormat, Holder, Stage, TableState},
     format,
     state::{State, Table, between},
     ui::{
@@ -68,7 +68,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let (body, total) = split_rows(inner, inner.height.saturating_sub(1));
     let columns = usize::from(inner.width);
     let plain = Style::new();
-    let bar_width = if wide { 20 } else { 10 };
+    let bar_width = if wide { 13 } else { 10 };
     // On the narrowest terminal the name is worth more than the rate.
     let with_rate = columns >= 70;
     let fixed = if wide { 1 + 6 + 9 + 21 + 5 + 23 + 12 + 12 } else { 1 + 9 + 11 + 5 + 10 + 9 + if with_rate { 11 } else { 0 } };
@@ -77,6 +77,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let head = if wide {
         head.left("KIND", 5, plain)
             .left("STATE", 8, plain)
+            .left("FORMAT", 6, plain)
             .left("PROGRESS", bar_width, plain)
             .left("", 4, plain)
             .right("COPIED / TOTAL (est.)", 22, plain)
@@ -93,11 +94,9 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let row = Row::new(view).left(table.summary.table.to_string(), name, plain);
         let row = if wide { row.left(table.summary.kind.word(), 5, plain) } else { row };
         let percent = (table.fraction() * 100.0) as u64;
-        let row = row.left(table.state.word(), 8, role).left(bar(table.fraction(), bar_width, view), bar_width, role).right(
-            format!("{percent}%"),
-            4,
-            plain,
-        );
+        let row = row.left(table.state.word(), 8, role);
+        let row = if wide { row.left(table.format.map_or("", CopyFormat::word), 6, plain) } else { row };
+        let row = row.left(bar(table.fraction(), bar_width, view), bar_width, role).right(format!("{percent}%"), 4, plain);
         let done = if table.done_bytes() == 0 && table.state == TableState::Queued { "0".into() } else { format::bytes(table.done_bytes()) };
         let row = if wide {
             row.right(done, 9, plain).text("/ ", view.style(Role::Dim)).right(format::bytes(table.summary.bytes), 10, plain)
@@ -224,7 +223,8 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         out.push(row.right(rate, 11, Style::new()).line());
     };
     for (i, table) in copying.iter().enumerate() {
-        worker(format!("copy-{}", i + 1), table.summary.table.to_string(), "COPY", format::rate(table.meter.rate()));
+        let parts = if table.parts > 1 { format!(" in {} parts", table.parts) } else { String::new() };
+        worker(format!("copy-{}", i + 1), format!("{}{parts}", table.summary.table), "COPY", format::rate(table.meter.rate()));
     }
     for table in indexing {
         for b in &table.building {
