@@ -2,6 +2,7 @@
 
 mod alter;
 mod program;
+mod rights;
 mod understand;
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,10 @@ pub enum Phase {
     Index,
     /// After all indexes: what builds on them (statistics, comments, clustering, views that need a key).
     PostIndex,
-    /// At the cutover: foreign keys, triggers, rules, policies, event triggers.
+    /// At the cutover: foreign keys, triggers, rules, policies, constraints that rows from before need not satisfy.
     Cutover,
+    /// Last of all: owners, grants, event triggers. What cannot be had here is reported, and stops nothing.
+    Handover,
 }
 
 impl Phase {
@@ -32,6 +35,7 @@ impl Phase {
             Self::Index => "index",
             Self::PostIndex => "post-index",
             Self::Cutover => "cutover",
+            Self::Handover => "handover",
         }
     }
 }
@@ -49,9 +53,24 @@ pub struct Statement {
     pub sql: String,
     /// For a foreign key that was made NOT VALID: the statement that validates it after the cutover.
     pub validate: Option<String>,
+    /// Roles that it names, as they are called on the target: they have to be there.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Its text may hold a password: it is shown and kept nowhere.
+    #[serde(default)]
+    pub secret: bool,
 }
 
 impl Statement {
+    fn new(phase: Phase, object: String, sql: &str) -> Self {
+        Self { phase, object, table: None, makes: None, sql: sql.to_owned(), validate: None, roles: Vec::new(), secret: false }
+    }
+
+    /// The text for people and files.
+    pub fn shown(&self) -> &str {
+        if self.secret { "-- not shown: its options may hold a password" } else { &self.sql }
+    }
+
     /// SHA-256 of the text, hexadecimal: the ledger knows a statement by it.
     pub fn digest(&self) -> String {
         let hash = Sha256::digest(self.sql.as_bytes());
@@ -61,17 +80,13 @@ impl Statement {
 
 /// The whole schema, in the order of the dump; with a digest by which a changed schema is noticed.
 pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<Schema> {
-    let mut statements = Vec::new();
-    let mut hash = Sha256::new();
-    for (section, phase) in [("pre-data", Phase::PreData), ("post-data", Phase::PostIndex)] {
-        let text = program::run(program, source, section).await?;
-        hash.update(text.as_bytes());
-        let plan = plan.clone();
-        let part = tokio::task::spawn_blocking(move || understand(&text, phase, &plan)).await.expect("parsing does not panic")?;
-        statements.extend(part);
-    }
-    let digest = hash.finalize().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    Ok(Schema { statements, digest })
+    let text = program::run(program, source, plan).await?;
+    let plan = plan.clone();
+    let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
+        let digest = Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        Ok(Schema { statements: understand(&text, &plan)?, digest })
+    });
+    understood.await.expect("parsing does not panic")
 }
 
 pub struct Schema {

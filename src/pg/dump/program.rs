@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Stdio};
 use crate::{
     error::{Error, Result},
     pg::conninfo::Conninfo,
+    plan::Plan,
 };
 
 /// A pg_dump program.
@@ -41,13 +42,13 @@ pub fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
     installed.iter().find(|p| p.major >= major)
 }
 
-/// A section of the dump of the schema, cleaned of psql's meta commands.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, section: &str) -> Result<String> {
+/// The schema before and behind the data, with owners and grants if the plan has them, cleaned of psql's meta commands.
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
-        .args([
-            "--schema-only", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels",
-        ])
-        .args(["--lock-wait-timeout=30s", "--section", section, "--exclude-schema=_hyperlift"])
+        .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"])
+        .args((!plan.owners).then_some("--no-owner"))
+        .args((!plan.grants).then_some("--no-privileges"))
+        .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
         .envs(source.child_env())
