@@ -44,11 +44,18 @@ pub enum Answer {
 impl Migration {
     pub fn new(config: Config, work: WorkDir, reporter: Reporter, commands: mpsc::Receiver<Command>, cancel: CancellationToken) -> Result<Self> {
         let record = if work.is_resumed() { work.read_record()? } else { Record { id: new_id(), ..Record::default() } };
-        let plan = match (&config.plan, work.read_plan()?) {
+        let mut plan = match (&config.plan, work.read_plan()?) {
             (Some(given), _) => given.clone(),
             (None, Some(stored)) => stored,
             (None, None) => Plan::default(),
         };
+        plan.owners |= config.owners;
+        plan.grants |= config.grants;
+        plan.roles.extend(config.roles.clone());
+        if config.owners || config.grants || !config.roles.is_empty() {
+            // The run that continues has to read the schema with the same eyes.
+            work.write_plan(&plan)?;
+        }
         let endpoint = |address| Endpoint { address, ..Endpoint::default() };
         let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
         Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), endpoints, prompts: 0 })
@@ -65,6 +72,9 @@ impl Migration {
                 resumed: self.work.is_resumed(),
             })
             .await;
+        for (object, reason) in self.record.not_moved.clone() {
+            self.reporter.report(Event::NotMoved { object, reason }).await;
+        }
         let result = self.stages().await;
         match &result {
             Ok(()) => {}
@@ -78,6 +88,19 @@ impl Migration {
             }
         }
         result
+    }
+
+    /// Something of the source that the target does not have; remembered for the report at the end, and told once in a run.
+    pub async fn not_moved(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
+        let found = (object.into(), reason.into());
+        if self.record.not_moved.contains(&found) {
+            return Ok(());
+        }
+        let (object, reason) = found.clone();
+        self.record.not_moved.push(found);
+        self.save()?;
+        self.reporter.report(Event::NotMoved { object, reason }).await;
+        Ok(())
     }
 
     async fn stages(&mut self) -> Result<()> {

@@ -14,10 +14,17 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    owners: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grants: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hypertable: Vec<HypertableEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     identity: Vec<IdentityEntry>,
+    /// Roles of the source, and what they are called on the target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    roles: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,6 +148,12 @@ impl IdentityChoice {
 pub struct Plan {
     pub hypertables: Vec<Hypertable>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
+    /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
+    pub owners: bool,
+    /// Grants and default privileges of the source.
+    pub grants: bool,
+    /// Roles of the source that have another name on the target.
+    pub roles: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -159,7 +172,7 @@ impl Plan {
                     .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
             })
         };
-        let mut plan = Self::default();
+        let mut plan = Self { owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
@@ -191,6 +204,9 @@ impl Plan {
                 })
                 .collect(),
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
+            owners: self.owners,
+            grants: self.grants,
+            roles: self.roles.clone(),
         };
         toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
     }
@@ -219,6 +235,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
+owners = true
+
 [[hypertable]]
 table = "public.metrics"
 time_column = "time"
@@ -228,6 +246,9 @@ key = "plain-index"
 [[identity]]
 table = "public.\"Odd.Name\""
 use = "index:my idx"
+
+[roles]
+app = "App of the target"
 "#;
 
     #[test]
@@ -235,6 +256,8 @@ use = "index:my idx"
         let plan = Plan::parse(TEXT).unwrap();
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
+        assert!(plan.owners && !plan.grants);
+        assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
     }
 

@@ -18,13 +18,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::engine::Shared;
-use super::{cutover, ddl, indexes, schema, slot, trouble};
+use super::{cutover, ddl, extension_rows, indexes, large_objects, schema, slot, trouble};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
     event::{Event, Level, Stage},
     migration::Migration,
     pg::{
+        apart,
         catalog::{self, Relation},
         client::Client,
         dump::{Phase, Statement},
@@ -68,6 +69,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let copied = tokio::select! {
         result = async {
             engine::run(m, &relations, &statements).await?;
+            large_objects::copy(m).await?;
+            extension_rows::copy(m).await?;
             rest_of_indexes(m, &statements).await
         } => result,
         () = ended.cancelled() => {
@@ -132,6 +135,9 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
         m.record.shapes = catalog::shapes(source).await?;
     }
     m.save()?;
+    for found in apart::apart(source).await? {
+        m.not_moved(found.object, found.reason).await?;
+    }
     // The cutover's objects must be known even if the source is gone by then.
     cutover::keep_statements(m, &schema.statements)?;
     Ok(schema.statements)
@@ -183,10 +189,8 @@ async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
             ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
         }
-        for s in statements.iter().filter(|s| s.phase == Phase::PostIndex) {
-            ddl::run(&mut session, s, &executed, &reporter, &asker).await?;
-        }
-        Ok(())
+        let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
+        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await
     };
     tokio::pin!(work);
     schema::with_desk(m, &mut desk, Stage::Copy, work).await

@@ -119,7 +119,7 @@ enum Work {
     /// A step of this table of the relation.
     Step(usize, Step),
     /// Recorded as skipped.
-    Skip(usize, Step),
+    Skip(usize, Step, String),
     Analyze,
 }
 
@@ -167,7 +167,7 @@ struct Builders {
     at_work: HashMap<u32, (usize, Option<String>)>,
     running: JoinSet<(Worker, usize, Work, Result<()>)>,
     /// What failed waits here for the operator, not in a worker.
-    asking: JoinSet<(usize, Work, Result<Resolution>)>,
+    asking: JoinSet<(usize, Work, String, Result<Resolution>)>,
     /// Digests of statements that need not run.
     executed: HashSet<String>,
 }
@@ -195,8 +195,8 @@ impl Builders {
                     self.ended(relation, work, result).await;
                 }
                 Some(answered) = self.asking.join_next() => {
-                    let (relation, work, resolution) = survived(answered)?;
-                    self.answered(relation, work, resolution?).await;
+                    let (relation, work, failure, resolution) = survived(answered)?;
+                    self.answered(relation, work, failure, resolution?).await;
                 }
                 _ = tick.tick(), if !self.at_work.is_empty() => {
                     if let Some(watcher) = watcher.take() {
@@ -303,7 +303,7 @@ impl Builders {
             }
             // Each by itself, so that the one that fails can be named.
             (Work::Whole(_), Err(_)) => self.by_waves(relation).await,
-            (Work::Step(table, step) | Work::Skip(table, step), Ok(())) => {
+            (Work::Step(table, step) | Work::Skip(table, step, _), Ok(())) => {
                 r.building.retain(|name| step.index.as_ref() != Some(name));
                 // An index that a key takes over counts as that key.
                 r.done += u64::from(step.needed_by.is_none_or(|key| self.executed.contains(&key)));
@@ -316,14 +316,15 @@ impl Builders {
                     self.analyze_if_built(relation);
                 }
             }
-            (work @ (Work::Step(_, _) | Work::Skip(_, _)), Err(error)) => {
-                let (Work::Step(_, step) | Work::Skip(_, step)) = &work else { return };
+            (work @ (Work::Step(_, _) | Work::Skip(..)), Err(error)) => {
+                let (Work::Step(_, step) | Work::Skip(_, step, _)) = &work else { return };
                 r.building.retain(|name| step.index.as_ref() != Some(name));
                 let object = step.object.clone();
                 ddl::report_failure(&self.reporter, &object, &step.sql, &error).await;
                 self.report(relation).await;
                 let asker = self.asker.clone();
-                self.asking.spawn(async move { (relation, work, asker.ask(object, error).await) });
+                let failure = error.to_string();
+                self.asking.spawn(async move { (relation, work, failure, asker.ask(object, error).await) });
             }
             (Work::Analyze, result) => {
                 if let Err(e) = result {
@@ -335,12 +336,12 @@ impl Builders {
         }
     }
 
-    async fn answered(&mut self, relation: usize, work: Work, resolution: Resolution) {
+    async fn answered(&mut self, relation: usize, work: Work, failure: String, resolution: Resolution) {
         match (resolution, work) {
-            (Resolution::Skip, Work::Step(table, step) | Work::Skip(table, step)) => {
+            (Resolution::Skip, Work::Step(table, step) | Work::Skip(table, step, _)) => {
                 self.executed.extend(step.needed_by.clone());
                 self.reporter.report(Event::StatementSkipped { object: step.object.clone() }).await;
-                self.push(relation, Work::Skip(table, step));
+                self.push(relation, Work::Skip(table, step, failure));
             }
             (_, work) => self.push(relation, work),
         }
@@ -382,7 +383,7 @@ impl Work {
                 ddl::patiently(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
-            Self::Skip(_, step) => ddl::patiently(session, &step.object, &step.skipped(), reporter).await,
+            Self::Skip(_, step, failure) => ddl::patiently(session, &step.object, &step.skipped(failure), reporter).await,
             Self::Analyze => {
                 // An earlier run may have been killed between the last index and this.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));

@@ -7,6 +7,7 @@ mod copying;
 mod demo;
 mod demo_run;
 mod equivalence;
+mod every_object;
 mod hypertables;
 mod indexing;
 mod lag;

@@ -70,9 +70,13 @@ impl Database {
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
     pub async fn schema(&self) -> BTreeSet<String> {
+        self.dump(&["--no-owner", "--no-privileges", "--no-publications"]).await
+    }
+
+    /// The same with other options of pg_dump.
+    pub async fn dump(&self, options: &[&str]) -> BTreeSet<String> {
         let program = Programs::newest().unwrap().bin.join("pg_dump");
-        let options = ["--schema-only", "--no-owner", "--no-privileges", "--no-publications"];
-        let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
+        let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
@@ -148,7 +152,7 @@ impl Pair {
     pub async fn assert_untouched(&self) {
         let slots = "select slot_name from pg_replication_slots where database = current_database()";
         assert!(self.source.rows(slots).await.is_empty(), "a slot is left");
-        assert!(self.source.rows("select pubname from pg_publication").await.is_empty(), "a publication is left");
+        assert!(self.source.rows("select pubname from pg_publication where pubname ~ '^hyperlift_'").await.is_empty(), "a publication is left");
         let ledger = "select nspname from pg_namespace where nspname = '_hyperlift'";
         assert!(self.source.rows(ledger).await.is_empty() && self.target.rows(ledger).await.is_empty(), "the ledger is left");
         let sessions = "select application_name from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";

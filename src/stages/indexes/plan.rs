@@ -50,12 +50,12 @@ impl Step {
 
     /// The statement with its entry in the ledger, for one transaction.
     pub fn recorded(&self) -> String {
-        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.word(), &self.object, &self.digest, "done"))
+        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.word(), &self.object, &self.digest))
     }
 
     /// The entries of a step that the operator skipped.
-    pub fn skipped(&self) -> String {
-        let entry = |digest: &String| ledger::record_ddl(Phase::Index.word(), &self.object, digest, "skipped");
+    pub fn skipped(&self, reason: &str) -> String {
+        let entry = |digest: &String| ledger::skip_ddl(Phase::Index.word(), &self.object, digest, &format!("skipped by the operator: {reason}"));
         std::iter::once(&self.digest).chain(&self.needed_by).map(entry).collect::<Vec<_>>().join(";\n")
     }
 }
@@ -114,6 +114,8 @@ mod tests {
             makes: Some(name.into()),
             sql: sql.replace("$T", &format!("s.{table}")).replace("$N", name),
             validate: None,
+            roles: Vec::new(),
+            secret: false,
         }
     }
 
@@ -160,6 +162,6 @@ mod tests {
         assert_eq!(table[1][0].digest, statements[0].digest());
         assert_ne!(table[0][0].digest, statements[0].digest());
         // Skipped without its index.
-        assert!(table[0][0].skipped().contains(&statements[0].digest()));
+        assert!(table[0][0].skipped("").contains(&statements[0].digest()));
     }
 }
