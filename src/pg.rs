@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod client;
 pub mod conninfo;
 pub mod dump;
+pub mod extent;
 pub mod ledger;
 pub mod slot;
 pub mod snapshot;

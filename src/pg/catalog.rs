@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     lsn::Lsn,
     name::TableName,
+    scope::{Extent, Scope},
 };
 
 /// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
@@ -21,7 +22,7 @@ pub mod versions {
 }
 
 /// Schemas that belong to the server, to TimescaleDB or to hyperlift; nothing in them is migrated.
-const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
+pub(super) const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
     and n.nspname !~ '^_?timescaledb_'";
 
 #[derive(Clone, Debug)]
@@ -297,10 +298,10 @@ pub struct ShapeColumn {
     pub generated: bool,
 }
 
-/// The shape of every user table, by name.
-pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
+/// The shape of every user table whose rows are in scope, by name.
+pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, Shape>> {
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
+        "select n.nspname::text as schema, c.relname::text as table, format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
                 coalesce((select array_agg(relid::oid order by relid::oid)
                             from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf), '{{}}') as leaves
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -325,7 +326,9 @@ pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
         };
         Shape { oid: r.get("oid"), columns: (0..numbers.len()).map(column).collect(), leaves: r.get("leaves") }
     };
-    Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("name"), shape(r))).collect())
+    let rows = client.query(&sql, &[]).await?;
+    let wanted = |r: &&tokio_postgres::Row| scope.extent(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Extent::All;
+    Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
 /// What is not as it was, in words for the operator; partitions that were added are replicated and make no difference.

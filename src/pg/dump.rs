@@ -1,15 +1,16 @@
 //! The schema as pg_dump prints it, taken apart statement by statement and understood with PostgreSQL's own parser.
 
 mod alter;
+mod entries;
 mod program;
 mod understand;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::program::{PgDump, choose, installed};
+pub use self::program::{PgDump, find};
 use self::understand::understand;
-use super::conninfo::Conninfo;
+use super::{conninfo::Conninfo, extent::Omitted};
 use crate::{error::Result, name::TableName, plan::Plan};
 
 /// When a statement is run.
@@ -59,12 +60,12 @@ impl Statement {
     }
 }
 
-/// The whole schema, in the order of the dump; with a digest by which a changed schema is noticed.
-pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<Schema> {
+/// The whole schema but for what is left out, in the order of the dump; with a digest by which a changed schema is noticed.
+pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<Schema> {
     let mut statements = Vec::new();
     let mut hash = Sha256::new();
     for (section, phase) in [("pre-data", Phase::PreData), ("post-data", Phase::PostIndex)] {
-        let text = program::run(program, source, section).await?;
+        let text = program::run(program, source, section, omitted).await?;
         hash.update(text.as_bytes());
         let plan = plan.clone();
         let part = tokio::task::spawn_blocking(move || understand(&text, phase, &plan)).await.expect("parsing does not panic")?;

@@ -16,6 +16,7 @@ use crate::{
         catalog,
         client::Client,
         dump::{Phase, Statement},
+        extent::{self, Omitted},
         ledger, slot,
     },
     replay::{receiver::Receiver, spool},
@@ -197,7 +198,10 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     let target = m.target("cutover").await?;
     let there = catalog::sequences(&target).await?;
     let mut set = 0;
-    for s in catalog::sequences(source).await? {
+    let here = catalog::sequences(source).await?;
+    let missing = here.iter().any(|s| there.iter().all(|t| t.table != s.table));
+    let omitted = if missing { extent::resolve(source, &m.plan).await? } else { Omitted::default() };
+    for s in here.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
         let Some(known) = there.iter().find(|t| t.table == s.table) else {
             m.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
             continue;
@@ -271,6 +275,10 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
         }
     };
     for view in views {
+        if target.query_one("select to_regclass($1) is null as missing", &[&view.sql()]).await?.get("missing") {
+            // Left out, or skipped when it was to be made.
+            continue;
+        }
         let sql = format!("refresh materialized view {}", view.sql());
         if let Err(e) = m.unless_stopped(async { Ok(target.batch_execute(&sql).await?) }).await {
             if e.is_stop() {

@@ -12,6 +12,7 @@ use crate::{
         client::Client,
     },
     plan::IdentityChoice,
+    scope::Extent,
 };
 
 /// A statement that locks a table waits this long for it before it lets the application go first.
@@ -178,9 +179,8 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
 pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
     for (table, choice) in &m.plan.identities {
         let Some(relation) = relations.iter().find(|r| r.table == *table) else {
-            return Err(
-                Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan")
-            );
+            let why = if m.plan.scope.extent(table) == Extent::All { "which the source does not have" } else { "which its filters leave out" };
+            return Err(Error::usage(format!("the plan names {table}, {why}")).hint("correct the [[identity]] entry of the plan"));
         };
         if let Err(e) = possible(relation, choice) {
             let mut usage = e.context("the plan");

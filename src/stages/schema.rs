@@ -12,8 +12,8 @@ use crate::{
     pg::{
         catalog,
         client::Client,
-        dump::{self, PgDump, Phase, Schema, Statement},
-        ledger, timescale,
+        dump::{self, Phase, Schema, Statement},
+        extent, ledger, timescale,
     },
 };
 
@@ -51,19 +51,13 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Schema).await
 }
 
-/// The pg_dump that fits the source.
-pub async fn program(m: &Migration) -> Result<PgDump> {
-    let source = m.source("schema").await?;
-    let server = catalog::server(&source).await?;
-    let installed = dump::installed().await;
-    dump::choose(&installed, server.major())
-        .cloned()
-        .ok_or_else(|| Error::refused("no pg_dump fits the source").hint(format!("install postgresql-client-{}", server.major())))
-}
-
-/// The schema as it is now, with the plan's hypertables in it.
+/// The schema as it is now, with the plan's hypertables in it and without what is left out.
 pub async fn dump(m: &Migration) -> Result<Schema> {
-    let mut schema = dump::schema(&program(m).await?, &m.config.source, &m.plan).await?;
+    let source = m.source("schema").await?;
+    let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
+    let omitted = extent::resolve(&source, &m.plan).await?;
+    drop(source);
+    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }

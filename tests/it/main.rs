@@ -15,6 +15,7 @@ mod races;
 mod refusals;
 mod replaying;
 mod runner;
+mod scope;
 mod slow_tables;
 mod support;
 mod terminal;

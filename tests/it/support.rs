@@ -246,6 +246,21 @@ impl Migration {
         self
     }
 
+    /// The same migration, in the same directory, with more of the command line than it began with at first.
+    #[must_use]
+    pub fn again(self, more: &[&str]) -> Self {
+        let mut arguments = self.arguments;
+        let at = arguments.iter().position(|a| a == "--dir").expect("every migration has one");
+        arguments.truncate(at + 2);
+        Self { folder: self.folder, arguments, run: None }.arguments(more)
+    }
+
+    /// Starts a process that cannot begin, and waits for its end.
+    pub async fn ended_at_once(&mut self) -> Ended {
+        self.start();
+        self.ended().await
+    }
+
     /// Where the process works.
     pub fn dir(&self) -> PathBuf {
         self.folder.path().join("work")

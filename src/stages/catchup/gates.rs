@@ -23,7 +23,7 @@ impl Replay {
     pub async fn look_at_the_source(&mut self, m: &Migration) {
         let look = async {
             self.prepared = Some(catalog::prepared_transactions(&self.source).await?);
-            let now = catalog::shapes(&self.source).await?;
+            let now = catalog::shapes(&self.source, &m.plan.scope).await?;
             Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
         };
         if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, look).await {
