@@ -2,6 +2,7 @@
 
 mod alter;
 mod entries;
+mod older;
 mod program;
 mod understand;
 
@@ -60,8 +61,9 @@ impl Statement {
     }
 }
 
-/// The whole schema but for what is left out, in the order of the dump; with a digest by which a changed schema is noticed.
-pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<Schema> {
+/// The whole schema but for what is left out, in the order of the dump, for a target of this major version; with a digest by which a
+/// changed schema is noticed.
+pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted, target: u32) -> Result<Schema> {
     let mut statements = Vec::new();
     let mut hash = Sha256::new();
     for (section, phase) in [("pre-data", Phase::PreData), ("post-data", Phase::PostIndex)] {
@@ -71,11 +73,14 @@ pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &
         let part = tokio::task::spawn_blocking(move || understand(&text, phase, &plan)).await.expect("parsing does not panic")?;
         statements.extend(part);
     }
+    let notes = older::adapt(&mut statements, target)?;
     let digest = hash.finalize().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    Ok(Schema { statements, digest })
+    Ok(Schema { statements, digest, notes })
 }
 
 pub struct Schema {
     pub statements: Vec<Statement>,
     pub digest: String,
+    /// What the target does not know, and what became of it.
+    pub notes: Vec<String>,
 }

@@ -166,7 +166,7 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     let summaries = relations.iter().map(|r| summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     source_checks(m, &mut checks, &source, &from, &relations).await?;
-    target_checks(m, &mut checks, &source, &target, &to, &timescale).await?;
+    target_checks(m, &mut checks, &source, &target, (&from, &to), &timescale).await?;
     machine_checks(m, &mut checks, &from, &relations).await;
     Ok((checks.found, Some(Facts { source: from, target: to, timescale, endpoints })))
 }
@@ -285,14 +285,18 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
             None => checks.require(name, free > 0, format!("{free} free"), "none is free", fix),
         }
     }
-    if let Some(slot) = own
-        && slot.wal_status == "lost"
-    {
-        checks.fail(
-            "slot",
-            format!("{} was invalidated: the source removed WAL that it needed", names.slot),
-            "this migration cannot be continued: run `hyperlift clean` and start again, with a greater max_slot_wal_keep_size",
-        );
+    if let Some(Err(e)) = own.map(|slot| slot.check(&names.slot)) {
+        checks.fail("slot", e.message, e.hint.as_deref().unwrap_or_default());
+    }
+    if major >= versions::IDLE_SLOT_TIMEOUT {
+        let timeout = catalog::setting(source, "idle_replication_slot_timeout").await?.unwrap_or_default();
+        if timeout != "0" {
+            checks.warn(
+                "idle_replication_slot_timeout",
+                format!("the source gives up a slot that nobody uses for {timeout}: while hyperlift is stopped, nobody does"),
+                "alter system set idle_replication_slot_timeout = 0, then select pg_reload_conf(); or do not stop for that long",
+            );
+        }
     }
     replication_right(m, checks, from).await;
     let foreign: Vec<String> = relations.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).take(5).collect();
@@ -369,7 +373,14 @@ async fn replication_right(m: &Migration, checks: &mut Checks, from: &Server) {
     }
 }
 
-async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, target: &Client, to: &Server, ts: &Timescale) -> Result<()> {
+async fn target_checks(
+    m: &Migration,
+    checks: &mut Checks,
+    source: &Client,
+    target: &Client,
+    (from, to): (&Server, &Server),
+    ts: &Timescale,
+) -> Result<()> {
     checks.require(
         "target version",
         versions::TARGET.contains(&to.major()),
@@ -377,6 +388,18 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
         format!("PostgreSQL {} is not supported", to.version_text),
         &format!("the target has to be PostgreSQL {} to {}", versions::TARGET.start(), versions::TARGET.end()),
     );
+    let older = versions::TARGET.contains(&to.major()) && to.major() < from.major();
+    if older {
+        checks.warn(
+            "versions",
+            format!(
+                "the target (PostgreSQL {}) is older than the source ({}): what it does not know fails, or is told when the schema is restored",
+                to.major(),
+                from.major()
+            ),
+            "take a target of at least the source's version, if you can",
+        );
+    }
     checks.require("target is a primary", !to.in_recovery, "not a standby", "the target is read-only: a standby", "connect to the primary");
     let create: bool = catalog::value(target, "select has_database_privilege(current_database(), 'CREATE')").await?;
     checks.require(

@@ -11,7 +11,7 @@ use crate::{
     name::ident,
     pg::{
         catalog,
-        client::Client,
+        client::{self, Client},
         dump::{self, Phase, Schema, Statement},
         extent, ledger, timescale,
     },
@@ -40,6 +40,9 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
+        for note in &schema.notes {
+            m.notice(Level::Warn, note).await;
+        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
             roles(m, &source, &target).await?;
@@ -57,7 +60,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
     let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
     let omitted = extent::resolve(&source, &m.plan).await?;
     drop(source);
-    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted).await?;
+    let target = client::version_num(&m.endpoints.1.version) / 10_000;
+    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }

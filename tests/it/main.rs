@@ -9,6 +9,7 @@ mod equivalence;
 mod hypertables;
 mod lag;
 mod layers;
+mod matrix;
 mod migrate;
 mod names;
 mod races;

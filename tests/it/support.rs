@@ -11,7 +11,7 @@ use hyperlift::{
 };
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -69,8 +69,7 @@ impl Database {
     }
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
-    pub async fn schema(&self) -> BTreeSet<String> {
-        let program = Programs::newest().unwrap().bin.join("pg_dump");
+    pub async fn schema(&self, program: &Path) -> BTreeSet<String> {
         let options = ["--schema-only", "--no-owner", "--no-privileges", "--no-publications"];
         let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -117,6 +116,11 @@ impl Pair {
     /// Two empty databases on servers of their own.
     pub async fn own(source: ServerOptions) -> Self {
         let (source, target) = servers(source).await;
+        Self::on(source, target).await
+    }
+
+    /// Two empty databases on these servers.
+    pub async fn on(source: Server, target: Server) -> Self {
         Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
     }
 
@@ -139,7 +143,12 @@ impl Pair {
 
     /// Both sides have the same objects.
     pub async fn assert_same_schema(&self) {
-        let (source, target) = (self.source.schema().await, self.target.schema().await);
+        self.assert_same_schema_by(&Programs::newest().unwrap().bin.join("pg_dump")).await;
+    }
+
+    /// Both sides have the same objects, as this pg_dump sees them.
+    pub async fn assert_same_schema_by(&self, program: &Path) {
+        let (source, target) = (self.source.schema(program).await, self.target.schema(program).await);
         let (lost, more): (Vec<_>, Vec<_>) = (source.difference(&target).collect(), target.difference(&source).collect());
         assert!(lost.is_empty() && more.is_empty(), "only on the source: {lost:#?}\nonly on the target: {more:#?}");
     }

@@ -98,7 +98,7 @@ impl Replay {
         let skipped = self.relations.len() - copied;
         let insert_only = m.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
         let status = self.replication.receiver.status.borrow();
-        let healthy = self.slot.as_ref().is_none_or(|s| s.wal_status != "lost") && status.broken.is_none();
+        let healthy = self.slot.as_ref().is_none_or(|s| s.invalidated.is_none()) && status.broken.is_none();
         let near = self.round_trip.is_some_and(|r| r < ROUND_TRIP);
         let quiet = self.last_write.1.elapsed();
         vec![
@@ -120,7 +120,7 @@ impl Replay {
                 true,
                 match (&status.broken, &self.slot) {
                     (Some(why), _) => why.clone(),
-                    (None, Some(s)) => s.wal_status.clone(),
+                    (None, Some(s)) => s.invalidated.as_ref().map_or_else(|| s.wal_status.clone(), |why| format!("invalidated: {why}")),
                     (None, None) => "reserved".into(),
                 },
             ),
