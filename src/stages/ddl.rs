@@ -110,8 +110,7 @@ async fn run_or_skip(
         return Ok(true);
     }
     let phase = statement.phase.word();
-    let mut done = with_record(statement);
-    let mut with_path = false;
+    let done = with_record(statement);
     loop {
         let e = match patiently(session, &statement.object, &done, reporter).await {
             Ok(()) => return Ok(true),
@@ -119,15 +118,6 @@ async fn run_or_skip(
         };
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
-        }
-        // A function that it calls may count on the search_path of its database (N-4).
-        if !with_path
-            && NOT_FOUND.iter().any(|code| e.has_code(code))
-            && let Some(path) = session.source_path().await
-        {
-            with_path = true;
-            done = format!("set local search_path = {path};\n{done}");
-            continue;
         }
         let Some(asker) = asker else {
             session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
@@ -146,12 +136,19 @@ async fn run_or_skip(
     }
 }
 
-/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out.
+/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
+/// count on the `search_path` of the source's database (N-4).
 pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
     let mut delay = Duration::from_millis(250);
+    let mut with_path = None;
     loop {
-        match session.execute(sql).await {
+        match session.execute(with_path.as_deref().unwrap_or(sql)).await {
             Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            Err(e) if with_path.is_none() && NOT_FOUND.iter().any(|code| e.has_code(code)) => {
+                let Some(path) = session.source_path().await else { return Err(e) };
+                with_path = Some(format!("set local search_path = {path};\n{sql}"));
+                continue;
+            }
             other => return other,
         }
         tokio::time::sleep(delay).await;
