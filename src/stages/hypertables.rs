@@ -1,5 +1,7 @@
 //! Stage 4: which tables become hypertables. The schema is restored and empty; conversion comes before the rows.
 
+use std::collections::HashMap;
+
 use super::ddl;
 use crate::{
     error::{Error, Result},
@@ -117,12 +119,12 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
 }
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
-    let target = m.target("hypertables").await?;
+    let made = timescale::hypertables(&m.target("hypertables").await?).await?;
+    let spans = spans(source, relations).await?;
     let mut found = Vec::new();
     for r in relations {
-        let columns = time_columns(source, r).await?;
-        let made = timescale::dimensions(&target, &r.table).await?;
-        let by_hand = made.first().map(|d| Hypertable {
+        let columns = time_columns(r, &spans);
+        let by_hand = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
             chunk_interval: d.interval.clone().unwrap_or_default(),
@@ -183,19 +185,17 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
 }
 
 /// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> {
+fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
     let mut columns = Vec::new();
     for c in r.columns.iter().filter(|c| !c.generated) {
-        let (rank, span) = match c.data_type.as_str() {
-            "timestamp with time zone" => (0, span(source, r, &c.name, "extract(epoch from value::timestamptz)").await),
-            "timestamp without time zone" => (1, span(source, r, &c.name, "extract(epoch from value::timestamp)").await),
-            "date" => (2, span(source, r, &c.name, "extract(epoch from value::date::timestamp)").await),
-            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => {
-                (3, span(source, r, &c.name, "value::numeric").await)
-            }
+        let rank = match c.data_type.as_str() {
+            "timestamp with time zone" => 0,
+            "timestamp without time zone" => 1,
+            "date" => 2,
+            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => 3,
             _ => continue,
         };
-        let span = span.unwrap_or(0);
+        let span = spans.get(&(r.oid, c.name.clone())).copied().unwrap_or(0);
         let keyed = r.indexes.iter().any(|i| i.columns.contains(&c.name));
         columns.push((
             (rank / 3, !c.not_null, !keyed, rank),
@@ -209,18 +209,36 @@ async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> 
         ));
     }
     columns.sort_by_key(|a| a.0);
-    Ok(columns.into_iter().map(|c| c.1).collect())
+    columns.into_iter().map(|c| c.1).collect()
 }
 
+/// By relation and column.
+type Spans = HashMap<(u32, String), u64>;
+
 /// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Option<u64> {
-    let sql = format!(
-        "select (max({value}) - min({value}))::float8 as span from pg_stats s
-           cross join lateral unnest(s.histogram_bounds::text::text[]) as value
-          where s.schemaname = $1 and s.tablename = $2 and s.attname = $3 and value not in ('infinity', '-infinity')"
-    );
-    let row = source.query_one(&sql, &[&r.table.schema, &r.table.name, &column]).await.ok()?;
-    row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
+async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
+    let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
+    let rows = source
+        .query(
+            "with bounds as (
+                 select c.oid, s.attname::text as name, a.atttypid as type,
+                        array_remove(array_remove(s.histogram_bounds::text::text[], 'infinity'), '-infinity') as list
+                   from pg_class c
+                   join pg_namespace n on n.oid = c.relnamespace
+                   join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.histogram_bounds is not null
+                   join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
+                  where c.oid = any($1) and a.atttypid = any('{int2, int4, int8, date, timestamp, timestamptz}'::regtype[])),
+             ends as (select oid, name, type, list[1] as first, list[cardinality(list)] as last from bounds)
+             select oid, name, (case type
+                        when 'timestamptz'::regtype then extract(epoch from last::timestamptz) - extract(epoch from first::timestamptz)
+                        when 'timestamp'::regtype then extract(epoch from last::timestamp) - extract(epoch from first::timestamp)
+                        when 'date'::regtype then extract(epoch from last::date::timestamp) - extract(epoch from first::date::timestamp)
+                        else last::numeric - first::numeric end)::float8 as span
+               from ends where first is not null",
+            &[&oids],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect())
 }
 
 /// Chunk intervals and their lengths, seconds.
@@ -248,8 +266,9 @@ fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
 /// Makes the hypertables of the plan, each with its ledger row.
 async fn convert(m: &mut Migration) -> Result<()> {
     let target = m.target("hypertables").await?;
+    let made = timescale::hypertables(&target).await?;
     for h in m.plan.hypertables.clone() {
-        if !timescale::dimensions(&target, &h.table).await?.is_empty() {
+        if made.contains_key(&h.table) {
             continue;
         }
         let sql = h.sql(&m.timescale.schema);
@@ -266,9 +285,10 @@ async fn convert(m: &mut Migration) -> Result<()> {
 /// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
 async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     let target = m.target("hypertables").await?;
+    let mut made = timescale::hypertables(&target).await?;
     let mut found = Vec::new();
     for r in relations {
-        let Some(first) = timescale::dimensions(&target, &r.table).await?.into_iter().next() else { continue };
+        let Some(first) = made.remove(&r.table).and_then(|dimensions| dimensions.into_iter().next()) else { continue };
         let planned = m.plan.hypertable(&r.table).cloned();
         let by_hand = planned.is_none();
         let hypertable = Hypertable {
