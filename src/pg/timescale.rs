@@ -1,5 +1,7 @@
 //! TimescaleDB on the target: versions, hypertables, and what their keys must hold.
 
+use std::collections::HashMap;
+
 use super::client::Client;
 use crate::{
     error::Result,
@@ -56,15 +58,31 @@ pub fn version(text: &str) -> (u32, u32) {
 
 /// The columns by which a table is partitioned; empty for one that is no hypertable.
 pub async fn dimensions(client: &Client, table: &TableName) -> Result<Vec<Dimension>> {
+    Ok(dimensions_of(client, Some(table)).await?.remove(table).unwrap_or_default())
+}
+
+/// All hypertables, and the columns by which they are partitioned.
+pub async fn all_dimensions(client: &Client) -> Result<HashMap<TableName, Vec<Dimension>>> {
+    dimensions_of(client, None).await
+}
+
+async fn dimensions_of(client: &Client, table: Option<&TableName>) -> Result<HashMap<TableName, Vec<Dimension>>> {
     let rows = client
         .query(
-            "select column_name::text as name, coalesce(time_interval::text, integer_interval::text) as step,
+            "select hypertable_schema::text as schema, hypertable_name::text as table,
+                    column_name::text as name, coalesce(time_interval::text, integer_interval::text) as step,
                     coalesce((extract(epoch from time_interval) * 1000000)::bigint, integer_interval) as width
-               from timescaledb_information.dimensions where hypertable_schema = $1 and hypertable_name = $2 order by dimension_number",
-            &[&table.schema, &table.name],
+               from timescaledb_information.dimensions
+              where ($1::text is null or hypertable_schema = $1) and ($2::text is null or hypertable_name = $2) order by dimension_number",
+            &[&table.map(|t| t.schema.as_str()), &table.map(|t| t.name.as_str())],
         )
         .await?;
-    Ok(rows.iter().map(|r| Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") }).collect())
+    let mut found: HashMap<TableName, Vec<Dimension>> = HashMap::new();
+    for r in rows {
+        let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"));
+        found.entry(table).or_default().push(Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") });
+    }
+    Ok(found)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

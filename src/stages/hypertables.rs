@@ -1,5 +1,7 @@
 //! Stage 4: which tables become hypertables. The schema is restored and empty; conversion comes before the rows.
 
+use std::collections::HashMap;
+
 use super::ddl;
 use crate::{
     error::{Error, Result},
@@ -113,11 +115,12 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
 }
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
-    let target = m.target("hypertables").await?;
+    let hypertables = timescale::all_dimensions(&m.target("hypertables").await?).await?;
+    let spans = spans(source).await?;
     let mut found = Vec::new();
     for r in relations {
-        let columns = time_columns(source, r).await?;
-        let made = timescale::dimensions(&target, &r.table).await?;
+        let columns = time_columns(r, &spans);
+        let made = hypertables.get(&r.table).map(Vec::as_slice).unwrap_or_default();
         let by_hand = made.first().map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
@@ -179,19 +182,17 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
 }
 
 /// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> {
+fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
     let mut columns = Vec::new();
     for c in r.columns.iter().filter(|c| !c.generated) {
-        let (rank, span) = match c.data_type.as_str() {
-            "timestamp with time zone" => (0, span(source, r, &c.name, "extract(epoch from value::timestamptz)").await),
-            "timestamp without time zone" => (1, span(source, r, &c.name, "extract(epoch from value::timestamp)").await),
-            "date" => (2, span(source, r, &c.name, "extract(epoch from value::date::timestamp)").await),
-            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => {
-                (3, span(source, r, &c.name, "value::numeric").await)
-            }
+        let rank = match c.data_type.as_str() {
+            "timestamp with time zone" => 0,
+            "timestamp without time zone" => 1,
+            "date" => 2,
+            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => 3,
             _ => continue,
         };
-        let span = span.unwrap_or(0);
+        let span = spans.get(&(r.oid, c.name.clone())).copied().unwrap_or(0);
         let keyed = r.indexes.iter().any(|i| i.columns.contains(&c.name));
         columns.push((
             (rank / 3, !c.not_null, !keyed, rank),
@@ -205,18 +206,36 @@ async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> 
         ));
     }
     columns.sort_by_key(|a| a.0);
-    Ok(columns.into_iter().map(|c| c.1).collect())
+    columns.into_iter().map(|c| c.1).collect()
 }
 
-/// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Option<u64> {
-    let sql = format!(
-        "select (max({value}) - min({value}))::float8 as span from pg_stats s
-           cross join lateral unnest(s.histogram_bounds::text::text[]) as value
-          where s.schemaname = $1 and s.tablename = $2 and s.attname = $3 and value not in ('infinity', '-infinity')"
-    );
-    let row = source.query_one(&sql, &[&r.table.schema, &r.table.name, &column]).await.ok()?;
-    row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
+/// By table and column: from the smallest to the greatest value in the planner's histogram; seconds, or the column's own units.
+type Spans = HashMap<(u32, String), u64>;
+
+/// (The statistics of an index are of its expressions, whatever type its columns have.)
+async fn spans(source: &Client) -> Result<Spans> {
+    let mut spans = Spans::new();
+    for (types, value) in [
+        ("timestamptz", "extract(epoch from value::timestamptz)"),
+        ("timestamp", "extract(epoch from value::timestamp)"),
+        ("date", "extract(epoch from value::date::timestamp)"),
+        ("bigint, integer, smallint", "value::numeric"),
+    ] {
+        let sql = format!(
+            "select c.oid, a.attname::text as name, (max({value}) - min({value}))::float8 as span
+               from pg_stats s join pg_namespace n on n.nspname = s.schemaname
+               join pg_class c on c.relnamespace = n.oid and c.relname = s.tablename and c.relkind in ('r', 'p')
+               join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
+               cross join lateral unnest(s.histogram_bounds::text::text[]) as value
+              where a.atttypid = any ('{{{types}}}'::regtype[]) and value not in ('infinity', '-infinity') and s.schemaname !~ '^pg_'
+              group by 1, 2"
+        );
+        for r in source.query(&sql, &[]).await? {
+            let span = r.get::<_, Option<f64>>("span").unwrap_or_default();
+            spans.insert((r.get("oid"), r.get("name")), span.max(0.0) as u64);
+        }
+    }
+    Ok(spans)
 }
 
 /// Chunk intervals and their lengths, seconds.
@@ -262,9 +281,10 @@ async fn convert(m: &mut Migration) -> Result<()> {
 /// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
 async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     let target = m.target("hypertables").await?;
+    let mut hypertables = timescale::all_dimensions(&target).await?;
     let mut found = Vec::new();
     for r in relations {
-        let Some(first) = timescale::dimensions(&target, &r.table).await?.into_iter().next() else { continue };
+        let Some(first) = hypertables.remove(&r.table).and_then(|dimensions| dimensions.into_iter().next()) else { continue };
         let planned = m.plan.hypertable(&r.table).cloned();
         let by_hand = planned.is_none();
         let hypertable = Hypertable {

@@ -115,7 +115,8 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 /// Runs the statements that come before the rows.
 async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
     let statements: Vec<Statement> = schema.statements.iter().filter(|s| s.phase == Phase::PreData).cloned().collect();
-    let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "");
+    // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
+    let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
     let executed = ledger::executed(session.client().await?, Phase::PreData.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
@@ -129,7 +130,8 @@ async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
         Ok(())
     };
     tokio::pin!(work);
-    with_desk(m, &mut desk, Stage::Schema, work).await
+    with_desk(m, &mut desk, Stage::Schema, work).await?;
+    ledger::flush(&m.target("schema").await?).await
 }
 
 /// Drives work while its troubles are brought to the operator and back.
