@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     format,
     plan::Plan,
+    scope::Scope,
     ui,
 };
 
@@ -47,9 +48,18 @@ pub struct MigrateArgs {
     /// Work directory: spool, plan, journal, log. [default: ./hyperlift; also HYPERLIFT_DIR, PGCOPYDB_DIR]
     #[arg(long, value_name = "DIR", global = true)]
     pub dir: Option<PathBuf>,
-    /// Choices made beforehand: hypertables and replica identities.
+    /// Choices made beforehand: scope, hypertables and replica identities.
     #[arg(long, value_name = "FILE", global = true)]
     pub plan: Option<PathBuf>,
+    /// Migrate only this, repeatable: schema:NAME, table:SCHEMA.NAME, data:…, index:… or extension:NAME, with * and ? as in psql.
+    #[arg(long, value_name = "KIND:PATTERN", global = true)]
+    pub include: Vec<String>,
+    /// Leave this out, repeatable; data:… leaves out the rows of a table, but not the table. Fixed once the migration has begun.
+    #[arg(long, value_name = "KIND:PATTERN", global = true)]
+    pub exclude: Vec<String>,
+    /// The pg_dump to use. [default: the lowest installed version that fits the source; also HYPERLIFT_PG_DUMP]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub pg_dump: Option<PathBuf>,
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
@@ -59,7 +69,7 @@ pub struct MigrateArgs {
     /// Copy no more than this a second, all jobs together, so that the source does not suffer. [default: no limit]
     #[arg(long, value_name = "SIZE", global = true)]
     pub copy_rate: Option<String>,
-    /// Tables whose indexes are built at once.
+    /// Indexes built at once, of one table, too.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub index_jobs: u32,
     /// Replay workers; fixed when the migration begins.
@@ -77,6 +87,15 @@ pub struct MigrateArgs {
     /// Do not create the source's extensions on the target.
     #[arg(long, global = true)]
     pub skip_extensions: bool,
+    /// Give objects to the roles that own them on the source. Otherwise all belong to the user of the migration.
+    #[arg(long, global = true)]
+    pub owners: bool,
+    /// Grant what is granted on the source, with default privileges.
+    #[arg(long, global = true)]
+    pub grants: bool,
+    /// A role of the source that has another name on the target; may be given several times.
+    #[arg(long = "map-role", value_name = "OLD=NEW", value_parser = role_pair, global = true)]
+    pub map_roles: Vec<(String, String)>,
     /// One line per event instead of the dashboard.
     #[arg(long, conflicts_with = "json", global = true)]
     pub plain: bool,
@@ -176,6 +195,8 @@ impl MigrateArgs {
             target,
             dir: self.dir(),
             plan: self.plan.as_deref().map(Plan::read).transpose()?,
+            scope: Scope::parse(&self.include, &self.exclude)?,
+            pg_dump: self.pg_dump.clone().or_else(|| std::env::var_os("HYPERLIFT_PG_DUMP").filter(|v| !v.is_empty()).map(PathBuf::from)),
             table_jobs: self.table_jobs,
             split_larger_than,
             copy_rate,
@@ -188,6 +209,9 @@ impl MigrateArgs {
             },
             skip_roles: self.skip_roles,
             skip_extensions: self.skip_extensions,
+            owners: self.owners,
+            grants: self.grants,
+            roles: self.map_roles.iter().cloned().collect(),
             front,
             interactive: front == FrontKind::Dashboard,
             yes: self.yes,
@@ -218,6 +242,14 @@ fn positive(flag: &str, text: &str) -> Result<u64> {
         Err(Error::usage(format!("--{flag}: it has to be more than nothing")).hint("leave the flag out for the default"))
     } else {
         Ok(bytes)
+    }
+}
+
+/// `old=new` of `--map-role`.
+fn role_pair(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
+        _ => Err("write old=new: the name of a role on the source, and on the target".into()),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Flags, environment and file, merged into one checked configuration.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     error::{Error, Result},
     pg::conninfo::Conninfo,
     plan::Plan,
+    scope::Scope,
 };
 
 /// How the migration is shown.
@@ -33,6 +34,10 @@ pub struct Config {
     pub dir: PathBuf,
     /// Given with `--plan`; the one in the work directory is used otherwise.
     pub plan: Option<Plan>,
+    /// The filters of the command line; without any the plan's hold, or those with which the migration began.
+    pub scope: Scope,
+    /// The pg_dump to use; the one that fits among the installed ones otherwise.
+    pub pg_dump: Option<PathBuf>,
     pub table_jobs: u32,
     /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
     pub split_larger_than: Option<u64>,
@@ -45,6 +50,12 @@ pub struct Config {
     pub on_conflict: OnConflict,
     pub skip_roles: bool,
     pub skip_extensions: bool,
+    /// Objects belong to the roles that they belong to on the source.
+    pub owners: bool,
+    /// Grants and default privileges of the source.
+    pub grants: bool,
+    /// Roles of the source that have another name on the target.
+    pub roles: BTreeMap<String, String>,
     pub front: FrontKind,
     /// Somebody can answer prompts.
     pub interactive: bool,

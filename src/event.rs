@@ -425,6 +425,11 @@ pub enum Event {
     StatementSkipped {
         object: String,
     },
+    /// Something of the source that the target does not have, or not as it is there.
+    NotMoved {
+        object: String,
+        reason: String,
+    },
 
     /// The whole selection, replaced.
     CandidatesListed {
@@ -458,12 +463,23 @@ pub enum Event {
         bytes: u64,
         error: Option<String>,
     },
-    /// Indexes and constraints of a table built so far, of how many, and the one that is being built.
+    /// How many indexes and constraints the tables that are copied now will get.
+    IndexesCounted {
+        indexes: Vec<(TableName, u64)>,
+    },
+    /// Indexes and constraints of a table built so far, of how many, and those that are being built.
     IndexProgress {
         table: TableName,
         done: u64,
         total: u64,
-        index: Option<String>,
+        building: Vec<String>,
+    },
+    /// How far one of them is: PostgreSQL's phase, and the share of the whole build, 0 to 1.
+    IndexBuilding {
+        table: TableName,
+        index: String,
+        phase: String,
+        fraction: f64,
     },
     JobsChanged {
         table_jobs: u32,
@@ -611,6 +627,7 @@ impl Event {
         matches!(
             self,
             Self::CopyProgress { state: TableState::Copying, .. }
+                | Self::IndexBuilding { .. }
                 | Self::SchemaProgress { .. }
                 | Self::Received { .. }
                 | Self::Replayed { .. }

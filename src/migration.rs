@@ -15,6 +15,7 @@ use crate::{
         timescale::Timescale,
     },
     plan::Plan,
+    scope::Scope,
     stages::{catchup, copy, cutover, hypertables, identity, preflight, schema},
 };
 
@@ -31,6 +32,8 @@ pub struct Migration {
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
+    /// The filters that this run was given, which need not be those with which the migration began.
+    asked_scope: Scope,
 }
 
 /// What a stage learns from a prompt.
@@ -44,14 +47,35 @@ pub enum Answer {
 impl Migration {
     pub fn new(config: Config, work: WorkDir, reporter: Reporter, commands: mpsc::Receiver<Command>, cancel: CancellationToken) -> Result<Self> {
         let record = if work.is_resumed() { work.read_record()? } else { Record { id: new_id(), ..Record::default() } };
-        let plan = match (&config.plan, work.read_plan()?) {
+        let mut plan = match (&config.plan, work.read_plan()?) {
             (Some(given), _) => given.clone(),
             (None, Some(stored)) => stored,
             (None, None) => Plan::default(),
         };
+        plan.owners |= config.owners;
+        plan.grants |= config.grants;
+        plan.roles.extend(config.roles.clone());
+        if config.owners || config.grants || !config.roles.is_empty() {
+            // The run that continues has to read the schema with the same eyes.
+            work.write_plan(&plan)?;
+        }
+        let asked_scope = if config.scope.is_everything() { plan.scope.clone() } else { config.scope.clone() };
+        plan.scope = if record.finished.contains(&Stage::Preflight) { record.scope.clone() } else { asked_scope.clone() };
         let endpoint = |address| Endpoint { address, ..Endpoint::default() };
         let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
-        Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), endpoints, prompts: 0 })
+        Ok(Self {
+            config: Arc::new(config),
+            work,
+            record,
+            plan,
+            reporter,
+            commands,
+            cancel,
+            timescale: Timescale::default(),
+            endpoints,
+            prompts: 0,
+            asked_scope,
+        })
     }
 
     /// Walks the stages to the end. Every step can be killed and run again (I12).
@@ -65,6 +89,9 @@ impl Migration {
                 resumed: self.work.is_resumed(),
             })
             .await;
+        for (object, reason) in self.record.not_moved.clone() {
+            self.reporter.report(Event::NotMoved { object, reason }).await;
+        }
         let result = self.stages().await;
         match &result {
             Ok(()) => {}
@@ -80,7 +107,34 @@ impl Migration {
         result
     }
 
+    /// Something of the source that the target does not have; remembered for the report at the end, and told once in a run.
+    pub async fn not_moved(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
+        let found = (object.into(), reason.into());
+        if self.record.not_moved.contains(&found) {
+            return Ok(());
+        }
+        let (object, reason) = found.clone();
+        self.record.not_moved.push(found);
+        self.save()?;
+        self.reporter.report(Event::NotMoved { object, reason }).await;
+        Ok(())
+    }
+
+    /// Filters are fixed once the migration has begun: what is published and copied cannot become another selection.
+    fn same_scope(&self) -> Result<()> {
+        match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {
+            None => Ok(()),
+            Some(difference) => {
+                let begun = if self.plan.scope.is_everything() { "none".into() } else { self.plan.scope.to_string() };
+                Err(Error::refused(format!("the filters are not those with which this migration began: {difference}")).hint(format!(
+                    "give none, or those with which it began ({begun}); for other filters run `hyperlift clean`, empty the target and start anew"
+                )))
+            }
+        }
+    }
+
     async fn stages(&mut self) -> Result<()> {
+        self.same_scope()?;
         if self.record.completed {
             return cutover::after(self).await;
         }

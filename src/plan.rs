@@ -8,16 +8,26 @@ use std::{collections::BTreeMap, path::Path};
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, literal, plain_ident},
+    scope::Scope,
 };
 
 /// The file as it is written: lists of tables named as SQL names them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    owners: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grants: bool,
+    #[serde(default, skip_serializing_if = "Scope::is_everything")]
+    scope: Scope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hypertable: Vec<HypertableEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     identity: Vec<IdentityEntry>,
+    /// Roles of the source, and what they are called on the target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    roles: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,8 +149,16 @@ impl IdentityChoice {
 /// All choices of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// What is migrated at all; fixed once the migration has begun.
+    pub scope: Scope,
     pub hypertables: Vec<Hypertable>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
+    /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
+    pub owners: bool,
+    /// Grants and default privileges of the source.
+    pub grants: bool,
+    /// Roles of the source that have another name on the target.
+    pub roles: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -159,7 +177,7 @@ impl Plan {
                     .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
             })
         };
-        let mut plan = Self::default();
+        let mut plan = Self { scope: file.scope, owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
@@ -180,6 +198,7 @@ impl Plan {
 
     pub fn to_toml(&self) -> String {
         let file = PlanFile {
+            scope: self.scope.clone(),
             hypertable: self
                 .hypertables
                 .iter()
@@ -191,6 +210,9 @@ impl Plan {
                 })
                 .collect(),
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
+            owners: self.owners,
+            grants: self.grants,
+            roles: self.roles.clone(),
         };
         toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
     }
@@ -219,6 +241,12 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
+owners = true
+
+[scope]
+include = ["schema:public"]
+exclude = ["public.log_*", 'data:"Odd.Name"']
+
 [[hypertable]]
 table = "public.metrics"
 time_column = "time"
@@ -228,13 +256,19 @@ key = "plain-index"
 [[identity]]
 table = "public.\"Odd.Name\""
 use = "index:my idx"
+
+[roles]
+app = "App of the target"
 "#;
 
     #[test]
     fn a_plan_is_read_and_written_without_loss() {
         let plan = Plan::parse(TEXT).unwrap();
+        assert_eq!(plan.scope.to_string(), "--include schema:public --exclude table:public.log_* --exclude data:\"Odd.Name\"");
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
+        assert!(plan.owners && !plan.grants);
+        assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
     }
 
@@ -242,6 +276,8 @@ use = "index:my idx"
     fn mistakes_in_a_plan_are_named() {
         for (text, part) in [
             ("x = 1", "unknown field"),
+            ("[scope]\nexclude = [\"tables:x\"]", "\"tables\" is no kind"),
+            ("[scope]\nonly = []", "unknown field"),
             ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not a table's name"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),

@@ -2,6 +2,8 @@
 //!
 //! Rates and estimates are computed here from absolute samples, so a dropped progress event changes nothing.
 
+mod left;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -25,19 +27,30 @@ const GRAPH_SAMPLES: usize = 3_600;
 /// Rates are averaged over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Bytes a second over the last ten seconds, from absolute samples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Bytes a second over the last ten seconds, or another time, from absolute samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Meter {
     samples: VecDeque<(Timestamp, u64)>,
+    window: Duration,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::over(RATE_WINDOW)
+    }
 }
 
 impl Meter {
+    pub fn over(window: Duration) -> Self {
+        Self { samples: VecDeque::new(), window }
+    }
+
     pub fn sample(&mut self, at: Timestamp, value: u64) {
         if self.samples.back().is_some_and(|(_, last)| value < *last) {
             self.samples.clear();
         }
         self.samples.push_back((at, value));
-        while self.samples.len() > 2 && between(self.samples[1].0, at) >= RATE_WINDOW {
+        while self.samples.len() > 2 && between(self.samples[1].0, at) >= self.window {
             self.samples.pop_front();
         }
     }
@@ -71,8 +84,8 @@ pub struct Table {
     pub error: Option<String>,
     pub indexes_done: u64,
     pub indexes_total: u64,
-    /// The index that is being built.
-    pub index: Option<String>,
+    /// The indexes that are being built.
+    pub building: Vec<Building>,
     pub inserts: u64,
     pub updates: u64,
     pub deletes: u64,
@@ -88,6 +101,17 @@ pub struct Table {
     pub accepted: bool,
     /// Changes that were counted instead of applied, since the migration began.
     pub missed: u64,
+}
+
+/// An index that is being built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Building {
+    pub index: String,
+    pub since: Timestamp,
+    /// PostgreSQL's; empty until it was looked at.
+    pub phase: String,
+    /// 0 to 1.
+    pub fraction: f64,
 }
 
 /// A table whose changes take long.
@@ -136,7 +160,7 @@ impl Table {
             error: None,
             indexes_done: 0,
             indexes_total: 0,
-            index: None,
+            building: Vec::new(),
             inserts: 0,
             updates: 0,
             deletes: 0,
@@ -189,13 +213,6 @@ impl Table {
     /// Bytes of the table on disk that are copied, by estimate.
     pub fn done_bytes(&self) -> u64 {
         (self.fraction() * self.summary.bytes as f64) as u64
-    }
-
-    /// Estimated time left of the copy, from the mean rate so far.
-    pub fn left(&self, now: Timestamp) -> Option<Duration> {
-        let elapsed = between(self.started?, now).as_secs_f64();
-        let done = self.fraction();
-        (self.state == TableState::Copying && done > 0.001 && elapsed > 1.0).then(|| Duration::from_secs_f64(elapsed / done * (1.0 - done)))
     }
 }
 
@@ -315,6 +332,8 @@ pub struct State {
     pub schema_total: u64,
     pub schema_object: String,
     pub failed_statements: Vec<FailedStatement>,
+    /// What the target does not have of the source, and why.
+    pub not_moved: Vec<(String, String)>,
     pub candidates: Vec<Candidate>,
     /// Tables in scope, in the order in which they were found (largest first).
     pub tables: Vec<Table>,
@@ -322,6 +341,7 @@ pub struct State {
     pub table_jobs: u32,
     pub index_jobs: u32,
     pub paused: bool,
+    copying: left::Copying,
     /// What is waited for, and the sessions that hold it up.
     pub waiting: Option<(String, Vec<Holder>)>,
     pub replay: Replay,
@@ -366,7 +386,12 @@ impl State {
                 None => self.checks.push(check.clone()),
             },
             Event::RelationsFound { relations } => self.set_relations(relations),
-            Event::IdentityListed { rows } => self.identities.clone_from(rows),
+            Event::IdentityListed { rows } => {
+                // Tables grow while the operator works: rows stay where they were seen.
+                let places: HashMap<_, _> = self.identities.drain(..).enumerate().map(|(place, row)| (row.table, place)).collect();
+                self.identities.clone_from(rows);
+                self.identities.sort_by_key(|row| places.get(&row.table).copied().unwrap_or(usize::MAX));
+            }
             Event::SchemaProgress { done, total, object } => {
                 (self.schema_done, self.schema_total) = (*done, *total);
                 self.schema_object.clone_from(object);
@@ -391,6 +416,13 @@ impl State {
                 }
                 self.log(at, Level::Warn, format!("skipped {object}"));
             }
+            Event::NotMoved { object, reason } => {
+                let found = (object.clone(), reason.clone());
+                if !self.not_moved.contains(&found) {
+                    self.not_moved.push(found);
+                    self.log(at, Level::Warn, format!("not moved: {object}: {reason}"));
+                }
+            }
             Event::CandidatesListed { candidates } => {
                 self.candidates.clone_from(candidates);
             }
@@ -414,10 +446,19 @@ impl State {
                 self.copy_progress(at, table, TableState::Copying, 0, 0, None);
             }
             Event::CopyProgress { table, state, rows, bytes, error } => self.copy_progress(at, table, *state, *rows, *bytes, error.as_deref()),
-            Event::IndexProgress { table, done, total, index } => {
-                if let Some(t) = self.table_mut(table) {
-                    (t.indexes_done, t.indexes_total) = (*done, *total);
-                    t.index.clone_from(index);
+            Event::IndexesCounted { indexes } => {
+                for (table, total) in indexes {
+                    if let Some(t) = self.table_mut(table) {
+                        (t.indexes_done, t.indexes_total) = (0, *total);
+                    }
+                }
+            }
+            Event::IndexProgress { table, done, total, building } => self.index_progress(at, table, (*done, *total), building),
+            Event::IndexBuilding { table, index, phase, fraction } => {
+                let building = self.table_mut(table).and_then(|t| t.building.iter_mut().find(|b| &b.index == index));
+                if let Some(b) = building {
+                    b.phase.clone_from(phase);
+                    b.fraction = *fraction;
                 }
             }
             Event::JobsChanged { table_jobs, index_jobs } => (self.table_jobs, self.index_jobs) = (*table_jobs, *index_jobs),
@@ -560,9 +601,10 @@ impl State {
 
     fn copy_progress(&mut self, at: Timestamp, table: &TableName, state: TableState, rows: u64, bytes: u64, error: Option<&str>) {
         let Some(t) = self.table_mut(table) else { return };
-        let before = t.state;
+        let (before, done) = (t.state, t.done_bytes());
         t.state = state;
         (t.copied_rows, t.copied_bytes) = (rows, bytes);
+        let now_done = t.done_bytes();
         t.error = error.map(str::to_owned);
         match state {
             TableState::Copying if before != TableState::Copying => {
@@ -575,6 +617,10 @@ impl State {
             _ => {}
         }
         t.meter.sample(at, bytes);
+        // What an earlier run has copied is not this run's pace.
+        if before == TableState::Copying || state == TableState::Copying {
+            self.copying.copied(at, done, now_done);
+        }
         if let Some(error) = error {
             self.log(at, Level::Error, format!("copy {table}: {error}"));
         }
@@ -667,6 +713,23 @@ mod tests {
     }
 
     #[test]
+    fn the_checklist_keeps_its_order_while_tables_grow() {
+        let row = |name: &str, bytes| IdentityRow {
+            table: TableName::new("public", name),
+            bytes,
+            current: String::new(),
+            effect: String::new(),
+            proposed: None,
+            indexes: Vec::new(),
+            reason: String::new(),
+            state: IdentityState::Open,
+        };
+        let listed = |rows: &[(&str, u64)]| (0, Event::IdentityListed { rows: rows.iter().map(|(name, bytes)| row(name, *bytes)).collect() });
+        let state = fold(vec![listed(&[("a", 9), ("b", 5), ("c", 1)]), listed(&[("c", 20), ("new", 12), ("a", 10)])]);
+        assert_eq!(state.identities.iter().map(|r| r.table.name.as_str()).collect::<Vec<_>>(), ["a", "c", "new"]);
+    }
+
+    #[test]
     fn rates_and_time_left_come_from_absolute_samples() {
         let found = Event::RelationsFound { relations: vec![table("a", 1_000, 10_000)] };
         let state = fold(vec![(0, found.clone()), (0, copying(0, 0)), (5, copying(100, 500)), (10, copying(250, 1_000))]);
@@ -675,7 +738,7 @@ mod tests {
             let t = &s.tables[0];
             assert!((t.meter.rate() - 100.0).abs() < 1e-9);
             assert!((t.fraction() - 0.25).abs() < 1e-9);
-            assert_eq!(t.left(s.now.unwrap()), Some(Duration::from_secs(30)));
+            assert_eq!(s.table_left(t, s.now.unwrap()), Some(Duration::from_secs(30)));
         }
     }
 

@@ -110,6 +110,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         source_system_id: job.system_id.clone(),
         source_db: String::new(),
         lanes: job.lanes,
+        search_path: None,
         finished: false,
     };
     ledger::create(&mut target, &migration, "bench").await?;
@@ -129,7 +130,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
             copied_at: Lsn::ZERO,
             skipped: false,
             target: shape,
-            spread: false,
+            spread: ledger::Spread::No,
         });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();

@@ -148,6 +148,7 @@ impl Printer {
             }
             Event::StatementRetried { object } => format!("{object}: tried again"),
             Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
+            Event::NotMoved { object, reason } => format!("WARN  not moved: {object}: {reason}"),
             Event::CandidatesListed { candidates } => {
                 format!("hypertables: {} of {} chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), tables(candidates.len()))
             }
@@ -202,7 +203,9 @@ impl Printer {
             | Event::CutoverStarted { end: Some(_) }
             | Event::SchemaProgress { .. }
             | Event::Waiting { .. }
+            | Event::IndexesCounted { .. }
             | Event::IndexProgress { .. }
+            | Event::IndexBuilding { .. }
             | Event::Received { .. }
             | Event::SlotChecked { .. }
             | Event::Replayed { .. }
@@ -265,6 +268,9 @@ impl Printer {
             let _ = write!(out, " copy={}/{} {}", s.tables_in(TableState::Done), s.tables.len(), tight(format::bytes(done)));
             if done < all {
                 let _ = write!(out, "/{} rate={}", tight(format::bytes(all)), tight(format::rate(s.copy_rate())));
+            }
+            if let Some(left) = s.now.and_then(|now| s.copy_left(now)) {
+                let _ = write!(out, " left=~{}", format::duration(left));
             }
         }
         if let Some(lag) = s.replay.lag {

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::client::Client;
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
-    name::TableName,
+    name::{TableName, literal},
+    scope::{Extent, Scope},
 };
 
 /// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
@@ -20,10 +21,18 @@ pub mod versions {
     pub const TID_RANGE_SCAN: u32 = 14;
     /// `old_snapshot_threshold` was removed in 17.
     pub const NO_OLD_SNAPSHOT_THRESHOLD: u32 = 17;
+    /// `pg_replication_slots` tells why a slot was invalidated from 17 on.
+    pub const INVALIDATION_REASON: u32 = 17;
+    /// A source may invalidate a slot that nobody uses (`idle_replication_slot_timeout`) from 18 on.
+    pub const IDLE_SLOT_TIMEOUT: u32 = 18;
+    /// From 18 on updates of a table fail that has REPLICA IDENTITY FULL and generated columns which the publication leaves out.
+    pub const FULL_REFUSES_GENERATED: u32 = 18;
+    /// NOT NULL is a constraint with a name, constraints may be not enforced, and generated columns virtual, from 18 on.
+    pub const NOT_NULL_CONSTRAINTS: u32 = 18;
 }
 
 /// Schemas that belong to the server, to TimescaleDB or to hyperlift; nothing in them is migrated.
-const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
+pub(super) const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
     and n.nspname !~ '^_?timescaledb_'";
 
 #[derive(Clone, Debug)]
@@ -74,6 +83,41 @@ pub async fn server(client: &Client) -> Result<Server> {
 pub async fn setting(client: &Client, name: &str) -> Result<Option<String>> {
     let row = client.query_one("select current_setting($1, true) as value", &[&name]).await?;
     Ok(row.get("value"))
+}
+
+/// What `search_path` is for this user in this database, but for what the session says; `None` when it is empty.
+pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
+    let path: String = value(client, "select coalesce(reset_val, '') from pg_settings where name = 'search_path'").await?;
+    Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
+}
+
+/// The names of all roles.
+pub async fn role_names(client: &Client) -> Result<HashSet<String>> {
+    Ok(client.query("select rolname::text from pg_roles", &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// The settings of a role in all databases, or in this one (`true`), as `name=value`.
+pub async fn role_settings(client: &Client, role: &str) -> Result<Vec<(bool, String)>> {
+    let sql = "select s.setdatabase <> 0 as here, unnest(s.setconfig) as setting from pg_db_role_setting s join pg_roles r on r.oid = s.setrole
+                where r.rolname = $1 and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))";
+    Ok(client.query(sql, &[&role]).await?.iter().map(|r| (r.get("here"), r.get("setting"))).collect())
+}
+
+/// `name=value` of `pg_db_role_setting` as the end of a `SET` statement.
+pub fn setting_sql(setting: &str) -> String {
+    // Lists of names, whose values have quotes of their own (`GUC_LIST_QUOTE` of PostgreSQL's guc_tables.c).
+    const LISTS: [&str; 6] = [
+        "search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
+        "unix_socket_directories",
+    ];
+    let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+    let value = if LISTS.contains(&name) && !value.is_empty() && value != "\"\"" { value.to_owned() } else { literal(value.trim_matches('"')) };
+    format!("{} to {value}", ident_of_setting(name))
+}
+
+/// A setting of an extension has a dot in its name.
+fn ident_of_setting(name: &str) -> String {
+    name.split('.').map(crate::name::ident).collect::<Vec<_>>().join(".")
 }
 
 /// One value of any query that yields one row.
@@ -131,6 +175,8 @@ pub struct Relation {
     pub inherits: bool,
     pub has_rules: bool,
     pub owned: bool,
+    /// REPLICA IDENTITY FULL does not make its updates fail.
+    pub full_is_possible: bool,
     /// A leaf that has no usable identity of its own, whatever the root has.
     pub bare_leaf: Option<String>,
     /// The table is changed often, by the statistics collector.
@@ -150,6 +196,7 @@ impl Relation {
 
 /// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.
 pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
+    let full_refuses_generated = client.version() / 10_000 >= versions::FULL_REFUSES_GENERATED;
     let sql = format!(
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
                 c.relreplident::text as identity, c.relhasrules as has_rules,
@@ -157,6 +204,8 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
                 (select format('%I.%I', ln.nspname, l.relname) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) tree
                    join pg_class l on l.oid = tree.relid join pg_namespace ln on ln.oid = l.relnamespace
                   where tree.isleaf and (l.relreplident = 'n'
+                     or l.relreplident = 'f' and {full_refuses_generated}
+                        and exists (select from pg_attribute a where a.attrelid = l.oid and a.attgenerated <> '' and not a.attisdropped)
                      or l.relreplident = 'i' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisreplident)
                      or l.relreplident = 'd' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and i.indimmediate))
                   limit 1) as bare_leaf,
@@ -203,6 +252,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
             inherits: r.get("inherits"),
             has_rules: r.get("has_rules"),
             owned: r.get("owned"),
+            full_is_possible: true,
             bare_leaf: r.get("bare_leaf"),
             updated_rows: r.get::<_, i64>("updated") as u64,
             deleted_rows: r.get::<_, i64>("deleted") as u64,
@@ -211,7 +261,9 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
     for r in client.query(COLUMNS, &[&oids]).await? {
-        relations[place[&r.get::<_, u32>("oid")]].columns.push(Column {
+        let relation = &mut relations[place[&r.get::<_, u32>("oid")]];
+        relation.full_is_possible &= !(full_refuses_generated && r.get::<_, bool>("generated"));
+        relation.columns.push(Column {
             name: r.get("name"),
             data_type: r.get("data_type"),
             not_null: r.get("not_null"),
@@ -319,10 +371,10 @@ pub struct ShapeColumn {
     pub generated: bool,
 }
 
-/// The shape of every user table, by name.
-pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
+/// The shape of every user table whose rows are in scope, by name.
+pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, Shape>> {
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
+        "select n.nspname::text as schema, c.relname::text as table, format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
                 coalesce((select array_agg(relid::oid order by relid::oid)
                             from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf), '{{}}') as leaves
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -347,7 +399,9 @@ pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
         };
         Shape { oid: r.get("oid"), columns: (0..numbers.len()).map(column).collect(), leaves: r.get("leaves") }
     };
-    Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("name"), shape(r))).collect())
+    let rows = client.query(&sql, &[]).await?;
+    let wanted = |r: &&tokio_postgres::Row| scope.extent(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Extent::All;
+    Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
 /// What is not as it was, in words for the operator; partitions that were added are replicated and make no difference.
@@ -535,23 +589,47 @@ pub struct Sequence {
     pub table: TableName,
     pub last_value: i64,
     pub is_called: bool,
+    pub start: i64,
     pub increment: i64,
+    /// Begins anew at its end.
+    pub cycles: bool,
+}
+
+impl Sequence {
+    /// The state as it was made: nobody has taken a value, or set one.
+    pub fn is_untouched(&self) -> bool {
+        !self.is_called && self.last_value == self.start
+    }
 }
 
 /// All sequences of user schemas; extensions' are left out.
 pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
+    // Read in one statement.
+    const AT_ONCE: usize = 200;
     let sql = format!(
-        "select n.nspname::text as schema, c.relname::text as name, s.seqincrement as increment
+        "select n.nspname::text as schema, c.relname::text as name, s.seqstart as start, s.seqincrement as increment, s.seqcycle as cycles
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
           where {OWN_SCHEMAS} and c.relpersistence <> 't'
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by 1, 2"
     );
-    let mut found = Vec::new();
-    for row in client.query(&sql, &[]).await? {
-        let table = TableName::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"));
-        let state = client.query_one(&format!("select last_value, is_called from {}", table.sql()), &[]).await?;
-        found.push(Sequence { table, last_value: state.get("last_value"), is_called: state.get("is_called"), increment: row.get("increment") });
+    let rows = client.query(&sql, &[]).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(AT_ONCE) {
+        let tables: Vec<TableName> = rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
+        let one = |(n, table): (usize, &TableName)| format!("select {n}::int8 as n, last_value, is_called from {}", table.sql());
+        let states = client.query(&tables.iter().enumerate().map(one).collect::<Vec<_>>().join(" union all "), &[]).await?;
+        for state in states {
+            let n = state.get::<_, i64>("n") as usize;
+            found.push(Sequence {
+                table: tables[n].clone(),
+                last_value: state.get("last_value"),
+                is_called: state.get("is_called"),
+                start: rows[n].get("start"),
+                increment: rows[n].get("increment"),
+                cycles: rows[n].get("cycles"),
+            });
+        }
     }
     Ok(found)
 }

@@ -13,14 +13,14 @@ use crate::{
 const SCHEMA: &str = r"
 create schema if not exists _hyperlift;
 create table if not exists _hyperlift.migration (
-    id text primary key, source_system_id text not null, source_db text not null, version text not null, lanes int not null,
+    id text primary key, source_system_id text not null, source_db text not null, version text not null, lanes int not null, search_path text,
     created_at timestamptz not null default now(), finished_at timestamptz);
 create table if not exists _hyperlift.ddl (
-    ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
+    ordinal serial, phase text not null, object text not null, digest text not null, state text not null, reason text,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
-    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
-    snapshot text, l_lsn pg_lsn, state text not null, attempt int not null default 0);
+    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread text not null default 'no',
+    snapshot text, l_lsn pg_lsn, missed bigint not null default 0, state text not null, attempt int not null default 0);
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, attempt int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));
@@ -35,6 +35,8 @@ pub struct Migration {
     pub source_system_id: String,
     pub source_db: String,
     pub lanes: u32,
+    /// What `search_path` is by default on the source.
+    pub search_path: Option<String>,
     pub finished: bool,
 }
 
@@ -45,13 +47,17 @@ pub async fn migration(client: &Client) -> Result<Option<Migration>> {
         return Ok(None);
     }
     let row = client
-        .query_opt("select id, source_system_id, source_db, lanes, finished_at is not null as finished from _hyperlift.migration limit 1", &[])
+        .query_opt(
+            "select id, source_system_id, source_db, lanes, search_path, finished_at is not null as finished from _hyperlift.migration limit 1",
+            &[],
+        )
         .await?;
     Ok(row.map(|r| Migration {
         id: r.get("id"),
         source_system_id: r.get("source_system_id"),
         source_db: r.get("source_db"),
         lanes: r.get::<_, i32>("lanes") as u32,
+        search_path: r.get("search_path"),
         finished: r.get("finished"),
     }))
 }
@@ -62,8 +68,8 @@ pub async fn create(client: &mut Client, migration: &Migration, version: &str) -
     transaction.batch_execute(SCHEMA).await?;
     transaction
         .execute(
-            "insert into _hyperlift.migration (id, source_system_id, source_db, version, lanes) values ($1, $2, $3, $4, $5) on conflict do nothing",
-            &[&migration.id, &migration.source_system_id, &migration.source_db, &version, &(migration.lanes as i32)],
+            "insert into _hyperlift.migration (id, source_system_id, source_db, version, lanes, search_path) values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+            &[&migration.id, &migration.source_system_id, &migration.source_db, &version, &(migration.lanes as i32), &migration.search_path],
         )
         .await?;
     for lane in 0..migration.lanes as i32 {
@@ -85,15 +91,23 @@ pub async fn executed(client: &Client, phase: &str) -> Result<HashSet<String>> {
     Ok(rows.iter().map(|r| r.get("digest")).collect())
 }
 
-/// The statement that records another one; it runs in the same transaction. `state` is `done` or `skipped`.
-pub fn record_ddl(phase: &str, object: &str, digest: &str, state: &str) -> String {
-    format!(
-        "insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, {})",
-        literal(phase),
-        literal(object),
-        literal(digest),
-        literal(state)
-    )
+/// What was not made on the target, and why, in the order of the attempts.
+pub async fn skipped(client: &Client) -> Result<Vec<(String, String)>> {
+    let rows = client
+        .query("select object, coalesce(reason, 'skipped') as reason from _hyperlift.ddl where state = 'skipped' order by ordinal", &[])
+        .await?;
+    Ok(rows.iter().map(|r| (r.get("object"), r.get("reason"))).collect())
+}
+
+/// The statement that records one that was not run, and why.
+pub fn skip_ddl(phase: &str, object: &str, digest: &str, reason: &str) -> String {
+    let values = [phase, object, digest, "skipped", reason].map(literal).join(", ");
+    format!("insert into _hyperlift.ddl (phase, object, digest, state, reason) values ({values}) on conflict do nothing")
+}
+
+/// The statement that records another one; it runs in the same transaction.
+pub fn record_ddl(phase: &str, object: &str, digest: &str) -> String {
+    format!("insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, 'done')", literal(phase), literal(object), literal(digest))
 }
 
 /// What the ledger knows of a relation.
@@ -104,9 +118,36 @@ pub struct RelationEntry {
     /// The table on the target, whatever it is called now.
     pub target_oid: Option<u32>,
     pub lane: u32,
-    /// Its keys are spread over all lanes.
-    pub spread: bool,
+    pub spread: Spread,
+    /// Changes of its stream that were not applied.
+    pub missed: u64,
     pub state: RelationState,
+}
+
+/// Whether the rows of a relation are spread over all lanes, and by what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Its one lane has them all.
+    #[default]
+    No,
+    /// By the first column of the primary key: rows that are neighbours in its index share a lane.
+    First,
+    /// By the whole key.
+    Key,
+}
+
+impl Spread {
+    fn of(word: &str) -> Self {
+        [Self::First, Self::Key].into_iter().find(|s| s.word() == word).unwrap_or_default()
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::First => "first",
+            Self::Key => "key",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +164,7 @@ pub enum RelationState {
 
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
-        .query("select source_oid, schema, name, target_oid, lane, spread, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
+        .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
         .await?;
     rows.iter()
         .map(|r| {
@@ -134,18 +175,21 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            Ok((
-                oid,
-                RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, spread: r.get("spread"), state },
-            ))
+            let (lane, missed) = (r.get::<_, i32>("lane") as u32, r.get::<_, i64>("missed") as u64);
+            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: Spread::of(r.get("spread")), missed, state }))
         })
         .collect()
 }
 
 /// The statement that spreads the keys of a relation over all lanes, or gives them back to its one lane. Only where all lanes stand at
 /// the same place, in one transaction with their positions (I6).
-pub fn spread_relation(oid: u32, spread: bool) -> String {
-    format!("update _hyperlift.relation set spread = {spread} where source_oid = {oid}")
+pub fn spread_relation(oid: u32, spread: Spread) -> String {
+    format!("update _hyperlift.relation set spread = '{}' where source_oid = {oid}", spread.word())
+}
+
+/// The statement that records changes that were not applied, for the transaction that leaves them out.
+pub fn add_missed(oid: u32, changes: u64) -> String {
+    format!("update _hyperlift.relation set missed = missed + {changes} where source_oid = {oid}")
 }
 
 /// A relation is known by its OID; this is what it is called now.
@@ -272,8 +316,12 @@ pub async fn has_step(client: &Client, name: &str) -> Result<bool> {
 }
 
 pub async fn record_step(client: &Client, name: &str) -> Result<()> {
-    client.execute("insert into _hyperlift.step (name) values ($1) on conflict do nothing", &[&name]).await?;
-    Ok(())
+    Ok(client.batch_execute(&step_sql(name)).await?)
+}
+
+/// The statement that records a step, for the transaction that did it.
+pub fn step_sql(name: &str) -> String {
+    format!("insert into _hyperlift.step (name) values ({}) on conflict do nothing", literal(name))
 }
 
 pub async fn finish(client: &Client) -> Result<()> {

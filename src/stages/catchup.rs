@@ -37,6 +37,7 @@ use crate::{
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
     },
+    scope::Scope,
     state::between,
 };
 
@@ -118,7 +119,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
             return Err(e);
         }
     };
-    let Replayed { relations, names, positions, leaves } = replayed;
+    let Replayed { relations, names, positions, leaves, missed } = replayed;
     let relations = Arc::new(relations);
     let cancel = m.cancel.child_token();
     let tasks = TaskTracker::new();
@@ -184,7 +185,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(watch.run(scanned)));
     }
-    let counters = tally::begin(m, &relations, counters).await;
+    let counters = tally::begin(m, &relations, &missed, counters).await;
     Ok(Replay {
         replication,
         relations,
@@ -239,6 +240,8 @@ struct Replayed {
     positions: Vec<Position>,
     /// Of partitioned tables, with the index of their relation.
     leaves: HashMap<TableName, usize>,
+    /// Changes that were not applied so far, by OID.
+    missed: HashMap<u32, u64>,
 }
 
 async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed> {
@@ -278,7 +281,8 @@ async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
         leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
     }
-    Ok(Replayed { relations, names, positions, leaves })
+    let missed = entries.values().map(|e| (e.oid, e.missed)).collect();
+    Ok(Replayed { relations, names, positions, leaves, missed })
 }
 
 /// What happened while replay was driven.
@@ -350,7 +354,7 @@ impl Replay {
     /// A table of the target was altered as its source was: what is compared from now on.
     async fn follow(&mut self, m: &mut Migration, reshaped: router::Reshaped) -> Result<()> {
         let router::Reshaped { oid, before, now, columns } = reshaped;
-        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source, &Scope::default())).await.ok().and_then(Result::ok).unwrap_or_default();
         m.record.shapes.retain(|_, shape| shape.oid != oid);
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
@@ -575,6 +579,10 @@ impl Replay {
         // What they did last.
         if let Err(e) = self.tell_counters(m).await {
             m.notice(Level::Error, e.to_string()).await;
+        }
+        // A run that was killed may have missed more than it told of.
+        if let Ok(Err(e)) = tokio::time::timeout(LOOK, tally::settle(m)).await {
+            tracing::warn!(error = %e, "the ledger was not asked for missed changes");
         }
         self.replication
     }

@@ -14,17 +14,18 @@ mod throttle;
 mod transfer;
 mod worker;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 use tokio::sync::watch;
 
 use self::engine::Shared;
-use super::{cutover, ddl, schema, slot, trouble};
+use super::{cutover, ddl, extension_rows, indexes, large_objects, schema, slot, trouble};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
     event::{Event, Level, Stage},
     migration::Migration,
     pg::{
+        apart,
         catalog::{self, Relation},
         client::Client,
         dump::{Phase, Statement},
@@ -32,6 +33,7 @@ use crate::{
         slot::Names,
     },
     replay::receiver::{self, Origin, Receiver},
+    scope::Extent,
 };
 
 /// What the later stages go on with.
@@ -54,7 +56,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     }
     let found = catalog::relations(&source).await?;
     let relations = in_scope(m, found.clone()).await?;
-    for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
+    let wanted = |r: &&Relation| m.plan.scope.extent(&r.table) == Extent::All;
+    for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
@@ -68,6 +71,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let copied = tokio::select! {
         result = async {
             engine::run(m, &relations, &statements).await?;
+            large_objects::copy(m).await?;
+            extension_rows::copy(m).await?;
             rest_of_indexes(m, &statements).await
         } => result,
         () = ended.cancelled() => {
@@ -96,14 +101,15 @@ pub fn origin(m: &Migration) -> Origin {
     }
 }
 
-/// The relations of this migration: all at first; once they are published, those that it began with. A table that came later is in no
-/// publication.
-pub async fn in_scope(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Relation>> {
-    if m.record.slot.is_none() {
-        return Ok(relations);
-    }
-    let known = ledger::relations(&m.target("scope").await?).await?;
+/// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
+/// that came later is in no publication.
+pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
+    let known = match m.record.slot {
+        Some(_) => ledger::relations(&m.target("scope").await?).await?,
+        None => HashMap::new(),
+    };
     if known.is_empty() {
+        relations.retain(|r| m.plan.scope.extent(&r.table) == Extent::All);
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
@@ -129,9 +135,12 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
     }
     m.record.schema = Some(schema.digest.clone());
     if m.record.shapes.is_empty() {
-        m.record.shapes = catalog::shapes(source).await?;
+        m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }
     m.save()?;
+    for found in apart::apart(source).await? {
+        m.not_moved(found.object, found.reason).await?;
+    }
     // The cutover's objects must be known even if the source is gone by then.
     cutover::keep_statements(m, &schema.statements)?;
     Ok(schema.statements)
@@ -173,7 +182,7 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), "set maintenance_work_mem = '256MB'");
+    let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), indexes::settings(1));
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
@@ -183,10 +192,8 @@ async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
             ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
         }
-        for s in statements.iter().filter(|s| s.phase == Phase::PostIndex) {
-            ddl::run(&mut session, s, &executed, &reporter, &asker).await?;
-        }
-        Ok(())
+        let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
+        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await
     };
     tokio::pin!(work);
     schema::with_desk(m, &mut desk, Stage::Copy, work).await

@@ -1,24 +1,20 @@
 //! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
 
 use super::{
-    ddl,
+    ddl, rights, roles,
     trouble::{self, Desk, Resolution},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     event::{Event, Level, Stage},
     migration::Migration,
-    name::ident,
     pg::{
         catalog,
-        client::Client,
-        dump::{self, PgDump, Phase, Schema, Statement},
-        ledger, timescale,
+        client::{self, Client},
+        dump::{self, Phase, Schema, Statement},
+        extent, ledger, timescale,
     },
 };
-
-/// Roles that belong to a server or a managed service; they are never created on the target (N-10).
-const RESERVED_ROLES: &str = "^(pg_|rds|cloudsql|azure|_aiven|supabase|neon)|^(postgres|tsdbadmin|tsdbowner|doadmin|avnadmin)$";
 
 pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Schema).await;
@@ -33,6 +29,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         source_system_id: m.record.source.system_id.clone(),
         source_db: m.record.source.database.clone(),
         lanes: m.config.replay_lanes,
+        search_path: catalog::default_search_path(&source).await?,
         finished: false,
     };
     ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
@@ -40,9 +37,12 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
+        for note in &schema.notes {
+            m.notice(Level::Warn, note).await;
+        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
-            roles(m, &source, &target).await?;
+            roles::create(m, &source, &target).await?;
         }
         create_timescale(m, &target).await?;
         drop(target);
@@ -51,19 +51,14 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Schema).await
 }
 
-/// The pg_dump that fits the source.
-pub async fn program(m: &Migration) -> Result<PgDump> {
-    let source = m.source("schema").await?;
-    let server = catalog::server(&source).await?;
-    let installed = dump::installed().await;
-    dump::choose(&installed, server.major())
-        .cloned()
-        .ok_or_else(|| Error::refused("no pg_dump fits the source").hint(format!("install postgresql-client-{}", server.major())))
-}
-
-/// The schema as it is now, with the plan's hypertables in it.
+/// The schema as it is now, with the plan's hypertables in it and without what is left out.
 pub async fn dump(m: &Migration) -> Result<Schema> {
-    let mut schema = dump::schema(&program(m).await?, &m.config.source, &m.plan).await?;
+    let source = m.source("schema").await?;
+    let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
+    let omitted = extent::resolve(&source, &m.plan).await?;
+    drop(source);
+    let target = client::version_num(&m.endpoints.1.version) / 10_000;
+    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }
@@ -71,33 +66,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'));
+    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.shown().trim_end_matches(';'));
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
-}
-
-/// Roles that own or may use something, without passwords and without rights that only a superuser can give.
-async fn roles(m: &Migration, source: &Client, target: &Client) -> Result<()> {
-    let wanted = source
-        .query(
-            "select rolname::text as name, rolcanlogin as login, rolinherit as inherits, rolcreatedb as createdb, rolcreaterole as createrole
-               from pg_roles where rolname !~* $1 and rolname <> current_user order by 1",
-            &[&RESERVED_ROLES],
-        )
-        .await?;
-    for role in wanted {
-        let name: &str = role.get("name");
-        let exists = target.query_opt("select 1 from pg_roles where rolname = $1", &[&name]).await?.is_some();
-        if exists {
-            continue;
-        }
-        let right = |column: &str, word: &str| format!(" {}{word}", if role.get::<_, bool>(column) { "" } else { "no" });
-        let sql = format!("create role {}{}{}", ident(name), right("login", "login"), right("inherits", "inherit"));
-        match target.batch_execute(&sql).await {
-            Ok(()) => m.notice(Level::Info, format!("role {name} created without a password")).await,
-            Err(e) => m.notice(Level::Warn, format!("role {name} was not created: {}", Error::from(e))).await,
-        }
-    }
-    Ok(())
 }
 
 async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
@@ -114,18 +84,19 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 
 /// Runs the statements that come before the rows.
 async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
-    let statements: Vec<Statement> = schema.statements.iter().filter(|s| s.phase == Phase::PreData).cloned().collect();
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
     let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
-    let executed = ledger::executed(session.client().await?, Phase::PreData.word()).await?;
+    let target = session.client().await?;
+    let executed = ledger::executed(target, Phase::PreData.word()).await?;
+    let statements = rights::possible(m, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let total = statements.len() as u64;
     let work = async {
-        for (done, statement) in statements.iter().enumerate() {
-            reporter.report(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() }).await;
-            ddl::run(&mut session, statement, &executed, &reporter, &asker).await?;
-        }
+        let progress = |done: usize, statement: &Statement| {
+            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
+        };
+        ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
     };

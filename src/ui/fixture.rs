@@ -324,7 +324,7 @@ pub fn copy() -> Story {
     s.then(14, copied("products", TableState::Done, 1.0, None));
     s.then(40, copied("geo_blobs", TableState::Failed, 0.37, Some("target: invalid byte sequence for encoding \"UTF8\": 0x00 (22021)")));
     s.then(11, copied("customers", TableState::Indexing, 1.0, None));
-    s.then(0, Event::IndexProgress { table: table("customers"), done: 2, total: 5, index: Some("customers_email_idx".into()) });
+    s.then(0, Event::IndexProgress { table: table("customers"), done: 2, total: 5, building: vec!["customers_email_idx".into()] });
     s.then(0, begun("order_items"));
     for i in 1..=60_u64 {
         let part = i as f64 / 60.0;
@@ -359,7 +359,7 @@ pub fn catch_up() -> Story {
     s.then(30, copied("geo_blobs", TableState::Skipped, 0.37, None));
     for (name, ..) in TABLES.iter().filter(|t| t.0 != "geo_blobs") {
         s.then(2, copied(name, TableState::Done, 1.0, None));
-        s.then(0, Event::IndexProgress { table: table(name), done: 3, total: 3, index: None });
+        s.then(0, Event::IndexProgress { table: table(name), done: 3, total: 3, building: vec![] });
     }
     s.stage(Stage::Copy, StageState::Done).stage(Stage::CatchUp, StageState::Running);
     for i in 0..=120_u64 {

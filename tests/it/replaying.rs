@@ -93,7 +93,7 @@ impl Stream {
         let id = source.value("select current_database()").await;
         let client = open(source, Side::Source, "test").await;
         let relations = catalog::relations(&client).await.unwrap();
-        let shapes = catalog::shapes(&client).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
+        let shapes = catalog::shapes(&client, &hyperlift::scope::Scope::default()).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
         let published: Vec<Published<'_>> = relations
             .iter()
             .map(|r| Published { table: &r.table, partitioned: r.partitioned, insert_only: insert_only.contains(&r.table.to_string().as_str()) })
@@ -181,6 +181,7 @@ impl<'a> Replay<'a> {
             source_system_id: stream.system_id.clone(),
             source_db: stream.source.dbname().into(),
             lanes,
+            search_path: None,
             finished: false,
         };
         ledger::create(&mut client, &migration, "test").await.unwrap();
@@ -208,7 +209,7 @@ impl<'a> Replay<'a> {
                 copied_at: Lsn::ZERO,
                 skipped: false,
                 target: shape,
-                spread: entries.get(&r.oid).is_some_and(|e| e.spread),
+                spread: entries.get(&r.oid).map(|e| e.spread).unwrap_or_default(),
             };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
             relations.push(relation);

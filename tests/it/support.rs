@@ -11,7 +11,7 @@ use hyperlift::{
 };
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -69,10 +69,13 @@ impl Database {
     }
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
-    pub async fn schema(&self) -> BTreeSet<String> {
-        let program = Programs::newest().unwrap().bin.join("pg_dump");
-        let options = ["--schema-only", "--no-owner", "--no-privileges", "--no-publications"];
-        let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
+    pub async fn schema(&self, program: &Path) -> BTreeSet<String> {
+        self.dump(program, &["--no-owner", "--no-privileges", "--no-publications"]).await
+    }
+
+    /// The same with other options of pg_dump.
+    pub async fn dump(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
+        let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
@@ -117,6 +120,11 @@ impl Pair {
     /// Two empty databases on servers of their own.
     pub async fn own(source: ServerOptions) -> Self {
         let (source, target) = servers(source).await;
+        Self::on(source, target).await
+    }
+
+    /// Two empty databases on these servers.
+    pub async fn on(source: Server, target: Server) -> Self {
         Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
     }
 
@@ -139,7 +147,12 @@ impl Pair {
 
     /// Both sides have the same objects.
     pub async fn assert_same_schema(&self) {
-        let (source, target) = (self.source.schema().await, self.target.schema().await);
+        self.assert_same_schema_by(&Programs::newest().unwrap().bin.join("pg_dump")).await;
+    }
+
+    /// Both sides have the same objects, as this pg_dump sees them.
+    pub async fn assert_same_schema_by(&self, program: &Path) {
+        let (source, target) = (self.source.schema(program).await, self.target.schema(program).await);
         let (lost, more): (Vec<_>, Vec<_>) = (source.difference(&target).collect(), target.difference(&source).collect());
         assert!(lost.is_empty() && more.is_empty(), "only on the source: {lost:#?}\nonly on the target: {more:#?}");
     }
@@ -148,7 +161,7 @@ impl Pair {
     pub async fn assert_untouched(&self) {
         let slots = "select slot_name from pg_replication_slots where database = current_database()";
         assert!(self.source.rows(slots).await.is_empty(), "a slot is left");
-        assert!(self.source.rows("select pubname from pg_publication").await.is_empty(), "a publication is left");
+        assert!(self.source.rows("select pubname from pg_publication where pubname ~ '^hyperlift_'").await.is_empty(), "a publication is left");
         let ledger = "select nspname from pg_namespace where nspname = '_hyperlift'";
         assert!(self.source.rows(ledger).await.is_empty() && self.target.rows(ledger).await.is_empty(), "the ledger is left");
         let sessions = "select application_name from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";
@@ -244,6 +257,21 @@ impl Migration {
     pub fn arguments(mut self, more: &[&str]) -> Self {
         self.arguments.extend(more.iter().map(ToString::to_string));
         self
+    }
+
+    /// The same migration, in the same directory, with more of the command line than it began with at first.
+    #[must_use]
+    pub fn again(self, more: &[&str]) -> Self {
+        let mut arguments = self.arguments;
+        let at = arguments.iter().position(|a| a == "--dir").expect("every migration has one");
+        arguments.truncate(at + 2);
+        Self { folder: self.folder, arguments, run: None }.arguments(more)
+    }
+
+    /// Starts a process that cannot begin, and waits for its end.
+    pub async fn ended_at_once(&mut self) -> Ended {
+        self.start();
+        self.ended().await
     }
 
     /// Where the process works.

@@ -11,7 +11,7 @@ use crate::{
     lsn::Lsn,
     migration::Migration,
     name::TableName,
-    pg::catalog,
+    pg::{catalog, target},
     plan::IdentityChoice,
 };
 
@@ -23,7 +23,7 @@ impl Replay {
     pub async fn look_at_the_source(&mut self, m: &Migration) {
         let look = async {
             self.prepared = Some(catalog::prepared_transactions(&self.source).await?);
-            let now = catalog::shapes(&self.source).await?;
+            let now = catalog::shapes(&self.source, &m.plan.scope).await?;
             Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
         };
         if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, look).await {
@@ -54,7 +54,8 @@ impl Replay {
         }
     }
 
-    /// Below the lag threshold ANALYZE runs, once, table by table, while replay goes on.
+    /// Below the lag threshold ANALYZE runs, once, table by table, while replay goes on. Tables that have hardly changed since the one
+    /// that followed their indexes are left out: with many of them it would hold up the cutover for nothing.
     pub(super) async fn analyze_when_near(&mut self, m: &Migration, lag: u64) {
         match &self.analyze {
             Analyze::NotYet if lag < m.config.analyze_below => {
@@ -65,11 +66,12 @@ impl Replay {
                 let cancel = self.cancel.clone();
                 self.tasks.spawn(async move {
                     let work = async {
-                        let target = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
+                        let client = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
                         let total = tables.len() as u64;
-                        for (n, table) in tables.iter().enumerate() {
+                        let wanted = target::wants_analyze(&client, &tables).await?;
+                        for (n, table) in tables.iter().enumerate().filter(|(n, _)| wanted[*n]) {
                             reporter.report(Event::Analyzed { done: n as u64, total, table: Some(table.clone()) }).await;
-                            target.batch_execute(&format!("analyze {}", table.sql())).await?;
+                            client.batch_execute(&format!("analyze {}", table.sql())).await?;
                         }
                         reporter.report(Event::Analyzed { done: total, total, table: None }).await;
                         Ok::<(), Error>(())
@@ -98,7 +100,7 @@ impl Replay {
         let skipped = self.relations.len() - copied;
         let insert_only = m.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
         let status = self.replication.receiver.status.borrow();
-        let healthy = self.slot.as_ref().is_none_or(|s| s.wal_status != "lost") && status.broken.is_none();
+        let healthy = self.slot.as_ref().is_none_or(|s| s.invalidated.is_none()) && status.broken.is_none();
         let near = self.round_trip.is_some_and(|r| r < ROUND_TRIP);
         let quiet = self.last_write.1.elapsed();
         vec![
@@ -120,7 +122,7 @@ impl Replay {
                 true,
                 match (&status.broken, &self.slot) {
                     (Some(why), _) => why.clone(),
-                    (None, Some(s)) => s.wal_status.clone(),
+                    (None, Some(s)) => s.invalidated.as_ref().map_or_else(|| s.wal_status.clone(), |why| format!("invalidated: {why}")),
                     (None, None) => "reserved".into(),
                 },
             ),

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -32,7 +32,7 @@ use crate::{
         wire::Wire,
     },
     stages::{
-        indexes::{self, Builder, Job},
+        indexes::{self, Job},
         schema,
         trouble::{self, Asker, Resolution},
     },
@@ -186,11 +186,15 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let hypertables = hypertables(m, &target).await?;
     drop((source, target));
 
+    let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
+    m.reporter.report(Event::IndexesCounted { indexes }).await;
     let mut left: HashSet<TableName> = relations.iter().map(|r| r.table.clone()).collect();
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let (failures, mut failed) = mpsc::unbounded_channel::<Error>();
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: m.cancel.child_token(), failures };
-    let (jobs, mut done) = start_builders(m, &tasks, &asker);
+    let (jobs, incoming) = mpsc::unbounded_channel();
+    let (finished, mut done) = mpsc::unbounded_channel();
+    tasks.run(indexes::build(m, asker.clone(), incoming, finished));
     for job in to_index {
         let _ = jobs.send(job);
     }
@@ -322,23 +326,4 @@ async fn hypertables(m: &Migration, target: &Client) -> Result<HashMap<TableName
         found.insert(h.table.clone(), Chunking { dimension, most });
     }
     Ok(found)
-}
-
-/// Starts the index builders: what they are given, and what they have finished.
-fn start_builders(m: &Migration, tasks: &Tasks, asker: &Asker) -> (mpsc::UnboundedSender<Job>, mpsc::UnboundedReceiver<TableName>) {
-    let (jobs, incoming) = mpsc::unbounded_channel();
-    let (finished, done) = mpsc::unbounded_channel();
-    let incoming = Arc::new(Mutex::new(incoming));
-    for n in 0..m.config.index_jobs.max(1) {
-        let builder = Builder {
-            target: m.config.target.clone(),
-            application_name: m.application(&format!("index-{n}")),
-            reporter: m.reporter.clone(),
-            asker: asker.clone(),
-            jobs: incoming.clone(),
-            done: finished.clone(),
-        };
-        tasks.run(builder.run());
-    }
-    (jobs, done)
 }

@@ -130,7 +130,7 @@ fn speed(table: &Table) -> Option<String> {
 fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
     match table.state {
         TableState::Copying if state.paused => "paused".into(),
-        TableState::Copying => table.left(now).map(format::duration).unwrap_or_default(),
+        TableState::Copying => state.table_left(table, now).map(format::duration).unwrap_or_default(),
         TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
         TableState::Done => match (table.started, table.finished) {
             (Some(a), Some(b)) => {
@@ -149,13 +149,7 @@ fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View)
     let (done, all) = state.copy_bytes();
     let fraction = if all == 0 { 0.0 } else { done as f64 / all as f64 };
     let rate = state.copy_rate();
-    // By the bytes on disk that were copied a second: the wire's measure is another one.
-    let left = state.tables.iter().filter_map(|t| t.started).min().and_then(|start| {
-        let elapsed = between(start, view.now(state)).as_secs_f64();
-        (state.tables_in(TableState::Copying) > 0 && fraction > 0.001)
-            .then(|| std::time::Duration::from_secs_f64(elapsed / fraction * (1.0 - fraction)))
-    });
-    let left = left.map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
+    let left = state.copy_left(view.now(state)).map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
     let percent = (fraction * 100.0) as u64;
     let sizes = format!("{} / {}", format::bytes(done), format::bytes(all));
     let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
@@ -233,8 +227,14 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         worker(format!("copy-{}", i + 1), format!("{}{parts}", table.summary.table), "COPY", format::rate(table.meter.rate()));
     }
     for table in indexing {
-        let index = table.index.clone().unwrap_or_else(|| table.summary.table.to_string());
-        worker("index".into(), index, "BUILD", format!("{} of {}", table.indexes_done, table.indexes_total));
+        for b in &table.building {
+            let how_far = if b.phase.is_empty() {
+                format!("{} of {}", table.indexes_done, table.indexes_total)
+            } else {
+                format!("~{:.0}%", b.fraction * 100.0)
+            };
+            worker("index".into(), b.index.clone(), "BUILD", how_far);
+        }
     }
     let r = &state.replay;
     if let Some(error) = &r.broken {

@@ -78,8 +78,11 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
         Role::Plain,
     );
     say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
-    let index = t.index.as_ref().map(|i| format!(", now {i}")).unwrap_or_default();
-    say(format!("indexes    {} of {}{index}", t.indexes_done, t.indexes_total), Role::Plain);
+    say(format!("indexes    {} of {}", t.indexes_done, t.indexes_total), Role::Plain);
+    for b in &t.building {
+        let phase = if b.phase.is_empty() { String::new() } else { format!(", {}, ~{:.0}%", b.phase, b.fraction * 100.0) };
+        say(format!("  now      {}{phase}", b.index), Role::Plain);
+    }
     say(
         format!(
             "replayed   {} inserts, {} updates, {} deletes, {} truncates in this run",
