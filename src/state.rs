@@ -612,8 +612,8 @@ impl State {
                 t.finished = None;
                 t.meter = Meter::default();
             }
-            TableState::Done => t.finished = t.finished.or(Some(at)),
-            TableState::Indexing => t.finished = Some(at),
+            // Indexing is told when the rows are in, and again when the first index is begun.
+            TableState::Done | TableState::Indexing => t.finished = t.finished.or(Some(at)),
             _ => {}
         }
         t.meter.sample(at, bytes);

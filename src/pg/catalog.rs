@@ -216,11 +216,11 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
            cross join lateral (
                 select coalesce(sum(pg_table_size(l.oid)), 0)::bigint as bytes,
                        coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint as rows,
-                       coalesce(sum(s.n_tup_upd), 0)::bigint as updated, coalesce(sum(s.n_tup_del), 0)::bigint as deleted
+                       coalesce(sum(pg_stat_get_tuples_updated(l.oid)), 0)::bigint as updated,
+                       coalesce(sum(pg_stat_get_tuples_deleted(l.oid)), 0)::bigint as deleted
                   from (select c.oid where c.relkind = 'r' union all
                         select relid from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf) tree
-                  join pg_class l on l.oid = tree.oid
-                  left join pg_stat_user_tables s on s.relid = l.oid) t
+                  join pg_class l on l.oid = tree.oid) t
           where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {OWN_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by t.bytes desc, n.nspname, c.relname"

@@ -199,19 +199,16 @@ pub async fn rename_relation(client: &Client, oid: u32, name: &TableName) -> Res
     Ok(())
 }
 
-/// Records the relations with their lanes. A lane once given is never changed (I6).
-pub async fn plan_relations(client: &mut Client, relations: &[(u32, TableName, u32)]) -> Result<()> {
-    let transaction = client.transaction().await?;
-    for (oid, table, lane) in relations {
-        transaction
-            .execute(
-                "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state)
-                 values ($1, $2, $3, to_regclass($5), $4, 'planned') on conflict do nothing",
-                &[&i64::from(*oid), &table.schema, &table.name, &(*lane as i32), &table.sql()],
-            )
-            .await?;
-    }
-    transaction.commit().await?;
+/// Records the relations with their lanes, in one statement. A lane once given is never changed (I6).
+pub async fn plan_relations(client: &Client, relations: &[(u32, TableName, u32)]) -> Result<()> {
+    let oids: Vec<i64> = relations.iter().map(|(oid, ..)| i64::from(*oid)).collect();
+    let schemas: Vec<&str> = relations.iter().map(|(_, table, _)| table.schema.as_str()).collect();
+    let names: Vec<&str> = relations.iter().map(|(_, table, _)| table.name.as_str()).collect();
+    let lanes: Vec<i32> = relations.iter().map(|(.., lane)| *lane as i32).collect();
+    let sql = "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state)
+               select oid, schema, name, to_regclass(format('%I.%I', schema, name)), lane, 'planned'
+                 from unnest($1::bigint[], $2::text[], $3::text[], $4::int[]) t (oid, schema, name, lane) on conflict do nothing";
+    client.execute(sql, &[&oids, &schemas, &names, &lanes]).await?;
     Ok(())
 }
 
@@ -286,6 +283,13 @@ pub fn begin_attempt(oid: u32) -> String {
 
 pub async fn skip_relation(client: &Client, oid: u32) -> Result<()> {
     client.execute("update _hyperlift.relation set state = 'skipped' where source_oid = $1", &[&i64::from(oid)]).await?;
+    Ok(())
+}
+
+/// Makes everything durable that was committed on the target so far, in whatever session: sessions with `synchronous_commit = off`
+/// spare the disk one flush a transaction. This commit waits for its own.
+pub async fn flush(client: &Client) -> Result<()> {
+    client.execute("update _hyperlift.migration set version = version", &[]).await?;
     Ok(())
 }
 

@@ -84,7 +84,8 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 
 /// Runs the statements that come before the rows.
 async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
-    let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "");
+    // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
+    let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
     let executed = ledger::executed(target, Phase::PreData.word()).await?;
     let statements = rights::possible(m, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
@@ -100,7 +101,8 @@ async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
         Ok(())
     };
     tokio::pin!(work);
-    with_desk(m, &mut desk, Stage::Schema, work).await
+    with_desk(m, &mut desk, Stage::Schema, work).await?;
+    ledger::flush(&m.target("schema").await?).await
 }
 
 /// Drives work while its troubles are brought to the operator and back.

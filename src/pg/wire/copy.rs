@@ -34,16 +34,7 @@ impl Wire {
     }
 
     /// The same behind other statements, in one flight.
-    pub async fn copy_out_after(&mut self, before: &str, sql: &str) -> Result<()> {
-        self.begin_after(before, sql, b'H').await
-    }
-
-    /// The same behind other statements, in one flight.
     pub async fn copy_in_after(&mut self, before: &str, sql: &str) -> Result<()> {
-        self.begin_after(before, sql, b'G').await
-    }
-
-    async fn begin_after(&mut self, before: &str, sql: &str, mode: u8) -> Result<()> {
         self.send_query(before)?;
         self.send_query(sql)?;
         self.flush().await?;
@@ -52,7 +43,7 @@ impl Wire {
             return first.map(drop);
         }
         // In the transaction that failed the COPY is refused; the first error is the news.
-        let second = self.begun(mode).await;
+        let second = self.begun(b'G').await;
         first.and(second)
     }
 

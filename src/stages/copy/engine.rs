@@ -68,7 +68,13 @@ impl Shared {
     }
 
     /// A relation is copied: its indexes are due.
-    pub fn copied(&self, task: Task, rows: u64, bytes: u64) {
+    pub async fn copied(&self, task: Task, rows: u64, bytes: u64) {
+        let table = task.relation.table.clone();
+        self.reporter.report(Event::CopyProgress { table, state: TableState::Indexing, rows, bytes, error: None }).await;
+        self.settled(task, rows, bytes);
+    }
+
+    fn settled(&self, task: Task, rows: u64, bytes: u64) {
         let _ = self.jobs.send(Job { table: task.relation.table, rows, bytes, statements: task.statements });
         self.queue.settled();
     }
@@ -104,7 +110,7 @@ impl Shared {
                 Ok(()) => {
                     tracing::info!(oid, "skipped");
                     self.reporter.report(Event::CopyProgress { table, state: TableState::Skipped, rows: 0, bytes: 0, error: None }).await;
-                    self.copied(task, 0, 0);
+                    self.settled(task, 0, 0);
                 }
                 Err(e) => {
                     error = e;
@@ -252,7 +258,19 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     tasks.cancel.cancel();
     tasks.tracker.close();
     tasks.tracker.wait().await;
-    result
+    result?;
+    make_durable(&m.target("copy").await?, relations).await
+}
+
+/// What was committed without waiting for the disk is durable now, or a crash of the target has undone it together with its ledger rows.
+async fn make_durable(target: &Client, relations: &[Relation]) -> Result<()> {
+    ledger::flush(target).await?;
+    let entries = ledger::relations(target).await?;
+    let lost = relations.iter().find(|r| entries.get(&r.oid).is_none_or(|e| e.state == RelationState::Planned));
+    lost.map_or(Ok(()), |r| {
+        Err(Error::failed(format!("the target has lost the copy of {}, which was finished", r.table))
+            .hint("did it crash? Start hyperlift again: what was lost is copied anew"))
+    })
 }
 
 /// Relations by what is to be done with them.

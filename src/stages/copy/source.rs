@@ -51,7 +51,17 @@ impl Session {
         Ok(())
     }
 
-    /// After an error in the middle of a part: back to where the part began, so that the snapshot lives on. Whether it does.
+    /// Before a part, so that an error in the middle of it leaves the snapshot alone.
+    pub async fn set_savepoint(&mut self) -> Result<()> {
+        self.wire.simple("savepoint part").await.map_err(|e| e.context("source")).map(drop)
+    }
+
+    /// After a part. Whether the snapshot lives.
+    pub async fn release_savepoint(&mut self) -> bool {
+        self.wire.simple("release savepoint part").await.is_ok()
+    }
+
+    /// After an error in the middle of a part: back to where the part began. Whether the snapshot lives.
     pub async fn back_to_savepoint(&mut self, still_sending: bool) -> bool {
         if still_sending && self.wire.give_up_reading().await.is_err() {
             return false;

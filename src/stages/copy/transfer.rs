@@ -58,27 +58,23 @@ impl Broken {
     }
 }
 
-/// Copies the rows into a transaction of the target that stays open. `before` runs on the source in front of it. `heard` is told the rows
-/// and bytes so far, and may stop it.
+/// Copies the rows into a transaction of the target that stays open. `heard` is told the rows and bytes so far, and may stop it.
 pub async fn rows(
     shared: &Shared,
     route: &Route<'_>,
-    (source, before): (&mut Wire, &str),
+    source: &mut Wire,
     target: &mut Wire,
     heard: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
 ) -> Result<Copied, Broken> {
     if route.frame.columns.is_empty() {
-        return no_columns(route, (source, before), target).await.map_err(Broken::quiet);
+        return no_columns(route, source, target).await.map_err(Broken::quiet);
     }
     let (out, into) = (route.copy_out(), route.copy_in());
-    let (sends, takes) = tokio::join!(
-        async { if before.is_empty() { source.copy_out(&out).await } else { source.copy_out_after(before, &out).await } },
-        target.copy_in_after("begin", &into)
-    );
+    let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after("begin", &into));
     sends.map_err(|e| Broken::quiet(e.context("source")))?;
     takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
     let mut pipe = Pipe::default();
-    let mut before = 0;
+    let mut passed = 0;
     let copied = loop {
         match pipe.step(source, target).await {
             Ok(Some(copied)) => break copied,
@@ -87,7 +83,7 @@ pub async fn rows(
         }
         let held = async {
             heard(pipe.frames, pipe.bytes)?;
-            shared.throttle.moved(pipe.bytes - std::mem::replace(&mut before, pipe.bytes)).await
+            shared.throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
         };
         held.await.map_err(|error| Broken { error, source_sends: true })?;
     };
@@ -100,11 +96,10 @@ pub async fn rows(
 }
 
 /// Rows without columns: as many as the source has. COPY cannot name no columns.
-async fn no_columns(route: &Route<'_>, (source, before): (&mut Wire, &str), target: &mut Wire) -> Result<Copied> {
+async fn no_columns(route: &Route<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
     let condition = route.part.condition().map_or_else(String::new, |c| format!(" where {c}"));
     let count = format!("select count(*) from only {}{condition}", route.part.table.sql());
-    let separator = if before.is_empty() { "" } else { "; " };
-    let rows = source.simple(&format!("{before}{separator}{count}")).await.map_err(|e| e.context("source"))?;
+    let rows = source.simple(&count).await.map_err(|e| e.context("source"))?;
     let count: u64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|n| n.parse().ok()).unwrap_or(0);
     let insert = format!("begin; insert into {} select from generate_series(1, {count}::bigint)", route.into.sql());
     let rows_in = target.execute(&insert).await.map_err(|e| e.context("target"))?;

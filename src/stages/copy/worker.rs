@@ -82,10 +82,14 @@ impl Worker {
     }
 
     async fn target_session(&mut self) -> Result<Wire> {
-        match self.target.take() {
-            Some(wire) => Ok(wire),
-            None => Wire::open(&self.shared.config.target, Side::Target, &format!("{}copy-{}", self.shared.prefix, self.number + 1)).await,
+        if let Some(wire) = self.target.take() {
+            return Ok(wire);
         }
+        let name = format!("{}copy-{}", self.shared.prefix, self.number + 1);
+        let mut wire = Wire::open(&self.shared.config.target, Side::Target, &name).await?;
+        // The engine flushes once, at the end, and looks whether all is there.
+        wire.execute("set synchronous_commit = off").await.map_err(|e| e.context("target"))?;
+        Ok(wire)
     }
 
     /// Opens a relation; copies it if it is one part, hands out its parts otherwise.
@@ -142,7 +146,7 @@ impl Worker {
         shared.progress(&table, 0, 0);
         if whole {
             let copied = self.whole(&task, &frame, &parts[0], durable, (session, target), moved).await?;
-            shared.copied(task, copied.rows_in, copied.bytes);
+            shared.copied(task, copied.rows_in, copied.bytes).await;
             return Ok(());
         }
         self.target = Some(target);
@@ -179,7 +183,7 @@ impl Worker {
             }
             Ok(())
         };
-        let copied = transfer::rows(&shared, &route, (&mut session.wire, ""), &mut target, &mut heard).await.map_err(|broken| broken.error)?;
+        let copied = transfer::rows(&shared, &route, &mut session.wire, &mut target, &mut heard).await.map_err(|broken| broken.error)?;
         *moved = (copied.rows_in, copied.bytes);
         if !durable {
             source::wait_durable(&mut session.wire, frame.at).await?;
@@ -194,8 +198,11 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let through_keeper = keeper.is_some();
         let mut session = match keeper {
-            Some(keeper) => {
+            Some(mut keeper) => {
                 self.rest().await;
+                if let Err(e) = keeper.set_savepoint().await {
+                    return self.leave(open, None, true, Outcome::Failed(e)).await;
+                }
                 keeper
             }
             None => match self.joined_session(open).await {
@@ -206,13 +213,13 @@ impl Worker {
             },
         };
         let mut so_far = (0i64, 0i64);
-        let moved = self.move_part(open, &part, &mut session, through_keeper, &mut so_far).await;
+        let moved = self.move_part(open, &part, &mut session, &mut so_far).await;
         let table = &open.task.relation.table;
         let (outcome, alive) = match moved {
             Ok(copied) => {
                 let (rows, bytes, _) = open.add(copied.rows_in as i64 - so_far.0, copied.bytes as i64 - so_far.1, PROGRESS_EVERY);
                 shared.progress(table, rows, bytes);
-                let alive = !through_keeper || session.wire.simple("release savepoint part").await.is_ok();
+                let alive = !through_keeper || session.release_savepoint().await;
                 (Outcome::Done, alive)
             }
             Err(Broken { error, source_sends }) => {
@@ -263,25 +270,14 @@ impl Worker {
         Ok(session)
     }
 
-    async fn move_part(
-        &mut self,
-        open: &Arc<Open>,
-        part: &Part,
-        session: &mut Session,
-        through_keeper: bool,
-        so_far: &mut (i64, i64),
-    ) -> Result<Copied, Broken> {
+    async fn move_part(&mut self, open: &Arc<Open>, part: &Part, session: &mut Session, so_far: &mut (i64, i64)) -> Result<Copied, Broken> {
         let shared = Arc::clone(&self.shared);
         let relation = &open.task.relation;
         let mut target = self.target_session().await.map_err(Broken::quiet)?;
         let attempt = open.task.target.attempt;
-        let before = if through_keeper { "savepoint part" } else { "" };
         if part.failures > 0
             && let Some(copied) = transfer::recorded(&mut target, relation.oid, attempt, part).await.map_err(Broken::quiet)?
         {
-            if through_keeper {
-                session.wire.simple(before).await.map_err(Broken::quiet)?;
-            }
             self.target = Some(target);
             return Ok(copied);
         }
@@ -300,7 +296,7 @@ impl Worker {
             }
             Ok(())
         };
-        let copied = transfer::rows(&self.shared, &route, (&mut session.wire, before), &mut target, &mut heard).await?;
+        let copied = transfer::rows(&self.shared, &route, &mut session.wire, &mut target, &mut heard).await?;
         match transfer::commit_part(&mut target, relation.oid, attempt, &open.frame, part, copied).await {
             Ok(()) => {}
             // An earlier try of this part was committed although we have not heard of it.
@@ -342,7 +338,7 @@ impl Worker {
                 if keeper.end().await.is_ok() && self.source.is_none() {
                     (self.source, self.joined) = (Some(keeper), None);
                 }
-                self.shared.copied(open.task.clone(), rows, bytes);
+                self.shared.copied(open.task.clone(), rows, bytes).await;
                 Ok(())
             }
             Err(error) => self.shared.failed(open.task.clone(), error, (rows, bytes)).await,
