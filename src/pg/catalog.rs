@@ -536,7 +536,8 @@ pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> 
     Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
 }
 
-/// Ends sessions of this migration that a killed process left behind; returns how many.
+/// Ends sessions of this migration that a killed process left behind in this database; returns how many. Both databases may be on one
+/// server.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
     let mut ended = 0;
@@ -545,7 +546,7 @@ pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
         let row = client
             .query_one(
                 "select count(pg_terminate_backend(pid)) as ended from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()
-                    and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
+                    and datname = current_database() and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
                 &[&pattern],
             )
             .await;
