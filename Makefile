@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # the tests wait for servers most of the time
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup build test demo check bench
+.PHONY: setup build test test-matrix demo check bench
 
 # what building, tests and demo need on this machine; does nothing when all is there
 setup:
@@ -18,6 +18,12 @@ build: setup
 
 test: setup
 	cargo test $(PROFILE)
+
+# whole migrations between PostgreSQL 13 to 18, two servers at a time; fetches them first (350 MB in target/matrix)
+export HYPERLIFT_MATRIX ?= $(CURDIR)/target/matrix
+test-matrix: setup
+	assets/matrix.sh
+	PATH="$(HYPERLIFT_MATRIX)/18/bin:$$PATH" cargo test $(PROFILE) --test it -- --ignored --test-threads 1 matrix::
 
 # a source, a target, data and an application that writes, with the dashboard open on them
 demo: setup

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     format,
     plan::Plan,
+    scope::Scope,
     ui,
 };
 
@@ -47,9 +48,18 @@ pub struct MigrateArgs {
     /// Work directory: spool, plan, journal, log. [default: ./hyperlift; also HYPERLIFT_DIR, PGCOPYDB_DIR]
     #[arg(long, value_name = "DIR", global = true)]
     pub dir: Option<PathBuf>,
-    /// Choices made beforehand: hypertables and replica identities.
+    /// Choices made beforehand: scope, hypertables and replica identities.
     #[arg(long, value_name = "FILE", global = true)]
     pub plan: Option<PathBuf>,
+    /// Migrate only this, repeatable: schema:NAME, table:SCHEMA.NAME, data:…, index:… or extension:NAME, with * and ? as in psql.
+    #[arg(long, value_name = "KIND:PATTERN", global = true)]
+    pub include: Vec<String>,
+    /// Leave this out, repeatable; data:… leaves out the rows of a table, but not the table. Fixed once the migration has begun.
+    #[arg(long, value_name = "KIND:PATTERN", global = true)]
+    pub exclude: Vec<String>,
+    /// The pg_dump to use. [default: the lowest installed version that fits the source; also HYPERLIFT_PG_DUMP]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub pg_dump: Option<PathBuf>,
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
@@ -185,6 +195,8 @@ impl MigrateArgs {
             target,
             dir: self.dir(),
             plan: self.plan.as_deref().map(Plan::read).transpose()?,
+            scope: Scope::parse(&self.include, &self.exclude)?,
+            pg_dump: self.pg_dump.clone().or_else(|| std::env::var_os("HYPERLIFT_PG_DUMP").filter(|v| !v.is_empty()).map(PathBuf::from)),
             table_jobs: self.table_jobs,
             split_larger_than,
             copy_rate,

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     pg::conninfo::Conninfo,
     plan::Plan,
+    scope::Scope,
 };
 
 /// How the migration is shown.
@@ -33,6 +34,10 @@ pub struct Config {
     pub dir: PathBuf,
     /// Given with `--plan`; the one in the work directory is used otherwise.
     pub plan: Option<Plan>,
+    /// The filters of the command line; without any the plan's hold, or those with which the migration began.
+    pub scope: Scope,
+    /// The pg_dump to use; the one that fits among the installed ones otherwise.
+    pub pg_dump: Option<PathBuf>,
     pub table_jobs: u32,
     /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
     pub split_larger_than: Option<u64>,

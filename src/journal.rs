@@ -34,6 +34,9 @@ pub struct Record {
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
     pub shapes: std::collections::BTreeMap<String, crate::pg::catalog::Shape>,
+    /// The filters with which the migration began.
+    #[serde(default)]
+    pub scope: crate::scope::Scope,
     /// Stages that the operator, or the work, has finished.
     pub finished: Vec<Stage>,
     /// The end of the stream at the cutover: what the source committed behind it is not on the target.

@@ -39,6 +39,8 @@ pub mod pg;
 
 pub mod plan;
 
+pub mod scope;
+
 pub mod error;
 pub mod format;
 pub mod lsn;

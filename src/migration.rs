@@ -15,6 +15,7 @@ use crate::{
         timescale::Timescale,
     },
     plan::Plan,
+    scope::Scope,
     stages::{catchup, copy, cutover, hypertables, identity, preflight, schema},
 };
 
@@ -31,6 +32,8 @@ pub struct Migration {
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
+    /// The filters that this run was given, which need not be those with which the migration began.
+    asked_scope: Scope,
 }
 
 /// What a stage learns from a prompt.
@@ -56,9 +59,23 @@ impl Migration {
             // The run that continues has to read the schema with the same eyes.
             work.write_plan(&plan)?;
         }
+        let asked_scope = if config.scope.is_everything() { plan.scope.clone() } else { config.scope.clone() };
+        plan.scope = if record.finished.contains(&Stage::Preflight) { record.scope.clone() } else { asked_scope.clone() };
         let endpoint = |address| Endpoint { address, ..Endpoint::default() };
         let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
-        Ok(Self { config: Arc::new(config), work, record, plan, reporter, commands, cancel, timescale: Timescale::default(), endpoints, prompts: 0 })
+        Ok(Self {
+            config: Arc::new(config),
+            work,
+            record,
+            plan,
+            reporter,
+            commands,
+            cancel,
+            timescale: Timescale::default(),
+            endpoints,
+            prompts: 0,
+            asked_scope,
+        })
     }
 
     /// Walks the stages to the end. Every step can be killed and run again (I12).
@@ -103,7 +120,21 @@ impl Migration {
         Ok(())
     }
 
+    /// Filters are fixed once the migration has begun: what is published and copied cannot become another selection.
+    fn same_scope(&self) -> Result<()> {
+        match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {
+            None => Ok(()),
+            Some(difference) => {
+                let begun = if self.plan.scope.is_everything() { "none".into() } else { self.plan.scope.to_string() };
+                Err(Error::refused(format!("the filters are not those with which this migration began: {difference}")).hint(format!(
+                    "give none, or those with which it began ({begun}); for other filters run `hyperlift clean`, empty the target and start anew"
+                )))
+            }
+        }
+    }
+
     async fn stages(&mut self) -> Result<()> {
+        self.same_scope()?;
         if self.record.completed {
             return cutover::after(self).await;
         }

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod client;
 pub mod conninfo;
 pub mod dump;
+pub mod extent;
 pub mod key;
 pub mod ledger;
 pub mod slot;

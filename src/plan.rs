@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, literal, plain_ident},
+    scope::Scope,
 };
 
 /// The file as it is written: lists of tables named as SQL names them.
@@ -18,6 +19,8 @@ struct PlanFile {
     owners: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     grants: bool,
+    #[serde(default, skip_serializing_if = "Scope::is_everything")]
+    scope: Scope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hypertable: Vec<HypertableEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +149,8 @@ impl IdentityChoice {
 /// All choices of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// What is migrated at all; fixed once the migration has begun.
+    pub scope: Scope,
     pub hypertables: Vec<Hypertable>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
     /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
@@ -172,7 +177,7 @@ impl Plan {
                     .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
             })
         };
-        let mut plan = Self { owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
+        let mut plan = Self { scope: file.scope, owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
@@ -193,6 +198,7 @@ impl Plan {
 
     pub fn to_toml(&self) -> String {
         let file = PlanFile {
+            scope: self.scope.clone(),
             hypertable: self
                 .hypertables
                 .iter()
@@ -237,6 +243,10 @@ mod tests {
     const TEXT: &str = r#"
 owners = true
 
+[scope]
+include = ["schema:public"]
+exclude = ["public.log_*", 'data:"Odd.Name"']
+
 [[hypertable]]
 table = "public.metrics"
 time_column = "time"
@@ -254,6 +264,7 @@ app = "App of the target"
     #[test]
     fn a_plan_is_read_and_written_without_loss() {
         let plan = Plan::parse(TEXT).unwrap();
+        assert_eq!(plan.scope.to_string(), "--include schema:public --exclude table:public.log_* --exclude data:\"Odd.Name\"");
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
         assert!(plan.owners && !plan.grants);
@@ -265,6 +276,8 @@ app = "App of the target"
     fn mistakes_in_a_plan_are_named() {
         for (text, part) in [
             ("x = 1", "unknown field"),
+            ("[scope]\nexclude = [\"tables:x\"]", "\"tables\" is no kind"),
+            ("[scope]\nonly = []", "unknown field"),
             ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not a table's name"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),

@@ -65,7 +65,8 @@ impl Programs {
         all
     }
 
-    fn at(bin: PathBuf) -> Option<Self> {
+    /// The version in a folder; `None` when there is none.
+    pub fn at(bin: PathBuf) -> Option<Self> {
         if !bin.join("initdb").exists() || !bin.join("pg_ctl").exists() {
             return None;
         }
@@ -77,8 +78,10 @@ impl Programs {
 
     /// Whether this installation has the TimescaleDB extension.
     pub fn has_timescale(&self) -> bool {
-        let mut shares =
-            vec![PathBuf::from(format!("/usr/share/postgresql/{}", self.major)), self.bin.join("../share"), self.bin.join("../share/postgresql")];
+        let mut shares = vec![self.bin.join("../share"), self.bin.join("../share/postgresql")];
+        if self.bin.starts_with("/usr/lib/postgresql") {
+            shares.push(PathBuf::from(format!("/usr/share/postgresql/{}", self.major)));
+        }
         shares.extend(output(self.bin.join("pg_config"), &["--sharedir"]).map(PathBuf::from));
         shares.iter().any(|share| share.join("extension/timescaledb.control").exists())
     }
@@ -182,6 +185,11 @@ impl Server {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The PostgreSQL that it runs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// The major version of the server.

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     lsn::Lsn,
     name::{TableName, literal},
+    scope::{Extent, Scope},
 };
 
 /// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
@@ -20,10 +21,18 @@ pub mod versions {
     pub const TID_RANGE_SCAN: u32 = 14;
     /// `old_snapshot_threshold` was removed in 17.
     pub const NO_OLD_SNAPSHOT_THRESHOLD: u32 = 17;
+    /// `pg_replication_slots` tells why a slot was invalidated from 17 on.
+    pub const INVALIDATION_REASON: u32 = 17;
+    /// A source may invalidate a slot that nobody uses (`idle_replication_slot_timeout`) from 18 on.
+    pub const IDLE_SLOT_TIMEOUT: u32 = 18;
+    /// From 18 on updates of a table fail that has REPLICA IDENTITY FULL and generated columns which the publication leaves out.
+    pub const FULL_REFUSES_GENERATED: u32 = 18;
+    /// NOT NULL is a constraint with a name, constraints may be not enforced, and generated columns virtual, from 18 on.
+    pub const NOT_NULL_CONSTRAINTS: u32 = 18;
 }
 
 /// Schemas that belong to the server, to TimescaleDB or to hyperlift; nothing in them is migrated.
-const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
+pub(super) const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
     and n.nspname !~ '^_?timescaledb_'";
 
 #[derive(Clone, Debug)]
@@ -166,6 +175,8 @@ pub struct Relation {
     pub inherits: bool,
     pub has_rules: bool,
     pub owned: bool,
+    /// REPLICA IDENTITY FULL does not make its updates fail.
+    pub full_is_possible: bool,
     /// A leaf that has no usable identity of its own, whatever the root has.
     pub bare_leaf: Option<String>,
     /// The table is changed often, by the statistics collector.
@@ -185,6 +196,7 @@ impl Relation {
 
 /// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.
 pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
+    let full_refuses_generated = client.version() / 10_000 >= versions::FULL_REFUSES_GENERATED;
     let sql = format!(
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
                 c.relreplident::text as identity, c.relhasrules as has_rules,
@@ -192,6 +204,8 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
                 (select format('%I.%I', ln.nspname, l.relname) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) tree
                    join pg_class l on l.oid = tree.relid join pg_namespace ln on ln.oid = l.relnamespace
                   where tree.isleaf and (l.relreplident = 'n'
+                     or l.relreplident = 'f' and {full_refuses_generated}
+                        and exists (select from pg_attribute a where a.attrelid = l.oid and a.attgenerated <> '' and not a.attisdropped)
                      or l.relreplident = 'i' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisreplident)
                      or l.relreplident = 'd' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and i.indimmediate))
                   limit 1) as bare_leaf,
@@ -238,6 +252,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
             inherits: r.get("inherits"),
             has_rules: r.get("has_rules"),
             owned: r.get("owned"),
+            full_is_possible: true,
             bare_leaf: r.get("bare_leaf"),
             updated_rows: r.get::<_, i64>("updated") as u64,
             deleted_rows: r.get::<_, i64>("deleted") as u64,
@@ -246,7 +261,9 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
     for r in client.query(COLUMNS, &[&oids]).await? {
-        relations[place[&r.get::<_, u32>("oid")]].columns.push(Column {
+        let relation = &mut relations[place[&r.get::<_, u32>("oid")]];
+        relation.full_is_possible &= !(full_refuses_generated && r.get::<_, bool>("generated"));
+        relation.columns.push(Column {
             name: r.get("name"),
             data_type: r.get("data_type"),
             not_null: r.get("not_null"),
@@ -354,10 +371,10 @@ pub struct ShapeColumn {
     pub generated: bool,
 }
 
-/// The shape of every user table, by name.
-pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
+/// The shape of every user table whose rows are in scope, by name.
+pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, Shape>> {
     let sql = format!(
-        "select format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
+        "select n.nspname::text as schema, c.relname::text as table, format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
                 coalesce((select array_agg(relid::oid order by relid::oid)
                             from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf), '{{}}') as leaves
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -382,7 +399,9 @@ pub async fn shapes(client: &Client) -> Result<BTreeMap<String, Shape>> {
         };
         Shape { oid: r.get("oid"), columns: (0..numbers.len()).map(column).collect(), leaves: r.get("leaves") }
     };
-    Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("name"), shape(r))).collect())
+    let rows = client.query(&sql, &[]).await?;
+    let wanted = |r: &&tokio_postgres::Row| scope.extent(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Extent::All;
+    Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
 /// What is not as it was, in words for the operator; partitions that were added are replicated and make no difference.

@@ -1,6 +1,8 @@
 //! The schema as pg_dump prints it, taken apart statement by statement and understood with PostgreSQL's own parser.
 
 mod alter;
+mod entries;
+mod older;
 mod program;
 mod rights;
 mod understand;
@@ -8,9 +10,9 @@ mod understand;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::program::{PgDump, choose, installed};
+pub use self::program::{PgDump, find};
 use self::understand::understand;
-use super::conninfo::Conninfo;
+use super::{conninfo::Conninfo, extent::Omitted};
 use crate::{error::Result, name::TableName, plan::Plan};
 
 /// When a statement is run.
@@ -78,13 +80,16 @@ impl Statement {
     }
 }
 
-/// The whole schema, in the order of the dump; with a digest by which a changed schema is noticed.
-pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<Schema> {
-    let text = program::run(program, source, plan).await?;
+/// The whole schema but for what is left out, in the order of the dump, for a target of this major version; with a digest by which a
+/// changed schema is noticed.
+pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted, target: u32) -> Result<Schema> {
+    let text = program::run(program, source, plan, omitted).await?;
     let plan = plan.clone();
     let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
         let digest = Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        Ok(Schema { statements: understand(&text, &plan)?, digest })
+        let mut statements = understand(&text, &plan)?;
+        let notes = older::adapt(&mut statements, target)?;
+        Ok(Schema { statements, digest, notes })
     });
     understood.await.expect("parsing does not panic")
 }
@@ -92,4 +97,6 @@ pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<
 pub struct Schema {
     pub statements: Vec<Statement>,
     pub digest: String,
+    /// What the target does not know, and what became of it.
+    pub notes: Vec<String>,
 }

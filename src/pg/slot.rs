@@ -1,8 +1,8 @@
 //! The replication slot and the publications of a migration (I1, I10).
 
-use super::client::Client;
+use super::{catalog::versions, client::Client};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     lsn::Lsn,
     name::{TableName, ident},
 };
@@ -71,23 +71,41 @@ pub struct Slot {
     pub confirmed: Lsn,
     /// `reserved`, `extended`, `unreserved`, `lost`
     pub wal_status: String,
+    /// Why the slot cannot be used any more: `wal_removed`, `idle_timeout`.
+    pub invalidated: Option<String>,
     pub safe_wal_bytes: Option<u64>,
 }
 
+impl Slot {
+    /// The error for a slot that was invalidated.
+    pub fn check(&self, name: &str) -> Result<()> {
+        let (what, mend) = match self.invalidated.as_deref() {
+            None => return Ok(()),
+            Some("wal_removed") => ("the source removed WAL that it needed".to_owned(), "a greater max_slot_wal_keep_size"),
+            Some("idle_timeout") => ("nobody used it for longer than idle_replication_slot_timeout".to_owned(), "idle_replication_slot_timeout = 0"),
+            Some(other) => (other.replace('_', " "), "its cause mended"),
+        };
+        Err(Error::refused(format!("slot {name} was invalidated: {what}"))
+            .hint(format!("this migration cannot be continued: run `hyperlift clean`, empty the target and start again, with {mend} on the source")))
+    }
+}
+
 pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>> {
-    let row = client
-        .query_opt(
-            "select active, confirmed_flush_lsn::text as confirmed, coalesce(wal_status, 'lost') as wal_status, safe_wal_size
-               from pg_replication_slots where slot_name = $1",
-            &[&name],
-        )
-        .await?;
+    // An idle slot that is invalidated keeps another `wal_status` than `lost`.
+    let reason = if client.version() / 10_000 >= versions::INVALIDATION_REASON { "invalidation_reason" } else { "null" };
+    let sql = format!(
+        "select active, confirmed_flush_lsn::text as confirmed, coalesce(wal_status, 'lost') as wal_status, safe_wal_size,
+                coalesce({reason}, case when coalesce(wal_status, 'lost') = 'lost' then 'wal_removed' end)::text as invalidated
+           from pg_replication_slots where slot_name = $1"
+    );
+    let row = client.query_opt(&sql, &[&name]).await?;
     row.map(|r| {
         let confirmed = r.get::<_, Option<&str>>("confirmed").map_or(Ok(Lsn::ZERO), str::parse)?;
         Ok(Slot {
             active: r.get("active"),
             confirmed,
             wal_status: r.get("wal_status"),
+            invalidated: r.get("invalidated"),
             safe_wal_bytes: r.get::<_, Option<i64>>("safe_wal_size").map(|n| n.max(0) as u64),
         })
     })

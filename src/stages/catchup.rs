@@ -37,6 +37,7 @@ use crate::{
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
     },
+    scope::Scope,
     state::between,
 };
 
@@ -353,7 +354,7 @@ impl Replay {
     /// A table of the target was altered as its source was: what is compared from now on.
     async fn follow(&mut self, m: &mut Migration, reshaped: router::Reshaped) -> Result<()> {
         let router::Reshaped { oid, before, now, columns } = reshaped;
-        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source, &Scope::default())).await.ok().and_then(Result::ok).unwrap_or_default();
         m.record.shapes.retain(|_, shape| shape.oid != oid);
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()

@@ -14,7 +14,7 @@ mod throttle;
 mod transfer;
 mod worker;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 use tokio::sync::watch;
 
 use self::engine::Shared;
@@ -33,6 +33,7 @@ use crate::{
         slot::Names,
     },
     replay::receiver::{self, Origin, Receiver},
+    scope::Extent,
 };
 
 /// What the later stages go on with.
@@ -55,7 +56,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     }
     let found = catalog::relations(&source).await?;
     let relations = in_scope(m, found.clone()).await?;
-    for r in found.iter().filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
+    let wanted = |r: &&Relation| m.plan.scope.extent(&r.table) == Extent::All;
+    for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
@@ -99,14 +101,15 @@ pub fn origin(m: &Migration) -> Origin {
     }
 }
 
-/// The relations of this migration: all at first; once they are published, those that it began with. A table that came later is in no
-/// publication.
-pub async fn in_scope(m: &Migration, relations: Vec<Relation>) -> Result<Vec<Relation>> {
-    if m.record.slot.is_none() {
-        return Ok(relations);
-    }
-    let known = ledger::relations(&m.target("scope").await?).await?;
+/// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
+/// that came later is in no publication.
+pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
+    let known = match m.record.slot {
+        Some(_) => ledger::relations(&m.target("scope").await?).await?,
+        None => HashMap::new(),
+    };
     if known.is_empty() {
+        relations.retain(|r| m.plan.scope.extent(&r.table) == Extent::All);
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
@@ -132,7 +135,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
     }
     m.record.schema = Some(schema.digest.clone());
     if m.record.shapes.is_empty() {
-        m.record.shapes = catalog::shapes(source).await?;
+        m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }
     m.save()?;
     for found in apart::apart(source).await? {

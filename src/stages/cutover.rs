@@ -19,6 +19,7 @@ use crate::{
         catalog::{self, Sequence},
         client::Client,
         dump::{Phase, Statement},
+        extent::{self, Omitted},
         ledger, slot,
     },
     replay::{receiver::Receiver, spool},
@@ -201,7 +202,10 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     let target = m.target("cutover").await?;
     let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
     let mut set = Vec::new();
-    for s in catalog::sequences(source).await? {
+    let here = catalog::sequences(source).await?;
+    let missing = here.iter().any(|s| !there.contains_key(&s.table));
+    let omitted = if missing { extent::resolve(source, &m.plan).await? } else { Omitted::default() };
+    for s in here.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
         let Some(known) = there.get(&s.table) else {
             m.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
             continue;
@@ -292,6 +296,10 @@ async fn refresh_views(m: &mut Migration, target: &Client) -> Result<()> {
         let mut failed = Vec::new();
         let before = left.len();
         for view in left {
+            if target.query_one("select to_regclass($1) is null as missing", &[&view.sql()]).await?.get("missing") {
+                // Left out, or skipped when it was to be made.
+                continue;
+            }
             let refresh = format!("refresh materialized view {}", view.sql());
             let mut attempts = vec![refresh.clone()];
             attempts.extend(path.iter().map(|path| format!("begin; set local search_path = {path}; {refresh}; commit")));

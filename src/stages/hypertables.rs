@@ -12,6 +12,7 @@ use crate::{
         ledger, timescale,
     },
     plan::{Hypertable, KeyChoice},
+    scope::Extent,
 };
 
 /// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
@@ -32,7 +33,9 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         return m.finish(Stage::Hypertables).await;
     }
     let source = m.source("hypertables").await?;
-    let relations = catalog::relations(&source).await?;
+    let mut relations = catalog::relations(&source).await?;
+    // A table that comes without its rows may be a hypertable, too.
+    relations.retain(|r| m.plan.scope.extent(&r.table) != Extent::Nothing);
     let foreign_keys = catalog::foreign_keys(&source).await?;
     let finished = m.is_finished(Stage::Hypertables);
     loop {
@@ -58,7 +61,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     convert(m).await?;
     read_back(m, &source, &relations).await?;
     m.save_plan()?;
-    let summaries = relations.iter().map(|r| super::preflight::summary(r, m)).collect();
+    let summaries = relations.iter().filter(|r| m.plan.scope.extent(&r.table) == Extent::All).map(|r| super::preflight::summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     m.finish(Stage::Hypertables).await
 }
@@ -67,6 +70,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
 pub fn check_names(m: &Migration, relations: &[Relation]) -> Result<()> {
     for h in &m.plan.hypertables {
         let wrong = match relations.iter().find(|r| r.table == h.table) {
+            Some(_) if m.plan.scope.extent(&h.table) == Extent::Nothing => format!("the plan names {}, which its filters leave out", h.table),
             None => format!("the plan names {}, which the source does not have", h.table),
             Some(r) if r.columns.iter().all(|c| c.name != h.time_column) => format!("the plan: {} has no column {}", h.table, h.time_column),
             Some(_) => continue,

@@ -12,6 +12,7 @@ use crate::{
         client::Client,
     },
     plan::IdentityChoice,
+    scope::Extent,
 };
 
 /// A statement that locks a table waits this long for it before it lets the application go first.
@@ -88,6 +89,10 @@ fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
         IdentityChoice::InsertOnly => Ok(()),
         _ if relation.partitioned => Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
             .hint("give it a primary key, or choose insert-only")),
+        IdentityChoice::Full if !relation.full_is_possible => {
+            Err(Error::refused(format!("{} has generated columns: with FULL the source's own updates of it would fail", relation.table))
+                .hint("choose a unique index, or insert-only"))
+        }
         IdentityChoice::Full => Ok(()),
         IdentityChoice::Index(name) => match relation.index(name) {
             Some(index) if index.usable => Ok(()),
@@ -115,6 +120,7 @@ fn usable_identity(r: &Relation) -> (String, bool) {
             Some(name) => (format!("index {name}"), false),
             None => ("index that was dropped".into(), false),
         },
+        'f' if !r.full_is_possible => ("full, with generated columns".into(), false),
         'f' => ("full".into(), !r.partitioned || primary.is_some_and(|p| p.usable)),
         _ => ("nothing".into(), false),
     }
@@ -160,10 +166,13 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
         row.proposed = Some(match (indexes.first(), r.partitioned) {
             (_, true) => IdentityChoice::InsertOnly,
             (Some(index), _) => IdentityChoice::Index(index.clone()),
+            (None, _) if !r.full_is_possible => IdentityChoice::InsertOnly,
             (None, _) => IdentityChoice::Full,
         });
         row.reason = if r.partitioned {
             "The partition root has no primary key. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
+        } else if !r.full_is_possible && indexes.is_empty() {
+            "No unique index that could serve, and generated columns: with FULL, too, UPDATE and DELETE would FAIL on the source (from PostgreSQL 18 on), so it stays out until you choose."
         } else if indexes.is_empty() {
             "No primary key, no unique index on NOT NULL columns. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
         } else {
@@ -178,9 +187,8 @@ fn assess(r: &Relation, m: &Migration) -> IdentityRow {
 pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
     for (table, choice) in &m.plan.identities {
         let Some(relation) = relations.iter().find(|r| r.table == *table) else {
-            return Err(
-                Error::usage(format!("the plan names {table}, which the source does not have")).hint("correct the [[identity]] entry of the plan")
-            );
+            let why = if m.plan.scope.extent(table) == Extent::All { "which the source does not have" } else { "which its filters leave out" };
+            return Err(Error::usage(format!("the plan names {table}, {why}")).hint("correct the [[identity]] entry of the plan"));
         };
         if let Err(e) = possible(relation, choice) {
             let mut usage = e.context("the plan");
@@ -295,6 +303,7 @@ mod tests {
             inherits: false,
             has_rules: false,
             owned: true,
+            full_is_possible: true,
             bare_leaf: None,
             updated_rows: 0,
             deleted_rows: 0,
@@ -312,6 +321,7 @@ mod tests {
         assert!(!usable_identity(&relation('d', vec![index(false, true)])).1, "a unique index that nobody chose");
         assert!(!usable_identity(&relation('n', vec![index(true, true)])).1);
         assert!(usable_identity(&relation('f', vec![])).1);
+        assert!(!usable_identity(&Relation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
         let root = Relation { partitioned: true, ..relation('f', vec![]) };
         assert!(!usable_identity(&root).1, "new leaves of a root without primary key have no identity");
     }

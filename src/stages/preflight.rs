@@ -12,15 +12,20 @@ use crate::{
         apart,
         catalog::{self, Relation, Server, versions},
         client::Client,
-        dump, ledger, slot,
+        dump, extent, ledger, slot,
         timescale::{self, Timescale},
         wire::Wire,
     },
     replay::spooler::disk_free,
+    scope::Extent,
 };
 
 /// Objects named in a verdict.
 const NAMED: usize = 5;
+/// The list of what the filters leave out, in the work directory.
+const LEFT_OUT: &str = "report/left-out.txt";
+/// So many of them are told one by one.
+const NAMED_LEFT_OUT: usize = 20;
 
 /// Fresh checks as they are made.
 struct Checks {
@@ -89,6 +94,12 @@ pub async fn run(m: &mut Migration) -> Result<()> {
             Answer::Other(other) => m.refuse(&other, Stage::Preflight).await,
         }
     }
+    if !m.is_finished(Stage::Preflight) {
+        m.record.scope = m.plan.scope.clone();
+        if !m.plan.scope.is_everything() {
+            m.save_plan()?;
+        }
+    }
     m.finish(Stage::Preflight).await
 }
 
@@ -149,13 +160,16 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
         return Ok((checks.found, None));
     }
     checks.ok("source is not the target", "two databases");
-    let relations = catalog::relations(&source).await?;
+    let all = catalog::relations(&source).await?;
+    scope_checks(m, &mut checks, &source, &all).await?;
+    hypertables::check_names(m, &all)?;
+    let mut relations = all;
+    relations.retain(|r| m.plan.scope.extent(&r.table) == Extent::All);
     identity::check_plan(m, &relations)?;
-    hypertables::check_names(m, &relations)?;
     let summaries = relations.iter().map(|r| summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     source_checks(m, &mut checks, &source, &from, &relations).await?;
-    target_checks(m, &mut checks, &source, &target, &to, &timescale).await?;
+    target_checks(m, &mut checks, &source, &target, (&from, &to), &timescale).await?;
     machine_checks(m, &mut checks, &from, &relations).await;
     Ok((checks.found, Some(Facts { source: from, target: to, timescale, endpoints })))
 }
@@ -184,6 +198,49 @@ fn same_migration(m: &Migration, from: &Server, to: &Server) -> Result<()> {
             .hint("give the URIs with which it began, or another --dir for a new migration"));
         }
     }
+    Ok(())
+}
+
+/// What of the source is migrated, and what is not.
+async fn scope_checks(m: &Migration, checks: &mut Checks, source: &Client, all: &[Relation]) -> Result<()> {
+    let scope = &m.plan.scope;
+    let of = |wanted: Extent| all.iter().filter(move |r| scope.extent(&r.table) == wanted);
+    let size = |bytes: u64| format::bytes(bytes);
+    let bytes: u64 = all.iter().map(|r| r.bytes).sum();
+    if scope.is_everything() {
+        checks.ok("scope", format!("all {} tables, {}", all.len(), size(bytes)));
+        return Ok(());
+    }
+    let omitted = extent::resolve(source, &m.plan).await?;
+    // Later its names may be others.
+    if !m.is_finished(Stage::Preflight) {
+        if !omitted.unmatched.is_empty() {
+            checks.fail("filters", format!("{} matches nothing on the source", omitted.unmatched.join(", ")), "correct it, or leave it away");
+        }
+        m.work.replace(LEFT_OUT, (omitted.lines.join("\n") + "\n").as_bytes())?;
+        for line in omitted.lines.iter().take(NAMED_LEFT_OUT) {
+            m.notice(Level::Info, format!("left out: {}", line.replace('\n', " "))).await;
+        }
+    }
+    if let Some((first, more)) = omitted.problems.split_first().filter(|_| !m.is_finished(Stage::Preflight)) {
+        let more = if more.is_empty() { String::new() } else { format!("; and {} more of this kind", more.len()) };
+        checks.fail("scope", format!("{first}{more}"), "leave that out, too, or keep what it needs");
+        return Ok(());
+    }
+    let structure = of(Extent::Structure).count();
+    let rowless = if structure > 0 { format!("; {structure} more without rows") } else { String::new() };
+    let kept: u64 = of(Extent::All).map(|r| r.bytes).sum();
+    checks.ok(
+        "scope",
+        format!(
+            "{} of {} tables, {} of {}{rowless}; left out: {} objects, listed in {LEFT_OUT}",
+            of(Extent::All).count(),
+            all.len(),
+            size(kept),
+            size(bytes),
+            omitted.lines.len()
+        ),
+    );
     Ok(())
 }
 
@@ -231,14 +288,18 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
             None => checks.require(name, free > 0, format!("{free} free"), "none is free", fix),
         }
     }
-    if let Some(slot) = own
-        && slot.wal_status == "lost"
-    {
-        checks.fail(
-            "slot",
-            format!("{} was invalidated: the source removed WAL that it needed", names.slot),
-            "this migration cannot be continued: run `hyperlift clean` and start again, with a greater max_slot_wal_keep_size",
-        );
+    if let Some(Err(e)) = own.map(|slot| slot.check(&names.slot)) {
+        checks.fail("slot", e.message, e.hint.as_deref().unwrap_or_default());
+    }
+    if major >= versions::IDLE_SLOT_TIMEOUT {
+        let timeout = catalog::setting(source, "idle_replication_slot_timeout").await?.unwrap_or_default();
+        if timeout != "0" {
+            checks.warn(
+                "idle_replication_slot_timeout",
+                format!("the source gives up a slot that nobody uses for {timeout}: while hyperlift is stopped, nobody does"),
+                "alter system set idle_replication_slot_timeout = 0, then select pg_reload_conf(); or do not stop for that long",
+            );
+        }
     }
     replication_right(m, checks, from).await;
     let foreign: Vec<String> = relations.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).take(5).collect();
@@ -334,7 +395,14 @@ async fn replication_right(m: &Migration, checks: &mut Checks, from: &Server) {
     }
 }
 
-async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, target: &Client, to: &Server, ts: &Timescale) -> Result<()> {
+async fn target_checks(
+    m: &Migration,
+    checks: &mut Checks,
+    source: &Client,
+    target: &Client,
+    (from, to): (&Server, &Server),
+    ts: &Timescale,
+) -> Result<()> {
     checks.require(
         "target version",
         versions::TARGET.contains(&to.major()),
@@ -342,6 +410,18 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
         format!("PostgreSQL {} is not supported", to.version_text),
         &format!("the target has to be PostgreSQL {} to {}", versions::TARGET.start(), versions::TARGET.end()),
     );
+    let older = versions::TARGET.contains(&to.major()) && to.major() < from.major();
+    if older {
+        checks.warn(
+            "versions",
+            format!(
+                "the target (PostgreSQL {}) is older than the source ({}): what it does not know fails, or is told when the schema is restored",
+                to.major(),
+                from.major()
+            ),
+            "take a target of at least the source's version, if you can",
+        );
+    }
     checks.require("target is a primary", !to.in_recovery, "not a standby", "the target is read-only: a standby", "connect to the primary");
     let create: bool = catalog::value(target, "select has_database_privilege(current_database(), 'CREATE')").await?;
     checks.require(
@@ -407,6 +487,7 @@ async fn target_checks(m: &Migration, checks: &mut Checks, source: &Client, targ
     }
     let wanted = names(source, "select extname::text from pg_extension where extname not in ('plpgsql', 'timescaledb')").await?;
     let offered = names(target, "select name::text from pg_available_extensions").await?;
+    let wanted: HashSet<String> = wanted.into_iter().filter(|e| m.plan.scope.has_extension(e)).collect();
     let mut missing: Vec<String> = wanted.difference(&offered).cloned().collect();
     missing.sort();
     if missing.is_empty() || m.config.skip_extensions {
@@ -433,17 +514,9 @@ async fn names(client: &Client, sql: &str) -> Result<HashSet<String>> {
 }
 
 async fn machine_checks(m: &Migration, checks: &mut Checks, from: &Server, relations: &[Relation]) {
-    let programs = dump::installed().await;
-    match dump::choose(&programs, from.major()) {
-        Some(p) => checks.ok("pg_dump", format!("version {} ({})", p.major, p.path.display())),
-        None => checks.fail(
-            "pg_dump",
-            match programs.last() {
-                Some(p) => format!("the newest is version {}, the source is {}", p.major, from.major()),
-                None => "not installed".into(),
-            },
-            &format!("install postgresql-client-{}", from.major()),
-        ),
+    match dump::find(m.config.pg_dump.as_deref(), from.major()).await {
+        Ok(p) => checks.ok("pg_dump", format!("version {} ({})", p.major, p.path.display())),
+        Err(e) => checks.fail("pg_dump", e.message, e.hint.as_deref().unwrap_or_default()),
     }
     let size: u64 = relations.iter().map(|r| r.bytes).sum();
     let free = disk_free(m.work.path());

@@ -5,14 +5,14 @@ use super::{
     trouble::{self, Desk, Resolution},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     event::{Event, Level, Stage},
     migration::Migration,
     pg::{
         catalog,
-        client::Client,
-        dump::{self, PgDump, Phase, Schema, Statement},
-        ledger, timescale,
+        client::{self, Client},
+        dump::{self, Phase, Schema, Statement},
+        extent, ledger, timescale,
     },
 };
 
@@ -37,6 +37,9 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
+        for note in &schema.notes {
+            m.notice(Level::Warn, note).await;
+        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
             roles::create(m, &source, &target).await?;
@@ -48,19 +51,14 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Schema).await
 }
 
-/// The pg_dump that fits the source.
-pub async fn program(m: &Migration) -> Result<PgDump> {
-    let source = m.source("schema").await?;
-    let server = catalog::server(&source).await?;
-    let installed = dump::installed().await;
-    dump::choose(&installed, server.major())
-        .cloned()
-        .ok_or_else(|| Error::refused("no pg_dump fits the source").hint(format!("install postgresql-client-{}", server.major())))
-}
-
-/// The schema as it is now, with the plan's hypertables in it.
+/// The schema as it is now, with the plan's hypertables in it and without what is left out.
 pub async fn dump(m: &Migration) -> Result<Schema> {
-    let mut schema = dump::schema(&program(m).await?, &m.config.source, &m.plan).await?;
+    let source = m.source("schema").await?;
+    let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
+    let omitted = extent::resolve(&source, &m.plan).await?;
+    drop(source);
+    let target = client::version_num(&m.endpoints.1.version) / 10_000;
+    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }

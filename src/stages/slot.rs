@@ -35,10 +35,7 @@ pub async fn prepare(m: &mut Migration, relations: &[Relation]) -> Result<(Lsn, 
     let existing = slot::slot(&source, &names.slot).await?;
     match (m.record.slot, existing) {
         (Some(lsn), Some(slot)) => {
-            if slot.wal_status == "lost" {
-                return Err(Error::refused(format!("slot {} was invalidated: the source removed WAL that it needed", names.slot))
-                    .hint("run `hyperlift clean` and start again, with a greater max_slot_wal_keep_size on the source"));
-            }
+            slot.check(&names.slot)?;
             m.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
             return Ok((lsn, slot.confirmed));
         }

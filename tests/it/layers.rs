@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["pg"],
     &["plan"],
+    &["scope"],
     &["lsn"],
     &["name"],
     &["format"],

@@ -93,7 +93,7 @@ impl Stream {
         let id = source.value("select current_database()").await;
         let client = open(source, Side::Source, "test").await;
         let relations = catalog::relations(&client).await.unwrap();
-        let shapes = catalog::shapes(&client).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
+        let shapes = catalog::shapes(&client, &hyperlift::scope::Scope::default()).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
         let published: Vec<Published<'_>> = relations
             .iter()
             .map(|r| Published { table: &r.table, partitioned: r.partitioned, insert_only: insert_only.contains(&r.table.to_string().as_str()) })

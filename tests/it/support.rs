@@ -11,7 +11,7 @@ use hyperlift::{
 };
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -69,13 +69,12 @@ impl Database {
     }
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
-    pub async fn schema(&self) -> BTreeSet<String> {
-        self.dump(&["--no-owner", "--no-privileges", "--no-publications"]).await
+    pub async fn schema(&self, program: &Path) -> BTreeSet<String> {
+        self.dump(program, &["--no-owner", "--no-privileges", "--no-publications"]).await
     }
 
     /// The same with other options of pg_dump.
-    pub async fn dump(&self, options: &[&str]) -> BTreeSet<String> {
-        let program = Programs::newest().unwrap().bin.join("pg_dump");
+    pub async fn dump(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
         let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
@@ -121,6 +120,11 @@ impl Pair {
     /// Two empty databases on servers of their own.
     pub async fn own(source: ServerOptions) -> Self {
         let (source, target) = servers(source).await;
+        Self::on(source, target).await
+    }
+
+    /// Two empty databases on these servers.
+    pub async fn on(source: Server, target: Server) -> Self {
         Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
     }
 
@@ -143,7 +147,12 @@ impl Pair {
 
     /// Both sides have the same objects.
     pub async fn assert_same_schema(&self) {
-        let (source, target) = (self.source.schema().await, self.target.schema().await);
+        self.assert_same_schema_by(&Programs::newest().unwrap().bin.join("pg_dump")).await;
+    }
+
+    /// Both sides have the same objects, as this pg_dump sees them.
+    pub async fn assert_same_schema_by(&self, program: &Path) {
+        let (source, target) = (self.source.schema(program).await, self.target.schema(program).await);
         let (lost, more): (Vec<_>, Vec<_>) = (source.difference(&target).collect(), target.difference(&source).collect());
         assert!(lost.is_empty() && more.is_empty(), "only on the source: {lost:#?}\nonly on the target: {more:#?}");
     }
@@ -248,6 +257,21 @@ impl Migration {
     pub fn arguments(mut self, more: &[&str]) -> Self {
         self.arguments.extend(more.iter().map(ToString::to_string));
         self
+    }
+
+    /// The same migration, in the same directory, with more of the command line than it began with at first.
+    #[must_use]
+    pub fn again(self, more: &[&str]) -> Self {
+        let mut arguments = self.arguments;
+        let at = arguments.iter().position(|a| a == "--dir").expect("every migration has one");
+        arguments.truncate(at + 2);
+        Self { folder: self.folder, arguments, run: None }.arguments(more)
+    }
+
+    /// Starts a process that cannot begin, and waits for its end.
+    pub async fn ended_at_once(&mut self) -> Ended {
+        self.start();
+        self.ended().await
     }
 
     /// Where the process works.

@@ -1,10 +1,17 @@
 //! Running pg_dump: which programs there are, which one fits, and what it prints.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
+use super::entries;
 use crate::{
     error::{Error, Result},
-    pg::conninfo::Conninfo,
+    pg::{
+        conninfo::Conninfo,
+        extent::{Omitted, exact_pattern},
+    },
     plan::Plan,
 };
 
@@ -15,40 +22,84 @@ pub struct PgDump {
     pub major: u32,
 }
 
+/// Where distributions put the programs of their versions: below a folder, in folders whose names begin so.
+const PLACES: [(&str, &str); 5] =
+    [("/usr/lib/postgresql", ""), ("/usr/lib", "postgresql"), ("/usr", "pgsql-"), ("/usr/libexec", "postgresql"), ("/usr/local", "pgsql")];
+
+/// The program for a server of this major version: the one that was given, else the lowest installed version that can dump it, which
+/// prints what an older target is most likely to know.
+pub async fn find(given: Option<&Path>, major: u32) -> Result<PgDump> {
+    let get = format!(
+        "install the client programs of PostgreSQL {major} or later (Debian: apt-get install postgresql-client-{major}, if need be from \
+         apt.postgresql.org), or name one with --pg-dump or HYPERLIFT_PG_DUMP"
+    );
+    if let Some(path) = given {
+        let program = version(path.to_owned()).await.ok_or_else(|| Error::refused(format!("{} is no pg_dump that can be run", path.display())));
+        let program = program.map_err(|e| e.hint(&get))?;
+        if program.major >= major {
+            return Ok(program);
+        }
+        let message = format!("{} is version {}, the source is version {major}", path.display(), program.major);
+        return Err(Error::refused(message).hint(get));
+    }
+    let installed = installed().await;
+    choose(&installed, major).cloned().ok_or_else(|| {
+        let found: Vec<String> = installed.iter().map(|p| format!("version {} ({})", p.major, p.path.display())).collect();
+        let found = if found.is_empty() { "no pg_dump was found".into() } else { format!("found {}", found.join(", ")) };
+        Error::refused(format!("the source is version {major}; {found}")).hint(get)
+    })
+}
+
 /// All pg_dump programs of this machine, the lowest version first.
-pub async fn installed() -> Vec<PgDump> {
-    let mut candidates: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|dirs| dirs.flatten().map(|d| d.path().join("bin/pg_dump")).filter(|p| p.exists()).collect())
-        .unwrap_or_default();
-    candidates.push("pg_dump".into());
+async fn installed() -> Vec<PgDump> {
+    let mut candidates = Vec::new();
+    for (dir, prefix) in PLACES {
+        let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut folders: Vec<PathBuf> = folders.filter(|f| f.file_name().to_string_lossy().starts_with(prefix)).map(|f| f.path()).collect();
+        folders.sort();
+        candidates.extend(folders.iter().flat_map(|f| [f.join("bin/pg_dump"), f.join("pg_dump")]));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    candidates.extend(std::env::split_paths(&path).map(|dir| dir.join("pg_dump")));
     let mut found: Vec<PgDump> = Vec::new();
-    for path in candidates {
-        let Ok(output) = tokio::process::Command::new(&path).arg("--version").stderr(Stdio::null()).output().await else { continue };
-        // "pg_dump (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)"
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.split(") ").nth(1).and_then(|v| v.split(['.', ' ', 'b', 'r']).next()).and_then(|v| v.trim().parse().ok());
-        if let Some(major) = version
-            && !found.iter().any(|f| f.major == major)
-        {
-            found.push(PgDump { path, major });
+    for path in candidates.into_iter().filter(|p| p.is_file()) {
+        let Some(program) = version(path).await else { continue };
+        if !found.iter().any(|f| f.major == program.major) {
+            found.push(program);
         }
     }
     found.sort_by_key(|p| p.major);
     found
 }
 
+/// Asks a program for its version; `None` when it cannot be run.
+async fn version(path: PathBuf) -> Option<PgDump> {
+    let output = tokio::process::Command::new(&path).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().await.ok()?;
+    Some(PgDump { major: major_of(&String::from_utf8_lossy(&output.stdout))?, path })
+}
+
+/// `pg_dump (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)`, or `18beta1`.
+fn major_of(version: &str) -> Option<u32> {
+    let number = version.strip_prefix("pg_dump (PostgreSQL) ")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// The oldest one that can dump a server of this major version.
-pub fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
+fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
     installed.iter().find(|p| p.major >= major)
 }
 
-/// The schema before and behind the data, with owners and grants if the plan has them, cleaned of psql's meta commands.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan) -> Result<String> {
+/// The schema before and behind the data, with owners and grants if the plan has them, cleaned of psql's meta commands and of what is
+/// left out.
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
         .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"])
         .args((!plan.owners).then_some("--no-owner"))
         .args((!plan.grants).then_some("--no-privileges"))
         .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
+        // The entries then name their objects by OID.
+        .args((!omitted.is_empty()).then_some("--verbose"))
+        .args(omitted.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
         .envs(source.child_env())
@@ -66,7 +117,8 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan) -> Res
     }
     let text = String::from_utf8(output.stdout)
         .map_err(|_| Error::failed("pg_dump printed text that is not UTF-8").hint("set client_encoding of the source database to UTF8"))?;
-    Ok(clean(&text))
+    let text = clean(&text);
+    Ok(if omitted.is_empty() { text } else { entries::in_scope(&text, omitted) })
 }
 
 /// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. Other lines that look like
@@ -82,6 +134,23 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lowest_version_that_fits_is_chosen() {
+        for (text, major) in [
+            ("pg_dump (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)\n", Some(15)),
+            ("pg_dump (PostgreSQL) 18beta1\n", Some(18)),
+            ("pg_dump (PostgreSQL) 9.6.24", Some(9)),
+            ("pg_dumpall (PostgreSQL) 15.8", None),
+            ("", None),
+        ] {
+            assert_eq!(major_of(text), major, "{text:?}");
+        }
+        let all = [13, 15, 18].map(|major| PgDump { path: format!("/{major}").into(), major });
+        for (source, chosen) in [(13, Some(13)), (14, Some(15)), (16, Some(18)), (18, Some(18)), (19, None)] {
+            assert_eq!(choose(&all, source).map(|p| p.major), chosen, "for a source of version {source}");
+        }
+    }
 
     #[test]
     fn meta_commands_are_taken_out_and_only_they() {

@@ -23,7 +23,7 @@ impl Replay {
     pub async fn look_at_the_source(&mut self, m: &Migration) {
         let look = async {
             self.prepared = Some(catalog::prepared_transactions(&self.source).await?);
-            let now = catalog::shapes(&self.source).await?;
+            let now = catalog::shapes(&self.source, &m.plan.scope).await?;
             Ok::<_, Error>(catalog::difference(&m.record.shapes, &now))
         };
         if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, look).await {
@@ -100,7 +100,7 @@ impl Replay {
         let skipped = self.relations.len() - copied;
         let insert_only = m.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
         let status = self.replication.receiver.status.borrow();
-        let healthy = self.slot.as_ref().is_none_or(|s| s.wal_status != "lost") && status.broken.is_none();
+        let healthy = self.slot.as_ref().is_none_or(|s| s.invalidated.is_none()) && status.broken.is_none();
         let near = self.round_trip.is_some_and(|r| r < ROUND_TRIP);
         let quiet = self.last_write.1.elapsed();
         vec![
@@ -122,7 +122,7 @@ impl Replay {
                 true,
                 match (&status.broken, &self.slot) {
                     (Some(why), _) => why.clone(),
-                    (None, Some(s)) => s.wal_status.clone(),
+                    (None, Some(s)) => s.invalidated.as_ref().map_or_else(|| s.wal_status.clone(), |why| format!("invalidated: {why}")),
                     (None, None) => "reserved".into(),
                 },
             ),

@@ -305,6 +305,7 @@ mod tests {
             inherits: false,
             has_rules: false,
             owned: true,
+            full_is_possible: true,
             bare_leaf: None,
             updated_rows: 0,
             deleted_rows: 0,

@@ -1,0 +1,275 @@
+//! Whole migrations between the versions of PostgreSQL. `make test-matrix` fetches the servers and runs them; one pair at a time.
+
+use hyperlift::{
+    demo::{
+        data::{self, Size},
+        servers::{Programs, Server, ServerOptions},
+        writer::{Load, Writer},
+    },
+    event::{Event, Stage},
+};
+use std::{path::PathBuf, time::Duration};
+
+use crate::support::{Migration, Pair, until};
+
+/// What the demo's tables without an identity get.
+const IDENTITIES: &str = r#"
+[[identity]]
+table = "shop.audit_log"
+use = "full"
+
+[[identity]]
+table = "shop.sessions"
+use = "index:sessions_token_idx"
+
+[[identity]]
+table = "\"Odd Names\".\"import log\""
+use = "full"
+"#;
+
+const HYPERTABLE: &str = r#"
+[[hypertable]]
+table = "public.metrics"
+time_column = "time"
+chunk_interval = "7 days"
+"#;
+
+/// What came with a version of the source, as long as the target knows it, too: from this source version, from this target version.
+const NEWS: [(u32, u32, &str); 5] = [
+    (
+        13,
+        15,
+        "create table public.keyed (id int primary key, note text); insert into public.keyed select n, 'x' from generate_series(1, 100) n;
+         create table public.summed (a int not null, b int generated always as (a * 2) stored, c int);
+         insert into public.summed (a, c) values (1, 1), (2, null);
+         create procedure public.nothing() language sql as 'select 1'",
+    ),
+    (
+        14,
+        15,
+        "create table public.ranges (id int primary key, r int4multirange default '{[1,5)}'); insert into public.ranges (id) values (1);
+         create statistics public.parts on (id % 10), (id / 10) from public.keyed;
+         create function public.plus(a int, b int) returns int begin atomic select a + b; end",
+    ),
+    (
+        15,
+        15,
+        "create table public.sole (id int primary key, a int, unique nulls not distinct (a)); insert into public.sole values (1, null), (2, 2);
+         create view public.invoked with (security_invoker = true) as select * from public.keyed;
+         create table public.thousands (id int primary key, n numeric(3, -3)); insert into public.thousands values (1, 123456)",
+    ),
+    (
+        17,
+        17,
+        "create table public.numbered (id bigint generated always as identity primary key, n int) partition by hash (id);
+         create table public.numbered_0 partition of public.numbered for values with (modulus 2, remainder 0);
+         create table public.numbered_1 partition of public.numbered for values with (modulus 2, remainder 1);
+         insert into public.numbered (n) select n from generate_series(1, 50) n",
+    ),
+    (
+        18,
+        15,
+        "create unique index summed_a on public.summed (a); alter table public.summed replica identity using index summed_a;
+         create table public.computed (id int constraint computed_id_set not null primary key, a int, b int generated always as (a + 1),
+             c int generated always as (a + 2) stored);
+         insert into public.computed (id, a) values (1, 1), (2, null);
+         alter table public.computed add constraint a_set check (a > 0) not valid, add constraint a_there not null a not valid;
+         create table public.parent (id int primary key, a int, b int not null); create table public.child () inherits (public.parent);
+         alter table public.child alter column a set not null, add primary key (id);
+         insert into public.parent values (1, null, 1); insert into public.child values (2, 2, 2);
+         create table public.loose (id int primary key, c int references public.computed not enforced); insert into public.loose values (1, 77)",
+    ),
+];
+
+const CHANGES: &str = "
+    insert into public.keyed select n, 'late' from generate_series(101, 200) n;
+    update public.keyed set id = id + 1000 where id between 50 and 60;
+    update public.keyed set note = 'changed' where id < 20; delete from public.keyed where id between 20 and 30;
+    update public.summed set a = a + 10 where c is null; insert into public.summed (a) values (3); delete from public.summed where a = 1";
+
+/// The programs of a version, which have to be there.
+fn programs(major: u32) -> Programs {
+    let folder = std::env::var_os("HYPERLIFT_MATRIX").map(PathBuf::from).expect("HYPERLIFT_MATRIX names the servers: run `make test-matrix`");
+    let found = Programs::at(folder.join(major.to_string()).join("bin"));
+    let found = found.unwrap_or_else(|| panic!("{} has no PostgreSQL {major}: run assets/matrix.sh", folder.display()));
+    assert_eq!(found.major, major);
+    found
+}
+
+async fn server(programs: Programs, timescale: bool) -> Server {
+    Server::start(ServerOptions { programs: Some(programs), timescale, ..ServerOptions::default() }).await.unwrap()
+}
+
+/// Moves the demo's database, and what its version has besides, while an application writes; with a hypertable where there is TimescaleDB.
+async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
+    let (from, to) = (source.major, target.major);
+    let timescale = target.has_timescale();
+    let pair = Pair::on(server(source, false).await, server(target, timescale).await).await;
+    data::load(&pair.source.uri, Size::TINY).await.unwrap();
+    let news = || NEWS.iter().filter(move |(source, target, _)| from >= *source && to >= *target);
+    for (_, _, sql) in news() {
+        pair.source.execute(sql).await;
+    }
+    let load = Load { sessions: 4, seed: 3, rate_per_second: Some(80.0), long_transaction: Duration::from_secs(1), ..Load::default() };
+    let writer = Writer::start(&pair.source.uri, load).await.unwrap();
+    let written = async |more: u64| {
+        let goal = writer.transactions() + more;
+        until("transactions of the application", async || writer.transactions() >= goal || writer.has_failed()).await;
+        assert!(!writer.has_failed(), "the application failed");
+    };
+    written(20).await;
+    let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
+    let plan = format!("{IDENTITIES}{full}{}", if timescale { HYPERTABLE } else { "" });
+    let mut migration = Migration::of(&pair).plan(&plan).arguments(arguments);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute(CHANGES).await;
+    if from >= 14 {
+        pair.source.execute("insert into public.ranges values (2, '{[7,9), [20,30)}'); update public.ranges set r = r + '{[100,101)}'").await;
+    }
+    if from >= 17 && to >= 17 {
+        pair.source.execute("insert into public.numbered (n) values (99); update public.numbered set n = 0 where n % 2 = 0").await;
+    }
+    if from >= 18 {
+        pair.source.execute("insert into public.computed (id, a) values (3, 5); update public.computed set a = 7 where id = 1").await;
+    }
+    written(100).await;
+    pair.source.execute("truncate public.keyed; insert into public.keyed values (1, 'after')").await;
+    migration.level_with(&pair.source).await;
+    writer.stop().await.unwrap();
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    if timescale {
+        let hypertables = "select hypertable_name from timescaledb_information.hypertables";
+        assert_eq!(pair.target.rows(hypertables).await, ["metrics"]);
+    } else if from == to {
+        // Each version prints views in its own way.
+        pair.assert_same_schema_by(&programs(18).bin.join("pg_dump")).await;
+    }
+}
+
+/// TimescaleDB, where this machine has it; else the server without it.
+fn timescale_15() -> Programs {
+    Programs::all().into_iter().find(|p| p.major == 15 && p.has_timescale()).unwrap_or_else(|| programs(15))
+}
+
+macro_rules! pairs {
+    ($($name:ident: $source:literal to $target:expr;)*) => {$(
+        #[tokio::test]
+        #[ignore = "needs the servers of `make test-matrix`"]
+        async fn $name() {
+            migrate(programs($source), $target, &[]).await;
+        }
+    )*};
+}
+
+pairs! {
+    from_13_to_timescale: 13 to timescale_15();
+    from_14_to_timescale: 14 to timescale_15();
+    from_15_to_timescale: 15 to timescale_15();
+    from_16_to_timescale: 16 to timescale_15();
+    from_17_to_timescale: 17 to timescale_15();
+    from_18_to_timescale: 18 to timescale_15();
+    from_14_to_15: 14 to programs(15);
+    from_14_to_16: 14 to programs(16);
+    from_14_to_17: 14 to programs(17);
+    from_14_to_18: 14 to programs(18);
+    from_17_to_17: 17 to programs(17);
+    from_17_to_18: 17 to programs(18);
+    from_18_to_18: 18 to programs(18);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn i_10_full_is_no_identity_with_generated_columns_where_updates_would_fail() {
+    let pair = Pair::on(server(programs(18), false).await, server(programs(18), false).await).await;
+    pair.source
+        .execute(
+            "create table public.stored (a int, b int generated always as (a) stored); alter table public.stored replica identity full;
+             create table public.virtual (a int, b int generated always as (a))",
+        )
+        .await;
+    let ended = Migration::of(&pair).ended_at_once().await;
+    ended.assert_code(3);
+    assert!(ended.stderr.contains("2 tables are still open"), "{}", ended.stderr);
+    let full = Migration::of(&pair).plan("[[identity]]\ntable = \"public.virtual\"\nuse = \"full\"\n").ended_at_once().await;
+    full.assert_code(2);
+    assert!(full.stderr.contains("public.virtual has generated columns"), "{}", full.stderr);
+    let plan = ["stored", "virtual"].map(|t| format!("[[identity]]\ntable = \"public.{t}\"\nuse = \"insert-only\"\n")).concat();
+    let mut migration = Migration::of(&pair).plan(&plan);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("insert into public.stored values (1); insert into public.virtual values (1)").await;
+    pair.source.execute("update public.stored set a = 2; update public.virtual set a = 2").await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+}
+
+/// A day's limits of a careful administrator must not end a migration.
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn limits_of_the_databases_do_not_reach_our_sessions() {
+    for major in [14, 18] {
+        let pair = Pair::on(server(programs(major), false).await, server(programs(major.max(17)), false).await).await;
+        let mut limits = vec!["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"];
+        limits.extend((major >= 17).then_some("transaction_timeout"));
+        pair.source.execute("create table public.big (id int primary key, filler text)").await;
+        for side in [&pair.source, &pair.target] {
+            let database = side.value("select current_database()").await;
+            for limit in &limits {
+                side.execute(&format!("alter database {database} set {limit} = '150ms'")).await;
+            }
+        }
+        let free: String = limits.iter().map(|limit| format!("set {limit} = 0;")).collect();
+        // Rows enough that copying and replaying them takes longer than that.
+        let more = async |from: u32, to: u32| {
+            let sql = format!("insert into public.big select n, repeat(md5(n::text), 20) from generate_series({from}, {to}) n");
+            pair.source.session().await.batch_execute(&format!("{free} {sql}")).await.unwrap();
+        };
+        more(1, 60_000).await;
+        let mut migration = Migration::of(&pair);
+        migration.start();
+        migration.stage(Stage::CatchUp).await;
+        more(60_001, 120_000).await;
+        let target = pair.target.session().await;
+        target.batch_execute(&free).await.unwrap();
+        until("level with the source", async || target.query_one("select count(*) from public.big", &[]).await.unwrap().get::<_, i64>(0) == 120_000)
+            .await;
+        for side in [&pair.source, &pair.target] {
+            side.execute(&format!("alter database {} reset all", side.value("select current_database()").await)).await;
+        }
+        migration.finish(&pair).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn c_19_an_idle_slot_that_the_source_gave_up_is_told_as_such() {
+    let source = programs(18);
+    let options = ServerOptions { programs: Some(source), ..ServerOptions::default() }.setting("idle_replication_slot_timeout", "1s");
+    let pair = Pair::on(Server::start(options).await.unwrap(), server(programs(18), false).await).await;
+    pair.source.execute("create table public.t (id int primary key)").await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let stopped = migration.stop().await;
+    let warned = |e: &Event| matches!(e, Event::Checked { check } if check.name == "idle_replication_slot_timeout");
+    assert!(stopped.events.iter().any(warned), "preflight warns of it");
+    until("the end of the slot", async || {
+        // It is looked for at checkpoints.
+        pair.source.execute("insert into public.t select coalesce(max(id), 0) + 1 from public.t; select pg_switch_wal()").await;
+        pair.source.execute("checkpoint").await;
+        pair.source.rows("select invalidation_reason from pg_replication_slots").await == ["idle_timeout"]
+    })
+    .await;
+    let ended = migration.ended_at_once().await;
+    ended.assert_code(3);
+    assert!(ended.stderr.contains("nobody used it for longer than idle_replication_slot_timeout"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn a_newer_pg_dump_serves_an_older_target() {
+    let newest = programs(18).bin.join("pg_dump").display().to_string();
+    migrate(programs(14), timescale_15(), &["--pg-dump", &newest]).await;
+}
