@@ -29,14 +29,14 @@ select 'database settings', 'SETTING ' || setting || ' of the database', 'not se
   from (select unnest(setconfig) as setting from pg_db_role_setting
          where setrole = 0 and setdatabase = (select oid from pg_database where datname = current_database())) s
 union all
-select 'grants on the database', 'GRANTS on the database', 'not moved: the database and its users may be others there',
+select 'grants on the database', 'GRANTS on the database', 'stay on the source: the database and its users may be others on the target',
        'grant connect, create and temporary on the target as needed'
   from pg_database where datname = current_database() and datacl is not null
 union all
-select 'comment on the database', 'COMMENT on the database', 'not moved', 'comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
+select 'comment on the database', 'COMMENT on the database', 'stays on the source', 'comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
   from pg_database where datname = current_database() and shobj_description(oid, 'pg_database') is not null
 union all
-select 'security labels', 'SECURITY LABELS of ' || provider, 'not moved, ' || count(*) || ' of them', 'security label … on the target'
+select 'security labels', 'SECURITY LABELS of ' || provider, 'stay on the source, ' || count(*) || ' of them', 'security label … on the target'
   from pg_seclabel group by provider
 union all
 select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname),
@@ -46,17 +46,17 @@ select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname),
  where n.nspname !~ '^(pg_|information_schema)' group by t.spcname
 union all
 select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname), 'unlogged, copied once: later changes are in no stream',
-       'alter table … set logged on the source, or accept it as it is at the copy'
+       'alter table … set logged on the source before the copy, or move what changed by hand after the cutover'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and c.relpersistence = 'u' and n.nspname !~ '^(pg_|information_schema)'
 union all
 select 'large objects', 'LARGE OBJECTS', count(*) || ' of them, copied once with their ids: later changes are in no stream',
-       'do not change them from the copy to the cutover'
+       'leave them as they are until the cutover, or move what changed by hand after it'
   from pg_largeobject_metadata having count(*) > 0
 union all
 select 'rows of extensions', 'EXTENSION ' || quote_ident(e.extname),
        'your rows in ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.relname) || ' are copied once: later changes do not follow',
-       'do not change them from the copy to the cutover'
+       'leave them as they are until the cutover, or move what changed by hand after it'
   from pg_extension e join pg_class c on c.oid = any(e.extconfig) join pg_namespace n on n.oid = c.relnamespace
  where e.extname <> 'timescaledb' group by e.extname
 order by 1, 2";

@@ -91,6 +91,11 @@ pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
     Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
 }
 
+/// The names of the extensions that are there.
+pub async fn extension_names(client: &Client) -> Result<HashSet<String>> {
+    Ok(client.query("select extname::text from pg_extension", &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
 /// The names of all roles.
 pub async fn role_names(client: &Client) -> Result<HashSet<String>> {
     Ok(client.query("select rolname::text from pg_roles", &[]).await?.iter().map(|r| r.get(0)).collect())

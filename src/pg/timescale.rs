@@ -1,5 +1,7 @@
 //! TimescaleDB on the target: versions, hypertables, and what their keys must hold.
 
+use std::collections::HashMap;
+
 use super::client::Client;
 use crate::{
     error::Result,
@@ -52,6 +54,21 @@ pub async fn inspect(client: &Client) -> Result<Timescale> {
 pub fn version(text: &str) -> (u32, u32) {
     let mut parts = text.split(['.', '-']).map(|p| p.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// All hypertables, with their first dimension.
+pub async fn hypertables(client: &Client) -> Result<HashMap<TableName, Dimension>> {
+    let rows = client
+        .query(
+            "select hypertable_schema::text as schema, hypertable_name::text as table, column_name::text as name,
+                    coalesce(time_interval::text, integer_interval::text) as step,
+                    coalesce((extract(epoch from time_interval) * 1000000)::bigint, integer_interval) as width
+               from timescaledb_information.dimensions where dimension_number = 1",
+            &[],
+        )
+        .await?;
+    let dimension = |r: &tokio_postgres::Row| Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") };
+    Ok(rows.iter().map(|r| (TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table")), dimension(r))).collect())
 }
 
 /// The columns by which a table is partitioned; empty for one that is no hypertable.

@@ -1,5 +1,7 @@
 //! Stage 4: which tables become hypertables. The schema is restored and empty; conversion comes before the rows.
 
+use std::collections::HashMap;
+
 use super::ddl;
 use crate::{
     error::{Error, Result},
@@ -117,12 +119,12 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
 }
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
-    let target = m.target("hypertables").await?;
+    let made = timescale::hypertables(&m.target("hypertables").await?).await?;
+    let spans = spans(source).await;
     let mut found = Vec::new();
     for r in relations {
-        let columns = time_columns(source, r).await?;
-        let made = timescale::dimensions(&target, &r.table).await?;
-        let by_hand = made.first().map(|d| Hypertable {
+        let columns = time_columns(r, &spans);
+        let by_hand = made.get(&r.table).map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
             chunk_interval: d.interval.clone().unwrap_or_default(),
@@ -183,19 +185,17 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
 }
 
 /// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> {
+fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
     let mut columns = Vec::new();
     for c in r.columns.iter().filter(|c| !c.generated) {
-        let (rank, span) = match c.data_type.as_str() {
-            "timestamp with time zone" => (0, span(source, r, &c.name, "extract(epoch from value::timestamptz)").await),
-            "timestamp without time zone" => (1, span(source, r, &c.name, "extract(epoch from value::timestamp)").await),
-            "date" => (2, span(source, r, &c.name, "extract(epoch from value::date::timestamp)").await),
-            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => {
-                (3, span(source, r, &c.name, "value::numeric").await)
-            }
+        let rank = match c.data_type.as_str() {
+            "timestamp with time zone" => 0,
+            "timestamp without time zone" => 1,
+            "date" => 2,
+            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => 3,
             _ => continue,
         };
-        let span = span.unwrap_or(0);
+        let span = spans.get(&(r.oid, c.name.clone())).copied().unwrap_or(0);
         let keyed = r.indexes.iter().any(|i| i.columns.contains(&c.name));
         columns.push((
             (rank / 3, !c.not_null, !keyed, rank),
@@ -209,18 +209,30 @@ async fn time_columns(source: &Client, r: &Relation) -> Result<Vec<TimeColumn>> 
         ));
     }
     columns.sort_by_key(|a| a.0);
-    Ok(columns.into_iter().map(|c| c.1).collect())
+    columns.into_iter().map(|c| c.1).collect()
 }
 
-/// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn span(source: &Client, r: &Relation, column: &str, value: &str) -> Option<u64> {
-    let sql = format!(
-        "select (max({value}) - min({value}))::float8 as span from pg_stats s
-           cross join lateral unnest(s.histogram_bounds::text::text[]) as value
-          where s.schemaname = $1 and s.tablename = $2 and s.attname = $3 and value not in ('infinity', '-infinity')"
-    );
-    let row = source.query_one(&sql, &[&r.table.schema, &r.table.name, &column]).await.ok()?;
-    row.get::<_, Option<f64>>("span").map(|s| s.max(0.0) as u64)
+/// By table and column: from the smallest to the greatest value in the histogram; seconds, or the column's own units.
+type Spans = HashMap<(u32, String), u64>;
+
+/// Of all tables at once: one query for each would take longer than the copy where there are thousands.
+async fn spans(source: &Client) -> Spans {
+    let sql = "select c.oid, s.attname::text as name, max(x.value) - min(x.value) as span
+                 from pg_stats s
+                 join pg_namespace n on n.nspname = s.schemaname
+                 join pg_class c on c.relnamespace = n.oid and c.relname = s.tablename
+                 join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
+                cross join lateral unnest(s.histogram_bounds::text::text[]) as v
+                cross join lateral (select case a.atttypid when 'timestamptz'::regtype then extract(epoch from v::timestamptz)::float8
+                                                           when 'timestamp'::regtype then extract(epoch from v::timestamp)::float8
+                                                           when 'date'::regtype then extract(epoch from v::date::timestamp)::float8
+                                                           else v::float8 end as value) x
+                where a.atttypid in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype, 'int8'::regtype, 'int4'::regtype, 'int2'::regtype)
+                  and n.nspname not in ('pg_catalog', 'information_schema') and v not in ('infinity', '-infinity')
+                group by c.oid, s.attname";
+    // Statistics only make the proposals better.
+    let rows = source.query(sql, &[]).await.unwrap_or_default();
+    rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect()
 }
 
 /// Chunk intervals and their lengths, seconds.
@@ -266,9 +278,10 @@ async fn convert(m: &mut Migration) -> Result<()> {
 /// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
 async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
     let target = m.target("hypertables").await?;
+    let mut made = timescale::hypertables(&target).await?;
     let mut found = Vec::new();
     for r in relations {
-        let Some(first) = timescale::dimensions(&target, &r.table).await?.into_iter().next() else { continue };
+        let Some(first) = made.remove(&r.table) else { continue };
         let planned = m.plan.hypertable(&r.table).cloned();
         let by_hand = planned.is_none();
         let hypertable = Hypertable {
