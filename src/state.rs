@@ -386,7 +386,12 @@ impl State {
                 None => self.checks.push(check.clone()),
             },
             Event::RelationsFound { relations } => self.set_relations(relations),
-            Event::IdentityListed { rows } => self.identities.clone_from(rows),
+            Event::IdentityListed { rows } => {
+                // Tables grow while the operator works: rows stay where they were seen.
+                let places: HashMap<_, _> = self.identities.drain(..).enumerate().map(|(place, row)| (row.table, place)).collect();
+                self.identities.clone_from(rows);
+                self.identities.sort_by_key(|row| places.get(&row.table).copied().unwrap_or(usize::MAX));
+            }
             Event::SchemaProgress { done, total, object } => {
                 (self.schema_done, self.schema_total) = (*done, *total);
                 self.schema_object.clone_from(object);
@@ -705,6 +710,23 @@ mod tests {
 
     fn copying(rows: u64, bytes: u64) -> Event {
         Event::CopyProgress { table: TableName::new("public", "a"), state: TableState::Copying, rows, bytes, error: None }
+    }
+
+    #[test]
+    fn the_checklist_keeps_its_order_while_tables_grow() {
+        let row = |name: &str, bytes| IdentityRow {
+            table: TableName::new("public", name),
+            bytes,
+            current: String::new(),
+            effect: String::new(),
+            proposed: None,
+            indexes: Vec::new(),
+            reason: String::new(),
+            state: IdentityState::Open,
+        };
+        let listed = |rows: &[(&str, u64)]| (0, Event::IdentityListed { rows: rows.iter().map(|(name, bytes)| row(name, *bytes)).collect() });
+        let state = fold(vec![listed(&[("a", 9), ("b", 5), ("c", 1)]), listed(&[("c", 20), ("new", 12), ("a", 10)])]);
+        assert_eq!(state.identities.iter().map(|r| r.table.name.as_str()).collect::<Vec<_>>(), ["a", "c", "new"]);
     }
 
     #[test]

@@ -136,12 +136,19 @@ async fn run_or_skip(
     }
 }
 
-/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out.
+/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
+/// count on the `search_path` of the source's database (N-4).
 pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
     let mut delay = Duration::from_millis(250);
+    let mut with_path = None;
     loop {
-        match session.execute(sql).await {
+        match session.execute(with_path.as_deref().unwrap_or(sql)).await {
             Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            Err(e) if with_path.is_none() && NOT_FOUND.iter().any(|code| e.has_code(code)) => {
+                let Some(path) = session.source_path().await else { return Err(e) };
+                with_path = Some(format!("set local search_path = {path};\n{sql}"));
+                continue;
+            }
             other => return other,
         }
         tokio::time::sleep(delay).await;
