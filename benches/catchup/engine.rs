@@ -134,7 +134,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
-    ledger::plan_relations(&mut target, &lanes).await?;
+    ledger::plan_relations(&target, &lanes).await?;
     Ok(Prepared { relations, positions: ledger::lane_positions(&target).await? })
 }
 

@@ -200,18 +200,16 @@ pub async fn rename_relation(client: &Client, oid: u32, name: &TableName) -> Res
 }
 
 /// Records the relations with their lanes. A lane once given is never changed (I6).
-pub async fn plan_relations(client: &mut Client, relations: &[(u32, TableName, u32)]) -> Result<()> {
-    let transaction = client.transaction().await?;
-    for (oid, table, lane) in relations {
-        transaction
-            .execute(
-                "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state)
-                 values ($1, $2, $3, to_regclass($5), $4, 'planned') on conflict do nothing",
-                &[&i64::from(*oid), &table.schema, &table.name, &(*lane as i32), &table.sql()],
-            )
-            .await?;
-    }
-    transaction.commit().await?;
+pub async fn plan_relations(client: &Client, relations: &[(u32, TableName, u32)]) -> Result<()> {
+    let oids: Vec<i64> = relations.iter().map(|(oid, _, _)| i64::from(*oid)).collect();
+    let (schemas, names): (Vec<&str>, Vec<&str>) = relations.iter().map(|(_, table, _)| (table.schema.as_str(), table.name.as_str())).unzip();
+    let quoted: Vec<String> = relations.iter().map(|(_, table, _)| table.sql()).collect();
+    let lanes: Vec<i32> = relations.iter().map(|(_, _, lane)| *lane as i32).collect();
+    // One statement: there may be thousands.
+    let sql = "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state)
+               select oid, schema, name, to_regclass(quoted), lane, 'planned'
+                 from unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::int4[]) r(oid, schema, name, quoted, lane) on conflict do nothing";
+    client.execute(sql, &[&oids, &schemas, &names, &quoted, &lanes]).await?;
     Ok(())
 }
 

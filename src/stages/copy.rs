@@ -62,8 +62,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
     let statements = statements(m, &source).await?;
-    let mut target = m.target("copy").await?;
-    plan_lanes(&mut target, &relations).await?;
+    let target = m.target("copy").await?;
+    plan_lanes(&target, &relations).await?;
     drop(target);
     let receiver = Receiver::start(origin(m), m.work.spool(), start, confirmed, m.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
@@ -147,7 +147,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.
-async fn plan_lanes(target: &mut Client, relations: &[Relation]) -> Result<()> {
+async fn plan_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
     if !ledger::relations(target).await?.is_empty() {
         return Ok(());
     }

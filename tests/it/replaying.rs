@@ -186,7 +186,7 @@ impl<'a> Replay<'a> {
         };
         ledger::create(&mut client, &migration, "test").await.unwrap();
         let planned: Vec<_> = stream.relations.iter().enumerate().map(|(i, r)| (r.oid, r.table.clone(), i as u32 % lanes)).collect();
-        ledger::plan_relations(&mut client, &planned).await.unwrap();
+        ledger::plan_relations(&client, &planned).await.unwrap();
         Self { stream, target, in_order, lanes, barriers: Vec::new(), counters: BTreeMap::new() }
     }
 
