@@ -120,7 +120,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         let lane = (0..load.len()).min_by_key(|lane| load[*lane]).unwrap_or(0);
         load[lane] += found.bytes + 1;
         let missing = || Error::failed(format!("{} is not on the target", found.table));
-        let hypertable = job.hypertables && !timescale::dimensions(&target, &found.table).await?.is_empty();
+        let hypertable = job.hypertables && timescale::hypertables(&target).await?.contains_key(&found.table);
         let shape = target::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
         relations.push(Relation {
             oid: found.oid,

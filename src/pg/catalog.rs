@@ -349,10 +349,15 @@ pub async fn table_name(client: &Client, oid: u32) -> Result<TableName> {
 
 /// The name of a table of this server, by OID; `None` for one that is gone.
 pub async fn name_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
-    let sql =
-        "select n.nspname::text as schema, c.relname::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
-    let row = client.query_opt(sql, &[&oid]).await?;
-    Ok(row.map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))))
+    Ok(names_of(client, &[oid]).await?.remove(&oid))
+}
+
+/// The names of the tables of this server that are there, by OID.
+pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, TableName>> {
+    let sql = "select c.oid, n.nspname::text as schema, c.relname::text as name
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any($1)";
+    let rows = client.query(sql, &[&oids]).await?;
+    Ok(rows.iter().map(|r| (r.get("oid"), TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")))).collect())
 }
 
 /// What a table looked like when it was copied: its columns, and its leaves.

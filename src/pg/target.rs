@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 
 use super::{client::Client, timescale};
-use crate::{
-    error::Result,
-    name::{TableName, literal},
-};
+use crate::{error::Result, name::TableName};
 
 /// The table as it stands on the target.
 #[derive(Clone, Debug, Default)]
@@ -78,63 +75,80 @@ impl Equality {
 
 /// The shape of a table on the target; `None` when it is not there. Where there is TimescaleDB a hypertable is looked at as one.
 pub async fn target_table(client: &Client, table: &TableName, has_timescale: bool) -> Result<Option<TargetTable>> {
+    Ok(target_tables(client, std::slice::from_ref(table), has_timescale).await?.remove(table))
+}
+
+/// The shapes of the tables that are there.
+pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale: bool) -> Result<HashMap<TableName, TargetTable>> {
+    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
     let rows = client
         .query(
-            "select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.typname::text as base,
-                    coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose,
-                    exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
-                             where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
-                                   when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
-                                   when b.typtype = 'r' then 'anyrange'::regtype end)) as has_btree
-               from pg_attribute a
-               join pg_type t on t.oid = a.atttypid
-               join pg_type b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
-              where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped",
-            &[&table.sql()],
-        )
-        .await?;
-    if rows.is_empty() && super::catalog::value::<bool>(client, &format!("select to_regclass({}) is null", literal(&table.sql()))).await? {
-        return Ok(None);
-    }
-    let mut found = TargetTable {
-        columns: rows
-            .iter()
-            .map(|r| {
-                let equality = Equality::of(r.get("base"), r.get("has_btree"));
-                let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
-                (r.get("name"), TargetColumn { data_type: r.get("data_type"), equality })
-            })
-            .collect(),
-        ..TargetTable::default()
-    };
-    let row = client
-        .query_one(
-            "select coalesce((select array_agg(a.attname::text order by k.n) from pg_index i
+            "select t.n, coalesce((select array_agg(a.attname::text order by k.n) from pg_index i
                        cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) with ordinality k(attnum, n)
                        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                       where i.indrelid = c.oid and i.indisprimary and i.indimmediate), '{}') as primary_key,
                     exists (select from pg_constraint x where x.conrelid = c.oid and x.condeferrable) as deferrable,
                     c.relkind = 'r' and 1 >= (select count(*) from pg_index i where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)) as spreadable,
                     c.oid as oid, c.relkind = 'p' as partitioned
-               from pg_class c where c.oid = to_regclass($1)",
-            &[&table.sql()],
+               from unnest($1::text[]) with ordinality t(name, n) join pg_class c on c.oid = to_regclass(t.name)",
+            &[&names],
         )
         .await?;
-    found.oid = row.get("oid");
-    found.primary_key = row.get("primary_key");
-    found.deferrable = row.get("deferrable");
-    found.spreadable = row.get::<_, bool>("spreadable") && !found.deferrable;
-    found.kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
-    if has_timescale {
-        let dimensions = timescale::dimensions(client, table).await?;
-        if dimensions.is_empty() {
-            return Ok(Some(found));
-        }
-        found.chunk_width = dimensions.first().and_then(|d| d.width);
-        found.dimensions = dimensions.into_iter().map(|d| d.column).collect();
-        found.kind = TableKind::Hypertable;
+    let mut hypertables = if has_timescale { timescale::hypertables(client).await? } else { HashMap::new() };
+    let mut found = HashMap::new();
+    for row in &rows {
+        let table = &tables[row.get::<_, i64>("n") as usize - 1];
+        let deferrable: bool = row.get("deferrable");
+        let kind = if row.get("partitioned") { TableKind::Partitioned } else { TableKind::Plain };
+        let dimensions = hypertables.remove(table).unwrap_or_default();
+        let shape = TargetTable {
+            oid: row.get("oid"),
+            columns: HashMap::new(),
+            primary_key: row.get("primary_key"),
+            chunk_width: dimensions.first().and_then(|d| d.width),
+            kind: if dimensions.is_empty() { kind } else { TableKind::Hypertable },
+            dimensions: dimensions.into_iter().map(|d| d.column).collect(),
+            deferrable,
+            spreadable: row.get::<_, bool>("spreadable") && !deferrable,
+        };
+        found.insert(table.clone(), shape);
     }
-    Ok(Some(found))
+    let mut columns = columns(client, found.values().map(|t| t.oid).collect()).await?;
+    for table in found.values_mut() {
+        table.columns = columns.remove(&table.oid).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// The columns of tables, by OID.
+async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashMap<String, TargetColumn>>> {
+    let rows = client
+        .query(
+            "with base as (
+                 select b.oid, b.typname::text as name,
+                        exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
+                                 where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
+                                       when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
+                                       when b.typtype = 'r' then 'anyrange'::regtype end)) as has_btree
+                   from pg_type b where b.oid in (
+                        select case when t.typtype = 'd' then t.typbasetype else t.oid end
+                          from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped))
+             select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.name as base, b.has_btree,
+                    coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose
+               from pg_attribute a
+               join pg_type t on t.oid = a.atttypid
+               join base b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+              where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped",
+            &[&tables],
+        )
+        .await?;
+    let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
+    for r in rows {
+        let equality = Equality::of(r.get("base"), r.get("has_btree"));
+        let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
+        found.entry(r.get("oid")).or_default().insert(r.get("name"), TargetColumn { data_type: r.get("data_type"), equality });
+    }
+    Ok(found)
 }
 
 /// Columns with which an index of the table begins that finds equal values, of all rows.

@@ -56,32 +56,23 @@ pub fn version(text: &str) -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// All hypertables, with their first dimension.
-pub async fn hypertables(client: &Client) -> Result<HashMap<TableName, Dimension>> {
+/// The hypertables, and the columns by which each is partitioned.
+pub async fn hypertables(client: &Client) -> Result<HashMap<TableName, Vec<Dimension>>> {
     let rows = client
         .query(
-            "select hypertable_schema::text as schema, hypertable_name::text as table, column_name::text as name,
+            "select hypertable_schema::text as schema, hypertable_name::text as name, column_name::text as column,
                     coalesce(time_interval::text, integer_interval::text) as step,
                     coalesce((extract(epoch from time_interval) * 1000000)::bigint, integer_interval) as width
-               from timescaledb_information.dimensions where dimension_number = 1",
+               from timescaledb_information.dimensions order by dimension_number",
             &[],
         )
         .await?;
-    let dimension = |r: &tokio_postgres::Row| Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") };
-    Ok(rows.iter().map(|r| (TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table")), dimension(r))).collect())
-}
-
-/// The columns by which a table is partitioned; empty for one that is no hypertable.
-pub async fn dimensions(client: &Client, table: &TableName) -> Result<Vec<Dimension>> {
-    let rows = client
-        .query(
-            "select column_name::text as name, coalesce(time_interval::text, integer_interval::text) as step,
-                    coalesce((extract(epoch from time_interval) * 1000000)::bigint, integer_interval) as width
-               from timescaledb_information.dimensions where hypertable_schema = $1 and hypertable_name = $2 order by dimension_number",
-            &[&table.schema, &table.name],
-        )
-        .await?;
-    Ok(rows.iter().map(|r| Dimension { column: r.get("name"), interval: r.get("step"), width: r.get("width") }).collect())
+    let mut found: HashMap<TableName, Vec<Dimension>> = HashMap::new();
+    for r in rows {
+        let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
+        found.entry(table).or_default().push(Dimension { column: r.get("column"), interval: r.get("step"), width: r.get("width") });
+    }
+    Ok(found)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -247,6 +247,12 @@ struct Replayed {
 async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed> {
     let entries = ledger::relations(client).await?;
     let timescale = timescale::inspect(client).await?.installed.is_some();
+    // Under the names that they have on the target: the source's may be others by now, and then replay stops at the right place.
+    let targets: Vec<u32> = entries.values().filter_map(|e| e.target_oid).collect();
+    let called = catalog::names_of(client, &targets).await?;
+    let table_of = |entry: &ledger::RelationEntry| entry.target_oid.and_then(|oid| called.get(&oid)).unwrap_or(&entry.table).clone();
+    let tables: Vec<TableName> = replication.relations.iter().filter_map(|r| entries.get(&r.oid)).map(table_of).collect();
+    let mut shapes = target::target_tables(client, &tables, timescale).await?;
     let (mut relations, mut names) = (Vec::new(), Vec::new());
     for r in &replication.relations {
         let Some(entry) = entries.get(&r.oid) else { continue };
@@ -257,12 +263,8 @@ async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed
                 return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
             }
         };
-        // Under the name that it has on the target: the source's may be another by now, and then replay stops at the right place.
-        let table = match entry.target_oid {
-            Some(oid) => catalog::name_of(client, oid).await?.unwrap_or_else(|| entry.table.clone()),
-            None => entry.table.clone(),
-        };
-        let Some(shape) = target::target_table(client, &table, timescale).await? else {
+        let table = table_of(entry);
+        let Some(shape) = shapes.remove(&table) else {
             if skipped {
                 continue;
             }

@@ -120,11 +120,11 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
     let made = timescale::hypertables(&m.target("hypertables").await?).await?;
-    let spans = spans(source).await;
+    let spans = spans(source, relations).await?;
     let mut found = Vec::new();
     for r in relations {
         let columns = time_columns(r, &spans);
-        let by_hand = made.get(&r.table).map(|d| Hypertable {
+        let by_hand = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
             chunk_interval: d.interval.clone().unwrap_or_default(),
@@ -212,27 +212,33 @@ fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
     columns.into_iter().map(|c| c.1).collect()
 }
 
-/// By table and column: from the smallest to the greatest value in the histogram; seconds, or the column's own units.
+/// By relation and column.
 type Spans = HashMap<(u32, String), u64>;
 
-/// Of all tables at once: one query for each would take longer than the copy where there are thousands.
-async fn spans(source: &Client) -> Spans {
-    let sql = "select c.oid, s.attname::text as name, max(x.value) - min(x.value) as span
-                 from pg_stats s
-                 join pg_namespace n on n.nspname = s.schemaname
-                 join pg_class c on c.relnamespace = n.oid and c.relname = s.tablename
-                 join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
-                cross join lateral unnest(s.histogram_bounds::text::text[]) as v
-                cross join lateral (select case a.atttypid when 'timestamptz'::regtype then extract(epoch from v::timestamptz)::float8
-                                                           when 'timestamp'::regtype then extract(epoch from v::timestamp)::float8
-                                                           when 'date'::regtype then extract(epoch from v::date::timestamp)::float8
-                                                           else v::float8 end as value) x
-                where a.atttypid in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype, 'int8'::regtype, 'int4'::regtype, 'int2'::regtype)
-                  and n.nspname not in ('pg_catalog', 'information_schema') and v not in ('infinity', '-infinity')
-                group by c.oid, s.attname";
-    // Statistics only make the proposals better.
-    let rows = source.query(sql, &[]).await.unwrap_or_default();
-    rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect()
+/// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
+async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
+    let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
+    let rows = source
+        .query(
+            "with bounds as (
+                 select c.oid, s.attname::text as name, a.atttypid as type,
+                        array_remove(array_remove(s.histogram_bounds::text::text[], 'infinity'), '-infinity') as list
+                   from pg_class c
+                   join pg_namespace n on n.oid = c.relnamespace
+                   join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.histogram_bounds is not null
+                   join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
+                  where c.oid = any($1) and a.atttypid = any('{int2, int4, int8, date, timestamp, timestamptz}'::regtype[])),
+             ends as (select oid, name, type, list[1] as first, list[cardinality(list)] as last from bounds)
+             select oid, name, (case type
+                        when 'timestamptz'::regtype then extract(epoch from last::timestamptz) - extract(epoch from first::timestamptz)
+                        when 'timestamp'::regtype then extract(epoch from last::timestamp) - extract(epoch from first::timestamp)
+                        when 'date'::regtype then extract(epoch from last::date::timestamp) - extract(epoch from first::date::timestamp)
+                        else last::numeric - first::numeric end)::float8 as span
+               from ends where first is not null",
+            &[&oids],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect())
 }
 
 /// Chunk intervals and their lengths, seconds.
@@ -260,8 +266,9 @@ fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
 /// Makes the hypertables of the plan, each with its ledger row.
 async fn convert(m: &mut Migration) -> Result<()> {
     let target = m.target("hypertables").await?;
+    let made = timescale::hypertables(&target).await?;
     for h in m.plan.hypertables.clone() {
-        if !timescale::dimensions(&target, &h.table).await?.is_empty() {
+        if made.contains_key(&h.table) {
             continue;
         }
         let sql = h.sql(&m.timescale.schema);
@@ -281,7 +288,7 @@ async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -
     let mut made = timescale::hypertables(&target).await?;
     let mut found = Vec::new();
     for r in relations {
-        let Some(first) = made.remove(&r.table) else { continue };
+        let Some(first) = made.remove(&r.table).and_then(|dimensions| dimensions.into_iter().next()) else { continue };
         let planned = m.plan.hypertable(&r.table).cloned();
         let by_hand = planned.is_none();
         let hypertable = Hypertable {

@@ -196,7 +196,7 @@ impl<'a> Replay<'a> {
         let entries = ledger::relations(client).await.unwrap();
         let (mut relations, mut leaves) = (Vec::new(), HashMap::new());
         for (index, r) in self.stream.relations.iter().enumerate() {
-            let hypertable = has_timescale && !timescale::dimensions(client, &r.table).await.unwrap().is_empty();
+            let hypertable = has_timescale && timescale::hypertables(client).await.unwrap().contains_key(&r.table);
             let shape = target::target_table(client, &r.table, hypertable).await.unwrap().expect("the target has the table");
             if shape.kind == TableKind::Partitioned {
                 leaves.extend(catalog::leaves(client, &r.table).await.unwrap().into_iter().map(|leaf| (leaf, index)));

@@ -301,8 +301,9 @@ async fn hypertables(m: &Migration, target: &Client) -> Result<HashMap<TableName
         return Ok(found);
     }
     let most = timescale::chunks_beforehand(target).await?;
+    let mut made = timescale::hypertables(target).await?;
     for h in &m.plan.hypertables {
-        let mut dimensions = timescale::dimensions(target, &h.table).await?;
+        let mut dimensions = made.remove(&h.table).unwrap_or_default();
         // By hash as well: a chunk is a range of both.
         let dimension = dimensions.pop().filter(|_| dimensions.is_empty());
         found.insert(h.table.clone(), Chunking { dimension, most });
