@@ -9,47 +9,54 @@ pub struct Apart {
     /// The name of preflight's check.
     pub check: String,
     pub object: String,
-    /// What becomes of it, and what to do.
+    /// What becomes of it.
     pub reason: String,
+    /// What to do about it.
+    pub fix: String,
 }
 
 /// Publications of hyperlift's own are no matter of the application.
 const APART: &str = r"
-select 'publications' as check, 'PUBLICATION ' || quote_ident(pubname) as object,
-       'not created on the target: create it there once the application has moved' as reason
+select 'publications' as check, 'PUBLICATION ' || quote_ident(pubname) as object, 'not created on the target' as reason,
+       'create it there once the application has moved' as fix
   from pg_publication where pubname !~ '^hyperlift_'
 union all
-select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname),
-       'not created on the target: two subscribers would fight for one slot; let it end with the source, then create it there'
+select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname), 'not created on the target: two subscribers would fight for one slot',
+       'let it end with the source, then create it there'
   from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())
 union all
-select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target: alter database … set it there if it fits'
+select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target', 'alter database … set it there, if it fits'
   from (select unnest(setconfig) as setting from pg_db_role_setting
          where setrole = 0 and setdatabase = (select oid from pg_database where datname = current_database())) s
 union all
-select 'grants on the database', 'GRANTS on the database', 'not moved: it has another name and other users there; grant connect, create, temporary'
+select 'grants on the database', 'GRANTS on the database', 'stay on the source: the database and its users may be others on the target',
+       'grant connect, create and temporary on the target as needed'
   from pg_database where datname = current_database() and datacl is not null
 union all
-select 'comment on the database', 'COMMENT on the database', 'not moved: comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
+select 'comment on the database', 'COMMENT on the database', 'stays on the source', 'comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
   from pg_database where datname = current_database() and shobj_description(oid, 'pg_database') is not null
 union all
-select 'security labels', 'SECURITY LABELS of ' || provider, count(*) || ' of them, not moved: set them on the target'
+select 'security labels', 'SECURITY LABELS of ' || provider, 'stay on the source, ' || count(*) || ' of them', 'security label … on the target'
   from pg_seclabel group by provider
 union all
-select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname), 'what is in it goes to the default tablespace of the target: ' || string_agg(c.oid::regclass::text, ', ')
-  from pg_class c join pg_tablespace t on t.oid = c.reltablespace
- where c.relnamespace::regnamespace::text !~ '^(pg_|information_schema)' and t.spcname <> 'pg_global' group by t.spcname
+select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname),
+       'goes to the default tablespace of the target: ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname),
+       'alter … set tablespace there after the migration'
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_tablespace t on t.oid = c.reltablespace
+ where n.nspname !~ '^(pg_|information_schema)' group by t.spcname
 union all
-select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname),
-       'unlogged: copied once, later changes are in no stream; alter table … set logged on the source, or accept it as it is at the copy'
+select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname), 'unlogged, copied once: later changes are in no stream',
+       'alter table … set logged on the source before the copy, or move what changed by hand after the cutover'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and c.relpersistence = 'u' and n.nspname !~ '^(pg_|information_schema)'
 union all
-select 'large objects', 'LARGE OBJECTS', count(*) || ' of them, copied once with their ids: later changes are in no stream; do not change them until the cutover'
+select 'large objects', 'LARGE OBJECTS', count(*) || ' of them, copied once with their ids: later changes are in no stream',
+       'leave them as they are until the cutover, or move what changed by hand after it'
   from pg_largeobject_metadata having count(*) > 0
 union all
 select 'rows of extensions', 'EXTENSION ' || quote_ident(e.extname),
-       'your rows in ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.relname) || ' are copied once: later changes do not follow'
+       'your rows in ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.relname) || ' are copied once: later changes do not follow',
+       'leave them as they are until the cutover, or move what changed by hand after it'
   from pg_extension e join pg_class c on c.oid = any(e.extconfig) join pg_namespace n on n.oid = c.relnamespace
  where e.extname <> 'timescaledb' group by e.extname
 order by 1, 2";
@@ -57,7 +64,7 @@ order by 1, 2";
 /// Everything of that kind.
 pub async fn apart(source: &Client) -> Result<Vec<Apart>> {
     let rows = source.query(APART, &[]).await?;
-    Ok(rows.iter().map(|r| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason") }).collect())
+    Ok(rows.iter().map(|r| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") }).collect())
 }
 
 /// Columns whose values name other objects (T-10): `app.jobs.handler regprocedure`.

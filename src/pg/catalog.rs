@@ -91,6 +91,11 @@ pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
     Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
 }
 
+/// The names of the extensions that are there.
+pub async fn extension_names(client: &Client) -> Result<HashSet<String>> {
+    Ok(client.query("select extname::text from pg_extension", &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
 /// The names of all roles.
 pub async fn role_names(client: &Client) -> Result<HashSet<String>> {
     Ok(client.query("select rolname::text from pg_roles", &[]).await?.iter().map(|r| r.get(0)).collect())
@@ -560,7 +565,8 @@ pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> 
     Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
 }
 
-/// Ends sessions of this migration that a killed process left behind; returns how many.
+/// Ends sessions of this migration that a killed process left behind in this database; returns how many. Both databases may be on one
+/// server.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
     let mut ended = 0;
@@ -569,7 +575,7 @@ pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
         let row = client
             .query_one(
                 "select count(pg_terminate_backend(pid)) as ended from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()
-                    and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
+                    and datname = current_database() and backend_start < (select backend_start from pg_stat_activity where pid = pg_backend_pid())",
                 &[&pattern],
             )
             .await;

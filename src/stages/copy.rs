@@ -139,7 +139,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
     }
     m.save()?;
     for found in apart::apart(source).await? {
-        m.not_moved(found.object, found.reason).await?;
+        m.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
     }
     // The cutover's objects must be known even if the source is gone by then.
     cutover::keep_statements(m, &schema.statements)?;

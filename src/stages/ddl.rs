@@ -112,7 +112,7 @@ async fn run_or_skip(
     let phase = statement.phase.word();
     let done = with_record(statement);
     loop {
-        let e = match patiently(session, &statement.object, &done, reporter).await {
+        let e = match with_source_path(session, &statement.object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
@@ -153,6 +153,15 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(10));
+    }
+}
+
+/// The same; where something is not found, again with the `search_path` of the source: a function may count on that of its database (N-4).
+pub async fn with_source_path(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+    let Err(e) = patiently(session, object, sql, reporter).await else { return Ok(()) };
+    match session.source_path().await.filter(|_| NOT_FOUND.iter().any(|code| e.has_code(code))) {
+        Some(path) => patiently(session, object, &format!("set local search_path = {path};\n{sql}"), reporter).await,
+        None => Err(e),
     }
 }
 

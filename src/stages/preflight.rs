@@ -350,13 +350,16 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
 async fn apart_checks(m: &Migration, checks: &mut Checks, source: &Client) -> Result<()> {
     let found = apart::apart(source).await?;
     for kind in found.chunk_by(|a, b| a.check == b.check) {
-        let objects: Vec<&str> = kind.iter().map(|a| a.object.as_str()).collect();
-        let mut reasons: Vec<&str> = kind.iter().map(|a| a.reason.as_str()).collect();
-        reasons.dedup();
-        let more = objects.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        let named = objects[..objects.len().min(NAMED)].join(", ");
-        checks.warn(&kind[0].check, format!("{named}{more}"), &reasons[..reasons.len().min(NAMED)].join("; "));
+        // One line for those with the same fate.
+        let fates: Vec<String> = kind
+            .chunk_by(|a, b| a.reason == b.reason)
+            .map(|same| {
+                let named: Vec<&str> = same.iter().take(NAMED).map(|a| a.object.as_str()).collect();
+                let more = if same.len() > NAMED { format!(" and {} more", same.len() - NAMED) } else { String::new() };
+                format!("{}{more}: {}", named.join(", "), same[0].reason)
+            })
+            .collect();
+        checks.warn(&kind[0].check, fates.join("; "), &kind[0].fix);
     }
     let references = apart::object_references(source).await?;
     if !references.is_empty() {
