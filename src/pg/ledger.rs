@@ -220,6 +220,12 @@ pub async fn record_step(client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes durable whatever was committed before, synchronously or not.
+pub async fn flush(client: &Client) -> Result<()> {
+    client.batch_execute("set synchronous_commit = on; update _hyperlift.migration set version = version").await?;
+    Ok(())
+}
+
 pub async fn finish(client: &Client) -> Result<()> {
     client.execute("update _hyperlift.migration set finished_at = coalesce(finished_at, now())", &[]).await?;
     Ok(())
