@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # the tests wait for servers most of the time
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup build test test-matrix demo check bench
+.PHONY: setup build test test-matrix demo check bench bench-copy
 
 # what building, tests and demo need on this machine; does nothing when all is there
 setup:
@@ -37,3 +37,8 @@ check:
 # make bench ARGS="--scale 0.02 --rounds 1"
 bench: setup
 	cargo bench --bench catchup -- $(ARGS)
+
+# the copy beside pgcopydb (apt-get install pgcopydb), pg_dump with pg_restore, and psql: needs 6 GB of disk. For a look:
+# make bench-copy ARGS="--scale 0.05 --rounds 1"
+bench-copy: setup
+	cargo bench --bench copy -- $(ARGS)

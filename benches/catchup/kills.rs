@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     cluster::{Clusters, PATIENCE, run as run_program, until, value},
-    load::Scale,
+    data::Scale,
     report::{Report, Row},
 };
 

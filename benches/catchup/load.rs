@@ -9,7 +9,10 @@ use hyperlift::{
 use serde::Serialize;
 use std::fmt;
 
-use crate::cluster::{self, Clusters, create_from, drop_database, run, value};
+use crate::{
+    cluster::{self, Clusters, create_from, drop_database, run, value},
+    data::{self, STEP_SECONDS, Scale},
+};
 
 /// Publication, in each database, of all its tables.
 pub const PUBLICATION: &str = "bench";
@@ -54,17 +57,6 @@ impl fmt::Display for Load {
     }
 }
 
-/// How large everything is; 1 is the full size.
-#[derive(Clone, Copy, Debug)]
-pub struct Scale(pub f64);
-
-impl Scale {
-    /// A share of a number, at least 1.
-    pub fn of(self, full: u32) -> u64 {
-        ((f64::from(full) * self.0) as u64).max(1)
-    }
-}
-
 impl Data {
     /// The database of this name, on source and target, holds it untouched; others are copied from it.
     pub const fn database(self) -> &'static str {
@@ -84,7 +76,11 @@ impl Data {
                 let size = scale.of(50).to_string();
                 run(clusters.program("pgbench").args(["-i", "-q", "-s", &size, &uri])).await?;
             }
-            Self::Iot => iot_data(&uri, scale).await?,
+            Self::Iot => {
+                data::iot(&uri, scale, STEP_SECONDS).await?;
+                execute(&uri, "create sequence iot_batch").await?;
+                execute(&uri, data::IOT_INDEXES).await?;
+            }
             Self::Rows => execute(&uri, "create table public.rows (id bigint primary key, value text not null)").await?,
         }
         execute(&uri, MARKER).await?;
@@ -125,27 +121,6 @@ impl Data {
             Self::Rows => "select 'rows', count(*), sum(hashtextextended(t::text, 0)) from rows t",
         }
     }
-}
-
-/// S = 0.5 of the schema's measure: 10 M metrics, 1 M events, 150 000 orders, 50 small tables.
-async fn iot_data(uri: &str, scale: Scale) -> Result<()> {
-    execute(uri, include_str!("sql/schema.sql")).await?;
-    let steps = scale.of(1000).max(2);
-    let part = |name: &str, from: u64, to: u64| {
-        let sql = include_str!("sql/iot_data.sql");
-        let part = sql.split("-- ").find_map(|part| part.strip_prefix(name)?.strip_prefix('\n')).unwrap_or_default();
-        let numbers = [(":from", from), (":to", to), (":events", scale.of(1_000_000)), (":orders", scale.of(150_000))];
-        let filled = numbers.iter().fold(part.to_owned(), |sql, (name, number)| sql.replace(name, &number.to_string()));
-        format!("set local synchronous_commit = off; set local jit = off; {filled}")
-    };
-    let (devices, events, orders, small) = (part("devices", 0, 0), part("events", 0, 0), part("orders", 0, 0), part("small tables", 0, 0));
-    let (older, newer) = (part("metrics", 0, steps / 2 - 1), part("metrics", steps / 2, steps - 1));
-    execute(uri, &devices).await?;
-    tokio::try_join!(execute(uri, &older), execute(uri, &newer))?;
-    tokio::try_join!(execute(uri, &events), execute(uri, &orders))?;
-    execute(uri, &small).await?;
-    execute(uri, "create sequence iot_batch").await?;
-    execute(uri, include_str!("sql/index.sql")).await
 }
 
 /// On the target, the IoT data once more, its metrics in a hypertable of 1-day chunks.

@@ -10,15 +10,14 @@
 //!
 //! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU.
 
-mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
 mod consumer;
 mod engine;
 mod kills;
 mod load;
-mod measure;
 mod memory;
 mod rates;
-mod report;
 mod steady;
 mod worker;
 
@@ -27,8 +26,10 @@ use hyperlift::error::Result;
 use std::{path::PathBuf, process::ExitCode};
 
 use cluster::Clusters;
+use common::{cluster, data, measure, report};
 use consumer::Bench;
-use load::{Load, Scale};
+use data::Scale;
+use load::Load;
 use report::Report;
 
 #[derive(Parser)]

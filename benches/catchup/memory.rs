@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::{
     consumer::{self, Bench, Measured},
-    load::{Data, Load, Scale},
+    data::Scale,
+    load::{Data, Load},
     report::{Report, Row},
 };
 

@@ -2,12 +2,13 @@
 
 use hyperlift::{error::Result, format};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
     consumer::{self, Bench, Consumer, Measured},
-    load::{self, Backlog, Data, Load, Scale},
-    report::{Report, Row},
+    data::Scale,
+    load::{self, Backlog, Data, Load},
+    report::{Report, Row, Spread},
 };
 
 /// All rounds of each consumer of each load.
@@ -27,7 +28,7 @@ pub async fn run(bench: &Bench, loads: &[Load], rounds: u32, scale: Scale, repor
     let mut all = Rounds::new();
     let result = run_all(bench, loads, rounds, scale, report, &mut all).await;
     // What was measured before a failure counts.
-    report.details(&all);
+    report.details(&details(&all));
     report.rows(ratios(&all));
     result
 }
@@ -79,6 +80,33 @@ async fn one_round(bench: &Bench, backlog: &Backlog, mut done: impl FnMut(Consum
     }
     std::fs::remove_dir_all(&spool)?;
     done(Consumer::Live, consumer::live(bench, backlog).await?)
+}
+
+/// The table of all consumers, medians.
+fn details(all: &Rounds) -> String {
+    let mut text = String::new();
+    text.push_str("| load | consumer | wall s (min–max) | changes/s | CPU s: client + source + target | others' CPU s | peak RSS MB |\n");
+    text.push_str("|---|---|---|---|---|---|---|\n");
+    for ((load, consumer), rounds) in all {
+        let spread = |value: fn(&Measured) -> f64| Spread::of(rounds.iter().map(value).collect());
+        let median = |value| spread(value).map_or(0.0, |s| s.median);
+        let Some(wall) = spread(|m| m.wall_s) else { continue };
+        let rss = median(|m| m.peak_rss_bytes.unwrap_or(0) as f64 / f64::from(1 << 20));
+        let _ = writeln!(
+            text,
+            "| {load} | {consumer} | {:.2} ({:.2}–{:.2}) | {:.0} | {:.2} + {:.2} + {:.2} | {:.2} | {} |",
+            wall.median,
+            wall.min,
+            wall.max,
+            median(Measured::rate),
+            median(|m| m.client_cpu_s),
+            median(|m| m.source_cpu_s),
+            median(|m| m.target_cpu_s),
+            median(|m| m.other_cpu_s),
+            if rss > 0.0 { format!("{rss:.0}") } else { "–".into() },
+        );
+    }
+    text
 }
 
 /// What the runs are made for: each ratio is taken within its round.

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{create_from, drop_database, run as run_program, until},
     consumer::{Bench, subscribe, unsubscribe},
-    load::{self, Data, PUBLICATION, Scale},
+    data::Scale,
+    load::{self, Data, PUBLICATION},
     report::{Report, Row, percentile},
     worker::{Job, Task, Worker},
 };

@@ -183,12 +183,13 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<()> {
     let mut session = ddl::Session::new(&m.config.target, m.application("indexes"), indexes::settings(1));
+    ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let work = async {
-        // Indexes of what is no relation of this migration, such as materialised views.
+        // Indexes of what is no relation of this migration, such as materialised views, and those that a crash of the target has undone.
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
             ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
         }

@@ -48,6 +48,9 @@ const SMALL: u64 = 8 << 20;
 /// A transaction with more statements would hold too many locks.
 const SMALL_STATEMENTS: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Thousands of small relations would wait for the disk as often. A target that crashes loses the indexes together with their entries in
+/// the ledger, which is read again, once all is flushed, before the stage ends (see `rest_of_indexes`).
+const NOT_FLUSHED: &str = "set local synchronous_commit = off";
 
 /// Settings of a session that builds. What the server has is kept if it is more; a quarter of a gigabyte sorts most indexes without
 /// going to disk, but all jobs together get a gigabyte at most, as nobody knows how much the target has to spare.
@@ -379,7 +382,8 @@ impl Work {
     async fn run(&self, session: &mut ddl::Session, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
         match self {
             Self::Whole(steps) => {
-                let all: Vec<String> = steps.iter().map(Step::recorded).chain([analyze(table)]).collect();
+                let first = std::iter::once(NOT_FLUSHED.to_owned());
+                let all: Vec<String> = first.chain(steps.iter().map(Step::recorded)).chain([analyze(table)]).collect();
                 ddl::with_source_path(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Database, Migration, PATIENCE, Pair, until};
 
 /// Enough for a relation that is not built in one transaction.
-const LARGE: &str = "select g, g / 2, 'row ' || g || repeat(' and more', 8), int4range(g, g + 1), null from generate_series(1, 120000) g";
+const LARGE: &str = "select g, g / 2, 'row ' || g || repeat(' and more', 40), int4range(g, g + 1), null from generate_series(1, 30000) g";
 
 /// Whoever evaluates this waits for the advisory lock 42 of its database.
 const GATE: &str = "create function public.gate(n int) returns int language plpgsql immutable as
@@ -80,7 +80,7 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
         create unique index low_only on public.low (t, a);";
     pair.source.execute(&format!("{}{}{partitioned}", objects("large"), objects("small"))).await;
     pair.source.execute(&format!("insert into public.large {LARGE}; insert into public.small {LARGE} limit 100")).await;
-    pair.source.execute("insert into public.parts select g, 1, repeat('x', 100) || g from generate_series(1, 100000) g").await;
+    pair.source.execute("insert into public.parts select g * 3, 1, repeat('x', 350) || g from generate_series(1, 30000) g").await;
     let mut migration = Migration::of(&pair).arguments(&["--index-jobs", "3"]);
     migration.start();
     let mut at_once = 0;
@@ -141,7 +141,8 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
     assert_same_indexes(&pair).await;
 }
 
-#[tokio::test]
+// In this process: replay needs threads of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built() {
     let pair = Pair::own(hyperlift::demo::servers::ServerOptions::default()).await;
     // Every row has the same value while somebody holds the advisory lock 43.

@@ -27,19 +27,38 @@ pub fn own_cpu() -> f64 {
     cpu("self").map_or(0.0, |c| c.own)
 }
 
+/// CPU seconds of another process so far, without its children.
+pub fn process_cpu(pid: u32) -> f64 {
+    cpu(&pid.to_string()).map_or(0.0, |c| c.own)
+}
+
 /// The most memory that this process ever had resident (`VmHWM`), bytes.
 pub fn peak_rss() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    peak_rss_of("self")
+}
+
+/// The same of any process; 0 when it has ended.
+pub fn peak_rss_of(pid: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 /// CPU seconds of a server since it started. All its processes are children of the postmaster, which waits for each that ends.
 fn server_cpu(postmaster: u32) -> f64 {
-    let Some(server) = cpu(&postmaster.to_string()) else { return 0.0 };
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let children = processes.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).filter_map(|pid| cpu(&pid));
-    server.own + server.ended + children.filter(|c| c.parent == postmaster).map(|c| c.own).sum::<f64>()
+    let postmaster_cpu = || cpu(&postmaster.to_string());
+    let mut last = postmaster_cpu();
+    loop {
+        let Some(server) = last else { return 0.0 };
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let children = processes.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).filter_map(|pid| cpu(&pid));
+        let running = children.filter(|c| c.parent == postmaster).map(|c| c.own).sum::<f64>();
+        last = postmaster_cpu();
+        // A child that ended meanwhile would be counted twice, or not at all.
+        if last.as_ref().is_none_or(|now| now.ended.total_cmp(&server.ended).is_eq()) {
+            return server.own + server.ended + running;
+        }
+    }
 }
 
 /// CPU seconds of the whole machine since it started, without idle, waiting and stolen time.
@@ -89,6 +108,11 @@ impl Stopwatch {
     pub fn start(servers: [u32; 2]) -> Self {
         let before = Totals::now(servers);
         Self { servers, at: Instant::now(), before }
+    }
+
+    /// Seconds so far.
+    pub fn elapsed(&self) -> f64 {
+        self.at.elapsed().as_secs_f64()
     }
 
     pub fn stop(self) -> Spent {

@@ -8,10 +8,10 @@ use hyperlift::{
     error::{Error, Result},
     name::ident,
 };
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{ffi::OsStr, path::PathBuf, process::Stdio, time::Duration};
 use tokio::process::Command;
 
-use crate::measure::{self, Stopwatch};
+use super::measure::{self, Stopwatch};
 
 /// Nothing that is waited for may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(1800);
@@ -91,6 +91,10 @@ impl Clusters {
         value(&self.source, "postgres", "select split_part(version(), ' (', 1)").await
     }
 
+    fn path(&self) -> String {
+        format!("{}:{}", self.programs.bin.display(), std::env::var("PATH").unwrap_or_default())
+    }
+
     pub fn stopwatch(&self) -> Stopwatch {
         Stopwatch::start(self.postmasters)
     }
@@ -102,13 +106,18 @@ impl Clusters {
 
     /// A client program of PostgreSQL, with nothing of the caller's environment that it would read; sessions commit asynchronously.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(self.programs.bin.join(name));
+        self.other_program(self.programs.bin.join(name))
+    }
+
+    /// The same of any other program; those that it calls itself are these servers' own.
+    pub fn other_program(&self, path: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(path);
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("PG") {
                 command.env_remove(variable);
             }
         }
-        command.env("PGOPTIONS", "-c synchronous_commit=off").env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+        command.env("PGOPTIONS", "-c synchronous_commit=off").env("LC_ALL", "C").env("PATH", self.path()).stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{consumer::Measured, load::Scale, rates::Rounds};
+use super::data::Scale;
 
 /// A figure of the closing table: median, and the range as noise.
 pub struct Row {
@@ -19,25 +19,33 @@ pub struct Row {
     unit: &'static str,
     decimals: usize,
     spread: Spread,
+    /// What was asked for, in words.
+    asked: &'static str,
 }
 
 impl Row {
     /// `None` without values: that was not measured.
     pub fn new(what: impl Into<String>, unit: &'static str, decimals: usize, values: Vec<f64>) -> Option<Self> {
-        Spread::of(values).map(|spread| Self { what: what.into(), unit, decimals, spread })
+        Spread::of(values).map(|spread| Self { what: what.into(), unit, decimals, spread, asked: "" })
+    }
+
+    /// With what was asked for.
+    #[must_use]
+    pub fn asked(self, asked: &'static str) -> Self {
+        Self { asked, ..self }
     }
 }
 
 /// Of several rounds.
 #[derive(Clone, Copy, Debug)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
         // A ratio to nothing: less CPU than a tick.
         values.retain(|value| value.is_finite());
         values.sort_by(f64::total_cmp);
@@ -97,42 +105,23 @@ impl Report {
         self.rows.extend(rows);
     }
 
-    /// The table of all consumers, medians.
-    pub fn details(&mut self, all: &Rounds) {
-        use fmt::Write as _;
-        let text = &mut self.details;
-        text.push_str("| load | consumer | wall s (min–max) | changes/s | CPU s: client + source + target | others' CPU s | peak RSS MB |\n");
-        text.push_str("|---|---|---|---|---|---|---|\n");
-        for ((load, consumer), rounds) in all {
-            let spread = |value: fn(&Measured) -> f64| Spread::of(rounds.iter().map(value).collect());
-            let median = |value| spread(value).map_or(0.0, |s| s.median);
-            let Some(wall) = spread(|m| m.wall_s) else { continue };
-            let rss = median(|m| m.peak_rss_bytes.unwrap_or(0) as f64 / f64::from(1 << 20));
-            let _ = writeln!(
-                text,
-                "| {load} | {consumer} | {:.2} ({:.2}–{:.2}) | {:.0} | {:.2} + {:.2} + {:.2} | {:.2} | {} |",
-                wall.median,
-                wall.min,
-                wall.max,
-                median(Measured::rate),
-                median(|m| m.client_cpu_s),
-                median(|m| m.source_cpu_s),
-                median(|m| m.target_cpu_s),
-                median(|m| m.other_cpu_s),
-                if rss > 0.0 { format!("{rss:.0}") } else { "–".into() },
-            );
-        }
-        text.push('\n');
+    /// Adds a table of Markdown.
+    pub fn details(&mut self, table: &str) {
+        self.details.push_str(table);
+        self.details.push('\n');
     }
 
     /// Prints all tables.
     pub fn print(&self) {
         print!("\n{}", self.details);
-        println!("| figure | median | min–max |\n|---|---|---|");
-        for Row { what, unit, decimals, spread: Spread { median, min, max } } in &self.rows {
+        let asked = self.rows.iter().any(|row| !row.asked.is_empty());
+        let more = |cell: &str| if asked { format!(" {cell} |") } else { String::new() };
+        println!("| figure | median | min–max |{}", more("asked"));
+        println!("|---|---|---|{}", if asked { "---|" } else { "" });
+        for Row { what, unit, decimals, spread: Spread { median, min, max }, asked } in &self.rows {
             let range = if min < max { format!("{min:.decimals$}–{max:.decimals$}") } else { "–".into() };
             let value = format!("{median:.decimals$} {unit}");
-            println!("| {what} | {} | {range} |", value.trim_end());
+            println!("| {what} | {} | {range} |{}", value.trim_end(), more(asked));
         }
     }
 }

@@ -1,4 +1,4 @@
--- Placeholders: :from, :to first and last time step of 15 minutes; :events, :orders rows.
+-- Placeholders: :from, :to first and last time step of :step seconds; :events, :orders rows.
 -- devices
 select setseed(0.1);
 insert into devices
@@ -9,7 +9,7 @@ from generate_series(1, 10000) i;
 -- metrics
 select setseed(0.2);
 insert into metrics
-select '2025-01-01'::timestamptz + t * interval '15 min', d, round((50 + 40 * sin(t / 50.0 + d) + 10 * random())::numeric, 2)::float8,
+select '2025-01-01'::timestamptz + t * interval ':step s', d, round((50 + 40 * sin(t / 50.0 + d) + 10 * random())::numeric, 2)::float8,
        round((100 * random())::numeric, 2)::float8, round((20 + 15 * random())::numeric, 1)::float8, floor(1e6 * random()),
        floor(1e7 * random()), 1e7 * random(), 230 + random(), 16 * random(), 100 * random(), 1013 + 20 * random(),
        case when d % 3 = 0 then 'region=eu,az=' || d % 3 || ',role=db' when d % 3 = 1 then 'region=us,role=web' end

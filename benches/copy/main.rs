@@ -1,0 +1,119 @@
+//! The copy, side by side: a whole database, its largest table, a hypertable and thousands of small tables, through hyperlift and its
+//! peers, in one run, as ratios. Everything runs on two throw-away servers of this machine.
+//!
+//! ```text
+//! make bench-copy                                         everything, three rounds
+//! make bench-copy ARGS="--scale 0.05 --rounds 1"          a look, in a few minutes
+//! cargo bench --bench copy -- clone small --rounds 5      some parts
+//! ```
+//!
+//! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU. `PGCOPYDB` names another pgcopydb
+//! than the one in PATH.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod figures;
+mod peers;
+mod program;
+mod runs;
+
+use clap::{Parser, ValueEnum};
+use common::{cluster, data, measure, report};
+use hyperlift::error::Result;
+use std::{path::PathBuf, process::ExitCode};
+
+use cluster::Clusters;
+use data::Scale;
+use report::Report;
+
+#[derive(Parser)]
+#[command(name = "copy", about = "The copy of hyperlift beside its peers")]
+struct Arguments {
+    /// What to run; everything by default.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// How often each program runs.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Share of the full data; 0.5 is two gigabytes.
+    #[arg(long, default_value_t = 0.25)]
+    scale: f64,
+    /// Small tables of the part `small`.
+    #[arg(long, default_value_t = 3_000)]
+    tables: u32,
+    /// The hyperlift to measure; the one just built by default.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_hyperlift"))]
+    hyperlift: PathBuf,
+    /// Raw measurements are appended here, as JSON lines.
+    #[arg(long, default_value = "target/bench/copy.jsonl")]
+    results: PathBuf,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Schema, data, indexes and keys, beside pgcopydb, and pg_dump with pg_restore.
+    Clone,
+    /// The largest table alone, without indexes, beside two psql and a pipe.
+    Largest,
+    /// Into a hypertable of 90 chunks, beside the same into a plain table.
+    Hypertable,
+    /// Very many very small tables, beside pg_dump with pg_restore.
+    Small,
+    /// Peak memory with eight copies at once.
+    Memory,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
+    let result = runtime.block_on(run(Arguments::parse()));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    if !arguments.bench {
+        // `cargo test --all-targets` runs benchmarks, too, to see that they start.
+        println!("to run the benchmarks: cargo bench --bench copy");
+        return Ok(());
+    }
+    // Of the IoT data's measure, in which 1 is half of the full size.
+    let scale = Scale(arguments.scale * 2.0);
+    let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let mut report = Report::open(&arguments.results, Scale(arguments.scale))?;
+    report.progress("servers");
+    let clusters = Clusters::start().await?;
+    println!("{}, scale {}, {} rounds, {} CPUs", clusters.version().await?, arguments.scale, arguments.rounds, cpus());
+    let mut bench = runs::Bench { clusters, hyperlift: arguments.hyperlift, rounds: arguments.rounds, scale, report: &mut report };
+    let result = async {
+        if wants(Part::Clone) || wants(Part::Memory) {
+            runs::whole(&mut bench, wants(Part::Clone), wants(Part::Memory)).await?;
+        }
+        if wants(Part::Largest) {
+            runs::largest(&mut bench).await?;
+        }
+        if wants(Part::Hypertable) {
+            runs::hypertable(&mut bench).await?;
+        }
+        if wants(Part::Small) {
+            runs::small(&mut bench, arguments.tables).await?;
+        }
+        Ok(())
+    }
+    .await;
+    // What was measured before a failure counts.
+    report.print();
+    result
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
+}
