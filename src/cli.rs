@@ -81,6 +81,15 @@ pub struct MigrateArgs {
     /// Do not create the source's extensions on the target.
     #[arg(long, global = true)]
     pub skip_extensions: bool,
+    /// Give objects to the roles that own them on the source. Otherwise all belong to the user of the migration.
+    #[arg(long, global = true)]
+    pub owners: bool,
+    /// Grant what is granted on the source, with default privileges.
+    #[arg(long, global = true)]
+    pub grants: bool,
+    /// A role of the source that has another name on the target; may be given several times.
+    #[arg(long = "map-role", value_name = "OLD=NEW", value_parser = role_pair, global = true)]
+    pub map_roles: Vec<(String, String)>,
     /// One line per event instead of the dashboard.
     #[arg(long, conflicts_with = "json", global = true)]
     pub plain: bool,
@@ -191,6 +200,9 @@ impl MigrateArgs {
             },
             skip_roles: self.skip_roles,
             skip_extensions: self.skip_extensions,
+            owners: self.owners,
+            grants: self.grants,
+            roles: self.map_roles.iter().cloned().collect(),
             front,
             interactive: front == FrontKind::Dashboard,
             yes: self.yes,
@@ -207,6 +219,14 @@ impl MigrateArgs {
             ColorChoice::Never => ui::Color::Never,
         };
         ui::Options { ascii: self.ascii || !locale_is_utf8(), color, no_bell: self.no_bell, dir: self.dir() }
+    }
+}
+
+/// `old=new` of `--map-role`.
+fn role_pair(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
+        _ => Err("write old=new: the name of a role on the source, and on the target".into()),
     }
 }
 

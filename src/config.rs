@@ -1,6 +1,6 @@
 //! Flags, environment and file, merged into one checked configuration.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     error::{Error, Result},
@@ -46,6 +46,12 @@ pub struct Config {
     pub on_conflict: OnConflict,
     pub skip_roles: bool,
     pub skip_extensions: bool,
+    /// Objects belong to the roles that they belong to on the source.
+    pub owners: bool,
+    /// Grants and default privileges of the source.
+    pub grants: bool,
+    /// Roles of the source that have another name on the target.
+    pub roles: BTreeMap<String, String>,
     pub front: FrontKind,
     /// Somebody can answer prompts.
     pub interactive: bool,

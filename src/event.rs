@@ -407,6 +407,11 @@ pub enum Event {
     StatementSkipped {
         object: String,
     },
+    /// Something of the source that the target does not have, or not as it is there.
+    NotMoved {
+        object: String,
+        reason: String,
+    },
 
     /// The whole selection, replaced.
     CandidatesListed {

@@ -48,6 +48,9 @@ pub struct Record {
     /// Tables that differ from the source with the operator's consent, and how many of their changes were counted instead of applied.
     #[serde(default)]
     pub missed: std::collections::BTreeMap<String, u64>,
+    /// What the target does not have of the source, and why.
+    #[serde(default)]
+    pub not_moved: Vec<(String, String)>,
     /// The migration is complete; what is left is cleaning up.
     pub completed: bool,
 }

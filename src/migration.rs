@@ -54,6 +54,13 @@ impl Migration {
         };
         let asked_scope = if config.scope.is_everything() { plan.scope.clone() } else { config.scope.clone() };
         plan.scope = if record.finished.contains(&Stage::Preflight) { record.scope.clone() } else { asked_scope.clone() };
+        plan.owners |= config.owners;
+        plan.grants |= config.grants;
+        plan.roles.extend(config.roles.clone());
+        if config.owners || config.grants || !config.roles.is_empty() {
+            // The run that continues has to read the schema with the same eyes.
+            work.write_plan(&plan)?;
+        }
         let endpoint = |address| Endpoint { address, ..Endpoint::default() };
         let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
         Ok(Self {
@@ -82,6 +89,9 @@ impl Migration {
                 resumed: self.work.is_resumed(),
             })
             .await;
+        for (object, reason) in self.record.not_moved.clone() {
+            self.reporter.report(Event::NotMoved { object, reason }).await;
+        }
         let result = self.stages().await;
         match &result {
             Ok(()) => {}
@@ -108,6 +118,19 @@ impl Migration {
                 )))
             }
         }
+    }
+
+    /// Something of the source that the target does not have; remembered for the report at the end, and told once in a run.
+    pub async fn not_moved(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
+        let found = (object.into(), reason.into());
+        if self.record.not_moved.contains(&found) {
+            return Ok(());
+        }
+        let (object, reason) = found.clone();
+        self.record.not_moved.push(found);
+        self.save()?;
+        self.reporter.report(Event::NotMoved { object, reason }).await;
+        Ok(())
     }
 
     async fn stages(&mut self) -> Result<()> {

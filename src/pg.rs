@@ -1,5 +1,6 @@
 //! Everything that speaks to PostgreSQL. Returns values; knows no events, stages or screens.
 
+pub mod apart;
 mod attempt;
 pub mod catalog;
 pub mod client;

@@ -15,12 +15,19 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    owners: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grants: bool,
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     scope: Scope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hypertable: Vec<HypertableEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     identity: Vec<IdentityEntry>,
+    /// Roles of the source, and what they are called on the target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    roles: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +153,12 @@ pub struct Plan {
     pub scope: Scope,
     pub hypertables: Vec<Hypertable>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
+    /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
+    pub owners: bool,
+    /// Grants and default privileges of the source.
+    pub grants: bool,
+    /// Roles of the source that have another name on the target.
+    pub roles: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -164,7 +177,7 @@ impl Plan {
                     .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
             })
         };
-        let mut plan = Self { scope: file.scope, ..Self::default() };
+        let mut plan = Self { scope: file.scope, owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
@@ -197,6 +210,9 @@ impl Plan {
                 })
                 .collect(),
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
+            owners: self.owners,
+            grants: self.grants,
+            roles: self.roles.clone(),
         };
         toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
     }
@@ -225,6 +241,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
+owners = true
+
 [scope]
 include = ["schema:public"]
 exclude = ["public.log_*", 'data:"Odd.Name"']
@@ -238,6 +256,9 @@ key = "plain-index"
 [[identity]]
 table = "public.\"Odd.Name\""
 use = "index:my idx"
+
+[roles]
+app = "App of the target"
 "#;
 
     #[test]
@@ -246,6 +267,8 @@ use = "index:my idx"
         assert_eq!(plan.scope.to_string(), "--include schema:public --exclude table:public.log_* --exclude data:\"Odd.Name\"");
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
+        assert!(plan.owners && !plan.grants);
+        assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
     }
 

@@ -310,6 +310,8 @@ pub struct State {
     pub schema_total: u64,
     pub schema_object: String,
     pub failed_statements: Vec<FailedStatement>,
+    /// What the target does not have of the source, and why.
+    pub not_moved: Vec<(String, String)>,
     pub candidates: Vec<Candidate>,
     /// Tables in scope, in the order in which they were found (largest first).
     pub tables: Vec<Table>,
@@ -385,6 +387,13 @@ impl State {
                     f.skipped = true;
                 }
                 self.log(at, Level::Warn, format!("skipped {object}"));
+            }
+            Event::NotMoved { object, reason } => {
+                let found = (object.clone(), reason.clone());
+                if !self.not_moved.contains(&found) {
+                    self.not_moved.push(found);
+                    self.log(at, Level::Warn, format!("not moved: {object}: {reason}"));
+                }
             }
             Event::CandidatesListed { candidates } => {
                 self.candidates.clone_from(candidates);

@@ -110,6 +110,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         source_system_id: job.system_id.clone(),
         source_db: String::new(),
         lanes: job.lanes,
+        search_path: None,
         finished: false,
     };
     ledger::create(&mut target, &migration, "bench").await?;

@@ -148,6 +148,7 @@ impl Printer {
             }
             Event::StatementRetried { object } => format!("{object}: tried again"),
             Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
+            Event::NotMoved { object, reason } => format!("WARN  not moved: {object}: {reason}"),
             Event::CandidatesListed { candidates } => {
                 format!("hypertables: {} of {} chosen", candidates.iter().filter(|c| c.chosen.is_some()).count(), tables(candidates.len()))
             }

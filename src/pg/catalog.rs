@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::client::Client;
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
-    name::TableName,
+    name::{TableName, literal},
     scope::{Extent, Scope},
 };
 
@@ -81,6 +81,41 @@ pub async fn server(client: &Client) -> Result<Server> {
 pub async fn setting(client: &Client, name: &str) -> Result<Option<String>> {
     let row = client.query_one("select current_setting($1, true) as value", &[&name]).await?;
     Ok(row.get("value"))
+}
+
+/// What `search_path` is for this user in this database, but for what the session says; `None` when it is empty.
+pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
+    let path: String = value(client, "select coalesce(reset_val, '') from pg_settings where name = 'search_path'").await?;
+    Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
+}
+
+/// The names of all roles.
+pub async fn role_names(client: &Client) -> Result<HashSet<String>> {
+    Ok(client.query("select rolname::text from pg_roles", &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// The settings of a role in all databases, or in this one (`true`), as `name=value`.
+pub async fn role_settings(client: &Client, role: &str) -> Result<Vec<(bool, String)>> {
+    let sql = "select s.setdatabase <> 0 as here, unnest(s.setconfig) as setting from pg_db_role_setting s join pg_roles r on r.oid = s.setrole
+                where r.rolname = $1 and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))";
+    Ok(client.query(sql, &[&role]).await?.iter().map(|r| (r.get("here"), r.get("setting"))).collect())
+}
+
+/// `name=value` of `pg_db_role_setting` as the end of a `SET` statement.
+pub fn setting_sql(setting: &str) -> String {
+    // Lists of names, whose values have quotes of their own (`GUC_LIST_QUOTE` of PostgreSQL's guc_tables.c).
+    const LISTS: [&str; 6] = [
+        "search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
+        "unix_socket_directories",
+    ];
+    let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+    let value = if LISTS.contains(&name) && !value.is_empty() && value != "\"\"" { value.to_owned() } else { literal(value.trim_matches('"')) };
+    format!("{} to {value}", ident_of_setting(name))
+}
+
+/// A setting of an extension has a dot in its name.
+fn ident_of_setting(name: &str) -> String {
+    name.split('.').map(crate::name::ident).collect::<Vec<_>>().join(".")
 }
 
 /// One value of any query that yields one row.
@@ -532,23 +567,47 @@ pub struct Sequence {
     pub table: TableName,
     pub last_value: i64,
     pub is_called: bool,
+    pub start: i64,
     pub increment: i64,
+    /// Begins anew at its end.
+    pub cycles: bool,
+}
+
+impl Sequence {
+    /// The state as it was made: nobody has taken a value, or set one.
+    pub fn is_untouched(&self) -> bool {
+        !self.is_called && self.last_value == self.start
+    }
 }
 
 /// All sequences of user schemas; extensions' are left out.
 pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
+    // Read in one statement.
+    const AT_ONCE: usize = 200;
     let sql = format!(
-        "select n.nspname::text as schema, c.relname::text as name, s.seqincrement as increment
+        "select n.nspname::text as schema, c.relname::text as name, s.seqstart as start, s.seqincrement as increment, s.seqcycle as cycles
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
           where {OWN_SCHEMAS} and c.relpersistence <> 't'
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by 1, 2"
     );
-    let mut found = Vec::new();
-    for row in client.query(&sql, &[]).await? {
-        let table = TableName::new(row.get::<_, &str>("schema"), row.get::<_, &str>("name"));
-        let state = client.query_one(&format!("select last_value, is_called from {}", table.sql()), &[]).await?;
-        found.push(Sequence { table, last_value: state.get("last_value"), is_called: state.get("is_called"), increment: row.get("increment") });
+    let rows = client.query(&sql, &[]).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(AT_ONCE) {
+        let tables: Vec<TableName> = rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
+        let one = |(n, table): (usize, &TableName)| format!("select {n}::int8 as n, last_value, is_called from {}", table.sql());
+        let states = client.query(&tables.iter().enumerate().map(one).collect::<Vec<_>>().join(" union all "), &[]).await?;
+        for state in states {
+            let n = state.get::<_, i64>("n") as usize;
+            found.push(Sequence {
+                table: tables[n].clone(),
+                last_value: state.get("last_value"),
+                is_called: state.get("is_called"),
+                start: rows[n].get("start"),
+                increment: rows[n].get("increment"),
+                cycles: rows[n].get("cycles"),
+            });
+        }
     }
     Ok(found)
 }

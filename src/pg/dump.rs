@@ -4,13 +4,17 @@ mod alter;
 mod entries;
 mod older;
 mod program;
+mod rights;
 mod understand;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::program::{PgDump, find};
 use self::understand::understand;
+pub use self::{
+    older::Note,
+    program::{PgDump, find},
+};
 use super::{conninfo::Conninfo, extent::Omitted};
 use crate::{error::Result, name::TableName, plan::Plan};
 
@@ -23,8 +27,10 @@ pub enum Phase {
     Index,
     /// After all indexes: what builds on them (statistics, comments, clustering, views that need a key).
     PostIndex,
-    /// At the cutover: foreign keys, triggers, rules, policies, event triggers.
+    /// At the cutover: foreign keys, triggers, rules, policies, constraints that rows from before need not satisfy.
     Cutover,
+    /// Last of all: owners, grants, event triggers. What cannot be had here is reported, and stops nothing.
+    Handover,
 }
 
 impl Phase {
@@ -34,6 +40,7 @@ impl Phase {
             Self::Index => "index",
             Self::PostIndex => "post-index",
             Self::Cutover => "cutover",
+            Self::Handover => "handover",
         }
     }
 }
@@ -51,9 +58,24 @@ pub struct Statement {
     pub sql: String,
     /// For a foreign key that was made NOT VALID: the statement that validates it after the cutover.
     pub validate: Option<String>,
+    /// Roles that it names, as they are called on the target: they have to be there.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Its text may hold a password: it is shown and kept nowhere.
+    #[serde(default)]
+    pub secret: bool,
 }
 
 impl Statement {
+    fn new(phase: Phase, object: String, sql: &str) -> Self {
+        Self { phase, object, table: None, makes: None, sql: sql.to_owned(), validate: None, roles: Vec::new(), secret: false }
+    }
+
+    /// The text for people and files.
+    pub fn shown(&self) -> &str {
+        if self.secret { "-- not shown: its options may hold a password" } else { &self.sql }
+    }
+
     /// SHA-256 of the text, hexadecimal: the ledger knows a statement by it.
     pub fn digest(&self) -> String {
         let hash = Sha256::digest(self.sql.as_bytes());
@@ -64,23 +86,20 @@ impl Statement {
 /// The whole schema but for what is left out, in the order of the dump, for a target of this major version; with a digest by which a
 /// changed schema is noticed.
 pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted, target: u32) -> Result<Schema> {
-    let mut statements = Vec::new();
-    let mut hash = Sha256::new();
-    for (section, phase) in [("pre-data", Phase::PreData), ("post-data", Phase::PostIndex)] {
-        let text = program::run(program, source, section, omitted).await?;
-        hash.update(text.as_bytes());
-        let plan = plan.clone();
-        let part = tokio::task::spawn_blocking(move || understand(&text, phase, &plan)).await.expect("parsing does not panic")?;
-        statements.extend(part);
-    }
-    let notes = older::adapt(&mut statements, target)?;
-    let digest = hash.finalize().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    Ok(Schema { statements, digest, notes })
+    let text = program::run(program, source, plan, omitted).await?;
+    let plan = plan.clone();
+    let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
+        let digest = Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let mut statements = understand(&text, &plan)?;
+        let notes = older::adapt(&mut statements, target)?;
+        Ok(Schema { statements, digest, notes })
+    });
+    understood.await.expect("parsing does not panic")
 }
 
 pub struct Schema {
     pub statements: Vec<Statement>,
     pub digest: String,
-    /// What the target does not know, and what became of it.
-    pub notes: Vec<String>,
+    /// What an older target does not know, and what becomes of it there.
+    pub notes: Vec<Note>,
 }

@@ -13,10 +13,10 @@ use crate::{
 const SCHEMA: &str = r"
 create schema if not exists _hyperlift;
 create table if not exists _hyperlift.migration (
-    id text primary key, source_system_id text not null, source_db text not null, version text not null, lanes int not null,
+    id text primary key, source_system_id text not null, source_db text not null, version text not null, lanes int not null, search_path text,
     created_at timestamptz not null default now(), finished_at timestamptz);
 create table if not exists _hyperlift.ddl (
-    ordinal serial, phase text not null, object text not null, digest text not null, state text not null,
+    ordinal serial, phase text not null, object text not null, digest text not null, state text not null, reason text,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
     source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
@@ -35,6 +35,8 @@ pub struct Migration {
     pub source_system_id: String,
     pub source_db: String,
     pub lanes: u32,
+    /// What `search_path` is by default on the source.
+    pub search_path: Option<String>,
     pub finished: bool,
 }
 
@@ -45,13 +47,17 @@ pub async fn migration(client: &Client) -> Result<Option<Migration>> {
         return Ok(None);
     }
     let row = client
-        .query_opt("select id, source_system_id, source_db, lanes, finished_at is not null as finished from _hyperlift.migration limit 1", &[])
+        .query_opt(
+            "select id, source_system_id, source_db, lanes, search_path, finished_at is not null as finished from _hyperlift.migration limit 1",
+            &[],
+        )
         .await?;
     Ok(row.map(|r| Migration {
         id: r.get("id"),
         source_system_id: r.get("source_system_id"),
         source_db: r.get("source_db"),
         lanes: r.get::<_, i32>("lanes") as u32,
+        search_path: r.get("search_path"),
         finished: r.get("finished"),
     }))
 }
@@ -62,8 +68,8 @@ pub async fn create(client: &mut Client, migration: &Migration, version: &str) -
     transaction.batch_execute(SCHEMA).await?;
     transaction
         .execute(
-            "insert into _hyperlift.migration (id, source_system_id, source_db, version, lanes) values ($1, $2, $3, $4, $5) on conflict do nothing",
-            &[&migration.id, &migration.source_system_id, &migration.source_db, &version, &(migration.lanes as i32)],
+            "insert into _hyperlift.migration (id, source_system_id, source_db, version, lanes, search_path) values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+            &[&migration.id, &migration.source_system_id, &migration.source_db, &version, &(migration.lanes as i32), &migration.search_path],
         )
         .await?;
     for lane in 0..migration.lanes as i32 {
@@ -85,15 +91,23 @@ pub async fn executed(client: &Client, phase: &str) -> Result<HashSet<String>> {
     Ok(rows.iter().map(|r| r.get("digest")).collect())
 }
 
-/// The statement that records another one; it runs in the same transaction. `state` is `done` or `skipped`.
-pub fn record_ddl(phase: &str, object: &str, digest: &str, state: &str) -> String {
-    format!(
-        "insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, {})",
-        literal(phase),
-        literal(object),
-        literal(digest),
-        literal(state)
-    )
+/// What was not made on the target, and why, in the order of the attempts.
+pub async fn skipped(client: &Client) -> Result<Vec<(String, String)>> {
+    let rows = client
+        .query("select object, coalesce(reason, 'skipped') as reason from _hyperlift.ddl where state = 'skipped' order by ordinal", &[])
+        .await?;
+    Ok(rows.iter().map(|r| (r.get("object"), r.get("reason"))).collect())
+}
+
+/// The statement that records one that was not run, and why.
+pub fn skip_ddl(phase: &str, object: &str, digest: &str, reason: &str) -> String {
+    let values = [phase, object, digest, "skipped", reason].map(literal).join(", ");
+    format!("insert into _hyperlift.ddl (phase, object, digest, state, reason) values ({values}) on conflict do nothing")
+}
+
+/// The statement that records another one; it runs in the same transaction.
+pub fn record_ddl(phase: &str, object: &str, digest: &str) -> String {
+    format!("insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, 'done')", literal(phase), literal(object), literal(digest))
 }
 
 /// What the ledger knows of a relation.
@@ -216,8 +230,12 @@ pub async fn has_step(client: &Client, name: &str) -> Result<bool> {
 }
 
 pub async fn record_step(client: &Client, name: &str) -> Result<()> {
-    client.execute("insert into _hyperlift.step (name) values ($1) on conflict do nothing", &[&name]).await?;
-    Ok(())
+    Ok(client.batch_execute(&step_sql(name)).await?)
+}
+
+/// The statement that records a step, for the transaction that did it.
+pub fn step_sql(name: &str) -> String {
+    format!("insert into _hyperlift.step (name) values ({}) on conflict do nothing", literal(name))
 }
 
 pub async fn finish(client: &Client) -> Result<()> {

@@ -49,6 +49,7 @@ pub fn exit_summary(state: &State) -> String {
         if !insert_only.is_empty() {
             line("not moved", &format!("UPDATE and DELETE of {} (insert-only)", insert_only.join(", ")));
         }
+        not_moved(state, &mut line);
         line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
         late_writes(state, &mut line);
         differing(state, &mut line);
@@ -95,6 +96,17 @@ fn tables(state: &State) -> String {
         let _ = write!(last, " ({}: {error})", failed.summary.table);
     }
     text.join(", ")
+}
+
+/// What the target lacks, but for what would fill the screen: all of it is in the log.
+fn not_moved(state: &State, line: &mut impl FnMut(&str, &str)) {
+    const SHOWN: usize = 30;
+    for (object, reason) in state.not_moved.iter().take(SHOWN) {
+        line("not moved", &format!("{object}: {reason}"));
+    }
+    if let more @ 1.. = state.not_moved.len().saturating_sub(SHOWN) {
+        line("not moved", &format!("{more} more: see the log"));
+    }
 }
 
 fn late_writes(state: &State, line: &mut impl FnMut(&str, &str)) {

@@ -9,9 +9,9 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    cutover, ddl,
+    cutover, ddl, extension_rows,
     indexes::{self, Builder, Job},
-    schema, slot,
+    large_objects, schema, slot,
     trouble::{self, Asker, Resolution},
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     migration::Migration,
     name::{TableName, idents},
     pg::{
+        apart,
         catalog::{self, Relation},
         client::{Client, Side},
         dump::{Phase, Statement},
@@ -75,6 +76,8 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let copied = tokio::select! {
         result = async {
             copy_all(m, &relations, &entries, &statements).await?;
+            large_objects::copy(m).await?;
+            extension_rows::copy(m).await?;
             rest_of_indexes(m, &statements).await
         } => result,
         () = ended.cancelled() => {
@@ -140,6 +143,9 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
         m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }
     m.save()?;
+    for found in apart::apart(source, &m.plan.scope).await? {
+        m.not_moved(found.object, found.reason).await?;
+    }
     // The cutover's objects must be known even if the source is gone by then.
     cutover::keep_statements(m, &schema.statements)?;
     Ok(schema.statements)
@@ -334,10 +340,8 @@ async fn rest_of_indexes(m: &mut Migration, statements: &[Statement]) -> Result<
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
             ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
         }
-        for s in statements.iter().filter(|s| s.phase == Phase::PostIndex) {
-            ddl::run(&mut session, s, &executed, &reporter, &asker).await?;
-        }
-        Ok(())
+        let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
+        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await
     };
     tokio::pin!(work);
     schema::with_desk(m, &mut desk, Stage::Copy, work).await

@@ -1,19 +1,22 @@
 //! Stages 8 and 9: the end of the stream, the last objects, handing over; then cleaning up.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{
     catchup::{self, Driven, Replay},
-    clean, copy, ddl, schema, trouble,
+    clean, copy, ddl, large_objects, rights, schema, trouble,
 };
 use crate::{
     error::{Error, Kind, Result},
     event::{Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
     lsn::Lsn,
     migration::Migration,
-    name::literal,
+    name::{TableName, literal},
     pg::{
-        catalog,
+        catalog::{self, Sequence},
         client::Client,
         dump::{Phase, Statement},
         extent::{self, Omitted},
@@ -193,35 +196,34 @@ async fn settle_late_write(m: &mut Migration, replay: &mut Replay) -> Result<boo
     Ok(again)
 }
 
-/// Sets the target's sequences to where the source's stand, never backwards.
+/// Sets the target's sequences to where the source's stand. Never backwards, but for those that nobody has used on the target, and those
+/// that begin anew at their end.
 async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     let target = m.target("cutover").await?;
-    let there = catalog::sequences(&target).await?;
-    let mut set = 0;
+    let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
+    let mut set = Vec::new();
     let here = catalog::sequences(source).await?;
-    let missing = here.iter().any(|s| there.iter().all(|t| t.table != s.table));
+    let missing = here.iter().any(|s| !there.contains_key(&s.table));
     let omitted = if missing { extent::resolve(source, &m.plan).await? } else { Omitted::default() };
     for s in here.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
-        let Some(known) = there.iter().find(|t| t.table == s.table) else {
+        let Some(known) = there.get(&s.table) else {
             m.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
             continue;
         };
-        let ahead = if s.increment > 0 { known.last_value > s.last_value } else { known.last_value < s.last_value };
+        let further = if s.increment > 0 { known.last_value > s.last_value } else { known.last_value < s.last_value };
+        let ahead = further && !s.cycles && !known.is_untouched();
         let same = known.last_value == s.last_value && (known.is_called || !s.is_called);
-        if ahead || same {
-            continue;
+        if !ahead && !same {
+            set.push(format!("select setval({}::regclass, {}, {})", literal(&s.table.sql()), s.last_value, s.is_called));
         }
-        target
-            .batch_execute(&format!("select setval({}::regclass, {}, {})", literal(&s.table.sql()), s.last_value, s.is_called))
-            .await
-            .map_err(|e| Error::from(e).context(format!("sequence {}", s.table)))?;
-        set += 1;
     }
-    Ok(set)
+    target.batch_execute(&set.join(";\n")).await.map_err(|e| Error::from(e).context("sequences"))?;
+    Ok(set.len())
 }
 
 pub fn keep_statements(m: &Migration, statements: &[Statement]) -> Result<()> {
-    m.work.replace(STATEMENTS, &serde_json::to_vec(statements)?)
+    let kept: Vec<Statement> = statements.iter().map(|s| Statement { sql: s.shown().to_owned(), ..s.clone() }).collect();
+    m.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 
 pub fn statements(m: &Migration) -> Result<Vec<Statement>> {
@@ -231,26 +233,33 @@ pub fn statements(m: &Migration) -> Result<Vec<Statement>> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies, event triggers. No way back from here.
+/// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies; then owners, grants and event triggers. No way back
+/// from here.
 async fn last_objects(m: &mut Migration) -> Result<()> {
     let all = statements(m)?;
     let mut session = ddl::Session::new(&m.config.target, m.application("cutover"), "");
     let target = session.client().await?;
     ledger::record_step(target, PAST_RETURN).await?;
-    let executed = ledger::executed(target, Phase::Cutover.word()).await?;
+    let mut executed = ledger::executed(target, Phase::Cutover.word()).await?;
+    executed.extend(ledger::executed(target, Phase::Handover.word()).await?);
+    let last = rights::possible(m, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
+    let rights = rights::possible(m, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
-    let last: Vec<&Statement> = all.iter().filter(|s| s.phase == Phase::Cutover).collect();
-    let total = last.len();
+    let total = last.len() + rights.len();
     stepped(m, CutoverStep::LastObjects, false, format!("{total} objects")).await;
     let work = async {
-        for statement in last {
-            ddl::run(&mut session, statement, &executed, &reporter, &asker).await?;
-        }
-        ledger::finish(session.client().await?).await
+        let quiet = |_: usize, _: &Statement| {};
+        ddl::run_all(&mut session, &last, &executed, &reporter, Some(&asker), quiet).await?;
+        ddl::run_all(&mut session, &rights, &executed, &reporter, None, quiet).await?;
+        let target = session.client().await?;
+        ledger::finish(target).await?;
+        ledger::skipped(target).await
     };
     tokio::pin!(work);
-    schema::with_desk(m, &mut desk, Stage::Cutover, work).await?;
+    for (object, reason) in schema::with_desk(m, &mut desk, Stage::Cutover, work).await? {
+        m.not_moved(object, reason).await?;
+    }
     stepped(m, CutoverStep::LastObjects, true, format!("{total} objects")).await;
     Ok(())
 }
@@ -264,31 +273,58 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
             if e.is_stop() {
                 return Err(e);
             }
-            m.notice(Level::Warn, format!("{} stays NOT VALID: {e}", statement.object)).await;
+            m.not_moved(statement.object, format!("is there, but NOT VALID: {e}")).await?;
         }
     }
-    let views = match m.source("cutover").await {
-        Ok(source) => catalog::populated_matviews(&source).await?,
-        Err(e) => {
-            m.notice(Level::Warn, format!("materialised views are not refreshed: {e}")).await;
-            Vec::new()
-        }
-    };
-    for view in views {
-        if target.query_one("select to_regclass($1) is null as missing", &[&view.sql()]).await?.get("missing") {
-            // Left out, or skipped when it was to be made.
-            continue;
-        }
-        let sql = format!("refresh materialized view {}", view.sql());
-        if let Err(e) = m.unless_stopped(async { Ok(target.batch_execute(&sql).await?) }).await {
-            if e.is_stop() {
-                return Err(e);
-            }
-            m.notice(Level::Warn, format!("{view} is not refreshed: {e}")).await;
-        }
+    refresh_views(m, &target).await?;
+    if let Err(e) = large_objects::look_for_changes(m).await {
+        m.not_moved("LARGE OBJECTS", format!("whether they changed since the copy is not known: {e}")).await?;
     }
     m.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
     Ok(())
+}
+
+/// Refreshes what is populated on the source. A view may read others through a function, which no catalogue tells of: what fails is tried
+/// again for as long as others succeed; and a function may count on the `search_path` of its database (N-4).
+async fn refresh_views(m: &mut Migration, target: &Client) -> Result<()> {
+    let mut left = match m.source("cutover").await {
+        Ok(source) => catalog::populated_matviews(&source).await?,
+        Err(e) => return m.not_moved("MATERIALIZED VIEWS", format!("not refreshed: {e}")).await,
+    };
+    // Left out, or skipped when they were to be made.
+    let names: Vec<String> = left.iter().map(TableName::sql).collect();
+    let missing = target.query("select name from unnest($1::text[]) name where to_regclass(name) is null", &[&names]).await?;
+    let missing: Vec<String> = missing.iter().map(|r| r.get("name")).collect();
+    left.retain(|view| !missing.contains(&view.sql()));
+    let path = ledger::migration(target).await?.and_then(|known| known.search_path);
+    loop {
+        let mut failed = Vec::new();
+        let before = left.len();
+        for view in left {
+            let refresh = format!("refresh materialized view {}", view.sql());
+            let mut attempts = vec![refresh.clone()];
+            attempts.extend(path.iter().map(|path| format!("begin; set local search_path = {path}; {refresh}; commit")));
+            let mut result = Ok(());
+            for sql in attempts {
+                result = m.unless_stopped(async { Ok(target.batch_execute(&sql).await?) }).await;
+                match &result {
+                    Ok(()) => break,
+                    Err(e) if e.is_stop() => return result,
+                    Err(_) => target.batch_execute("rollback").await?,
+                }
+            }
+            if let Err(e) = result {
+                failed.push((view, e));
+            }
+        }
+        if failed.is_empty() || failed.len() == before {
+            for (view, e) in failed {
+                m.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}")).await?;
+            }
+            return Ok(());
+        }
+        left = failed.into_iter().map(|(view, _)| view).collect();
+    }
 }
 
 /// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one; then it is looked once more.

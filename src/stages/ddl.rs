@@ -45,18 +45,74 @@ impl Session {
     async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
         Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
     }
+
+    /// What `search_path` is by default on the source.
+    async fn source_path(&mut self) -> Option<String> {
+        ledger::migration(self.client().await.ok()?).await.ok()??.search_path
+    }
+}
+
+/// Statements run in one transaction; each takes a few locks until its end.
+const BATCH: usize = 100;
+/// Something that the statement needs is not found: `undefined_function`, `_table`, `_object`, `invalid_schema_name`.
+const NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+
+/// Runs statements in their order, as many as it takes in one transaction; where one of these fails, each by itself. Without somebody to
+/// ask, a statement that fails is skipped and the ledger says why.
+pub async fn run_all(
+    session: &mut Session,
+    statements: &[&Statement],
+    executed: &HashSet<String>,
+    reporter: &Reporter,
+    asker: Option<&Asker>,
+    progress: impl Fn(usize, &Statement),
+) -> Result<()> {
+    for (n, batch) in statements.chunks(BATCH).enumerate() {
+        let left: Vec<&Statement> = batch.iter().copied().filter(|s| !executed.contains(&s.digest())).collect();
+        let Some(first) = left.first() else { continue };
+        progress(n * BATCH, first);
+        if left.len() > 1 && session.execute(&together(&left)).await.is_ok() {
+            continue;
+        }
+        for (i, statement) in left.into_iter().enumerate() {
+            progress(n * BATCH + i, statement);
+            run_or_skip(session, statement, executed, reporter, asker).await?;
+        }
+    }
+    Ok(())
+}
+
+fn together(statements: &[&Statement]) -> String {
+    statements.iter().map(|s| with_record(s)).collect::<Vec<_>>().join(";\n")
+}
+
+/// The statement, and the one that records it.
+fn with_record(statement: &Statement) -> String {
+    let record = ledger::record_ddl(statement.phase.word(), &statement.object, &statement.digest());
+    format!("{};\n{record}", statement.sql.trim_end_matches(';'))
 }
 
 /// Runs one statement unless the ledger has it. Passing trouble, such as a restart of the target, is waited out; on another error the
 /// operator decides; `Ok(false)` means skipped.
 pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
+    run_or_skip(session, statement, executed, reporter, Some(asker)).await
+}
+
+async fn run_or_skip(
+    session: &mut Session,
+    statement: &Statement,
+    executed: &HashSet<String>,
+    reporter: &Reporter,
+    asker: Option<&Asker>,
+) -> Result<bool> {
     let digest = statement.digest();
     if executed.contains(&digest) {
         return Ok(true);
     }
     let phase = statement.phase.word();
-    let done = format!("{};\n{}", statement.sql.trim_end_matches(';'), ledger::record_ddl(phase, &statement.object, &digest, "done"));
+    let mut done = with_record(statement);
     let mut delay = Duration::from_millis(250);
+    let mut with_path = false;
     loop {
         let e = match session.execute(&done).await {
             Ok(()) => return Ok(true),
@@ -72,11 +128,25 @@ pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSe
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
         }
+        // A function that it calls may count on the search_path of its database (N-4).
+        if !with_path
+            && NOT_FOUND.iter().any(|code| e.has_code(code))
+            && let Some(path) = session.source_path().await
+        {
+            with_path = true;
+            done = format!("set local search_path = {path};\n{done}");
+            continue;
+        }
+        let Some(asker) = asker else {
+            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
+            return Ok(false);
+        };
         report_failure(reporter, statement, &e).await;
+        let reason = e.to_string();
         match asker.ask(&statement.object, e).await? {
             Resolution::Retry => {}
             Resolution::Skip => {
-                session.execute(&ledger::record_ddl(phase, &statement.object, &digest, "skipped")).await?;
+                session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
                 reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
                 return Ok(false);
             }
@@ -102,7 +172,7 @@ pub async fn report_failure(reporter: &Reporter, statement: &Statement, e: &Erro
             object: statement.object.clone(),
             message: e.message.clone(),
             sqlstate: e.sqlstate.clone(),
-            sql: statement.sql.clone(),
+            sql: statement.shown().to_owned(),
         })
         .await;
 }

@@ -253,7 +253,7 @@ async fn convert(m: &mut Migration) -> Result<()> {
             continue;
         }
         let sql = h.sql(&m.timescale.schema);
-        let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql(), "done");
+        let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql());
         m.unless_stopped(ddl::in_transaction(&target, &format!("{sql};\n{record} on conflict do nothing"))).await.map_err(|e| {
             e.context(format!("create_hypertable of {}", h.table))
                 .hint("take the table out of the selection (or of the plan), or mend the cause, and start again")

@@ -9,6 +9,7 @@ use crate::{
     format,
     migration::{Answer, Migration},
     pg::{
+        apart,
         catalog::{self, Relation, Server, versions},
         client::Client,
         dump, extent, ledger, slot,
@@ -22,7 +23,9 @@ use crate::{
 /// The list of what the filters leave out, in the work directory.
 const LEFT_OUT: &str = "report/left-out.txt";
 /// So many of them are told one by one.
-const NAMED: usize = 20;
+const TOLD: usize = 20;
+/// Objects named in a verdict.
+const NAMED: usize = 5;
 
 /// Fresh checks as they are made.
 struct Checks {
@@ -95,6 +98,8 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         m.record.scope = m.plan.scope.clone();
         if !m.plan.scope.is_everything() {
             m.save_plan()?;
+            let list = std::fs::read_to_string(m.work.path().join(LEFT_OUT)).unwrap_or_default();
+            m.not_moved(format!("{} objects", list.lines().count()), format!("left out with the filters: see {LEFT_OUT}")).await?;
         }
     }
     m.finish(Stage::Preflight).await
@@ -215,7 +220,7 @@ async fn scope_checks(m: &Migration, checks: &mut Checks, source: &Client, all: 
             checks.fail("filters", format!("{} matches nothing on the source", omitted.unmatched.join(", ")), "correct it, or leave it away");
         }
         m.work.replace(LEFT_OUT, (omitted.lines.join("\n") + "\n").as_bytes())?;
-        for line in omitted.lines.iter().take(NAMED) {
+        for line in omitted.lines.iter().take(TOLD) {
             m.notice(Level::Info, format!("left out: {}", line.replace('\n', " "))).await;
         }
     }
@@ -340,20 +345,36 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
             "the slot and the copies wait for their end; hyperlift shows whom it waits for",
         ),
     }
-    let unlogged: Vec<String> = relations.iter().filter(|r| r.unlogged).map(|r| r.table.to_string()).collect();
-    if unlogged.is_empty() {
-        checks.ok("unlogged tables", "none");
-    } else {
+    apart_checks(m, checks, source).await
+}
+
+/// What does not arrive as everything else does, kind by kind.
+async fn apart_checks(m: &Migration, checks: &mut Checks, source: &Client) -> Result<()> {
+    let found = apart::apart(source, &m.plan.scope).await?;
+    for kind in found.chunk_by(|a, b| a.check == b.check) {
+        let objects: Vec<&str> = kind.iter().map(|a| a.object.as_str()).collect();
+        let mut reasons: Vec<&str> = kind.iter().map(|a| a.reason.as_str()).collect();
+        reasons.dedup();
+        let more = objects.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let named = objects[..objects.len().min(NAMED)].join(", ");
+        checks.warn(&kind[0].check, format!("{named}{more}"), &reasons[..reasons.len().min(NAMED)].join("; "));
+    }
+    let references = apart::object_references(source).await?;
+    if !references.is_empty() {
         checks.warn(
-            "unlogged tables",
-            format!("{}: copied once, later changes never come", unlogged.join(", ")),
-            "alter table … set logged on the source, or accept their state at the copy",
+            "columns that name objects",
+            references.join(", "),
+            "what they name has to be on the target when the rows are copied: tables, types and functions are, indexes and roles that are not created are not",
         );
     }
-    let large_objects: bool = catalog::value(source, "select exists (select from pg_largeobject_metadata)").await?;
-    if large_objects {
-        checks.warn("large objects", "the source has large objects: they are not migrated", "move them by hand (pg_dump --blobs) after the cutover");
-    }
+    let rights = match (m.plan.owners, m.plan.grants) {
+        (false, false) => "all objects will belong to the target's user, without grants (--owners, --grants)",
+        (true, false) => "as on the source; no grants (--grants)",
+        (false, true) => "all objects will belong to the target's user (--owners); grants as on the source",
+        (true, true) => "both as on the source",
+    };
+    checks.ok("owners and grants", rights);
     Ok(())
 }
 

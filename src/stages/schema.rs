@@ -1,14 +1,13 @@
 //! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
 
 use super::{
-    ddl,
+    ddl, rights, roles,
     trouble::{self, Desk, Resolution},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     event::{Event, Level, Stage},
     migration::Migration,
-    name::ident,
     pg::{
         catalog,
         client::{self, Client},
@@ -16,9 +15,6 @@ use crate::{
         extent, ledger, timescale,
     },
 };
-
-/// Roles that belong to a server or a managed service; they are never created on the target (N-10).
-const RESERVED_ROLES: &str = "^(pg_|rds|cloudsql|azure|_aiven|supabase|neon)|^(postgres|tsdbadmin|tsdbowner|doadmin|avnadmin)$";
 
 pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Schema).await;
@@ -33,6 +29,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         source_system_id: m.record.source.system_id.clone(),
         source_db: m.record.source.database.clone(),
         lanes: m.config.replay_lanes,
+        search_path: catalog::default_search_path(&source).await?,
         finished: false,
     };
     ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
@@ -40,12 +37,12 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
-        for note in &schema.notes {
-            m.notice(Level::Warn, note).await;
+        for (object, reason) in &schema.notes {
+            m.not_moved(object, reason).await?;
         }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
-            roles(m, &source, &target).await?;
+            roles::create(m, &source, &target).await?;
         }
         create_timescale(m, &target).await?;
         drop(target);
@@ -69,33 +66,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.sql.trim_end_matches(';'));
+    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.shown().trim_end_matches(';'));
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
-}
-
-/// Roles that own or may use something, without passwords and without rights that only a superuser can give.
-async fn roles(m: &Migration, source: &Client, target: &Client) -> Result<()> {
-    let wanted = source
-        .query(
-            "select rolname::text as name, rolcanlogin as login, rolinherit as inherits, rolcreatedb as createdb, rolcreaterole as createrole
-               from pg_roles where rolname !~* $1 and rolname <> current_user order by 1",
-            &[&RESERVED_ROLES],
-        )
-        .await?;
-    for role in wanted {
-        let name: &str = role.get("name");
-        let exists = target.query_opt("select 1 from pg_roles where rolname = $1", &[&name]).await?.is_some();
-        if exists {
-            continue;
-        }
-        let right = |column: &str, word: &str| format!(" {}{word}", if role.get::<_, bool>(column) { "" } else { "no" });
-        let sql = format!("create role {}{}{}", ident(name), right("login", "login"), right("inherits", "inherit"));
-        match target.batch_execute(&sql).await {
-            Ok(()) => m.notice(Level::Info, format!("role {name} created without a password")).await,
-            Err(e) => m.notice(Level::Warn, format!("role {name} was not created: {}", Error::from(e))).await,
-        }
-    }
-    Ok(())
 }
 
 async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
@@ -112,17 +84,18 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 
 /// Runs the statements that come before the rows.
 async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
-    let statements: Vec<Statement> = schema.statements.iter().filter(|s| s.phase == Phase::PreData).cloned().collect();
     let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "");
-    let executed = ledger::executed(session.client().await?, Phase::PreData.word()).await?;
+    let target = session.client().await?;
+    let executed = ledger::executed(target, Phase::PreData.word()).await?;
+    let statements = rights::possible(m, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let total = statements.len() as u64;
     let work = async {
-        for (done, statement) in statements.iter().enumerate() {
-            reporter.report(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() }).await;
-            ddl::run(&mut session, statement, &executed, &reporter, &asker).await?;
-        }
+        let progress = |done: usize, statement: &Statement| {
+            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
+        };
+        ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
     };

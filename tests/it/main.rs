@@ -6,6 +6,7 @@ mod conflicts;
 mod demo;
 mod demo_run;
 mod equivalence;
+mod every_object;
 mod hypertables;
 mod lag;
 mod layers;

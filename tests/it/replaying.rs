@@ -181,6 +181,7 @@ impl<'a> Replay<'a> {
             source_system_id: stream.system_id.clone(),
             source_db: stream.source.dbname().into(),
             lanes,
+            search_path: None,
             finished: false,
         };
         ledger::create(&mut client, &migration, "test").await.unwrap();

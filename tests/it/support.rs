@@ -70,8 +70,16 @@ impl Database {
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
     pub async fn schema(&self, program: &Path) -> BTreeSet<String> {
-        let options = ["--schema-only", "--no-owner", "--no-privileges", "--no-publications"];
-        let output = Command::new(program).args(options).arg(&self.uri).output().await.unwrap();
+        self.dump_by(program, &["--no-owner", "--no-privileges", "--no-publications"]).await
+    }
+
+    /// The same with other options of pg_dump.
+    pub async fn dump(&self, options: &[&str]) -> BTreeSet<String> {
+        self.dump_by(&Programs::newest().unwrap().bin.join("pg_dump"), options).await
+    }
+
+    async fn dump_by(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
+        let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
@@ -157,7 +165,7 @@ impl Pair {
     pub async fn assert_untouched(&self) {
         let slots = "select slot_name from pg_replication_slots where database = current_database()";
         assert!(self.source.rows(slots).await.is_empty(), "a slot is left");
-        assert!(self.source.rows("select pubname from pg_publication").await.is_empty(), "a publication is left");
+        assert!(self.source.rows("select pubname from pg_publication where pubname ~ '^hyperlift_'").await.is_empty(), "a publication is left");
         let ledger = "select nspname from pg_namespace where nspname = '_hyperlift'";
         assert!(self.source.rows(ledger).await.is_empty() && self.target.rows(ledger).await.is_empty(), "the ledger is left");
         let sessions = "select application_name from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";

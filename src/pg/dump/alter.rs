@@ -84,15 +84,20 @@ pub(super) fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut s
                         statement.phase = Phase::Cutover;
                         let table = statement.table.clone().unwrap_or_default();
                         // NOT VALID keeps the downtime short; a partitioned table does not accept it before PostgreSQL 18.
-                        if !c.skip_validation && !partitioned {
-                            c.skip_validation = true;
-                            c.initially_valid = false;
+                        if !c.skip_validation && c.is_enforced && !partitioned {
                             let only = if hypertable.is_some() { "" } else { "only " };
                             statement.validate =
                                 Some(format!("alter table {only}{} validate constraint {}", table.sql(), crate::name::ident(&c.conname)));
-                            edited = true;
+                            if edited {
+                                c.skip_validation = true;
+                                c.initially_valid = false;
+                            } else {
+                                statement.sql.push_str(" NOT VALID");
+                            }
                         }
                     }
+                    // Rows that were there before need not satisfy it.
+                    ConstrType::ConstrCheck if c.skip_validation => statement.phase = Phase::Cutover,
                     _ => {}
                 }
             }
@@ -106,14 +111,11 @@ pub(super) fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut s
                 edited = true;
                 let table = statement.table.clone().unwrap_or_default();
                 let column = crate::name::ident(&command.name);
-                out.push(Statement {
-                    phase: Phase::Cutover,
-                    object: format!("IDENTITY {table}.{}", command.name),
-                    table: None,
-                    makes: None,
-                    sql: format!("alter table {} alter column {column} set generated always", table.sql()),
-                    validate: None,
-                });
+                out.push(Statement::new(
+                    Phase::Cutover,
+                    format!("IDENTITY {table}.{}", command.name),
+                    &format!("alter table {} alter column {column} set generated always", table.sql()),
+                ));
             }
         }
         AlterTableType::AtEnableTrig

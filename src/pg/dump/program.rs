@@ -12,6 +12,7 @@ use crate::{
         conninfo::Conninfo,
         extent::{Omitted, exact_pattern},
     },
+    plan::Plan,
 };
 
 /// A pg_dump program.
@@ -88,13 +89,14 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
     installed.iter().find(|p| p.major >= major)
 }
 
-/// A section of the dump of the schema, cleaned of psql's meta commands and of what is left out.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, section: &str, omitted: &Omitted) -> Result<String> {
+/// The schema before and behind the data, with owners and grants if the plan has them, cleaned of psql's meta commands and of what is left
+/// out.
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
-        .args([
-            "--schema-only", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels",
-        ])
-        .args(["--lock-wait-timeout=30s", "--section", section, "--exclude-schema=_hyperlift"])
+        .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"])
+        .args((!plan.owners).then_some("--no-owner"))
+        .args((!plan.grants).then_some("--no-privileges"))
+        .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
         // The entries then name their objects by OID.
         .args((!omitted.is_empty()).then_some("--verbose"))
         .args(omitted.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))

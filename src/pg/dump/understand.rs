@@ -1,49 +1,53 @@
 //! Understanding a dump: its statements, with the phase of each, edited where the order of a live migration needs another form.
 
-use pg_query::{NodeEnum, protobuf::RangeVar};
+use pg_query::{
+    NodeEnum,
+    protobuf::{AConst, AlterTableType, CmdType, CommentStmt, IndexStmt, ObjectType, RangeVar, VariableSetStmt, a_const},
+};
 
 use super::{
     Phase, Statement,
     alter::{alter_table, index_column, index_element, is_plain_index, qualified_name},
+    rights::{is_right, map_roles},
 };
 use crate::{
     error::{Error, Result},
-    name::TableName,
+    name::{TableName, ident, literal},
     plan::{KeyChoice, Plan},
 };
 
-/// Splits a section and sorts its statements into phases; `default` is the phase of what needs no other.
-pub(super) fn understand(text: &str, default: Phase, plan: &Plan) -> Result<Vec<Statement>> {
+/// Splits a dump and sorts its statements into phases.
+pub(super) fn understand(text: &str, plan: &Plan) -> Result<Vec<Statement>> {
     let parts = match pg_query::split_with_parser(text) {
         Ok(parts) => parts,
         // One statement that the parser does not know must not hide the others.
         Err(_) => pg_query::split_with_scanner(text).map_err(|e| Error::failed(format!("cannot split the dump of the schema: {e}")))?,
     };
-    let mut statements = Vec::new();
+    let mut reader = Reader { plan, statements: Vec::new(), section: Phase::PreData, access_method: None, grantor: None };
     let mut header = None;
     let mut end = 0;
     for part in parts {
         // The parts are slices of the text; pg_dump's comment before one names what it belongs to, and what follows it, too.
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
-        header = text[end..start + part.len()].lines().rfind(|l| l.starts_with("-- Name: ")).or(header);
-        end = start + part.len();
         let sql = strip_comments(part);
+        let body = start + (sql.as_ptr() as usize - part.as_ptr() as usize);
+        header = text[end..body].lines().rfind(|l| l.starts_with("-- Name: ")).or(header);
+        end = start + part.len();
         if sql.is_empty() {
             continue;
         }
         let label = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
-        let parsed =
-            pg_query::parse(sql, pg_query::ParserOptions::default()).map_err(|e| Error::failed(format!("cannot understand {label}: {e}")))?;
-        let Some(node) = parsed.protobuf.stmts.first().and_then(|s| s.stmt.as_ref()).and_then(|s| s.node.clone()) else { continue };
-        sort(&mut statements, node, sql, label, default, plan)?;
+        reader.read(sql, label)?;
     }
-    Ok(statements)
+    Ok(reader.statements)
 }
 
 /// `-- Name: orders_pkey; Type: CONSTRAINT; Schema: public; Owner: -` as `CONSTRAINT public.orders_pkey`.
 fn label(header: &str) -> String {
-    let field = |name: &str| header.split("; ").find_map(|f| f.trim_start_matches("-- ").strip_prefix(name)).unwrap_or_default();
-    let (name, kind, schema) = (field("Name: "), field("Type: "), field("Schema: "));
+    // From the right: a name may look like what follows it.
+    let (rest, schema) = header.rsplit_once("; Owner: ").map_or(header, |(rest, _)| rest).rsplit_once("; Schema: ").unwrap_or((header, ""));
+    let (name, kind) = rest.rsplit_once("; Type: ").unwrap_or((rest, ""));
+    let name = name.strip_prefix("-- Name: ").unwrap_or(name);
     if schema.is_empty() || schema == "-" { format!("{kind} {name}") } else { format!("{kind} {schema}.{name}") }
 }
 
@@ -64,64 +68,190 @@ pub(super) fn deparse(node: &NodeEnum) -> Result<String> {
     node.deparse(pg_query::DeparseOptions::default()).map_err(|e| Error::failed(format!("cannot print an edited statement: {e}")))
 }
 
-/// Sorts one statement, edited where the target or the order of a live migration needs another form.
-fn sort(out: &mut Vec<Statement>, node: NodeEnum, sql: &str, object: String, default: Phase, plan: &Plan) -> Result<()> {
-    let mut statement = Statement { phase: default, object, table: None, makes: None, sql: sql.to_owned(), validate: None };
-    match node {
-        // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
-        NodeEnum::VariableSetStmt(_)
-        | NodeEnum::SelectStmt(_)
-        | NodeEnum::RefreshMatViewStmt(_)
-        | NodeEnum::CreatePublicationStmt(_)
-        | NodeEnum::CreateSubscriptionStmt(_) => return Ok(()),
-        NodeEnum::CreateSchemaStmt(mut s) => {
-            s.if_not_exists = true;
-            statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
-        }
-        NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
-        NodeEnum::CommentStmt(ref s) if s.objtype == pg_query::protobuf::ObjectType::ObjectExtension as i32 => return Ok(()),
-        NodeEnum::IndexStmt(ref s) => {
-            statement.phase = Phase::Index;
-            statement.table = table_of(s.relation.as_ref());
-            statement.makes = Some(s.idxname.clone());
-            let hypertable = statement.table.as_ref().and_then(|t| plan.hypertable(t));
-            if let (Some(hypertable), true) = (hypertable, s.unique) {
-                let columns: Vec<&str> = s.index_params.iter().filter_map(index_column).collect();
-                if !columns.contains(&hypertable.time_column.as_str()) {
-                    let mut s = s.clone();
-                    match hypertable.key {
-                        KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
-                        KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
-                    }
-                    statement.sql = deparse(&NodeEnum::IndexStmt(s))?;
-                }
-            }
-        }
-        NodeEnum::AlterTableStmt(s) => return alter_table(out, *Box::new(s), statement, plan),
-        NodeEnum::CreateTrigStmt(_) | NodeEnum::CreateEventTrigStmt(_) | NodeEnum::AlterEventTrigStmt(_) | NodeEnum::CreatePolicyStmt(_) => {
-            statement.phase = Phase::Cutover;
-        }
-        // A view's own rule belongs to the view; other rules would change what replay writes.
-        NodeEnum::RuleStmt(ref r) if r.event != pg_query::protobuf::CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
-        NodeEnum::CommentStmt(ref s) if default == Phase::PostIndex => {
-            use pg_query::protobuf::ObjectType as O;
-            if s.objtype == O::ObjectTabconstraint as i32
-                && let [schema, table, name] = qualified_name(s.object.as_deref())[..]
-                && is_plain_index(out, &TableName::new(schema, table), name)
-            {
-                let index = TableName::new(schema, name);
-                statement.sql = format!("comment on index {} is {}", index.sql(), crate::name::literal(&s.comment));
-                out.push(statement);
+/// Reads the statements of a dump in their order.
+struct Reader<'a> {
+    plan: &'a Plan,
+    statements: Vec<Statement>,
+    /// The phase of what needs no other: pg_dump writes what comes after the data behind all that comes before it.
+    section: Phase,
+    /// `SET default_table_access_method`, where it is not the usual one.
+    access_method: Option<String>,
+    /// `SET SESSION AUTHORIZATION`: who grants.
+    grantor: Option<String>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, sql: &str, label: String) -> Result<()> {
+        let parsed = match pg_query::parse(sql, pg_query::ParserOptions::default()) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                // Newer than the parser: it is sent as it was printed.
+                tracing::warn!("{label} is not understood: {e}");
+                self.statements.push(Statement::new(self.section, label, sql));
                 return Ok(());
             }
-            let late = [O::ObjectTrigger, O::ObjectPolicy, O::ObjectRule, O::ObjectEventTrigger, O::ObjectTabconstraint];
-            if late.iter().any(|o| *o as i32 == s.objtype) {
+        };
+        let Some(node) = parsed.protobuf.stmts.into_iter().next().and_then(|s| s.stmt).and_then(|s| s.node) else { return Ok(()) };
+        if begins_post_data(&node) {
+            self.section = Phase::PostIndex;
+        }
+        match node {
+            NodeEnum::VariableSetStmt(ref s) => self.set(s),
+            // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
+            NodeEnum::SelectStmt(_)
+            | NodeEnum::RefreshMatViewStmt(_)
+            | NodeEnum::CreatePublicationStmt(_)
+            | NodeEnum::AlterPublicationStmt(_)
+            | NodeEnum::CreateSubscriptionStmt(_) => {}
+            node => self.sort(node, sql, label)?,
+        }
+        Ok(())
+    }
+
+    /// What a setting of the dump means for the statements behind it.
+    fn set(&mut self, s: &VariableSetStmt) {
+        let value = s.args.first().and_then(|a| match &a.node {
+            Some(NodeEnum::AConst(AConst { val: Some(a_const::Val::Sval(text)), .. })) => Some(text.sval.clone()),
+            _ => None,
+        });
+        match s.name.as_str() {
+            "default_table_access_method" => self.access_method = value.filter(|v| v != "heap" && !v.is_empty()),
+            "session_authorization" => self.grantor = value,
+            _ => {}
+        }
+    }
+
+    /// Sorts one statement, edited where the target or the order of a live migration needs another form.
+    fn sort(&mut self, mut node: NodeEnum, sql: &str, object: String) -> Result<()> {
+        let mut statement = Statement::new(self.section, object, sql);
+        let (roles, mapped) = map_roles(&mut node, &self.plan.roles);
+        statement.roles = roles;
+        if mapped {
+            statement.sql = deparse(&node)?;
+        }
+        if is_right(&node) {
+            if !matches!(node, NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_)) {
+                statement.object.insert_str(0, "owner of ");
+            }
+            self.statements.push(self.right(statement));
+            return Ok(());
+        }
+        match node {
+            NodeEnum::CreateSchemaStmt(mut s) => {
+                s.if_not_exists = true;
+                statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
+            }
+            NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+                if let Some(method) = &self.access_method {
+                    let setting = "set local default_table_access_method =";
+                    statement.sql = format!("{setting} {};\n{sql};\n{setting} default", ident(method));
+                }
+            }
+            NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
+            NodeEnum::CommentStmt(ref s) => {
+                self.comment(s, statement);
+                return Ok(());
+            }
+            NodeEnum::IndexStmt(s) => index(&mut statement, *s, self.plan)?,
+            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, s, statement, self.plan),
+            NodeEnum::CreateTrigStmt(_) | NodeEnum::CreatePolicyStmt(_) => statement.phase = Phase::Cutover,
+            // They would fire at hyperlift's own statements.
+            NodeEnum::CreateEventTrigStmt(_) | NodeEnum::AlterEventTrigStmt(_) => statement.phase = Phase::Handover,
+            NodeEnum::AlterObjectDependsStmt(s) if s.object_type == ObjectType::ObjectTrigger as i32 => statement.phase = Phase::Cutover,
+            // A constraint that was added to a domain later may not hold for rows that are there, and would be looked at again whenever
+            // replay writes such a row.
+            NodeEnum::AlterDomainStmt(s) if s.subtype == "C" => statement.phase = Phase::Cutover,
+            // A view's own rule belongs to the view; other rules would change what replay writes.
+            NodeEnum::RuleStmt(r) if r.event != CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
+            // Options may hold passwords, which no file and no screen may show (I13).
+            NodeEnum::CreateUserMappingStmt(_) | NodeEnum::CreateForeignServerStmt(_) => statement.secret = true,
+            _ => {}
+        }
+        self.statements.push(statement);
+        Ok(())
+    }
+
+    /// Owners and grants come last of all: until then everything belongs to the user of the migration.
+    fn right(&self, mut statement: Statement) -> Statement {
+        statement.phase = Phase::Handover;
+        if let Some(grantor) = &self.grantor {
+            let grantor = self.plan.roles.get(grantor).unwrap_or(grantor);
+            statement.sql = format!("set local role {};\n{};\nset local role none", ident(grantor), statement.sql);
+            statement.roles.push(grantor.clone());
+        }
+        statement
+    }
+
+    /// A comment comes right behind what it is about.
+    fn comment(&mut self, s: &CommentStmt, mut statement: Statement) {
+        use ObjectType as O;
+        if s.objtype == O::ObjectExtension as i32 {
+            // Its own comment comes with it; another one needs its owner.
+            let name = s.object.as_ref().and_then(|o| if let Some(NodeEnum::String(name)) = &o.node { Some(literal(&name.sval)) } else { None });
+            statement.phase = Phase::Handover;
+            statement.sql = format!(
+                "do {} ",
+                literal(&format!(
+                    "begin if obj_description((select oid from pg_extension where extname = {}), 'pg_extension') is distinct from {} then\n{};\nend if; end",
+                    name.unwrap_or_default(),
+                    literal(&s.comment),
+                    statement.sql
+                ))
+            );
+        } else if self.section == Phase::PostIndex {
+            if s.objtype == O::ObjectTabconstraint as i32
+                && let [schema, table, name] = qualified_name(s.object.as_deref())[..]
+                && is_plain_index(&self.statements, &TableName::new(schema, table), name)
+            {
+                let index = TableName::new(schema, name);
+                statement.sql = format!("comment on index {} is {}", index.sql(), literal(&s.comment));
+            } else if [O::ObjectTrigger, O::ObjectPolicy, O::ObjectRule, O::ObjectTabconstraint, O::ObjectDomconstraint]
+                .iter()
+                .any(|o| *o as i32 == s.objtype)
+            {
                 statement.phase = Phase::Cutover;
+            } else if s.objtype == O::ObjectEventTrigger as i32 {
+                statement.phase = Phase::Handover;
             }
         }
-        _ => {}
+        self.statements.push(statement);
     }
-    out.push(statement);
+}
+
+/// Whether pg_dump writes such a statement only behind the data.
+fn begins_post_data(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::IndexStmt(_)
+        | NodeEnum::CreateTrigStmt(_)
+        | NodeEnum::CreatePolicyStmt(_)
+        | NodeEnum::CreateStatsStmt(_)
+        | NodeEnum::CreateEventTrigStmt(_)
+        | NodeEnum::RuleStmt(_) => true,
+        NodeEnum::AlterDomainStmt(s) => s.subtype == "C",
+        NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| match &c.node {
+            Some(NodeEnum::AlterTableCmd(c)) => {
+                [AlterTableType::AtAddConstraint, AlterTableType::AtEnableRowSecurity].iter().any(|kind| *kind as i32 == c.subtype)
+            }
+            _ => false,
+        }),
+        _ => false,
+    }
+}
+
+/// An index; a unique one of a hypertable has its time column.
+fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<()> {
+    statement.phase = Phase::Index;
+    statement.table = table_of(s.relation.as_ref());
+    statement.makes = Some(s.idxname.clone());
+    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(()) };
+    if s.index_params.iter().filter_map(index_column).any(|c| c == hypertable.time_column) {
+        return Ok(());
+    }
+    match hypertable.key {
+        KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
+        KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
+    }
+    statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s)))?;
     Ok(())
 }
 
@@ -136,7 +266,7 @@ mod tests {
     }
 
     fn one(sql: &str, plan: &Plan) -> Vec<Statement> {
-        understand(sql, Phase::PostIndex, plan).unwrap()
+        understand(sql, plan).unwrap()
     }
 
     #[test]
@@ -206,7 +336,7 @@ COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key';";
     fn b_3_an_identity_is_by_default_until_the_cutover() {
         let sql = "ALTER TABLE public.t ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.t_id_seq START WITH 1 INCREMENT BY 1 NO MINVALUE NO MAXVALUE CACHE 1);";
-        let found = understand(sql, Phase::PreData, &Plan::default()).unwrap();
+        let found = understand(sql, &Plan::default()).unwrap();
         assert_eq!(found[0].phase, Phase::Cutover);
         assert!(found[0].sql.ends_with("set generated always"));
         assert!(found[1].sql.contains("BY DEFAULT") && found[1].sql.contains("t_id_seq"), "{}", found[1].sql);

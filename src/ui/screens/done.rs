@@ -57,6 +57,13 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         let missed = if table.missed > 0 { format!("{} changes were not applied", format::count(table.missed)) } else { "as you accepted".into() };
         say(&format!("DIFFERS from the source: {}, {missed}", table.summary.table), Role::Attention);
     }
+    if !state.not_moved.is_empty() {
+        say("", Role::Plain);
+        say("Not moved, or not as it was:", Role::Attention);
+        for (object, reason) in &state.not_moved {
+            say(&format!("  {object}: {reason}"), Role::Attention);
+        }
+    }
     say("", Role::Plain);
     if state.cutover.cleaned.is_empty() {
         say("Cleaning up begins when you leave (q): slot, publications, spool and replica identities on the source.", Role::Dim);

@@ -1,0 +1,114 @@
+//! What a database has apart from the objects that are made on the target and the rows that are replicated: each with what becomes of it.
+
+use super::client::Client;
+use crate::{
+    error::Result,
+    name::TableName,
+    scope::{Extent, Scope},
+};
+
+/// Something that does not arrive, or not as everything else does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// The name of preflight's check.
+    pub check: String,
+    pub object: String,
+    /// What becomes of it, and what to do.
+    pub reason: String,
+}
+
+/// Publications of hyperlift's own are no matter of the application.
+const APART: &str = r"
+select 'publications' as check, 'PUBLICATION ' || quote_ident(pubname) as object,
+       'not created on the target: create it there once the application has moved' as reason
+  from pg_publication where pubname !~ '^hyperlift_'
+union all
+select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname),
+       'not created on the target: two subscribers would fight for one slot; let it end with the source, then create it there'
+  from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())
+union all
+select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target: alter database … set it there if it fits'
+  from (select unnest(setconfig) as setting from pg_db_role_setting
+         where setrole = 0 and setdatabase = (select oid from pg_database where datname = current_database())) s
+union all
+select 'grants on the database', 'GRANTS on the database', 'not moved: it has another name and other users there; grant connect, create, temporary'
+  from pg_database where datname = current_database() and datacl is not null
+union all
+select 'comment on the database', 'COMMENT on the database', 'not moved: comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
+  from pg_database where datname = current_database() and shobj_description(oid, 'pg_database') is not null
+union all
+select 'security labels', 'SECURITY LABELS of ' || provider, count(*) || ' of them, not moved: set them on the target'
+  from pg_seclabel group by provider
+union all
+select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname), 'what is in it goes to the default tablespace of the target: ' || string_agg(c.oid::regclass::text, ', ')
+  from pg_class c join pg_tablespace t on t.oid = c.reltablespace
+ where c.relnamespace::regnamespace::text !~ '^(pg_|information_schema)' and t.spcname <> 'pg_global' group by t.spcname
+union all
+select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname),
+       'unlogged: copied once, later changes are in no stream; alter table … set logged on the source, or accept it as it is at the copy'
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and c.relpersistence = 'u' and n.nspname !~ '^(pg_|information_schema)'
+union all
+select 'large objects', 'LARGE OBJECTS', count(*) || ' of them, copied once with their ids: later changes are in no stream; do not change them until the cutover'
+  from pg_largeobject_metadata having count(*) > 0
+union all
+select 'rows of extensions', 'EXTENSION ' || quote_ident(e.extname),
+       'your rows in ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.relname) || ' are copied once: later changes do not follow'
+  from pg_extension e join pg_class c on c.oid = any(e.extconfig) join pg_namespace n on n.oid = c.relnamespace
+ where e.extname <> 'timescaledb' group by e.extname
+order by 1, 2";
+
+/// Everything of that kind that is in scope.
+pub async fn apart(source: &Client, scope: &Scope) -> Result<Vec<Apart>> {
+    let rows = source.query(APART, &[]).await?;
+    let mut found: Vec<Apart> = rows.iter().map(|r| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason") }).collect();
+    found.retain(|a| match a.object.split_once(' ') {
+        Some(("TABLE", name)) => TableName::parse(name).is_none_or(|table| scope.extent(&table) == Extent::All),
+        Some(("EXTENSION", name)) => scope.has_extension(&name.trim_matches('"').replace("\"\"", "\"")),
+        _ => true,
+    });
+    Ok(found)
+}
+
+/// Columns whose values name other objects (T-10): `app.jobs.handler regprocedure`.
+pub async fn object_references(source: &Client) -> Result<Vec<String>> {
+    let sql = "select format('%I.%I.%I %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, null)) as found
+                 from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+                where a.atttypid in ('regclass'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype, 'regoperator'::regtype,
+                          'regtype'::regtype, 'regrole'::regtype, 'regnamespace'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype,
+                          'regcollation'::regtype)
+                  and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p') and not c.relispartition
+                  and n.nspname !~ '^(pg_|information_schema|_hyperlift|_?timescaledb_)' order by 1";
+    Ok(source.query(sql, &[]).await?.iter().map(|r| r.get("found")).collect())
+}
+
+/// A table or sequence of an extension that may hold rows of the user (`pg_extension_config_dump`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtensionTable {
+    pub extension: String,
+    /// Quoted.
+    pub table: String,
+    pub sequence: bool,
+    /// `where …`, which the user's own rows satisfy; often empty.
+    pub condition: String,
+    /// Quoted columns of the table.
+    pub columns: String,
+}
+
+pub async fn extension_tables(source: &Client) -> Result<Vec<ExtensionTable>> {
+    let sql = "select e.extname::text as extension, format('%I.%I', n.nspname, c.relname) as name, c.relkind = 'S' as sequence,
+                      coalesce(u.condition, '') as condition,
+                      (select coalesce(string_agg(quote_ident(attname), ', ' order by attnum), '') from pg_attribute
+                        where attrelid = c.oid and attnum > 0 and not attisdropped and attgenerated = '') as columns
+                 from pg_extension e cross join lateral unnest(e.extconfig, e.extcondition) with ordinality u(oid, condition, n)
+                 join pg_class c on c.oid = u.oid join pg_namespace n on n.oid = c.relnamespace
+                where e.extname <> 'timescaledb' order by e.extname, u.n";
+    let table = |r: &tokio_postgres::Row| ExtensionTable {
+        extension: r.get("extension"),
+        table: r.get("name"),
+        sequence: r.get("sequence"),
+        condition: r.get("condition"),
+        columns: r.get("columns"),
+    };
+    Ok(source.query(sql, &[]).await?.iter().map(table).collect())
+}
