@@ -63,7 +63,13 @@ pub struct MigrateArgs {
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
-    /// Tables whose indexes are built at once.
+    /// Tables larger than this are copied in parts, by several jobs at once. [default: by the size of the database, 256 MB or more]
+    #[arg(long, value_name = "SIZE", global = true)]
+    pub split_tables_larger_than: Option<String>,
+    /// Copy no more than this a second, all jobs together, so that the source does not suffer. [default: no limit]
+    #[arg(long, value_name = "SIZE", global = true)]
+    pub copy_rate: Option<String>,
+    /// Indexes built at once, of one table, too.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub index_jobs: u32,
     /// Replay workers; fixed when the migration begins.
@@ -180,8 +186,9 @@ impl MigrateArgs {
         let env = |name: &str| std::env::var(name).ok();
         let source = config::uri("source", self.source.clone(), "PGCOPYDB_SOURCE_PGURI", "SOURCE", &env)?;
         let target = config::uri("target", self.target.clone(), "PGCOPYDB_TARGET_PGURI", "TARGET", &env)?;
-        let analyze_below = format::parse_bytes(&self.analyze_below)
-            .ok_or_else(|| Error::usage(format!("--analyze-below: not a size: {:?}", self.analyze_below)).hint("for instance 30MB or 1GB"))?;
+        let analyze_below = size("analyze-below", &self.analyze_below)?;
+        let split_larger_than = self.split_tables_larger_than.as_deref().map(|text| positive("split-tables-larger-than", text)).transpose()?;
+        let copy_rate = self.copy_rate.as_deref().map(|text| positive("copy-rate", text)).transpose()?;
         let front = self.front();
         Ok(Config {
             source,
@@ -191,6 +198,8 @@ impl MigrateArgs {
             scope: Scope::parse(&self.include, &self.exclude)?,
             pg_dump: self.pg_dump.clone().or_else(|| std::env::var_os("HYPERLIFT_PG_DUMP").filter(|v| !v.is_empty()).map(PathBuf::from)),
             table_jobs: self.table_jobs,
+            split_larger_than,
+            copy_rate,
             index_jobs: self.index_jobs,
             replay_lanes: self.replay_lanes,
             analyze_below,
@@ -219,6 +228,20 @@ impl MigrateArgs {
             ColorChoice::Never => ui::Color::Never,
         };
         ui::Options { ascii: self.ascii || !locale_is_utf8(), color, no_bell: self.no_bell, dir: self.dir() }
+    }
+}
+
+/// A size as a flag gives it, bytes.
+fn size(flag: &str, text: &str) -> Result<u64> {
+    format::parse_bytes(text).ok_or_else(|| Error::usage(format!("--{flag}: not a size: {text:?}")).hint("for instance 30MB or 1GB"))
+}
+
+fn positive(flag: &str, text: &str) -> Result<u64> {
+    let bytes = size(flag, text)?;
+    if bytes == 0 {
+        Err(Error::usage(format!("--{flag}: it has to be more than nothing")).hint("leave the flag out for the default"))
+    } else {
+        Ok(bytes)
     }
 }
 

@@ -39,6 +39,10 @@ pub struct Config {
     /// The pg_dump to use; the one that fits among the installed ones otherwise.
     pub pg_dump: Option<PathBuf>,
     pub table_jobs: u32,
+    /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
+    pub split_larger_than: Option<u64>,
+    /// All copies together move no more than this, bytes a second.
+    pub copy_rate: Option<u64>,
     pub index_jobs: u32,
     pub replay_lanes: u32,
     /// ANALYZE begins below this lag, bytes.

@@ -255,6 +255,24 @@ impl TableState {
     }
 }
 
+/// How rows go over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyFormat {
+    Binary,
+    /// For types that have no binary form which is safe between two servers.
+    Text,
+}
+
+impl CopyFormat {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Text => "text",
+        }
+    }
+}
+
 /// One lane of the replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
@@ -431,6 +449,12 @@ pub enum Event {
         lsn: Lsn,
     },
 
+    /// A table is locked on the source and its snapshot taken: it is copied in so many parts, in this format.
+    CopyBegun {
+        table: TableName,
+        format: CopyFormat,
+        parts: u32,
+    },
     /// Absolute; `rows` and `bytes` so far, on the wire.
     CopyProgress {
         table: TableName,
@@ -439,12 +463,23 @@ pub enum Event {
         bytes: u64,
         error: Option<String>,
     },
-    /// Indexes and constraints of a table built so far, of how many, and the one that is being built.
+    /// How many indexes and constraints the tables that are copied now will get.
+    IndexesCounted {
+        indexes: Vec<(TableName, u64)>,
+    },
+    /// Indexes and constraints of a table built so far, of how many, and those that are being built.
     IndexProgress {
         table: TableName,
         done: u64,
         total: u64,
-        index: Option<String>,
+        building: Vec<String>,
+    },
+    /// How far one of them is: PostgreSQL's phase, and the share of the whole build, 0 to 1.
+    IndexBuilding {
+        table: TableName,
+        index: String,
+        phase: String,
+        fraction: f64,
     },
     JobsChanged {
         table_jobs: u32,
@@ -592,6 +627,7 @@ impl Event {
         matches!(
             self,
             Self::CopyProgress { state: TableState::Copying, .. }
+                | Self::IndexBuilding { .. }
                 | Self::SchemaProgress { .. }
                 | Self::Received { .. }
                 | Self::Replayed { .. }

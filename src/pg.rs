@@ -7,6 +7,7 @@ pub mod client;
 pub mod conninfo;
 pub mod dump;
 pub mod extent;
+pub mod key;
 pub mod ledger;
 pub mod slot;
 pub mod snapshot;

@@ -2,6 +2,8 @@
 //!
 //! Rates and estimates are computed here from absolute samples, so a dropped progress event changes nothing.
 
+mod left;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,8 +13,8 @@ use std::{
 
 use crate::{
     event::{
-        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, RelationKind,
-        RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
+        Candidate, Check, CopyFormat, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt,
+        RelationKind, RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
     },
     lsn::Lsn,
     name::TableName,
@@ -25,19 +27,30 @@ const GRAPH_SAMPLES: usize = 3_600;
 /// Rates are averaged over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Bytes a second over the last ten seconds, from absolute samples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Bytes a second over the last ten seconds, or another time, from absolute samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Meter {
     samples: VecDeque<(Timestamp, u64)>,
+    window: Duration,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::over(RATE_WINDOW)
+    }
 }
 
 impl Meter {
+    pub fn over(window: Duration) -> Self {
+        Self { samples: VecDeque::new(), window }
+    }
+
     pub fn sample(&mut self, at: Timestamp, value: u64) {
         if self.samples.back().is_some_and(|(_, last)| value < *last) {
             self.samples.clear();
         }
         self.samples.push_back((at, value));
-        while self.samples.len() > 2 && between(self.samples[1].0, at) >= RATE_WINDOW {
+        while self.samples.len() > 2 && between(self.samples[1].0, at) >= self.window {
             self.samples.pop_front();
         }
     }
@@ -63,13 +76,16 @@ pub struct Table {
     pub copied_rows: u64,
     pub copied_bytes: u64,
     pub meter: Meter,
+    /// How its rows go over the wire, and in how many parts; 0 before its copy has begun.
+    pub format: Option<CopyFormat>,
+    pub parts: u32,
     pub started: Option<Timestamp>,
     pub finished: Option<Timestamp>,
     pub error: Option<String>,
     pub indexes_done: u64,
     pub indexes_total: u64,
-    /// The index that is being built.
-    pub index: Option<String>,
+    /// The indexes that are being built.
+    pub building: Vec<Building>,
     pub inserts: u64,
     pub updates: u64,
     pub deletes: u64,
@@ -85,6 +101,17 @@ pub struct Table {
     pub accepted: bool,
     /// Changes that were counted instead of applied, since the migration began.
     pub missed: u64,
+}
+
+/// An index that is being built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Building {
+    pub index: String,
+    pub since: Timestamp,
+    /// PostgreSQL's; empty until it was looked at.
+    pub phase: String,
+    /// 0 to 1.
+    pub fraction: f64,
 }
 
 /// A table whose changes take long.
@@ -126,12 +153,14 @@ impl Table {
             copied_rows: 0,
             copied_bytes: 0,
             meter: Meter::default(),
+            format: None,
+            parts: 0,
             started: None,
             finished: None,
             error: None,
             indexes_done: 0,
             indexes_total: 0,
-            index: None,
+            building: Vec::new(),
             inserts: 0,
             updates: 0,
             deletes: 0,
@@ -184,13 +213,6 @@ impl Table {
     /// Bytes of the table on disk that are copied, by estimate.
     pub fn done_bytes(&self) -> u64 {
         (self.fraction() * self.summary.bytes as f64) as u64
-    }
-
-    /// Estimated time left of the copy, from the mean rate so far.
-    pub fn left(&self, now: Timestamp) -> Option<Duration> {
-        let elapsed = between(self.started?, now).as_secs_f64();
-        let done = self.fraction();
-        (self.state == TableState::Copying && done > 0.001 && elapsed > 1.0).then(|| Duration::from_secs_f64(elapsed / done * (1.0 - done)))
     }
 }
 
@@ -319,6 +341,7 @@ pub struct State {
     pub table_jobs: u32,
     pub index_jobs: u32,
     pub paused: bool,
+    copying: left::Copying,
     /// What is waited for, and the sessions that hold it up.
     pub waiting: Option<(String, Vec<Holder>)>,
     pub replay: Replay,
@@ -411,11 +434,26 @@ impl State {
                 self.replay.slot = Some(slot.clone());
                 self.log(at, Level::Info, format!("slot {slot} at {lsn}"));
             }
-            Event::CopyProgress { table, state, rows, bytes, error } => self.copy_progress(at, table, *state, *rows, *bytes, error.as_deref()),
-            Event::IndexProgress { table, done, total, index } => {
+            Event::CopyBegun { table, format, parts } => {
                 if let Some(t) = self.table_mut(table) {
-                    (t.indexes_done, t.indexes_total) = (*done, *total);
-                    t.index.clone_from(index);
+                    (t.format, t.parts) = (Some(*format), *parts);
+                }
+                self.copy_progress(at, table, TableState::Copying, 0, 0, None);
+            }
+            Event::CopyProgress { table, state, rows, bytes, error } => self.copy_progress(at, table, *state, *rows, *bytes, error.as_deref()),
+            Event::IndexesCounted { indexes } => {
+                for (table, total) in indexes {
+                    if let Some(t) = self.table_mut(table) {
+                        (t.indexes_done, t.indexes_total) = (0, *total);
+                    }
+                }
+            }
+            Event::IndexProgress { table, done, total, building } => self.index_progress(at, table, (*done, *total), building),
+            Event::IndexBuilding { table, index, phase, fraction } => {
+                let building = self.table_mut(table).and_then(|t| t.building.iter_mut().find(|b| &b.index == index));
+                if let Some(b) = building {
+                    b.phase.clone_from(phase);
+                    b.fraction = *fraction;
                 }
             }
             Event::JobsChanged { table_jobs, index_jobs } => (self.table_jobs, self.index_jobs) = (*table_jobs, *index_jobs),
@@ -558,9 +596,10 @@ impl State {
 
     fn copy_progress(&mut self, at: Timestamp, table: &TableName, state: TableState, rows: u64, bytes: u64, error: Option<&str>) {
         let Some(t) = self.table_mut(table) else { return };
-        let before = t.state;
+        let (before, done) = (t.state, t.done_bytes());
         t.state = state;
         (t.copied_rows, t.copied_bytes) = (rows, bytes);
+        let now_done = t.done_bytes();
         t.error = error.map(str::to_owned);
         match state {
             TableState::Copying if before != TableState::Copying => {
@@ -573,6 +612,10 @@ impl State {
             _ => {}
         }
         t.meter.sample(at, bytes);
+        // What an earlier run has copied is not this run's pace.
+        if before == TableState::Copying || state == TableState::Copying {
+            self.copying.copied(at, done, now_done);
+        }
         if let Some(error) = error {
             self.log(at, Level::Error, format!("copy {table}: {error}"));
         }
@@ -673,7 +716,7 @@ mod tests {
             let t = &s.tables[0];
             assert!((t.meter.rate() - 100.0).abs() < 1e-9);
             assert!((t.fraction() - 0.25).abs() < 1e-9);
-            assert_eq!(t.left(s.now.unwrap()), Some(Duration::from_secs(30)));
+            assert_eq!(s.table_left(t, s.now.unwrap()), Some(Duration::from_secs(30)));
         }
     }
 

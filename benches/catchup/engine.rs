@@ -130,7 +130,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
             copied_at: Lsn::ZERO,
             skipped: false,
             target: shape,
-            spread: false,
+            spread: ledger::Spread::No,
         });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();

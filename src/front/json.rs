@@ -1,15 +1,48 @@
-//! `--json`: every event as one line of JSON.
+//! `--json`: every event as one line of JSON; while tables are copied and indexed, with the estimated time left.
 
-use std::io::Write;
+use serde::Serialize;
+use std::{io::Write, time::Duration};
 
-use crate::{bus::EventStream, error::Result};
+use crate::{
+    bus::EventStream,
+    error::Result,
+    event::{Event, Stamped},
+    state::State,
+};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    stamped: &'a Stamped,
+    /// Of this table, until its last index is there; seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_s: Option<u64>,
+    /// Of all tables; seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_left_s: Option<u64>,
+}
+
+impl<'a> Line<'a> {
+    fn of(stamped: &'a Stamped, state: &State) -> Self {
+        let (left, total) = match &stamped.event {
+            // Estimates go with progress: facts of many small tables need none.
+            Event::CopyProgress { table, .. } | Event::IndexBuilding { table, .. } if stamped.event.is_progress() => {
+                (state.table(table).and_then(|t| state.table_left(t, stamped.at)), state.copy_left(stamped.at))
+            }
+            _ => (None, None),
+        };
+        Self { stamped, left_s: left.as_ref().map(Duration::as_secs), total_left_s: total.as_ref().map(Duration::as_secs) }
+    }
+}
 
 /// Prints events until the stream ends. A reader that has gone away does not stop the migration.
 pub async fn run(mut stream: EventStream, mut out: impl Write + Send) -> Result<()> {
     let mut open = true;
+    let mut state = State::default();
     while let Some(stamped) = stream.recv().await {
+        state.apply(&stamped);
         if open {
-            let mut line = serde_json::to_string(&*stamped)?;
+            let mut line = serde_json::to_string(&Line::of(&stamped, &state))?;
             line.push('\n');
             open = out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_ok();
         }
@@ -20,7 +53,7 @@ pub async fn run(mut stream: EventStream, mut out: impl Write + Send) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Stage, Stamped};
+    use crate::event::Stage;
 
     #[tokio::test]
     async fn a_line_for_each_event_reads_back() {

@@ -159,6 +159,10 @@ impl Printer {
             }
             Event::SlotCreated { slot, lsn } => format!("slot {slot} at {lsn}"),
             Event::CopyProgress { table, state, rows, bytes, error } => return self.copied(table, *state, before.map(|b| b.state), (*rows, *bytes), error.as_deref()),
+            Event::CopyBegun { table, format, parts } => {
+                let parts = if *parts > 1 { format!(", {parts} parts") } else { String::new() };
+                format!("copy {table}: {}{parts}", format.word())
+            }
             Event::JobsChanged { table_jobs, index_jobs } => format!("jobs: copy {table_jobs}, index {index_jobs}"),
             Event::Paused { paused } => if *paused { "paused" } else { "resumed" }.into(),
             Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; trying again"),
@@ -199,7 +203,9 @@ impl Printer {
             | Event::CutoverStarted { end: Some(_) }
             | Event::SchemaProgress { .. }
             | Event::Waiting { .. }
+            | Event::IndexesCounted { .. }
             | Event::IndexProgress { .. }
+            | Event::IndexBuilding { .. }
             | Event::Received { .. }
             | Event::SlotChecked { .. }
             | Event::Replayed { .. }
@@ -226,8 +232,8 @@ impl Printer {
         let took = self.state.table(table).and_then(|t| Some(between(t.started?, t.finished?)));
         let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
         Some(match state {
-            TableState::Queued => return None,
-            TableState::Copying => format!("copy {table}"),
+            // That it began is told with its format.
+            TableState::Queued | TableState::Copying => return None,
             TableState::Done if before == Some(TableState::Indexing) => format!("indexed {table}"),
             TableState::Indexing | TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
             TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
@@ -262,6 +268,9 @@ impl Printer {
             let _ = write!(out, " copy={}/{} {}", s.tables_in(TableState::Done), s.tables.len(), tight(format::bytes(done)));
             if done < all {
                 let _ = write!(out, "/{} rate={}", tight(format::bytes(all)), tight(format::rate(s.copy_rate())));
+            }
+            if let Some(left) = s.now.and_then(|now| s.copy_left(now)) {
+                let _ = write!(out, " left=~{}", format::duration(left));
             }
         }
         if let Some(lag) = s.replay.lag {
@@ -322,7 +331,7 @@ fn word(stage: Stage) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        event::{Endpoint, Prompt, RelationKind, RelationSummary},
+        event::{CopyFormat, Endpoint, Prompt, RelationKind, RelationSummary},
         lsn::Lsn,
         name::TableName,
     };
@@ -372,6 +381,7 @@ mod tests {
             (2, Event::RelationsFound { relations: vec![relation] }),
             (2, prompt(1, Stage::Identity, PromptKind::Continue, "1 table is open.", Some("1 open"))),
             (9, running(Stage::Copy)),
+            (10, Event::CopyBegun { table: table.clone(), format: CopyFormat::Binary, parts: 3 }),
             (10, copy(TableState::Copying, 0)),
             (11, copy(TableState::Copying, 10)),
             (70, copy(TableState::Copying, 700)),

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::client::Client;
 use crate::{
@@ -17,6 +17,8 @@ pub mod versions {
     /// Sources that can be read, targets that can be written.
     pub const SOURCE: std::ops::RangeInclusive<u32> = 13..=18;
     pub const TARGET: std::ops::RangeInclusive<u32> = 15..=18;
+    /// Ranges of blocks are read without the rest of the table from 14 on (TID range scan).
+    pub const TID_RANGE_SCAN: u32 = 14;
     /// `old_snapshot_threshold` was removed in 17.
     pub const NO_OLD_SNAPSHOT_THRESHOLD: u32 = 17;
     /// `pg_replication_slots` tells why a slot was invalidated from 17 on.
@@ -257,7 +259,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
         })
         .collect();
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
-    let place: std::collections::HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
+    let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
     for r in client.query(COLUMNS, &[&oids]).await? {
         let relation = &mut relations[place[&r.get::<_, u32>("oid")]];
         relation.full_is_possible &= !(full_refuses_generated && r.get::<_, bool>("generated"));
@@ -311,9 +313,29 @@ const UNIQUE_INDEXES: &str = "
      where i.indrelid = any($1) and i.indisunique
      order by i.indisprimary desc, c.relname";
 
-/// Columns of one table that COPY carries, as they are now.
-pub const COPIED_COLUMNS: &str = "
-    select attname::text from pg_attribute where attrelid = $OID and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
+/// How the types of a database look on the wire in binary format, by OID. A type that is not here has to go as text; two types of the
+/// same name here, on two servers of whatever version, have the same form.
+///
+/// Those are the types that come with PostgreSQL (their OIDs below 10000 are the same everywhere), domains over them, and enums, whose
+/// form is the label. Left out are what refers to objects by OID (reg*), xml, whose binary form carries an encoding of its own, and
+/// whatever has OIDs of user-defined types in it: their arrays, composites and ranges.
+pub async fn binary_types(client: &Client) -> Result<HashMap<u32, String>> {
+    let sql = "with recursive base (oid, base) as (
+            select oid, oid from pg_type where typtype <> 'd'
+            union all select t.oid, base.base from pg_type t join base on base.oid = t.typbasetype where t.typtype = 'd'),
+        plain (oid) as (
+            select oid from pg_type
+             where oid < 10000 and typtype in ('b', 'r', 'm') and typsend <> 0 and typreceive <> 0 and typname !~ '^_?(reg|xml|pg_(?!lsn|snapshot))')
+        select base.oid, case when t.typtype = 'e' then format('%I.%I', n.nspname, t.typname) else t.oid::text end as form
+          from base join pg_type t on t.oid = base.base join pg_namespace n on n.oid = t.typnamespace
+         where t.typtype = 'e' or t.oid in (select oid from plain) and (t.typcategory <> 'A' or t.typelem in (select oid from plain))";
+    Ok(client.query(sql, &[]).await?.iter().map(|r| (r.get("oid"), r.get("form"))).collect())
+}
+
+/// Name of the encoding of the database.
+pub async fn encoding(client: &Client) -> Result<String> {
+    value(client, "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()").await
+}
 
 /// The name of a table of this server, by OID; a number for one that is gone.
 pub async fn table_name(client: &Client, oid: u32) -> Result<TableName> {

@@ -19,10 +19,10 @@ create table if not exists _hyperlift.ddl (
     ordinal serial, phase text not null, object text not null, digest text not null, state text not null, reason text,
     at timestamptz not null default now(), primary key (phase, digest));
 create table if not exists _hyperlift.relation (
-    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread boolean not null default false,
-    snapshot text, l_lsn pg_lsn, state text not null);
+    source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread text not null default 'no',
+    snapshot text, l_lsn pg_lsn, missed bigint not null default 0, state text not null, attempt int not null default 0);
 create table if not exists _hyperlift.copy_part (
-    source_oid bigint not null, part int not null, parts int not null, rows bigint not null, bytes bigint not null,
+    source_oid bigint not null, part int not null, parts int not null, attempt int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));
 create table if not exists _hyperlift.lane (lane int primary key, lsn pg_lsn not null, change bigint not null, at timestamptz not null default now());
 create table if not exists _hyperlift.step (name text primary key, at timestamptz not null default now());
@@ -118,9 +118,36 @@ pub struct RelationEntry {
     /// The table on the target, whatever it is called now.
     pub target_oid: Option<u32>,
     pub lane: u32,
-    /// Its keys are spread over all lanes.
-    pub spread: bool,
+    pub spread: Spread,
+    /// Changes of its stream that were not applied.
+    pub missed: u64,
     pub state: RelationState,
+}
+
+/// Whether the rows of a relation are spread over all lanes, and by what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// Its one lane has them all.
+    #[default]
+    No,
+    /// By the first column of the primary key: rows that are neighbours in its index share a lane.
+    First,
+    /// By the whole key.
+    Key,
+}
+
+impl Spread {
+    fn of(word: &str) -> Self {
+        [Self::First, Self::Key].into_iter().find(|s| s.word() == word).unwrap_or_default()
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::First => "first",
+            Self::Key => "key",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +164,7 @@ pub enum RelationState {
 
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
-        .query("select source_oid, schema, name, target_oid, lane, spread, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
+        .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
         .await?;
     rows.iter()
         .map(|r| {
@@ -148,18 +175,21 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            Ok((
-                oid,
-                RelationEntry { oid, table, target_oid: r.get("target_oid"), lane: r.get::<_, i32>("lane") as u32, spread: r.get("spread"), state },
-            ))
+            let (lane, missed) = (r.get::<_, i32>("lane") as u32, r.get::<_, i64>("missed") as u64);
+            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: Spread::of(r.get("spread")), missed, state }))
         })
         .collect()
 }
 
 /// The statement that spreads the keys of a relation over all lanes, or gives them back to its one lane. Only where all lanes stand at
 /// the same place, in one transaction with their positions (I6).
-pub fn spread_relation(oid: u32, spread: bool) -> String {
-    format!("update _hyperlift.relation set spread = {spread} where source_oid = {oid}")
+pub fn spread_relation(oid: u32, spread: Spread) -> String {
+    format!("update _hyperlift.relation set spread = '{}' where source_oid = {oid}", spread.word())
+}
+
+/// The statement that records changes that were not applied, for the transaction that leaves them out.
+pub fn add_missed(oid: u32, changes: u64) -> String {
+    format!("update _hyperlift.relation set missed = missed + {changes} where source_oid = {oid}")
 }
 
 /// A relation is known by its OID; this is what it is called now.
@@ -185,20 +215,72 @@ pub async fn plan_relations(client: &mut Client, relations: &[(u32, TableName, u
     Ok(())
 }
 
-/// Statements that record a copied relation, for the transaction that copied it. The primary key of `copy_part` stops a second copy of
-/// the same part, however late a leftover session commits.
-pub fn record_copy(oid: u32, rows: u64, bytes: u64, snapshot: &Snapshot, at: Lsn) -> String {
-    format!(
-        "insert into _hyperlift.copy_part (source_oid, part, parts, rows, bytes) values ({oid}, 0, 1, {rows}, {bytes}); \
-         update _hyperlift.relation set state = 'copied', snapshot = '{snapshot}', l_lsn = '{at}' where source_oid = {oid}"
-    )
+/// Begins a new attempt for every relation that is not copied yet: what a session of an earlier run has not committed by then, it never
+/// will, because [`RECORD_WHOLE`] and [`RECORD_PART`] ask for the attempt that they belong to.
+pub async fn begin_attempts(client: &Client) -> Result<()> {
+    client.execute("update _hyperlift.relation set attempt = attempt + 1 where state = 'planned'", &[]).await?;
+    Ok(())
 }
 
-/// Statements that forget an unfinished copy of a relation, together with the truncation of its table.
-pub fn forget_copy(oid: u32) -> String {
+/// A relation that is to be copied, as the target has it.
+#[derive(Clone, Debug, Default)]
+pub struct Unfinished {
+    pub attempt: i32,
+    /// The target's table holds rows, or pages of rows that were rolled back, or parts of an earlier attempt.
+    pub used: bool,
+    /// Columns by name, with their types' OIDs on the target.
+    pub columns: HashMap<String, u32>,
+}
+
+/// The relations that are not copied yet, by the OID of the source; or only the one asked for.
+pub async fn unfinished(client: &Client, only: Option<u32>) -> Result<HashMap<u32, Unfinished>> {
+    let only = only.map(i64::from);
+    let used = "select source_oid, attempt,
+                exists (select from _hyperlift.copy_part p where p.source_oid = r.source_oid)
+                or coalesce((select sum(pg_relation_size(t.oid)) from (select r.target_oid as oid union select relid from pg_partition_tree(r.target_oid)) t), 0) > 0
+                or exists (select from pg_inherits i where i.inhparent = r.target_oid and (select relkind from pg_class where oid = r.target_oid) = 'r') as used
+           from _hyperlift.relation r where state = 'planned' and ($1::bigint is null or source_oid = $1)";
+    let mut found: HashMap<u32, Unfinished> = client
+        .query(used, &[&only])
+        .await?
+        .iter()
+        .map(|r| (r.get::<_, i64>("source_oid") as u32, Unfinished { attempt: r.get("attempt"), used: r.get("used"), columns: HashMap::new() }))
+        .collect();
+    let columns = "select r.source_oid, a.attname::text as name, a.atttypid as type from _hyperlift.relation r
+             join pg_attribute a on a.attrelid = r.target_oid and a.attnum > 0 and not a.attisdropped
+            where r.state = 'planned' and ($1::bigint is null or r.source_oid = $1)";
+    for r in client.query(columns, &[&only]).await? {
+        if let Some(relation) = found.get_mut(&(r.get::<_, i64>("source_oid") as u32)) {
+            relation.columns.insert(r.get("name"), r.get("type"));
+        }
+    }
+    Ok(found)
+}
+
+/// Records a relation that was copied in one part, in the transaction that copied it. Parameters: source OID, attempt, snapshot, L, rows,
+/// bytes. It fails (23502) when the relation is at another attempt by now, or (23505) when it was copied already: however late a
+/// leftover session commits, no row is there twice.
+pub const RECORD_WHOLE: &str = "with copied as (
+    update _hyperlift.relation set state = 'copied', snapshot = $3, l_lsn = $4
+     where source_oid = $1 and attempt = $2 and state = 'planned' returning attempt)
+    insert into _hyperlift.copy_part (source_oid, part, parts, attempt, rows, bytes) values ($1, 0, 1, (select attempt from copied), $5, $6)";
+
+/// Records one of several parts, in the transaction that copied it. Parameters: source OID, attempt, part, parts, rows, bytes. It fails
+/// as [`RECORD_WHOLE`] does; the row of the relation stays as it is until then.
+pub const RECORD_PART: &str = "insert into _hyperlift.copy_part (source_oid, part, parts, attempt, rows, bytes) values ($1, $3, $4,
+    (select attempt from _hyperlift.relation where source_oid = $1 and attempt = $2 and state = 'planned' for share), $5, $6)";
+
+/// Records a relation all of whose parts are there; hits one row, or something is wrong. Once more changes nothing. Parameters: source
+/// OID, attempt, snapshot, L, parts.
+pub const RECORD_PARTS: &str = "update _hyperlift.relation set state = 'copied', snapshot = $3, l_lsn = $4
+    where source_oid = $1 and attempt = $2 and (select count(*) from _hyperlift.copy_part where source_oid = $1 and attempt = $2) = $5";
+
+/// Begins a new attempt of one relation, in the transaction that empties its table; returns its number. The lock of the truncation
+/// comes first: it waits for the sessions of the attempt before, which then either have their ledger row or never get it.
+pub fn begin_attempt(oid: u32) -> String {
     format!(
         "delete from _hyperlift.copy_part where source_oid = {oid}; \
-         update _hyperlift.relation set state = 'planned', snapshot = null, l_lsn = null where source_oid = {oid}"
+         update _hyperlift.relation set state = 'planned', snapshot = null, l_lsn = null, attempt = attempt + 1 where source_oid = {oid} returning attempt"
     )
 }
 

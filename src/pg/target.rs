@@ -148,6 +148,22 @@ pub async fn leading_columns(client: &Client, table: &TableName) -> Result<Vec<S
     Ok(client.query(sql, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect())
 }
 
+/// Whether the planner's statistics of each of these tables, with its leaves or chunks, are missing or out of date, by the measure of
+/// autovacuum's defaults (PostgreSQL documentation 20.10). Extended statistics, which are made last of all, have none before.
+pub async fn wants_analyze(client: &Client, tables: &[TableName]) -> Result<Vec<bool>> {
+    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
+    let sql = "with recursive tree as (
+                   select t.n, to_regclass(t.name)::oid as oid from unnest($1::text[]) with ordinality t(name, n)
+                   union all
+                   select tree.n, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid)
+               select n, coalesce(bool_or(
+                          coalesce(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)) is null
+                          or pg_stat_get_mod_since_analyze(c.oid) > 50 + 0.1 * greatest(c.reltuples, 0)
+                          or exists (select from pg_statistic_ext s where s.stxrelid = c.oid)), true) as wanted
+                 from tree left join pg_class c on c.oid = tree.oid and c.relkind in ('r', 'p') group by n order by n";
+    Ok(client.query(sql, &[&names]).await?.iter().map(|r| r.get("wanted")).collect())
+}
+
 /// Rows that sequential scans have read of each of these tables, with its leaves or chunks, since its statistics began.
 pub async fn rows_scanned(client: &Client, tables: &[(&TableName, TableKind)]) -> Result<Vec<u64>> {
     let names: Vec<String> = tables.iter().map(|(table, _)| table.sql()).collect();

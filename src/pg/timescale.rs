@@ -1,7 +1,11 @@
 //! TimescaleDB on the target: versions, hypertables, and what their keys must hold.
 
 use super::client::Client;
-use crate::{error::Result, name::TableName, plan::Hypertable};
+use crate::{
+    error::Result,
+    name::{TableName, literal},
+    plan::Hypertable,
+};
 
 /// Facts about TimescaleDB's versions.
 pub mod versions {
@@ -70,6 +74,31 @@ pub struct Dimension {
     pub interval: Option<String>,
     /// The same as a number: microseconds, or integers.
     pub width: Option<i64>,
+}
+
+/// How many chunks may be made before a copy: an eighth of the locks that the server has room for, a thousand at most; 0 where it
+/// cannot make them. `_timescaledb_functions.create_chunk` is internal, and in every version from 2.12 to 2.29.
+pub async fn chunks_beforehand(client: &Client) -> Result<u64> {
+    let row = client
+        .query_one(
+            "select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                             where n.nspname = '_timescaledb_functions' and p.proname = 'create_chunk' and has_function_privilege(p.oid, 'execute')) as can,
+                    current_setting('max_locks_per_transaction')::bigint
+                    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) as locks",
+            &[],
+        )
+        .await?;
+    Ok(if row.get("can") { (row.get::<_, i64>("locks") as u64 / 8).min(1_000) } else { 0 })
+}
+
+/// The statement that creates a chunk from one edge of the interval's grid to another: microseconds since 1970, or integers. It does
+/// nothing where the chunk exists.
+pub fn create_chunk(table: &TableName, column: &str, from: i64, to: i64) -> String {
+    format!(
+        "select from _timescaledb_functions.create_chunk({}::regclass, jsonb_build_object({}, jsonb_build_array({from}::bigint, {to}::bigint)))",
+        literal(&table.sql()),
+        literal(column)
+    )
 }
 
 /// Makes an empty table a hypertable.

@@ -27,7 +27,7 @@ use super::conninfo::Conninfo;
 use super::tls::Tls;
 use crate::error::{Error, Result};
 
-pub use copy::{Copied, pipe_copy};
+pub use copy::{Copied, Pipe, pipe_copy};
 pub use replication::ReplicationMessage;
 pub use script::{Answer, CopyData, Failed, Request};
 pub use socket::Canceller;

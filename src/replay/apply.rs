@@ -317,7 +317,7 @@ mod tests {
                 deferrable: false,
                 spreadable: false,
             },
-            spread: false,
+            spread: crate::pg::ledger::Spread::No,
         }
     }
 

@@ -284,7 +284,16 @@ mod tests {
     fn relation(target_key: &[&str]) -> Relation {
         let target = TargetTable { primary_key: target_key.iter().map(|k| (*k).to_owned()).collect(), ..TargetTable::default() };
         let table = TableName::new("public", "t");
-        Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, target, spread: false }
+        Relation {
+            oid: 1,
+            table,
+            lane: 0,
+            snapshot: Snapshot::default(),
+            copied_at: Lsn(0),
+            skipped: false,
+            target,
+            spread: crate::pg::ledger::Spread::No,
+        }
     }
 
     fn message(full: bool) -> Arc<RelationMessage> {

@@ -7,7 +7,6 @@ mod session;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,6 +50,8 @@ pub enum Feed {
     UpTo(Lsn),
     /// Apply what there is, write the position, then answer and wait for the next message.
     Barrier(oneshot::Sender<Position>),
+    /// As a barrier at the beginning of the transaction that commits at this LSN: those of its changes that are not applied yet go back.
+    HandOver(Lsn, oneshot::Sender<(Position, Vec<Change>)>),
     /// At a barrier: something is done for all lanes, which move to `to`, in one transaction.
     Together(Box<Together>),
     /// At a barrier: another lane's transaction has moved this lane here.
@@ -59,14 +60,22 @@ pub enum Feed {
     Reshaped(Arc<Vec<Relation>>),
 }
 
-/// What one lane does while all others wait: a TRUNCATE of the stream, or another division of the work.
+/// What one lane does while all others wait: a TRUNCATE of the stream, another division of the work, or a transaction that cannot be
+/// divided.
 pub struct Together {
-    pub statements: Vec<String>,
+    pub stretches: Vec<Stretch>,
     /// Relations that are truncated.
-    pub targets: Vec<usize>,
+    pub truncated: Vec<usize>,
     pub lanes: Vec<(u32, Position)>,
     pub to: Position,
     pub done: oneshot::Sender<()>,
+}
+
+/// Changes, and statements that follow them.
+#[derive(Default)]
+pub struct Stretch {
+    pub changes: Vec<Change>,
+    pub then: Vec<String>,
 }
 
 /// What a lane tells about itself. Absolute values.
@@ -160,7 +169,7 @@ pub struct Lane {
 /// Changes that are applied together.
 #[derive(Default)]
 struct Batch {
-    changes: Vec<Change>,
+    stretch: Stretch,
     bytes: usize,
     deferrable: bool,
     permits: Vec<OwnedSemaphorePermit>,
@@ -170,8 +179,26 @@ struct Batch {
 impl Batch {
     fn is_full(&self) -> bool {
         let old = || self.since.is_some_and(|t| t.elapsed() >= BATCH_AGE);
-        !self.deferrable && (self.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES || old())
+        !self.deferrable && (self.is_large() || old())
     }
+
+    fn is_large(&self) -> bool {
+        self.stretch.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES
+    }
+
+    fn is_empty(&self) -> bool {
+        self.stretch.changes.is_empty()
+    }
+}
+
+/// How an attempt ended.
+enum Outcome {
+    Done(HashMap<usize, Counters>),
+    /// Another session has moved the lane here.
+    Moved(Position),
+    /// A statement behind a stretch failed.
+    Statement(Error),
+    Again,
 }
 
 /// How long passing trouble has lasted.
@@ -222,11 +249,11 @@ impl Lane {
                 Ok(message) => message,
                 Err(mpsc::error::TryRecvError::Empty) => {
                     // Nothing waits: at a transaction's end what there is goes out at once.
-                    if !batch.changes.is_empty() && self.seen.change == 0 {
+                    if !batch.is_empty() && self.seen.change == 0 {
                         self.apply(&mut batch).await?;
                         continue;
                     }
-                    self.tell(batch.changes.is_empty());
+                    self.tell(batch.is_empty());
                     match self.feed.recv().await {
                         Some(message) => message,
                         None => return self.apply(&mut batch).await,
@@ -244,7 +271,7 @@ impl Lane {
                         self.seen = self.seen.max(change.position);
                         batch.bytes += change.bytes();
                         batch.deferrable |= self.shared.relations[change.target].target.deferrable;
-                        batch.changes.push(change);
+                        batch.stretch.changes.push(change);
                     }
                     if let Some(lsn) = up_to {
                         self.seen = self.seen.max(Position::after(lsn));
@@ -254,30 +281,35 @@ impl Lane {
                     if !batch.deferrable {
                         batch.permits.push(permit);
                     }
-                    if batch.is_full() || (self.seen.change == 0 && (batch.changes.len() >= BATCH_CHANGES || batch.bytes >= BATCH_BYTES)) {
+                    if batch.is_full() || (self.seen.change == 0 && batch.is_large()) {
                         self.apply(&mut batch).await?;
                     }
                 }
                 Feed::UpTo(lsn) => {
                     self.seen = self.seen.max(Position::after(lsn));
-                    if batch.changes.is_empty() {
+                    if batch.is_empty() {
                         if self.written_at.elapsed() >= IDLE_POSITION_EVERY {
                             self.apply(&mut batch).await?;
                         }
                         self.tell(false);
-                    } else if batch.changes.len() >= BATCH_CHANGES || batch.bytes >= BATCH_BYTES {
+                    } else if batch.is_large() {
                         self.apply(&mut batch).await?;
                     }
                 }
                 Feed::Flush if batch.deferrable => batch.permits.clear(),
                 Feed::Flush => self.apply(&mut batch).await?,
                 Feed::Barrier(reached) => {
-                    self.apply(&mut batch).await?;
-                    let stands = self.read_position().await?;
-                    not_back(self.position, stands)?;
-                    self.position = stands;
-                    self.seen = self.seen.max(stands);
-                    let _ = reached.send(stands);
+                    let _ = reached.send(self.stop(&mut batch).await?);
+                }
+                Feed::HandOver(commit, reached) => {
+                    let (back, rest) = std::mem::take(&mut batch.stretch.changes).into_iter().partition(|c| c.position.lsn == commit);
+                    batch.stretch.changes = rest;
+                    let begin = Position { lsn: commit, change: 0 };
+                    self.seen = self.seen.min(begin.max(self.position));
+                    let stands = self.stop(&mut batch).await?;
+                    let mut back: Vec<Change> = back;
+                    back.retain(|c| c.position > stands);
+                    let _ = reached.send((stands, back));
                 }
                 Feed::Together(work) => self.together(*work).await?,
                 Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
@@ -299,6 +331,17 @@ impl Lane {
         });
     }
 
+    /// Applies what there is, for a barrier, and asks the target where the lane stands.
+    async fn stop(&mut self, batch: &mut Batch) -> Result<Position> {
+        self.apply(batch).await?;
+        *batch = Batch::default();
+        let stands = self.read_position().await?;
+        not_back(self.position, stands)?;
+        self.position = stands;
+        self.seen = self.seen.max(stands);
+        Ok(stands)
+    }
+
     /// Applies a batch and moves the position behind it, again and again until it is done or the operator stops.
     async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let to = self.seen;
@@ -306,22 +349,25 @@ impl Lane {
             return Ok(());
         }
         let mut patience = Patience::default();
-        let usual = if self.no_sets || self.shared.in_order { Mode::InOrder } else { Mode::Sets };
-        let mut modes = Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() };
+        let mut modes = self.modes();
         loop {
             let started = Instant::now();
-            match self.session.apply(&batch.changes, (self.position, to), &modes).await {
-                Ok(counts) => {
-                    self.look_at_the_pace(batch, started.elapsed()).await;
-                    self.applied(batch, to, counts);
+            let from = [(self.number, self.position)];
+            match self.attempt(std::slice::from_ref(&batch.stretch), &from, to, &mut modes, &mut patience).await? {
+                Outcome::Done(counts) => {
+                    self.look_at_the_pace(&batch.stretch.changes, started.elapsed()).await;
+                    self.count(counts, batch.stretch.changes.len());
+                    self.position = to;
+                    self.written_at = Instant::now();
+                    *batch = Batch::default();
+                    self.tell(false);
                     return Ok(());
                 }
-                Err(Refusal::Moved) => {
+                Outcome::Moved(stands) => {
                     // A session of before may have committed this very batch, late (C-30).
-                    let stands = self.read_position().await?;
                     tracing::warn!(lane = self.number, believed = ?self.position, found = ?stands, "the lane's position was moved by another session");
                     not_back(self.position, stands)?;
-                    batch.changes.retain(|c| c.position > stands);
+                    batch.stretch.changes.retain(|c| c.position > stands);
                     self.position = stands;
                     if stands >= to {
                         self.seen = stands;
@@ -329,59 +375,85 @@ impl Lane {
                         return Ok(());
                     }
                 }
-                Err(Refusal::Set(target)) => {
-                    self.in_order.insert(target, IN_ORDER_BATCHES);
-                    modes.others.insert(target, Mode::InOrder);
-                }
-                Err(Refusal::NoStaging(error)) => {
-                    tracing::warn!(lane = self.number, %error, "no temporary tables on the target: replay goes change by change");
-                    self.no_sets = true;
-                    modes.usual = Mode::InOrder;
-                }
-                Err(Refusal::Lane(error)) if error.is_transient() => self.wait(&mut patience, error).await,
-                Err(Refusal::Change(position, error)) => {
-                    let Some(change) = batch.changes.iter().find(|c| c.position == position) else { return Err(error) };
-                    let target = change.target;
-                    // A commit that fails may be a set's doing.
-                    if modes.of(target) == Mode::Sets || modes.usual == Mode::Sets && batch.deferrable {
-                        modes.usual = Mode::InOrder;
-                        continue;
-                    }
-                    let accepted = self.accepted.contains(&target) || self.shared.on_conflict == ConflictPolicy::Count;
-                    if !accepted {
-                        let table = &self.shared.relations[target].table;
-                        let what = format!("{} of {}", change.operation().map_or("a change", |o| o.word()), apply::describe_row(change));
-                        let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
-                        if self.ask(Some(target), error).await? == Resolution::Retry {
-                            continue;
-                        }
-                        self.accepted.insert(target);
-                    }
-                    modes.others.insert(target, Mode::Tolerant);
-                }
-                Err(Refusal::Lane(error)) => {
-                    self.session.disconnect();
-                    self.ask(None, error).await?;
-                }
+                Outcome::Statement(error) => return Err(error),
+                Outcome::Again => {}
             }
         }
     }
 
+    fn modes(&self) -> Modes {
+        let usual = if self.no_sets || self.shared.in_order { Mode::InOrder } else { Mode::Sets };
+        Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() }
+    }
+
+    /// Tries once to apply stretches in one transaction with the positions; what is refused decides how it is tried again.
+    async fn attempt(
+        &mut self,
+        stretches: &[Stretch],
+        lanes: &[(u32, Position)],
+        to: Position,
+        modes: &mut Modes,
+        patience: &mut Patience,
+    ) -> Result<Outcome> {
+        match self.session.apply(stretches, lanes, to, modes).await {
+            Ok(counts) => return Ok(Outcome::Done(counts)),
+            Err(Refusal::Moved) => return Ok(Outcome::Moved(self.read_position().await?)),
+            Err(Refusal::Statement(error)) => return Ok(Outcome::Statement(error)),
+            Err(Refusal::Set(target)) => {
+                self.in_order.insert(target, IN_ORDER_BATCHES);
+                modes.others.insert(target, Mode::InOrder);
+            }
+            Err(Refusal::NoStaging(error)) => {
+                tracing::warn!(lane = self.number, %error, "no temporary tables on the target: replay goes change by change");
+                self.no_sets = true;
+                modes.usual = Mode::InOrder;
+            }
+            Err(Refusal::Lane(error)) if error.is_transient() => self.wait(patience, error).await,
+            Err(Refusal::Change(position, error)) => {
+                let changes = || stretches.iter().flat_map(|s| &s.changes);
+                let Some(change) = changes().find(|c| c.position == position) else { return Err(error) };
+                let target = change.target;
+                // A commit that fails may be a set's doing.
+                let deferrable = |c: &Change| self.shared.relations[c.target].target.deferrable;
+                if modes.of(target) == Mode::Sets || modes.usual == Mode::Sets && changes().any(deferrable) {
+                    modes.usual = Mode::InOrder;
+                    return Ok(Outcome::Again);
+                }
+                let accepted = self.accepted.contains(&target) || self.shared.on_conflict == ConflictPolicy::Count;
+                if !accepted {
+                    let table = &self.shared.relations[target].table;
+                    let what = format!("{} of {}", change.operation().map_or("a change", |o| o.word()), apply::describe_row(change));
+                    let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
+                    if self.ask(Some(target), error).await? == Resolution::Retry {
+                        return Ok(Outcome::Again);
+                    }
+                    self.accepted.insert(target);
+                }
+                modes.others.insert(target, Mode::Tolerant);
+            }
+            Err(Refusal::Lane(error)) => {
+                self.session.disconnect();
+                self.ask(None, error).await?;
+            }
+        }
+        Ok(Outcome::Again)
+    }
+
     /// A batch that takes far too long may have met a plan that was made on wrong statistics.
-    async fn look_at_the_pace(&mut self, batch: &Batch, took: Duration) {
-        let slow = took > SLOW_BATCH && took > SLOW_CHANGE * batch.changes.len() as u32;
+    async fn look_at_the_pace(&mut self, changes: &[Change], took: Duration) {
+        let slow = took > SLOW_BATCH && took > SLOW_CHANGE * changes.len() as u32;
         if !slow || self.looked_at.is_some_and(|t| t.elapsed() < LOOK_EVERY) {
             return;
         }
         self.looked_at = Some(Instant::now());
-        let tables: HashSet<u32> = batch.changes.iter().map(|c| self.shared.relations[c.target].target.oid).collect();
+        let tables: HashSet<u32> = changes.iter().map(|c| self.shared.relations[c.target].target.oid).collect();
         if let Err(error) = self.session.refresh_statistics(&tables.into_iter().collect::<Vec<_>>()).await {
             tracing::warn!(lane = self.number, %error, "statistics of the target were not refreshed");
             self.session.disconnect();
         }
     }
 
-    fn applied(&mut self, batch: &mut Batch, to: Position, counts: HashMap<usize, Counters>) {
+    fn count(&mut self, counts: HashMap<usize, Counters>, changes: usize) {
         for (target, counters) in counts {
             self.shared.counters[target].send_modify(|c| c.add(&counters));
             if let Some(left) = self.in_order.get_mut(&target) {
@@ -391,11 +463,7 @@ impl Lane {
                 }
             }
         }
-        self.changes += batch.changes.len() as u64;
-        self.position = to;
-        self.written_at = Instant::now();
-        *batch = Batch::default();
-        self.tell(false);
+        self.changes += changes as u64;
     }
 
     async fn ask(&self, target: Option<usize>, error: Error) -> Result<Resolution> {
@@ -429,58 +497,30 @@ impl Lane {
 
     async fn together(&mut self, mut work: Together) -> Result<()> {
         let mut patience = Patience::default();
+        let mut modes = self.modes();
         loop {
-            match self.try_together(&work).await {
-                Ok(()) => {
-                    for target in &work.targets {
+            match self.attempt(&work.stretches, &work.lanes, work.to, &mut modes, &mut patience).await? {
+                Outcome::Done(counts) => {
+                    self.count(counts, work.stretches.iter().map(|s| s.changes.len()).sum::<usize>() + usize::from(!work.truncated.is_empty()));
+                    for target in &work.truncated {
                         self.shared.counters[*target].send_modify(|c| c.truncates += 1);
                     }
-                    self.changes += u64::from(!work.targets.is_empty());
-                    let _ = work.done.send(());
-                    return Ok(());
+                    break;
                 }
-                Err(error) if error.is_transient() => self.wait(&mut patience, error).await,
+                // An earlier attempt whose answer was lost has committed: it moved all lanes at once.
+                Outcome::Moved(stands) if stands >= work.to => break,
                 // Nothing that is tried here again would be right.
-                Err(error) if error.kind == Kind::Differs => return Err(error),
-                Err(error) => {
-                    self.session.disconnect();
-                    match self.ask(work.targets.first().copied(), error.context("TRUNCATE")).await? {
-                        Resolution::Retry => {}
-                        // The positions still move; the tables keep their rows.
-                        Resolution::Accept => work.statements.clear(),
-                    }
-                }
+                Outcome::Moved(stands) => return Err(moved_elsewhere(stands)),
+                Outcome::Statement(error) => match self.ask(work.truncated.first().copied(), error.context("TRUNCATE")).await? {
+                    Resolution::Retry => {}
+                    // The positions still move; the tables keep their rows.
+                    Resolution::Accept => work.stretches.iter_mut().for_each(|s| s.then.clear()),
+                },
+                Outcome::Again => {}
             }
         }
-    }
-
-    async fn try_together(&mut self, work: &Together) -> Result<()> {
-        let to = work.to;
-        let mut sql = String::from("begin;");
-        for (lane, from) in work.lanes.iter().filter(|(_, from)| *from < to) {
-            // A division by zero undoes all when a lane does not stand where it should.
-            let _ = write!(
-                sql,
-                "with moved as (update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {} returning 1) select 1 / count(*) from moved;",
-                to.lsn, to.change, from.lsn, from.change
-            );
-        }
-        for statement in &work.statements {
-            sql.push_str(statement);
-            sql.push(';');
-        }
-        sql.push_str("commit");
-        match self.session.execute(&sql).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // An earlier attempt whose answer was lost may have committed: it moved all lanes at once.
-                if !error.has_code("22012") {
-                    return Err(error);
-                }
-                let stands = self.read_position().await?;
-                if stands >= to { Ok(()) } else { Err(moved_elsewhere(stands)) }
-            }
-        }
+        let _ = work.done.send(());
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use super::change::Change;
 use crate::{
     lsn::Lsn,
     name::TableName,
-    pg::{snapshot::Snapshot, target::TargetTable},
+    pg::{ledger::Spread, snapshot::Snapshot, target::TargetTable},
 };
 
 /// One replayed relation: a table, or a partition root with all its leaves.
@@ -22,8 +22,7 @@ pub struct Relation {
     /// The operator skipped its data: its changes are dropped, too.
     pub skipped: bool,
     pub target: TargetTable,
-    /// Its keys are spread over all lanes; else `lane` has them all.
-    pub spread: bool,
+    pub spread: Spread,
 }
 
 impl Relation {
@@ -84,7 +83,7 @@ mod tests {
             copied_at: Lsn(1_000),
             skipped: false,
             target: TargetTable::default(),
-            spread: false,
+            spread: Spread::No,
         };
         // committed before L and visible: part of the copy
         assert!(!relation.wants(Lsn(900), 99) && !relation.wants(Lsn(1_000), 103));

@@ -216,7 +216,16 @@ mod tests {
     fn c_32_a_relation_is_known_by_oid_and_a_leaf_by_its_columns() {
         let table = TableName::new("public", "t");
         let target = TargetTable::default();
-        let relation = Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, target, spread: false };
+        let relation = Relation {
+            oid: 1,
+            table,
+            lane: 0,
+            snapshot: Snapshot::default(),
+            copied_at: Lsn(0),
+            skipped: false,
+            target,
+            spread: crate::pg::ledger::Spread::No,
+        };
         let before = shape(&[("id", INT), ("a", TEXT)]);
         assert!(is_as_before(&relation, &message("t", &[("id", INT), ("a", TEXT)]), &before));
         assert!(!is_as_before(&relation, &message("u", &[("id", INT), ("a", TEXT)]), &before));

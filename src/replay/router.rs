@@ -1,19 +1,23 @@
 //! The router: reads the spool in order, decodes, maps leaves to their roots, tests visibility (I1), and hands each change to its
 //! relation's lane. It holds barriers (I7).
 
+mod barrier;
+mod ddl;
+mod division;
+
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use self::ddl::Reshaped;
+use self::{barrier::Whole, division::Hot};
 use super::{
     change::Change,
     key,
-    lane::{Feed, Resolution, Shared, Spreading, Together, Trouble},
+    lane::{Feed, Shared},
     pgoutput::{self, Message, RelationMessage},
     receiver,
-    relation::Relation,
-    reshape::{self, Definitions},
     spool::{self, Reader},
 };
 use crate::{
@@ -22,11 +26,9 @@ use crate::{
     name::TableName,
     pg::{
         catalog::{self, ShapeColumn},
-        client::{self, Client, Side},
+        client::{self, Client},
         conninfo::Conninfo,
-        ledger,
-        target::{self, Equality},
-        timescale,
+        ledger::Spread,
     },
 };
 
@@ -36,9 +38,6 @@ pub const LANE_QUEUE: usize = 64;
 const QUEUE_KILOBYTES: u32 = 24 << 10;
 /// Changes for a lane are sent when there are so many bytes of them.
 const PACK_BYTES: usize = 128 << 10;
-
-/// A relation that has two fifths of so many bytes of changes is spread over the lanes.
-const HOT_BYTES: u64 = 1 << 20;
 
 /// All lanes hear where the router stands at least this often.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -56,16 +55,6 @@ pub struct Progress {
 pub struct BarrierRequest {
     pub lsn: Lsn,
     pub reached: oneshot::Sender<()>,
-}
-
-/// A relation's DDL is done on the target, too.
-#[derive(Clone, Debug)]
-pub struct Reshaped {
-    /// On the source.
-    pub oid: u32,
-    pub before: TableName,
-    pub now: TableName,
-    pub columns: Vec<ShapeColumn>,
 }
 
 pub struct Router {
@@ -97,6 +86,9 @@ struct Transaction {
     changes: u64,
     /// Lanes that got some.
     lanes: Vec<bool>,
+    /// Touches a deferrable constraint, which may be violated until its end: no lane may commit a part of what it does there.
+    deferrable: bool,
+    whole: Option<Whole>,
 }
 
 /// A relation of the stream: its description, and which replayed relation it belongs to.
@@ -109,6 +101,8 @@ struct Known {
     checked: bool,
     /// Columns of its key.
     keys: Vec<usize>,
+    /// That of them with which the target's primary key begins.
+    first: Option<usize>,
 }
 
 /// Changes that are collected for one lane: packed, so that a rare one does not hold the block that it came in.
@@ -142,20 +136,9 @@ impl Pack {
     }
 }
 
-/// What is observed to find the one relation that most changes are for.
-#[derive(Default)]
-struct Hot {
-    /// Routed since the last look, by relation.
-    bytes: Vec<u64>,
-    all: u64,
-    /// A queue began to fill: lanes do not keep up.
-    pressed: bool,
-    /// Its keys change.
-    banned: Vec<bool>,
-}
-
 struct State {
     hot: Hot,
+    looked_ahead: bool,
     packs: Vec<Pack>,
     known: HashMap<u32, Known>,
     by_oid: HashMap<u32, usize>,
@@ -181,7 +164,8 @@ impl Router {
         let by_oid = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
         let relations = self.shared.relations.len();
         let mut state = State {
-            hot: Hot { bytes: vec![0; relations], banned: vec![false; relations], ..Hot::default() },
+            hot: Hot::of(relations, self.lanes.len()),
+            looked_ahead: false,
             packs: self.lanes.iter().map(|_| Pack::default()).collect(),
             known: HashMap::new(),
             by_oid,
@@ -229,36 +213,6 @@ impl Router {
         }
     }
 
-    /// Barriers whose LSN is routed: all lanes stop, the answer is given, and they go on with the next message.
-    async fn answer_barriers(&mut self, state: &mut State) -> Result<()> {
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting).into_iter().partition(|r| r.lsn <= state.routed);
-        state.waiting = later;
-        if due.is_empty() {
-            return Ok(());
-        }
-        self.tell_all(state.routed).await?;
-        self.stop_lanes().await?;
-        for request in due {
-            let _ = request.reached.send(());
-        }
-        Ok(())
-    }
-
-    /// Every lane applies what it has and writes its position; returns the positions.
-    async fn stop_lanes(&self) -> Result<Vec<Position>> {
-        let mut answers = Vec::new();
-        for lane in &self.lanes {
-            let (reached, answer) = oneshot::channel();
-            send(lane, Feed::Barrier(reached)).await?;
-            answers.push(answer);
-        }
-        let mut positions = Vec::new();
-        for answer in answers {
-            positions.push(answer.await.map_err(|_| lane_gone())?);
-        }
-        Ok(positions)
-    }
-
     async fn tell_all(&self, lsn: Lsn) -> Result<()> {
         for lane in &self.lanes {
             send(lane, Feed::UpTo(lsn)).await?;
@@ -279,11 +233,19 @@ impl Router {
         }
         match pgoutput::decode(record)? {
             Message::Begin { commit, time, xid } => {
-                state.transaction = Some(Transaction { commit, time, xid, changes: 0, lanes: vec![false; self.lanes.len()] });
+                let lanes = vec![false; self.lanes.len()];
+                state.transaction = Some(Transaction { commit, time, xid, changes: 0, lanes, deferrable: false, whole: None });
+                if !state.looked_ahead && self.positions.iter().all(|p| p.lsn < commit) {
+                    state.looked_ahead = true;
+                    Box::pin(self.look_ahead(state)).await?;
+                }
             }
             Message::Commit { end, .. } => {
-                if let Some(transaction) = state.transaction.take() {
+                if let Some(mut transaction) = state.transaction.take() {
                     state.routed = state.routed.max(end);
+                    if let Some(Whole { stretches, truncated, lanes }) = transaction.whole.take() {
+                        self.hand_to_one(stretches, truncated, lanes, Position::after(end)).await?;
+                    }
                     for (pack, _) in state.packs.iter_mut().zip(&transaction.lanes).filter(|(_, touched)| **touched) {
                         pack.up_to = Some(end);
                     }
@@ -292,8 +254,7 @@ impl Router {
             }
             Message::Relation(message) => {
                 let target = self.target_of(&message, state).await?;
-                let keys = target.map_or_else(Vec::new, |target| key::columns(&message, &self.shared.relations[target]));
-                state.known.insert(message.oid, Known { message: Arc::new(message), target, checked: false, keys });
+                state.known.insert(message.oid, self.known(Arc::new(message), target));
             }
             Message::Truncate { relations, .. } => self.truncate(&relations, state).await?,
             Message::Row { .. } | Message::Other(_) => {}
@@ -327,6 +288,14 @@ impl Router {
         Ok(target)
     }
 
+    fn known(&self, message: Arc<RelationMessage>, target: Option<usize>) -> Known {
+        let relation = target.map(|target| &self.shared.relations[target]);
+        let keys = relation.map_or_else(Vec::new, |r| key::columns(&message, r));
+        let first = relation.and_then(|r| r.target.primary_key.first());
+        let first = keys.iter().copied().find(|i| Some(&message.columns[*i].name) == first);
+        Known { message, target, checked: false, keys, first }
+    }
+
     async fn change(&mut self, oid: u32, message: &[u8], state: &mut State) -> Result<()> {
         let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
         transaction.changes += 1;
@@ -342,7 +311,12 @@ impl Router {
                 .hint("a table or partition that is gone from the source again? Run `hyperlift clean`, empty the target and start again"));
         };
         let relation = &self.shared.relations[target];
-        let way = if relation.spread { key::lane(message, &known.keys, self.lanes.len()) } else { Some(relation.lane as usize) };
+        let lanes = self.lanes.len();
+        let way = match relation.spread {
+            Spread::No => Some(relation.lane as usize),
+            Spread::First => known.first.and_then(|column| key::lane(message, &[column], lanes)),
+            Spread::Key => key::lane(message, &known.keys, lanes),
+        };
         let applied = match way {
             Some(lane) => position <= self.positions[lane],
             None => self.positions.iter().all(|p| position <= *p),
@@ -354,17 +328,28 @@ impl Router {
         if !known.checked {
             self.check_shape(oid, target, state).await?;
         }
+        let Some(transaction) = &mut state.transaction else { return Ok(()) };
+        transaction.deferrable |= self.shared.relations[target].target.deferrable;
+        if way.is_none() && transaction.deferrable && transaction.whole.is_none() {
+            self.gather(state).await?;
+        }
+        let Some(transaction) = &mut state.transaction else { return Ok(()) };
+        let known = &state.known[&oid];
+        let mut change = Change { position, relation: known.message.clone(), target, message: Bytes::new() };
+        if let Some(whole) = &mut transaction.whole {
+            change.message = Bytes::copy_from_slice(message);
+            whole.push(change);
+            return Ok(());
+        }
         if way.is_none() {
             // A row whose key moves from lane to lane; where that happens once, it happens again.
             state.hot.banned[target] = true;
-            self.spread(target, false, Position { change: position.change - 1, ..position }, state).await?;
+            self.spread(target, Spread::No, Position { change: position.change - 1, ..position }, state).await?;
         }
         let Some(transaction) = &mut state.transaction else { return Ok(()) };
         transaction.lanes[lane] = true;
-        state.hot.bytes[target] += message.len() as u64;
-        state.hot.all += message.len() as u64;
-        let known = &state.known[&oid];
-        let change = Change { position, relation: known.message.clone(), target, message: Bytes::new() };
+        let by_first = if self.shared.relations[target].spread == Spread::No { self.lane_by_first(&state.known[&oid], message) } else { lane };
+        state.hot.note(target, by_first, message.len());
         state.packs[lane].push(change, message);
         if state.packs[lane].len() >= PACK_BYTES { self.send_pack(lane, state).await } else { Ok(()) }
     }
@@ -398,188 +383,6 @@ impl Router {
         };
         let (changes, up_to) = state.packs[lane].take();
         send(&self.lanes[lane], Feed::Changes(changes, room, up_to)).await
-    }
-
-    /// C-12: before the first change of a relation that is described anew. If its table was altered, all lanes stop here until the
-    /// target's is, too.
-    async fn check_shape(&mut self, oid: u32, index: usize, state: &mut State) -> Result<()> {
-        let message = state.known[&oid].message.clone();
-        let relation = self.shared.relations[index].clone();
-        if self.shapes.get(&relation.oid).is_some_and(|before| !reshape::is_as_before(&relation, &message, before)) {
-            self.send_packs(state).await?;
-            self.stop_lanes().await?;
-            loop {
-                let (fresh, due) = match self.due(&relation, &message).await {
-                    Err(e) if e.is_transient() => {
-                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                        continue;
-                    }
-                    other => other?,
-                };
-                if due.is_empty() || self.ask(index, &relation, &due).await? == Resolution::Accept {
-                    self.reshape(index, &relation, fresh, &message).await?;
-                    break;
-                }
-            }
-        }
-        if let Some(known) = state.known.get_mut(&oid) {
-            known.checked = true;
-        }
-        Ok(())
-    }
-
-    /// The table as it is on the target, and the statements that it still needs.
-    async fn due(&mut self, relation: &Relation, message: &RelationMessage) -> Result<(Relation, Vec<String>)> {
-        let name = format!("hyperlift/{}/router", self.shared.migration);
-        if self.source.is_closed() {
-            self.source = client::connect(&self.source_info, Side::Source, &name).await?;
-        }
-        let definitions = Definitions::ask(&self.source, message).await?;
-        let client = client::connect(&self.shared.target, Side::Target, &name).await?;
-        let hypertables = timescale::inspect(&client).await?.installed.is_some();
-        let is_leaf = message.oid != relation.oid;
-        // It may have been renamed meanwhile, and its name may be another table's.
-        if let Some(table) = catalog::name_of(&client, relation.target.oid).await?
-            && let Some(target) = target::target_table(&client, &table, hypertables).await?
-        {
-            let before = self.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
-            let due = reshape::statements(&table, is_leaf, message, before, &target, &definitions);
-            return Ok((Relation { table, target, ..relation.clone() }, due));
-        }
-        Err(Error::failed(format!("{} is gone from the target", relation.table)).hint("who dropped it? Run `hyperlift clean` and start again"))
-    }
-
-    async fn ask(&self, index: usize, relation: &Relation, due: &[String]) -> Result<Resolution> {
-        let sql = due.join(";\n");
-        let error =
-            Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
-                .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
-        let (answer, answered) = oneshot::channel();
-        let trouble = Trouble { lane: relation.lane, target: Some(index), sql: Some(sql), error, answer };
-        self.shared.trouble.send(trouble).await.map_err(|_| Error::stopped())?;
-        answered.await.map_err(|_| Error::stopped())
-    }
-
-    async fn reshape(&mut self, index: usize, before: &Relation, fresh: Relation, message: &RelationMessage) -> Result<()> {
-        let columns = reshape::columns(message);
-        self.shapes.insert(before.oid, columns.clone());
-        let _ = self.reshaped.send(Reshaped { oid: before.oid, before: before.table.clone(), now: fresh.table.clone(), columns });
-        let mut relations = self.shared.relations.to_vec();
-        relations[index] = fresh;
-        self.shared.relations = Arc::new(relations);
-        for lane in &self.lanes {
-            send(lane, Feed::Reshaped(self.shared.relations.clone())).await?;
-        }
-        Ok(())
-    }
-
-    /// A TRUNCATE is a barrier: all lanes stop, one of them truncates and moves all positions in one transaction.
-    async fn truncate(&mut self, oids: &[u32], state: &mut State) -> Result<()> {
-        let transaction = state.transaction.as_mut().ok_or_else(|| Error::failed("a change outside of a transaction in the stream"))?;
-        transaction.changes += 1;
-        let to = Position { lsn: transaction.commit, change: transaction.changes };
-        if self.positions.iter().all(|p| to <= *p) {
-            return Ok(());
-        }
-        let (mut statements, mut targets) = (Vec::new(), Vec::new());
-        for oid in oids {
-            let known = state
-                .known
-                .get(oid)
-                .ok_or_else(|| Error::failed(format!("a TRUNCATE of a relation that the stream has not described (OID {oid})")))?;
-            let Some(target) = known.target else { continue };
-            let relation = &self.shared.relations[target];
-            if !relation.wants(transaction.commit, transaction.xid) {
-                continue;
-            }
-            // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
-            let leaf = TableName::new(&known.message.schema, &known.message.name);
-            let table = if leaf == relation.table || *oid == relation.oid { &relation.table } else { &leaf };
-            let only = relation.target.only();
-            // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
-            statements.push(format!("truncate {only}{}", table.sql()));
-            targets.push(target);
-        }
-        if statements.is_empty() {
-            return Ok(());
-        }
-        self.together(statements, targets, to, state).await
-    }
-
-    /// All lanes stop, one of them does something for all and moves all positions in one transaction, and they go on.
-    async fn together(&mut self, statements: Vec<String>, targets: Vec<usize>, to: Position, state: &mut State) -> Result<()> {
-        self.send_packs(state).await?;
-        let positions = self.stop_lanes().await?;
-        let (done, finished) = oneshot::channel();
-        let lanes = positions.into_iter().enumerate().map(|(i, p)| (i as u32, p)).collect();
-        send(&self.lanes[0], Feed::Together(Box::new(Together { statements, targets, lanes, to, done }))).await?;
-        finished.await.map_err(|_| lane_gone())?;
-        if let Some(transaction) = &mut state.transaction {
-            transaction.lanes.fill(true);
-        }
-        for lane in &self.lanes {
-            send(lane, Feed::Moved(to)).await?;
-        }
-        Ok(())
-    }
-
-    /// The one relation that most changes are for would keep one lane busy and the others idle: its keys are spread.
-    async fn divide_anew(&mut self, state: &mut State) -> Result<()> {
-        // Everything routed so far is before it.
-        let to = state.transaction.as_ref().map_or_else(|| Position::after(state.routed), |t| Position { lsn: t.commit, change: t.changes });
-        // A lane that was further when this run began has applied changes that would come to another one now.
-        if self.lanes.len() < 2 || self.positions.iter().any(|p| *p > to) {
-            return Ok(());
-        }
-        // Its table was altered.
-        for target in 0..state.hot.bytes.len() {
-            if self.shared.relations[target].spread && !self.may_spread(target, state) {
-                self.spread(target, false, to, state).await?;
-            }
-        }
-        let due = match self.shared.spreading {
-            Spreading::Never => false,
-            Spreading::All => true,
-            Spreading::Hot => state.hot.all >= HOT_BYTES && state.hot.pressed,
-        };
-        if !due {
-            return Ok(());
-        }
-        let hot = std::mem::take(&mut state.hot);
-        let most = |bytes: u64| bytes > 0 && (self.shared.spreading == Spreading::All || bytes * 5 > hot.all * 2);
-        let found: Vec<usize> = (0..hot.bytes.len())
-            .filter(|i| most(hot.bytes[*i]) && !hot.banned[*i])
-            .filter(|i| !self.shared.relations[*i].spread && self.may_spread(*i, state))
-            .collect();
-        state.hot = Hot { bytes: vec![0; hot.bytes.len()], banned: hot.banned, ..Hot::default() };
-        for target in found {
-            self.spread(target, true, to, state).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether rows of different keys are independent, and keys that are equal print the same.
-    fn may_spread(&self, target: usize, state: &State) -> bool {
-        let relation = &self.shared.relations[target];
-        let table = &relation.target;
-        let keyed = |known: &Known| {
-            let in_key = |i: &usize| table.primary_key.contains(&known.message.columns[*i].name);
-            known.target != Some(target) || (!known.keys.is_empty() && known.keys.iter().all(in_key))
-        };
-        let exact = |column: &String| table.columns.get(column).is_some_and(|c| c.equality == Equality::Exact);
-        state.known.values().all(keyed) && table.spreadable && !table.primary_key.is_empty() && table.primary_key.iter().all(exact)
-    }
-
-    /// From `to` on the changes of a relation go to another lane, or to all by their keys.
-    async fn spread(&mut self, target: usize, spread: bool, to: Position, state: &mut State) -> Result<()> {
-        let table = self.shared.relations[target].table.clone();
-        tracing::info!(%table, spread, at = %to.lsn, "the keys of a table are divided among the lanes in another way");
-        let statement = ledger::spread_relation(self.shared.relations[target].oid, spread);
-        self.together(vec![statement], Vec::new(), to, state).await?;
-        let mut relations = self.shared.relations.to_vec();
-        relations[target].spread = spread;
-        self.shared.relations = Arc::new(relations);
-        Ok(())
     }
 }
 

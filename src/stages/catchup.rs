@@ -119,7 +119,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
             return Err(e);
         }
     };
-    let Replayed { relations, names, positions, leaves } = replayed;
+    let Replayed { relations, names, positions, leaves, missed } = replayed;
     let relations = Arc::new(relations);
     let cancel = m.cancel.child_token();
     let tasks = TaskTracker::new();
@@ -185,7 +185,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(watch.run(scanned)));
     }
-    let counters = tally::begin(m, &relations, counters).await;
+    let counters = tally::begin(m, &relations, &missed, counters).await;
     Ok(Replay {
         replication,
         relations,
@@ -240,6 +240,8 @@ struct Replayed {
     positions: Vec<Position>,
     /// Of partitioned tables, with the index of their relation.
     leaves: HashMap<TableName, usize>,
+    /// Changes that were not applied so far, by OID.
+    missed: HashMap<u32, u64>,
 }
 
 async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed> {
@@ -279,7 +281,8 @@ async fn replayed(client: &Client, replication: &Replication) -> Result<Replayed
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.target.kind == TableKind::Partitioned) {
         leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, index)));
     }
-    Ok(Replayed { relations, names, positions, leaves })
+    let missed = entries.values().map(|e| (e.oid, e.missed)).collect();
+    Ok(Replayed { relations, names, positions, leaves, missed })
 }
 
 /// What happened while replay was driven.
@@ -576,6 +579,10 @@ impl Replay {
         // What they did last.
         if let Err(e) = self.tell_counters(m).await {
             m.notice(Level::Error, e.to_string()).await;
+        }
+        // A run that was killed may have missed more than it told of.
+        if let Ok(Err(e)) = tokio::time::timeout(LOOK, tally::settle(m)).await {
+            tracing::warn!(error = %e, "the ledger was not asked for missed changes");
         }
         self.replication
     }

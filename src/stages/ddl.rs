@@ -20,19 +20,19 @@ pub struct Session {
     target: Conninfo,
     application_name: String,
     /// Run once on each connection.
-    settings: &'static str,
+    settings: String,
     client: Option<Client>,
 }
 
 impl Session {
-    pub fn new(target: &Conninfo, application_name: String, settings: &'static str) -> Self {
-        Self { target: target.clone(), application_name, settings, client: None }
+    pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
+        Self { target: target.clone(), application_name, settings: settings.into(), client: None }
     }
 
     pub async fn client(&mut self) -> Result<&Client> {
         if self.client.as_ref().is_none_or(|c| c.is_closed()) {
             let fresh = client::connect(&self.target, Side::Target, &self.application_name).await?;
-            fresh.batch_execute(self.settings).await?;
+            fresh.batch_execute(&self.settings).await?;
             self.client = Some(fresh);
         }
         Ok(self.client.as_ref().expect("it was just connected"))
@@ -42,7 +42,8 @@ impl Session {
         in_transaction(self.client().await?, sql).await
     }
 
-    async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
+    /// Whether the ledger has a statement: the answer to an earlier attempt was lost, or an earlier run's session committed late.
+    pub async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
         Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
     }
 
@@ -92,8 +93,7 @@ fn with_record(statement: &Statement) -> String {
     format!("{};\n{record}", statement.sql.trim_end_matches(';'))
 }
 
-/// Runs one statement unless the ledger has it. Passing trouble, such as a restart of the target, is waited out; on another error the
-/// operator decides; `Ok(false)` means skipped.
+/// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
 pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
     run_or_skip(session, statement, executed, reporter, Some(asker)).await
 }
@@ -111,20 +111,12 @@ async fn run_or_skip(
     }
     let phase = statement.phase.word();
     let mut done = with_record(statement);
-    let mut delay = Duration::from_millis(250);
     let mut with_path = false;
     loop {
-        let e = match session.execute(&done).await {
+        let e = match patiently(session, &statement.object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
-        if e.is_transient() {
-            reporter.notice(Level::Warn, format!("{}: {e}; trying again", statement.object)).await;
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(10));
-            continue;
-        }
-        // The answer to an earlier attempt was lost, or an earlier run's session committed late.
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
         }
@@ -141,7 +133,7 @@ async fn run_or_skip(
             session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
             return Ok(false);
         };
-        report_failure(reporter, statement, &e).await;
+        report_failure(reporter, &statement.object, statement.shown(), &e).await;
         let reason = e.to_string();
         match asker.ask(&statement.object, e).await? {
             Resolution::Retry => {}
@@ -151,6 +143,19 @@ async fn run_or_skip(
                 return Ok(false);
             }
         }
+    }
+}
+
+/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out.
+pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+    let mut delay = Duration::from_millis(250);
+    loop {
+        match session.execute(sql).await {
+            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            other => return other,
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(10));
     }
 }
 
@@ -166,13 +171,8 @@ pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
     Ok(())
 }
 
-pub async fn report_failure(reporter: &Reporter, statement: &Statement, e: &Error) {
+pub async fn report_failure(reporter: &Reporter, object: &str, sql: &str, e: &Error) {
     reporter
-        .report(Event::StatementFailed {
-            object: statement.object.clone(),
-            message: e.message.clone(),
-            sqlstate: e.sqlstate.clone(),
-            sql: statement.shown().to_owned(),
-        })
+        .report(Event::StatementFailed { object: object.into(), message: e.message.clone(), sqlstate: e.sqlstate.clone(), sql: sql.into() })
         .await;
 }

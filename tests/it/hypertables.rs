@@ -8,6 +8,7 @@ use hyperlift::demo::servers::{Server, ServerOptions};
 use hyperlift::demo::timescale::{Target, TimescaleKind, start_timescale, timescale_kinds};
 use hyperlift::demo::writer::{Load, Writer};
 use hyperlift::demo::{connect, execute, query_text};
+use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -521,6 +522,49 @@ async fn c_20_a_hypertable_whose_chunks_are_scanned_for_each_change_is_named() {
             run.end().await.expect(4);
             sides.run(&plan, HANDS_FREE).end().await.expect(0);
             sides.expect_equal().await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn several_jobs_copy_into_chunks_that_were_made_beforehand_and_none_is_made_for_nothing() {
+    on_some_timescale(
+        |kind| kind != TimescaleKind::Pglite,
+        async |sides| {
+            // 30 days, a gap of a year, and a row from the year 4000: 32 chunks, not a million.
+            let tables = "
+                create table public.readings (ts timestamptz not null, device int not null, v float8, note text, primary key (device, ts));
+                insert into public.readings select timestamptz '2024-01-01' + i * interval '2 minutes', i % 7, i, repeat('x', 100) from generate_series(0, 21599) i;
+                insert into public.readings values ('2025-06-01', 1, 0, 'a gap'), ('4000-01-01', 1, 0, 'an outlier');
+                create table public.counted (ts bigint not null, n int not null, v text, primary key (n, ts));
+                insert into public.counted select i - 5000, i % 3, repeat('y', 200) from generate_series(0, 9999) i;
+                analyze";
+            execute(&sides.source, tables).await.unwrap();
+            let plan = by_ts(&[("readings", "extend")])
+                + "[[hypertable]]\ntable = \"public.counted\"\ntime_column = \"ts\"\nchunk_interval = \"1000\"\nkey = \"extend\"\n";
+            let ended = {
+                let busy = Busy::start(&sides.source).await;
+                let mut arguments = vec!["--split-tables-larger-than", "256kB", "--table-jobs", "4"];
+                arguments.extend(HANDS_FREE);
+                let mut run = sides.run(&plan, &arguments);
+                run.stage("copy").await;
+                run.stage("catch_up").await;
+                busy.stop().await;
+                run.end().await.expect(0)
+            };
+            sides.expect_equal().await;
+            for (table, least) in [("readings", 10), ("counted", 5)] {
+                let begun: Vec<_> = ended.all("copy_begun").into_iter().filter(|e| e["table"]["name"] == table).collect();
+                assert!(begun.len() == 1 && begun[0]["format"] == "binary" && begun[0]["parts"].as_u64() >= Some(least), "{begun:?}");
+            }
+            let told = |e: &&Value| e["text"].as_str().is_some_and(|t| t.contains("one job at a time"));
+            assert!(!ended.all("notice").iter().any(told), "{ended}");
+            let chunks = "select hypertable_name, count(*) from timescaledb_information.chunks group by 1 order by 1";
+            assert_eq!(sides.on_target(chunks).await, ["counted|10", "readings|32"]);
+            let empty = "select c.chunk_name from timescaledb_information.chunks c
+                where not xpath_exists('//row', query_to_xml(format('select 1 from %I.%I limit 1', chunk_schema, chunk_name), false, false, ''))";
+            assert!(sides.on_target(empty).await.is_empty());
         },
     )
     .await;

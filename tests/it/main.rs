@@ -3,11 +3,13 @@
 mod bare_server;
 mod changes;
 mod conflicts;
+mod copying;
 mod demo;
 mod demo_run;
 mod equivalence;
 mod every_object;
 mod hypertables;
+mod indexing;
 mod lag;
 mod layers;
 mod matrix;

@@ -64,12 +64,12 @@ async fn a_database_moves_while_eight_sessions_write_to_it() {
     }
 }
 
-/// When each copied part was recorded on the target.
+/// When each part of the relations that are copied was recorded on the target.
 async fn copied_at(target: &Database) -> Vec<String> {
     if target.value("select to_regclass('_hyperlift.copy_part') is null").await == "t" {
         return Vec::new();
     }
-    target.rows("select source_oid, part, at from _hyperlift.copy_part").await
+    target.rows("select source_oid, part, p.at from _hyperlift.copy_part p join _hyperlift.relation using (source_oid) where state = 'copied'").await
 }
 
 fn is_copy(event: &Event, wanted: TableState) -> bool {

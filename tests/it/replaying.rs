@@ -209,7 +209,7 @@ impl<'a> Replay<'a> {
                 copied_at: Lsn::ZERO,
                 skipped: false,
                 target: shape,
-                spread: entries.get(&r.oid).is_some_and(|e| e.spread),
+                spread: entries.get(&r.oid).map(|e| e.spread).unwrap_or_default(),
             };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
             relations.push(relation);

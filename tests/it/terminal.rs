@@ -263,3 +263,27 @@ async fn a_terminal_that_goes_away_stops_the_migration_safely() {
     assert_eq!((&last["event"], &last["stage"]), (&"stopped".into(), &"catch_up".into()), "{last}");
     expect_nothing_left(terminal.folder.path()).await;
 }
+
+#[tokio::test]
+async fn copies_are_paused_in_the_middle_of_a_table_and_their_number_changes_while_they_run() {
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/plan.toml");
+    let mut terminal = Terminal::demo(&["--yes", "--plan", plan, "--on", "plain", "--split-tables-larger-than", "256kB", "--copy-rate", "512kB"]);
+    terminal.shows(&["▶5 Copy", "p: pause copy", "copy jobs 4", "copying"]).await;
+    terminal.press("p");
+    // A table stands in the middle.
+    terminal.shows(&["p: resume copy", "paused", "copying"]).await;
+    for (key, jobs) in [("-", "copy jobs 3"), ("-", "copy jobs 2"), ("+", "copy jobs 3"), ("-", "copy jobs 2")] {
+        terminal.press(key);
+        terminal.shows(&[jobs, "p: resume copy"]).await;
+    }
+    terminal.press("p");
+    terminal.shows(&["p: pause copy"]).await;
+    terminal.press("+");
+    terminal.shows(&["copy jobs 3"]).await;
+    terminal.shows(&["▶6 Catch-up", "✓5 Copy"]).await;
+    terminal.press("q");
+    terminal.shows(&["QUIT?"]).await;
+    terminal.press("q");
+    let (code, text) = terminal.end().await;
+    assert_eq!(code, 4, "{text}");
+}

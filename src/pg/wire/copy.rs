@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
 use super::{Wire, frame_len_at, server_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What a COPY moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,10 +33,37 @@ impl Wire {
         self.begin(sql, b'G').await
     }
 
+    /// The same behind other statements, in one flight.
+    pub async fn copy_out_after(&mut self, before: &str, sql: &str) -> Result<()> {
+        self.begin_after(before, sql, b'H').await
+    }
+
+    /// The same behind other statements, in one flight.
+    pub async fn copy_in_after(&mut self, before: &str, sql: &str) -> Result<()> {
+        self.begin_after(before, sql, b'G').await
+    }
+
+    async fn begin_after(&mut self, before: &str, sql: &str, mode: u8) -> Result<()> {
+        self.send_query(before)?;
+        self.send_query(sql)?;
+        self.flush().await?;
+        let first = self.answer(|_| Ok(())).await;
+        if first.as_ref().is_err_and(|e| e.kind == Kind::Connection) {
+            return first.map(drop);
+        }
+        // In the transaction that failed the COPY is refused; the first error is the news.
+        let second = self.begun(mode).await;
+        first.and(second)
+    }
+
     /// Runs a statement that changes the protocol's mode, up to the message that says so.
     pub(super) async fn begin(&mut self, sql: &str, mode: u8) -> Result<()> {
         self.send_query(sql)?;
         self.flush().await?;
+        self.begun(mode).await
+    }
+
+    async fn begun(&mut self, mode: u8) -> Result<()> {
         loop {
             let frame = self.frame().await?;
             match frame.tag {
@@ -119,6 +146,16 @@ impl Wire {
         }
     }
 
+    /// Stops a `copy … to stdout` that nobody wants to read to its end; the connection is ready for another statement afterwards.
+    pub async fn give_up_reading(&mut self) -> Result<()> {
+        self.cancel_handle().cancel().await?;
+        match self.answer(|_| Ok(())).await {
+            // Cancelled, or it had ended by itself.
+            Err(e) if e.kind == Kind::Connection => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends `copy … from stdin` without keeping anything.
     async fn give_up(&mut self) {
         if frontend::copy_fail("the source failed", &mut self.outbox).is_ok() && self.flush().await.is_ok() {
@@ -135,64 +172,89 @@ struct Run {
 
 /// Moves all rows from `src`, after [`Wire::copy_out`], to `dst`, after [`Wire::copy_in`].
 ///
-/// `progress` hears the payload bytes and the frames passed on so far. A frame is a row in text and CSV format; in binary format
-/// there is one more for the end, and the header comes with or before the first row.
+/// `progress` hears the payload bytes and the frames passed on so far; see [`Pipe`].
+pub async fn pipe_copy(src: &mut Wire, dst: &mut Wire, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Copied> {
+    let mut pipe = Pipe::default();
+    loop {
+        if let Some(copied) = pipe.step(src, dst).await? {
+            return Ok(copied);
+        }
+        progress(pipe.bytes, pipe.frames);
+    }
+}
+
+/// A COPY on its way from one server to another, step by step, so that it can be slowed down or held between two steps.
 ///
 /// Errors begin with `source` or `target`. After an error of the source both connections are ready for another statement if
-/// they still stand. After one of the target `src` is still sending its table: drop it (or cancel its statement and drop it).
-/// Dropping the future is harmless when both connections are dropped with it; the target then keeps nothing.
-pub async fn pipe_copy(src: &mut Wire, dst: &mut Wire, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Copied> {
-    let (mut bytes, mut frames) = (0, 0);
-    loop {
-        let run = match src.run_of_data() {
-            Ok(run) => run,
+/// they still stand. After one of the target the source is still sending its table: drop it, or [`Wire::give_up_reading`].
+/// Dropping the future of a step is harmless when both connections are dropped with it; the target then keeps nothing.
+#[derive(Debug, Default)]
+pub struct Pipe {
+    /// Payload passed on so far, bytes.
+    pub bytes: u64,
+    /// Frames passed on so far. A frame is a row in text and CSV format; in binary format there is one more for the end, and the
+    /// header comes with or before the first row.
+    pub frames: u64,
+    /// The source has said all it had to say.
+    pub source_ended: bool,
+}
+
+impl Pipe {
+    /// Passes on what has come, after waiting for it; at the end what was moved altogether.
+    pub async fn step(&mut self, src: &mut Wire, dst: &mut Wire) -> Result<Option<Copied>> {
+        loop {
+            let run = match src.run_of_data() {
+                Ok(run) => run,
+                Err(e) => return Err(source_failed(e, dst).await),
+            };
+            if run.len > 0 {
+                let chunk = src.inbox.split_to(run.len);
+                load(&mut dst.outbox, chunk);
+                if dst.push().await.map_err(|e| e.context("target"))? {
+                    return Err(dst.refused_data().await.context("target"));
+                }
+                self.bytes += (run.len - 5 * run.frames) as u64;
+                self.frames += run.frames as u64;
+                return Ok(None);
+            }
+            if run.ended {
+                match src.skip_notices() {
+                    Ok(Some(b'c')) => break,
+                    Ok(Some(b'E')) => {
+                        self.source_ended = true;
+                        let error = src.answer(|_| Ok(())).await.err().unwrap_or_else(|| Error::failed("the COPY ended early"));
+                        return Err(source_failed(error, dst).await);
+                    }
+                    Ok(Some(b'd')) => continue,
+                    Ok(Some(_)) => return Err(source_failed(Error::connection(format!("{} sent an unexpected message", src.peer)), dst).await),
+                    Ok(None) => {}
+                    Err(e) => return Err(source_failed(e, dst).await),
+                }
+            }
+            let heard = tokio::select! {
+                read = src.fill() => Heard::Source(read),
+                error = dst.until_error() => Heard::Target(error),
+            };
+            match heard {
+                Heard::Source(Ok(())) => {}
+                Heard::Source(Err(e)) => return Err(source_failed(e, dst).await),
+                Heard::Target(Ok(())) => return Err(dst.refused_data().await.context("target")),
+                Heard::Target(Err(e)) => return Err(e.context("target")),
+            }
+        }
+        // The source may still fail after its last row; only its CommandComplete makes the copy whole.
+        self.source_ended = true;
+        let rows_out = match src.answer(|_| Ok(())).await {
+            Ok(rows) => rows,
             Err(e) => return Err(source_failed(e, dst).await),
         };
-        if run.len > 0 {
-            let chunk = src.inbox.split_to(run.len);
-            load(&mut dst.outbox, chunk);
-            if dst.push().await.map_err(|e| e.context("target"))? {
-                return Err(dst.refused_data().await.context("target"));
-            }
-            bytes += (run.len - 5 * run.frames) as u64;
-            frames += run.frames as u64;
-            progress(bytes, frames);
+        frontend::copy_done(&mut dst.outbox);
+        if dst.push().await.map_err(|e| e.context("target"))? {
+            return Err(dst.refused_data().await.context("target"));
         }
-        if run.ended {
-            match src.skip_notices() {
-                Ok(Some(b'c')) => break,
-                Ok(Some(b'E')) => {
-                    let error = src.answer(|_| Ok(())).await.err().unwrap_or_else(|| Error::failed("the COPY ended early"));
-                    return Err(source_failed(error, dst).await);
-                }
-                Ok(Some(b'd')) => continue,
-                Ok(Some(_)) => return Err(source_failed(Error::connection(format!("{} sent an unexpected message", src.peer)), dst).await),
-                Ok(None) => {}
-                Err(e) => return Err(source_failed(e, dst).await),
-            }
-        }
-        let heard = tokio::select! {
-            read = src.fill() => Heard::Source(read),
-            error = dst.until_error() => Heard::Target(error),
-        };
-        match heard {
-            Heard::Source(Ok(())) => {}
-            Heard::Source(Err(e)) => return Err(source_failed(e, dst).await),
-            Heard::Target(Ok(())) => return Err(dst.refused_data().await.context("target")),
-            Heard::Target(Err(e)) => return Err(e.context("target")),
-        }
+        let rows_in = dst.answer(|_| Ok(())).await.map_err(|e| e.context("target"))?;
+        Ok(Some(Copied { bytes: self.bytes, rows_out, rows_in }))
     }
-    // The source may still fail after its last row; only its CommandComplete makes the copy whole.
-    let rows_out = match src.answer(|_| Ok(())).await {
-        Ok(rows) => rows,
-        Err(e) => return Err(source_failed(e, dst).await),
-    };
-    frontend::copy_done(&mut dst.outbox);
-    if dst.push().await.map_err(|e| e.context("target"))? {
-        return Err(dst.refused_data().await.context("target"));
-    }
-    let rows_in = dst.answer(|_| Ok(())).await.map_err(|e| e.context("target"))?;
-    Ok(Copied { bytes, rows_out, rows_in })
 }
 
 enum Heard {

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
 };
 
-use super::Shared;
+use super::{Shared, Stretch};
 use crate::{
     error::{Error, Result},
     lsn::Position,
@@ -60,6 +60,8 @@ pub enum Refusal {
     Set(usize),
     /// The change at this position failed or found no row.
     Change(Position, Error),
+    /// A statement behind a stretch failed.
+    Statement(Error),
     /// The target grants no temporary tables.
     NoStaging(Error),
     Lane(Error),
@@ -78,6 +80,7 @@ enum Purpose {
     Position,
     Set(usize),
     Change(Position),
+    Statement,
 }
 
 #[derive(Default)]
@@ -129,16 +132,6 @@ impl Session {
         ledger::lane_position(self.connected().await?, lane).await
     }
 
-    /// Runs statements; what remains of a transaction that one of them has broken is rolled back.
-    pub async fn execute(&mut self, sql: &str) -> Result<()> {
-        let wire = self.connected().await?;
-        let result = wire.execute(sql).await;
-        if result.is_err() {
-            self.roll_back().await;
-        }
-        result.map(|_| ())
-    }
-
     async fn roll_back(&mut self) {
         if let Some(wire) = &mut self.wire
             && wire.execute("rollback").await.is_err()
@@ -147,10 +140,16 @@ impl Session {
         }
     }
 
-    /// Applies changes and moves the position, in one transaction; what was done, by relation.
-    pub async fn apply(&mut self, changes: &[Change], (from, to): (Position, Position), modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
+    /// Applies stretches and moves the positions of lanes, in one transaction; what was done, by relation.
+    pub async fn apply(
+        &mut self,
+        stretches: &[Stretch],
+        lanes: &[(u32, Position)],
+        to: Position,
+        modes: &Modes,
+    ) -> Result<HashMap<usize, Counters>, Refusal> {
         self.connected().await?;
-        let result = self.transaction(changes, (from, to), modes).await;
+        let result = self.transaction(stretches, lanes, to, modes).await;
         if let Err(refusal) = &result {
             match refusal {
                 Refusal::Lane(e) if e.is_transient() => self.disconnect(),
@@ -164,18 +163,54 @@ impl Session {
 
     async fn transaction(
         &mut self,
-        changes: &[Change],
-        (from, to): (Position, Position),
+        stretches: &[Stretch],
+        lanes: &[(u32, Position)],
+        to: Position,
         modes: &Modes,
     ) -> Result<HashMap<usize, Counters>, Refusal> {
         let mut script = Script::default();
-        let begin = format!(
-            "begin; set constraints all deferred; update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {} and lsn = '{}' and change = {}",
-            to.lsn, to.change, self.lane, from.lsn, from.change
-        );
-        script.push(Purpose::Position, Request::Query(Cow::Owned(begin)), Expect::Rows(1));
+        let mut begin = "begin; set constraints all deferred; ".to_owned();
+        for (lane, from) in lanes.iter().filter(|(_, from)| *from < to) {
+            let sql = format!(
+                "{begin}update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {}",
+                to.lsn, to.change, from.lsn, from.change
+            );
+            script.push(Purpose::Position, Request::Query(Cow::Owned(sql)), Expect::Rows(1));
+            begin.clear();
+        }
         self.staging.begin();
         let mut counts = HashMap::new();
+        for stretch in stretches {
+            script = self.stretch(&stretch.changes, modes, script, &mut counts).await?;
+            for sql in &stretch.then {
+                script.push(Purpose::Statement, Request::Query(Cow::Borrowed(sql)), Expect::Anything);
+            }
+        }
+        let mut missed: Vec<_> =
+            counts.iter().filter(|(_, c)| c.missed > 0).map(|(target, c)| (self.shared.relations[*target].oid, c.missed)).collect();
+        // Lanes that miss changes of the same relations lock them in the same order.
+        missed.sort_unstable();
+        for (oid, missed) in missed {
+            script.push(Purpose::Statement, Request::Query(Cow::Owned(ledger::add_missed(oid, missed))), Expect::Rows(1));
+        }
+        self.send(script).await?;
+        let commit = self.connected().await?.execute("commit").await;
+        commit.map_err(|error| match stretches.iter().rev().find_map(|s| s.changes.last()) {
+            // A deferred constraint speaks here: no single change can be named, but the last one is in the right transaction.
+            Some(last) if !error.is_transient() => Refusal::Change(last.position, error),
+            _ => Refusal::Lane(error),
+        })?;
+        Ok(counts)
+    }
+
+    /// Adds changes to a script; what has to be known before the rest can be is sent.
+    async fn stretch<'a>(
+        &mut self,
+        changes: &'a [Change],
+        modes: &Modes,
+        mut script: Script<'a>,
+        counts: &mut HashMap<usize, Counters>,
+    ) -> Result<Script<'a>, Refusal> {
         let relations = self.shared.relations.clone();
         for (target, changes) in by_relation(changes) {
             let relation = &relations[target];
@@ -231,14 +266,7 @@ impl Session {
                 }
             }
         }
-        self.send(script).await?;
-        let commit = self.connected().await?.execute("commit").await;
-        commit.map_err(|error| match changes.last() {
-            // A deferred constraint speaks here: no single change can be named, but the last one is in the right transaction.
-            Some(last) if !error.is_transient() => Refusal::Change(last.position, error),
-            _ => Refusal::Lane(error),
-        })?;
-        Ok(counts)
+        Ok(script)
     }
 
     /// Sends requests and checks what they did.
@@ -263,6 +291,7 @@ impl Session {
                         Refusal::Set(target)
                     }
                     Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
+                    Some(Purpose::Statement) => Refusal::Statement(failed.error),
                     Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
                     Some(Purpose::Position) | None => Refusal::Lane(failed.error),
                 })
@@ -283,7 +312,7 @@ impl Session {
             before = *count;
             match *purpose {
                 _ if right => {}
-                Purpose::Position | Purpose::Staging => return Err(Refusal::Moved),
+                Purpose::Position | Purpose::Staging | Purpose::Statement => return Err(Refusal::Moved),
                 Purpose::Set(target) => {
                     tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, count, ?expect, "a set touched other rows than it should");
                     return Err(Refusal::Set(target));

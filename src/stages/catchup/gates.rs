@@ -11,7 +11,7 @@ use crate::{
     lsn::Lsn,
     migration::Migration,
     name::TableName,
-    pg::catalog,
+    pg::{catalog, target},
     plan::IdentityChoice,
 };
 
@@ -54,7 +54,8 @@ impl Replay {
         }
     }
 
-    /// Below the lag threshold ANALYZE runs, once, table by table, while replay goes on.
+    /// Below the lag threshold ANALYZE runs, once, table by table, while replay goes on. Tables that have hardly changed since the one
+    /// that followed their indexes are left out: with many of them it would hold up the cutover for nothing.
     pub(super) async fn analyze_when_near(&mut self, m: &Migration, lag: u64) {
         match &self.analyze {
             Analyze::NotYet if lag < m.config.analyze_below => {
@@ -65,11 +66,12 @@ impl Replay {
                 let cancel = self.cancel.clone();
                 self.tasks.spawn(async move {
                     let work = async {
-                        let target = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
+                        let client = crate::pg::client::connect(&config.target, crate::pg::client::Side::Target, &name).await?;
                         let total = tables.len() as u64;
-                        for (n, table) in tables.iter().enumerate() {
+                        let wanted = target::wants_analyze(&client, &tables).await?;
+                        for (n, table) in tables.iter().enumerate().filter(|(n, _)| wanted[*n]) {
                             reporter.report(Event::Analyzed { done: n as u64, total, table: Some(table.clone()) }).await;
-                            target.batch_execute(&format!("analyze {}", table.sql())).await?;
+                            client.batch_execute(&format!("analyze {}", table.sql())).await?;
                         }
                         reporter.report(Event::Analyzed { done: total, total, table: None }).await;
                         Ok::<(), Error>(())

@@ -1,5 +1,6 @@
 //! What was applied to each table, and what was missed: told to the screens, and recorded where it decides how the migration ends.
 
+use std::collections::HashMap;
 use tokio::sync::watch;
 
 use super::Replay;
@@ -7,6 +8,7 @@ use crate::{
     error::Result,
     event::Event,
     migration::Migration,
+    pg::ledger,
     replay::relation::{Counters, Relation},
 };
 
@@ -18,12 +20,13 @@ pub struct Tally {
     missed_before: u64,
 }
 
-/// The tallies of a new run, in the order of the relations.
-pub async fn begin(m: &Migration, relations: &[Relation], counters: Vec<watch::Receiver<Counters>>) -> Vec<Tally> {
+/// The tallies of a new run, in the order of the relations; `missed` is what the ledger says, by OID.
+pub async fn begin(m: &mut Migration, relations: &[Relation], missed: &HashMap<u32, u64>, counters: Vec<watch::Receiver<Counters>>) -> Vec<Tally> {
     let mut tallies = Vec::new();
     for (relation, counters) in relations.iter().zip(counters) {
-        let missed_before = m.record.missed.get(&relation.table.to_string()).copied().unwrap_or(0);
+        let missed_before = missed.get(&relation.oid).copied().unwrap_or(0);
         if missed_before > 0 {
+            m.record.missed.insert(relation.table.to_string(), missed_before);
             m.reporter.report(Event::Missed { table: relation.table.clone(), missed: missed_before }).await;
         }
         tallies.push(Tally { counters, told: Counters::default(), missed_before });
@@ -49,6 +52,14 @@ impl Replay {
         }
         if missed { m.save() } else { Ok(()) }
     }
+}
+
+/// What the ledger says was missed becomes the record's: the ledger goes before the migration has ended.
+pub async fn settle(m: &mut Migration) -> Result<()> {
+    for entry in ledger::relations(&m.target("tally").await?).await?.into_values().filter(|e| e.missed > 0) {
+        m.record.missed.insert(entry.table.to_string(), entry.missed);
+    }
+    m.save()
 }
 
 fn replayed(relation: &Relation, c: Counters) -> Event {

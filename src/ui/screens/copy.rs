@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 
 use crate::{
-    event::{Holder, Stage, TableState},
+    event::{CopyFormat, Holder, Stage, TableState},
     format,
     state::{State, Table, between},
     ui::{
@@ -68,7 +68,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let (body, total) = split_rows(inner, inner.height.saturating_sub(1));
     let columns = usize::from(inner.width);
     let plain = Style::new();
-    let bar_width = if wide { 20 } else { 10 };
+    let bar_width = if wide { 13 } else { 10 };
     // On the narrowest terminal the name is worth more than the rate.
     let with_rate = columns >= 70;
     let fixed = if wide { 1 + 6 + 9 + 21 + 5 + 23 + 12 + 12 } else { 1 + 9 + 11 + 5 + 10 + 9 + if with_rate { 11 } else { 0 } };
@@ -77,6 +77,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let head = if wide {
         head.left("KIND", 5, plain)
             .left("STATE", 8, plain)
+            .left("FORMAT", 6, plain)
             .left("PROGRESS", bar_width, plain)
             .left("", 4, plain)
             .right("COPIED / TOTAL (est.)", 22, plain)
@@ -93,11 +94,9 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let row = Row::new(view).left(table.summary.table.to_string(), name, plain);
         let row = if wide { row.left(table.summary.kind.word(), 5, plain) } else { row };
         let percent = (table.fraction() * 100.0) as u64;
-        let row = row.left(table.state.word(), 8, role).left(bar(table.fraction(), bar_width, view), bar_width, role).right(
-            format!("{percent}%"),
-            4,
-            plain,
-        );
+        let row = row.left(table.state.word(), 8, role);
+        let row = if wide { row.left(table.format.map_or("", CopyFormat::word), 6, plain) } else { row };
+        let row = row.left(bar(table.fraction(), bar_width, view), bar_width, role).right(format!("{percent}%"), 4, plain);
         let done = if table.done_bytes() == 0 && table.state == TableState::Queued { "0".into() } else { format::bytes(table.done_bytes()) };
         let row = if wide {
             row.right(done, 9, plain).text("/ ", view.style(Role::Dim)).right(format::bytes(table.summary.bytes), 10, plain)
@@ -131,7 +130,7 @@ fn speed(table: &Table) -> Option<String> {
 fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
     match table.state {
         TableState::Copying if state.paused => "paused".into(),
-        TableState::Copying => table.left(now).map(format::duration).unwrap_or_default(),
+        TableState::Copying => state.table_left(table, now).map(format::duration).unwrap_or_default(),
         TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
         TableState::Done => match (table.started, table.finished) {
             (Some(a), Some(b)) => {
@@ -150,13 +149,7 @@ fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View)
     let (done, all) = state.copy_bytes();
     let fraction = if all == 0 { 0.0 } else { done as f64 / all as f64 };
     let rate = state.copy_rate();
-    // By the bytes on disk that were copied a second: the wire's measure is another one.
-    let left = state.tables.iter().filter_map(|t| t.started).min().and_then(|start| {
-        let elapsed = between(start, view.now(state)).as_secs_f64();
-        (state.tables_in(TableState::Copying) > 0 && fraction > 0.001)
-            .then(|| std::time::Duration::from_secs_f64(elapsed / fraction * (1.0 - fraction)))
-    });
-    let left = left.map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
+    let left = state.copy_left(view.now(state)).map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
     let percent = (fraction * 100.0) as u64;
     let sizes = format!("{} / {}", format::bytes(done), format::bytes(all));
     let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
@@ -230,11 +223,18 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         out.push(row.right(rate, 11, Style::new()).line());
     };
     for (i, table) in copying.iter().enumerate() {
-        worker(format!("copy-{}", i + 1), table.summary.table.to_string(), "COPY", format::rate(table.meter.rate()));
+        let parts = if table.parts > 1 { format!(" in {} parts", table.parts) } else { String::new() };
+        worker(format!("copy-{}", i + 1), format!("{}{parts}", table.summary.table), "COPY", format::rate(table.meter.rate()));
     }
     for table in indexing {
-        let index = table.index.clone().unwrap_or_else(|| table.summary.table.to_string());
-        worker("index".into(), index, "BUILD", format!("{} of {}", table.indexes_done, table.indexes_total));
+        for b in &table.building {
+            let how_far = if b.phase.is_empty() {
+                format!("{} of {}", table.indexes_done, table.indexes_total)
+            } else {
+                format!("~{:.0}%", b.fraction * 100.0)
+            };
+            worker("index".into(), b.index.clone(), "BUILD", how_far);
+        }
     }
     let r = &state.replay;
     if let Some(error) = &r.broken {

@@ -66,13 +66,23 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
     let at = |when: Option<jiff::Timestamp>| when.map_or_else(|| "-".to_owned(), |w| view.time(w));
     say(format!("state      {}, {}", t.state.word(), s.kind.word()), Role::Plain);
     say(format!("size       {} on disk, ~{} rows (estimated)", format::bytes(s.bytes), format::count(s.rows)), Role::Plain);
+    let how = t.format.map(|f| format!(", {}, {}", f.word(), if t.parts == 1 { "1 part".into() } else { format!("{} parts", t.parts) }));
+    let how = how.unwrap_or_default();
     say(
-        format!("copied     {} rows, {} on the wire, {}", format::count(t.copied_rows), format::bytes(t.copied_bytes), format::rate(t.meter.rate())),
+        format!(
+            "copied     {} rows, {} on the wire, {}{how}",
+            format::count(t.copied_rows),
+            format::bytes(t.copied_bytes),
+            format::rate(t.meter.rate())
+        ),
         Role::Plain,
     );
     say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
-    let index = t.index.as_ref().map(|i| format!(", now {i}")).unwrap_or_default();
-    say(format!("indexes    {} of {}{index}", t.indexes_done, t.indexes_total), Role::Plain);
+    say(format!("indexes    {} of {}", t.indexes_done, t.indexes_total), Role::Plain);
+    for b in &t.building {
+        let phase = if b.phase.is_empty() { String::new() } else { format!(", {}, ~{:.0}%", b.phase, b.fraction * 100.0) };
+        say(format!("  now      {}{phase}", b.index), Role::Plain);
+    }
     say(
         format!(
             "replayed   {} inserts, {} updates, {} deletes, {} truncates in this run",

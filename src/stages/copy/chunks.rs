@@ -1,0 +1,103 @@
+//! Chunks of a hypertable, made before several jobs copy into it: a session that creates a chunk locks the hypertable until it commits,
+//! so that streams that need new chunks would wait for each other (TIMESCALE.md 2.3).
+//!
+//! Which chunks will have rows is learnt from a sample of the source's blocks, read under the snapshot of the copy. So no chunk is made
+//! that stays empty, whatever a row from the year 4000 does to the range, and the cost is bounded whether the time has an index or not.
+//! A chunk that the sample has missed is created by the stream that needs it.
+
+use super::Shared;
+use crate::{
+    error::Result,
+    event::Level,
+    name::{TableName, ident},
+    pg::{
+        timescale::{self, Dimension},
+        wire::{Failed, Request, Wire},
+    },
+};
+
+/// Blocks of the source that are looked at.
+const SAMPLED_BLOCKS: u64 = 8_192;
+/// Chunks created in one flight, each in a transaction of its own.
+const IN_FLIGHT: usize = 16;
+
+/// What is known of hypertables before they are copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chunking {
+    /// The only dimension, if it is one of time (or of integers).
+    pub dimension: Option<Dimension>,
+    /// More chunks than this are not made beforehand: locks are limited. 0 where the server cannot make them.
+    pub most: u64,
+}
+
+/// The condition for a value, and the number of its chunk, as expressions; `None` for a type whose chunks cannot be counted here.
+fn chunk_of(column: &str, type_oid: u32, width: i64) -> Option<(String, String)> {
+    let column = ident(column);
+    match type_oid {
+        // int8, int2, int4
+        20 | 21 | 23 => Some((format!("{column} is not null"), format!("floor({column}::numeric / {width})::bigint"))),
+        // date, timestamp, timestamptz: microseconds since 1970, in UTC
+        1082 | 1114 | 1184 => {
+            Some((format!("isfinite({column})"), format!("floor((extract(epoch from {column}) * 1000000)::numeric / {width})::bigint")))
+        }
+        _ => None,
+    }
+}
+
+/// Creates the chunks that the relation's rows will need; whether several streams may write into it.
+pub async fn create(
+    shared: &Shared,
+    chunking: &Chunking,
+    (source, blocks, columns): (&mut Wire, u64, &[(String, u32)]),
+    target: &mut Wire,
+    table: &TableName,
+) -> Result<bool> {
+    let Some((dimension, width)) = chunking.dimension.as_ref().and_then(|d| Some((d, d.width.filter(|w| *w > 0)?))) else { return Ok(false) };
+    let type_oid = columns.iter().find(|(name, _)| *name == dimension.column).map_or(0, |(_, oid)| *oid);
+    let Some((condition, number)) = chunk_of(&dimension.column, type_oid, width).filter(|_| chunking.most > 0) else { return Ok(false) };
+    let percent = (100.0 * SAMPLED_BLOCKS as f64 / blocks.max(1) as f64).min(100.0);
+    let sql = format!(
+        "select distinct {number} as number from only {} tablesample system ({percent}) repeatable (1) where {condition} order by 1 limit {}",
+        table.sql(),
+        chunking.most + 1
+    );
+    let rows = source.simple(&sql).await.map_err(|e| e.context("source"))?;
+    let numbers: Vec<i64> = rows.iter().filter_map(|r| r.first()?.as_deref()?.parse().ok()).collect();
+    if numbers.len() as u64 > chunking.most {
+        let text = format!(
+            "{table} has more than {} chunks: it is copied by one job at a time, because more would wait for each other's chunks",
+            chunking.most
+        );
+        shared.reporter.notice(Level::Info, text).await;
+        return Ok(false);
+    }
+    let ranges = numbers.iter().filter_map(|n| Some((n.checked_mul(width)?, n.checked_add(1)?.checked_mul(width)?)));
+    let statements: Vec<String> = ranges.map(|(from, to)| timescale::create_chunk(table, &dimension.column, from, to)).collect();
+    for some in statements.chunks(IN_FLIGHT) {
+        match target.run(some.iter().map(|s| Request::Query(s.as_str().into())).collect()).await {
+            Ok(_) => {}
+            Err(Failed { error, .. }) if error.is_transient() => return Err(error.context("target")),
+            Err(Failed { error, .. }) => {
+                let text = format!("chunks of {table} cannot be made beforehand ({error}): it is copied by one job at a time");
+                shared.reporter.notice(Level::Info, text).await;
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_counted_by_the_type_of_the_column() {
+        let (condition, number) = chunk_of("at", 1184, 86_400_000_000).unwrap();
+        assert_eq!(condition, "isfinite(\"at\")");
+        assert_eq!(number, "floor((extract(epoch from \"at\") * 1000000)::numeric / 86400000000)::bigint");
+        assert_eq!(chunk_of("n", 20, 1_000).unwrap().1, "floor(\"n\"::numeric / 1000)::bigint");
+        // uuid
+        assert_eq!(chunk_of("id", 2_950, 1_000), None);
+    }
+}

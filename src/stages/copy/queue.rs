@@ -1,0 +1,263 @@
+//! What is left to copy: relations, the largest first, and the parts of those that several jobs are at. Jobs take from it.
+//!
+//! A relation of several parts has a keeper: the session of the source that holds its lock and its snapshot (I1). Whoever takes a part
+//! while nobody else uses that session, reads through it; others join its snapshot. So somebody can always go on, even when a waiting
+//! ALTER TABLE keeps further sessions from the lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+use tokio::sync::Notify;
+
+use super::{parts::Part, source::Session};
+use crate::{
+    error::Error,
+    event::CopyFormat,
+    lsn::Lsn,
+    pg::{catalog::Relation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
+};
+
+/// A relation to be copied, and what the target has of it.
+#[derive(Clone)]
+pub struct Task {
+    pub relation: Relation,
+    /// For its indexes.
+    pub statements: Vec<Statement>,
+    pub target: Unfinished,
+    /// It was tried before in this run.
+    pub tried: bool,
+}
+
+/// Under which snapshot a relation is copied, and how.
+pub struct Frame {
+    pub snapshot: Snapshot,
+    /// L: where the source's WAL ended right after.
+    pub at: Lsn,
+    /// For `set transaction snapshot`.
+    pub exported: String,
+    pub columns: Vec<String>,
+    pub format: CopyFormat,
+    pub parts: u32,
+    /// No more jobs may write at once.
+    pub streams: u32,
+}
+
+/// A relation that is being copied in several parts.
+pub struct Open {
+    pub task: Task,
+    pub frame: Frame,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    left: VecDeque<Part>,
+    /// Jobs that are at a part.
+    running: u32,
+    /// While nobody uses it.
+    keeper: Option<Session>,
+    /// Further sessions can have its lock.
+    joinable: bool,
+    failed: Option<Error>,
+    rows: u64,
+    bytes: u64,
+    reported: Option<Instant>,
+}
+
+impl Open {
+    pub fn new(task: Task, frame: Frame, parts: Vec<Part>, keeper: Session) -> Self {
+        let progress =
+            Progress { left: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
+        Self { task, frame, progress: Mutex::new(progress) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some part of it failed for good: the others are in vain.
+    pub fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+
+    /// Rows and bytes of all parts so far, after so many more (or fewer, for a part that is copied again); with whether it is time to
+    /// report them.
+    pub fn add(&self, rows: i64, bytes: i64, every: std::time::Duration) -> (u64, u64, bool) {
+        let mut p = self.lock();
+        p.rows = p.rows.saturating_add_signed(rows);
+        p.bytes = p.bytes.saturating_add_signed(bytes);
+        let due = p.reported.is_none_or(|at| at.elapsed() >= every);
+        if due {
+            p.reported = Some(Instant::now());
+        }
+        (p.rows, p.bytes, due)
+    }
+
+    /// Rows and bytes of all parts so far.
+    pub fn moved(&self) -> (u64, u64) {
+        let p = self.lock();
+        (p.rows, p.bytes)
+    }
+
+    /// The keeper of a relation that has no parts.
+    pub fn take_keeper(&self) -> Option<Session> {
+        self.lock().keeper.take()
+    }
+
+    /// A part for this job, with the keeper if it is free.
+    fn take(&self, joined: bool) -> Option<(Part, Option<Session>)> {
+        let mut p = self.lock();
+        let may_read = p.keeper.is_some() || joined || p.joinable;
+        if p.failed.is_some() || p.running >= self.frame.streams || !may_read {
+            return None;
+        }
+        let part = p.left.pop_front()?;
+        p.running += 1;
+        // A session that has joined serves as well, and leaves the keeper to others.
+        let keeper = if joined { None } else { p.keeper.take() };
+        Some((part, keeper))
+    }
+}
+
+/// What a job does next.
+pub enum Work {
+    Relation(Task),
+    Part(Arc<Open>, Part, Option<Session>),
+}
+
+/// How it stands with a relation after a part of it.
+pub enum After {
+    Going,
+    /// All parts are in; nobody but the keeper is left.
+    Complete(Session),
+    Failed(Error),
+}
+
+/// How a part ended.
+pub enum Outcome {
+    Done,
+    /// Copied again, by whoever takes it.
+    Again(Part),
+    /// The same, but no more sessions can join.
+    Unjoinable(Part),
+    Failed(Error),
+}
+
+#[derive(Default)]
+pub struct Queue {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: VecDeque<Task>,
+    open: Vec<Arc<Open>>,
+    /// Relations that are neither copied nor skipped.
+    unfinished: usize,
+}
+
+impl Queue {
+    /// The largest relation comes first.
+    pub fn new(mut tasks: Vec<Task>) -> Self {
+        tasks.sort_by_key(|t| std::cmp::Reverse(t.relation.bytes));
+        let unfinished = tasks.len();
+        Self { inner: Mutex::new(Inner { waiting: tasks.into(), open: Vec::new(), unfinished }), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something to do, if there is something right now. `joined` is the relation whose snapshot the job's own session has. Parts come
+    /// first: their relations are larger than what waits, and their snapshots old.
+    pub fn take_now(&self, joined: Option<u32>) -> Option<Work> {
+        let mut inner = self.lock();
+        let mut open: Vec<&Arc<Open>> = inner.open.iter().collect();
+        open.sort_by_key(|o| joined != Some(o.task.relation.oid));
+        for open in open {
+            if let Some((part, keeper)) = open.take(joined == Some(open.task.relation.oid)) {
+                return Some(Work::Part(Arc::clone(open), part, keeper));
+            }
+        }
+        inner.waiting.pop_front().map(Work::Relation)
+    }
+
+    /// Waits for something to do; `None` when everything is done.
+    pub async fn take(&self) -> Option<Work> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(work) = self.take_now(None) {
+                return Some(work);
+            }
+            if self.lock().unfinished == 0 {
+                return None;
+            }
+            changed.await;
+        }
+    }
+
+    /// A relation is to be tried again.
+    pub fn put_back(&self, task: Task) {
+        self.lock().waiting.push_front(task);
+        self.changed.notify_waiters();
+    }
+
+    /// A relation is open: its parts can be taken.
+    pub fn opened(&self, open: Arc<Open>) {
+        self.lock().open.push(open);
+        self.changed.notify_waiters();
+    }
+
+    /// A relation is copied, or skipped.
+    pub fn settled(&self) {
+        let mut inner = self.lock();
+        inner.unfinished = inner.unfinished.saturating_sub(1);
+        self.changed.notify_waiters();
+    }
+
+    /// A job leaves a part. `keeper` comes back from whoever used it, `None` if it is gone or was not used; with it goes the snapshot.
+    pub fn leave(&self, open: &Arc<Open>, keeper: Option<Session>, used_keeper: bool, outcome: Outcome) -> After {
+        let mut p = open.lock();
+        p.running -= 1;
+        if used_keeper && keeper.is_none() {
+            p.failed.get_or_insert_with(|| Error::connection("the session that held the snapshot on the source is gone"));
+        }
+        p.keeper = p.keeper.take().or(keeper);
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Again(part) => p.left.push_front(part),
+            Outcome::Unjoinable(part) => {
+                p.joinable = false;
+                p.left.push_front(part);
+            }
+            Outcome::Failed(error) => {
+                // What failed for good says more than what passes.
+                if p.failed.as_ref().is_none_or(Error::is_transient) {
+                    p.failed = Some(error);
+                }
+            }
+        }
+        let after = match () {
+            () if p.running > 0 || (p.failed.is_none() && !p.left.is_empty()) => After::Going,
+            () => match (p.failed.take(), p.keeper.take()) {
+                (Some(error), _) => After::Failed(error),
+                (None, Some(keeper)) => After::Complete(keeper),
+                (None, None) => After::Failed(Error::connection("the session that held the snapshot on the source is gone")),
+            },
+        };
+        if !matches!(after, After::Going) {
+            // Nobody takes from it any more.
+            p.left.clear();
+        }
+        drop(p);
+        if !matches!(after, After::Going) {
+            self.lock().open.retain(|o| !Arc::ptr_eq(o, open));
+        }
+        self.changed.notify_waiters();
+        after
+    }
+}

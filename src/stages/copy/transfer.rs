@@ -1,0 +1,198 @@
+//! The rows of one part, from one session to the other, and their ledger row.
+
+use std::{borrow::Cow, time::Duration};
+
+use super::{Shared, parts::Part, queue::Frame};
+use crate::{
+    error::{Error, Kind, Result},
+    event::CopyFormat,
+    name::{TableName, idents, literal},
+    pg::{
+        ledger,
+        wire::{Copied, Failed, Pipe, Request, Wire},
+    },
+};
+
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Between which tables a part goes.
+pub struct Route<'a> {
+    pub part: &'a Part,
+    pub frame: &'a Frame,
+    /// The target's table: the relation, or its leaf.
+    pub into: &'a TableName,
+}
+
+impl Route<'_> {
+    fn copy_out(&self) -> String {
+        let (list, from) = (idents(&self.frame.columns), self.part.table.sql());
+        let rows = match self.part.condition() {
+            Some(condition) => format!("(select {list} from only {from} where {condition})"),
+            None => format!("{from} ({list})"),
+        };
+        format!("copy {rows} to stdout{}", self.options())
+    }
+
+    fn copy_in(&self) -> String {
+        format!("copy {} ({}) from stdin{}", self.into.sql(), idents(&self.frame.columns), self.options())
+    }
+
+    fn options(&self) -> &'static str {
+        match self.frame.format {
+            CopyFormat::Binary => " (format binary)",
+            CopyFormat::Text => "",
+        }
+    }
+}
+
+/// Why a part did not get through, and whether the source is still sending it.
+pub struct Broken {
+    pub error: Error,
+    pub source_sends: bool,
+}
+
+impl Broken {
+    /// An error that leaves the source ready for another statement, if its connection stands.
+    pub fn quiet(error: Error) -> Self {
+        Self { error, source_sends: false }
+    }
+}
+
+/// Copies the rows into a transaction of the target that stays open. `before` runs on the source in front of it. `heard` is told the rows
+/// and bytes so far, and may stop it.
+pub async fn rows(
+    shared: &Shared,
+    route: &Route<'_>,
+    (source, before): (&mut Wire, &str),
+    target: &mut Wire,
+    heard: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
+) -> Result<Copied, Broken> {
+    if route.frame.columns.is_empty() {
+        return no_columns(route, (source, before), target).await.map_err(Broken::quiet);
+    }
+    let (out, into) = (route.copy_out(), route.copy_in());
+    let (sends, takes) = tokio::join!(
+        async { if before.is_empty() { source.copy_out(&out).await } else { source.copy_out_after(before, &out).await } },
+        target.copy_in_after("begin", &into)
+    );
+    sends.map_err(|e| Broken::quiet(e.context("source")))?;
+    takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
+    let mut pipe = Pipe::default();
+    let mut before = 0;
+    let copied = loop {
+        match pipe.step(source, target).await {
+            Ok(Some(copied)) => break copied,
+            Ok(None) => {}
+            Err(error) => return Err(Broken { error, source_sends: !pipe.source_ended }),
+        }
+        let held = async {
+            heard(pipe.frames, pipe.bytes)?;
+            shared.throttle.moved(pipe.bytes - std::mem::replace(&mut before, pipe.bytes)).await
+        };
+        held.await.map_err(|error| Broken { error, source_sends: true })?;
+    };
+    if copied.rows_in != copied.rows_out {
+        let error = Error::new(Kind::Differs, format!("{} rows were read but {} were written", copied.rows_out, copied.rows_in))
+            .hint("does a trigger or a rule of the target drop rows? Take it away and retry");
+        return Err(Broken::quiet(error));
+    }
+    Ok(copied)
+}
+
+/// Rows without columns: as many as the source has. COPY cannot name no columns.
+async fn no_columns(route: &Route<'_>, (source, before): (&mut Wire, &str), target: &mut Wire) -> Result<Copied> {
+    let condition = route.part.condition().map_or_else(String::new, |c| format!(" where {c}"));
+    let count = format!("select count(*) from only {}{condition}", route.part.table.sql());
+    let separator = if before.is_empty() { "" } else { "; " };
+    let rows = source.simple(&format!("{before}{separator}{count}")).await.map_err(|e| e.context("source"))?;
+    let count: u64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let insert = format!("begin; insert into {} select from generate_series(1, {count}::bigint)", route.into.sql());
+    let rows_in = target.execute(&insert).await.map_err(|e| e.context("target"))?;
+    Ok(Copied { bytes: 0, rows_out: count, rows_in })
+}
+
+fn parameters(values: &[String]) -> Vec<Option<Cow<'_, [u8]>>> {
+    values.iter().map(|v| Some(Cow::Borrowed(v.as_bytes()))).collect()
+}
+
+/// Records the relation as copied in the transaction that copied it whole, and commits.
+pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, copied: Copied) -> Result<()> {
+    let values = [
+        oid.to_string(),
+        attempt.to_string(),
+        frame.snapshot.to_string(),
+        frame.at.to_string(),
+        copied.rows_in.to_string(),
+        copied.bytes.to_string(),
+    ];
+    commit(target, ledger::RECORD_WHOLE, &values).await.map_err(|e| {
+        // Another session was faster: one of an earlier attempt, or our own whose answer was lost. The next attempt begins anew.
+        if e.has_code("23505") || e.has_code("23502") { Error::connection(format!("another session has copied it: {e}")) } else { e }
+    })
+}
+
+/// Records a part in the transaction that copied it, and commits.
+pub async fn commit_part(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, part: &Part, copied: Copied) -> Result<()> {
+    let values = [
+        oid.to_string(),
+        attempt.to_string(),
+        part.number.to_string(),
+        frame.parts.to_string(),
+        copied.rows_in.to_string(),
+        copied.bytes.to_string(),
+    ];
+    commit(target, ledger::RECORD_PART, &values).await
+}
+
+async fn commit(target: &mut Wire, statement: &str, values: &[String]) -> Result<()> {
+    let requests = vec![Request::Execute(statement.into(), parameters(values)), Request::Query("commit".into())];
+    target.run(requests).await.map_err(|Failed { error, .. }| error.context("target"))?;
+    Ok(())
+}
+
+/// What the ledger has of a part in this attempt: rows and bytes. An answer to its commit may have been lost.
+pub async fn recorded(target: &mut Wire, oid: u32, attempt: i32, part: &Part) -> Result<Option<Copied>> {
+    let sql = format!(
+        "select rows::text, bytes::text from _hyperlift.copy_part where source_oid = {oid} and attempt = {attempt} and part = {}",
+        part.number
+    );
+    let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
+    let number = |value: &Option<String>| value.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
+    Ok(rows.first().map(|r| Copied { rows_in: number(&r[0]), rows_out: number(&r[0]), bytes: number(&r[1]) }))
+}
+
+/// Records a relation as copied once all its parts are recorded.
+pub async fn record_parts(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame) -> Result<()> {
+    let values = [oid.to_string(), attempt.to_string(), frame.snapshot.to_string(), frame.at.to_string(), frame.parts.to_string()];
+    let answers = target
+        .run(vec![Request::Execute(ledger::RECORD_PARTS.into(), parameters(&values))])
+        .await
+        .map_err(|Failed { error, .. }| error.context("target"))?;
+    if answers.first().is_none_or(|a| a.count != 1) {
+        return Err(Error::failed("the ledger on the target does not have all parts of it")
+            .hint("was schema _hyperlift changed by hand? Retry copies the table again"));
+    }
+    Ok(())
+}
+
+/// Empties the table and begins a new attempt; returns its number.
+pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, only: bool) -> Result<i32> {
+    let only = if only { "only " } else { "" };
+    let sql = format!("begin; truncate table {only}{}; {}", table.sql(), ledger::begin_attempt(oid));
+    let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
+    let attempt = rows.last().and_then(|r| r.last()).and_then(|v| v.as_deref()).and_then(|v| v.parse().ok());
+    let attempt = attempt.ok_or_else(|| Error::failed(format!("the ledger on the target does not know {table}")))?;
+    target.simple("commit").await.map_err(|e| e.context("target"))?;
+    Ok(attempt)
+}
+
+/// Whether the target has a table of this name below the relation.
+pub async fn has_leaf(target: &mut Wire, relation: &TableName, leaf: &TableName) -> Result<bool> {
+    let sql = format!(
+        "select exists (select from pg_partition_tree(to_regclass({})) where isleaf and relid = to_regclass({}))::text",
+        literal(&relation.sql()),
+        literal(&leaf.sql())
+    );
+    let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
+    Ok(rows.first().and_then(|r| r[0].as_deref()) == Some("true"))
+}
