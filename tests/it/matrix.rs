@@ -120,7 +120,8 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     written(20).await;
     let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
     let plan = format!("{IDENTITIES}{full}{}", if timescale { HYPERTABLE } else { "" });
-    let mut migration = Migration::of(&pair).plan(&plan).arguments(arguments);
+    // Small enough that tables are copied in parts, which are cut in another way before 14.
+    let mut migration = Migration::of(&pair).plan(&plan).arguments(&["--split-tables-larger-than", "128kB"]).arguments(arguments);
     migration.start();
     migration.stage(Stage::CatchUp).await;
     pair.source.execute(CHANGES).await;
