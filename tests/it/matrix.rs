@@ -270,6 +270,13 @@ async fn c_19_an_idle_slot_that_the_source_gave_up_is_told_as_such() {
 
 #[tokio::test]
 #[ignore = "needs the servers of `make test-matrix`"]
+async fn filters_hold_with_the_newest_pg_dump() {
+    let newest = programs(18).bin.join("pg_dump").display().to_string();
+    crate::scope::leave_out(&Pair::shared().await, &["--pg-dump", &newest]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
 async fn a_newer_pg_dump_serves_an_older_target() {
     let newest = programs(18).bin.join("pg_dump").display().to_string();
     migrate(programs(14), timescale_15(), &["--pg-dump", &newest]).await;
