@@ -286,13 +286,6 @@ pub async fn skip_relation(client: &Client, oid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes everything durable that was committed on the target so far, in whatever session: sessions with `synchronous_commit = off`
-/// spare the disk one flush a transaction. This commit waits for its own.
-pub async fn flush(client: &Client) -> Result<()> {
-    client.execute("update _hyperlift.migration set version = version", &[]).await?;
-    Ok(())
-}
-
 /// Where a lane stands.
 pub async fn lane_position(wire: &mut Wire, lane: u32) -> Result<Position> {
     let rows = wire.simple(&format!("select lsn::text, change::text from _hyperlift.lane where lane = {lane}")).await?;
@@ -324,7 +317,8 @@ pub fn step_sql(name: &str) -> String {
     format!("insert into _hyperlift.step (name) values ({}) on conflict do nothing", literal(name))
 }
 
-/// Makes durable whatever was committed before, synchronously or not.
+/// Makes everything durable that was committed on the target so far, in whatever session: sessions with `synchronous_commit = off` spare
+/// the disk one flush a transaction. This commit waits for its own.
 pub async fn flush(client: &Client) -> Result<()> {
     client.batch_execute("set synchronous_commit = on; update _hyperlift.migration set version = version").await?;
     Ok(())

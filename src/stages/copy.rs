@@ -14,7 +14,7 @@ mod throttle;
 mod transfer;
 mod worker;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 use tokio::sync::watch;
 
 use self::engine::Shared;
@@ -106,7 +106,7 @@ pub fn origin(m: &Migration) -> Origin {
 pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
     let known = match m.record.slot {
         Some(_) => ledger::relations(&m.target("scope").await?).await?,
-        None => HashMap::new(),
+        None => std::collections::HashMap::new(),
     };
     if known.is_empty() {
         relations.retain(|r| m.plan.scope.extent(&r.table) == Extent::All);
@@ -138,7 +138,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
         m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }
     m.save()?;
-    for found in apart::apart(source).await? {
+    for found in apart::apart(source, &m.plan.scope).await? {
         m.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
     }
     // The cutover's objects must be known even if the source is gone by then.

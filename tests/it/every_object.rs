@@ -2,7 +2,7 @@
 //! what the program's report names.
 
 use hyperlift::{
-    demo::servers::{Programs, ServerOptions},
+    demo::servers::ServerOptions,
     event::{Event, Stage},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -109,9 +109,8 @@ fn object(entry: &str) -> Option<String> {
 
 /// Holds the definitions of both sides against each other: what the target lacks is in the report, and nothing is there but that.
 async fn assert_dumps_agree(pair: &Pair, options: &[&str], reported: &BTreeSet<String>, renamed: impl Fn(&str) -> String) {
-    let program = Programs::newest().unwrap().bin.join("pg_dump");
-    let source: BTreeSet<String> = pair.source.dump(&program, options).await.iter().map(|e| renamed(e)).collect();
-    let target = pair.target.dump(&program, options).await;
+    let source: BTreeSet<String> = pair.source.dump(options).await.iter().map(|e| renamed(e)).collect();
+    let target = pair.target.dump(options).await;
     // An entry is its header and its statements.
     let unreported = |entry: &&String| object(entry).is_none_or(|object| !reported.contains(&object));
     let covered: Vec<&String> = source.iter().filter(|e| !unreported(e)).collect();

@@ -70,11 +70,15 @@ impl Database {
 
     /// The schema as pg_dump prints it: its entries, without their order, and without the TimescaleDB of the target.
     pub async fn schema(&self, program: &Path) -> BTreeSet<String> {
-        self.dump(program, &["--no-owner", "--no-privileges", "--no-publications"]).await
+        self.dump_by(program, &["--no-owner", "--no-privileges", "--no-publications"]).await
     }
 
     /// The same with other options of pg_dump.
-    pub async fn dump(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
+    pub async fn dump(&self, options: &[&str]) -> BTreeSet<String> {
+        self.dump_by(&Programs::newest().unwrap().bin.join("pg_dump"), options).await
+    }
+
+    async fn dump_by(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
         let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
