@@ -1,7 +1,11 @@
 //! What a database has apart from the objects that are made on the target and the rows that are replicated: each with what becomes of it.
 
 use super::client::Client;
-use crate::error::Result;
+use crate::{
+    error::Result,
+    name::TableName,
+    scope::{Extent, Scope},
+};
 
 /// Something that does not arrive, or not as everything else does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,10 +65,17 @@ select 'rows of extensions', 'EXTENSION ' || quote_ident(e.extname),
  where e.extname <> 'timescaledb' group by e.extname
 order by 1, 2";
 
-/// Everything of that kind.
-pub async fn apart(source: &Client) -> Result<Vec<Apart>> {
+/// Everything of that kind that is in scope.
+pub async fn apart(source: &Client, scope: &Scope) -> Result<Vec<Apart>> {
     let rows = source.query(APART, &[]).await?;
-    Ok(rows.iter().map(|r| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") }).collect())
+    let apart = |r: &tokio_postgres::Row| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") };
+    let mut found: Vec<Apart> = rows.iter().map(apart).collect();
+    found.retain(|a| match a.object.split_once(' ') {
+        Some(("TABLE", name)) => TableName::parse(name).is_none_or(|table| scope.extent(&table) == Extent::All),
+        Some(("EXTENSION", name)) => scope.has_extension(&name.trim_matches('"').replace("\"\"", "\"")),
+        _ => true,
+    });
+    Ok(found)
 }
 
 /// Columns whose values name other objects (T-10): `app.jobs.handler regprocedure`.

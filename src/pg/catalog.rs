@@ -469,6 +469,8 @@ pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
 /// A foreign key between two tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
+    /// The unique index that it points at.
+    pub index: String,
     pub name: String,
     pub from: TableName,
     pub to: TableName,
@@ -478,19 +480,25 @@ pub struct ForeignKey {
 pub async fn foreign_keys(client: &Client) -> Result<Vec<ForeignKey>> {
     let rows = client
         .query(
-            "select f.conname::text as name, fn.nspname::text as from_schema, fc.relname::text as from_name,
+            "select f.conname::text as name, i.relname::text as index, fn.nspname::text as from_schema, fc.relname::text as from_name,
                     tn.nspname::text as to_schema, tc.relname::text as to_name
                from pg_constraint f
+               join pg_class i on i.oid = f.conindid
                join pg_class fc on fc.oid = f.conrelid join pg_namespace fn on fn.oid = fc.relnamespace
                join pg_class tc on tc.oid = f.confrelid join pg_namespace tn on tn.oid = tc.relnamespace
-              where f.contype = 'f' and f.conparentid = 0 order by 2, 3, 1",
+              where f.contype = 'f' and f.conparentid = 0 order by 3, 4, 1",
             &[],
         )
         .await?;
     let table = |r: &tokio_postgres::Row, schema: &str, name: &str| TableName::new(r.get::<_, &str>(schema), r.get::<_, &str>(name));
     Ok(rows
         .iter()
-        .map(|r| ForeignKey { name: r.get("name"), from: table(r, "from_schema", "from_name"), to: table(r, "to_schema", "to_name") })
+        .map(|r| ForeignKey {
+            index: r.get("index"),
+            name: r.get("name"),
+            from: table(r, "from_schema", "from_name"),
+            to: table(r, "to_schema", "to_name"),
+        })
         .collect())
 }
 

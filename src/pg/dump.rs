@@ -10,8 +10,11 @@ mod understand;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::program::{PgDump, find};
 use self::understand::understand;
+pub use self::{
+    older::Note,
+    program::{PgDump, find},
+};
 use super::{conninfo::Conninfo, extent::Omitted};
 use crate::{error::Result, name::TableName, plan::Plan};
 
@@ -97,6 +100,6 @@ pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &
 pub struct Schema {
     pub statements: Vec<Statement>,
     pub digest: String,
-    /// What the target does not know, and what became of it.
-    pub notes: Vec<String>,
+    /// What an older target does not know, and what becomes of it there.
+    pub notes: Vec<Note>,
 }

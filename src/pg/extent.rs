@@ -225,7 +225,7 @@ async fn needed_schemas(client: &Client, relations: &[u32]) -> Result<HashSet<u3
                 select d.classid, d.objid from pg_depend d
                  where d.refclassid = need.classid and d.refobjid = need.objid and d.deptype in ('a', 'i')
                    and need.classid in ('pg_class'::regclass, 'pg_type'::regclass)) e
-             where not (e.classid = 'pg_class'::regclass and not (e.objid = any($1))
+             where not (e.classid = 'pg_class'::regclass and e.objid not in (select o from unnest($1::oid[]) o)
                         and exists (select from pg_class c where c.oid = e.objid and c.relkind in ('r', 'p', 'f', 'v', 'm'))))
         select objid as oid from need where classid = 'pg_namespace'::regclass";
     Ok(client.query(sql, &[&relations]).await?.iter().map(|r| r.get("oid")).collect())
@@ -234,40 +234,53 @@ async fn needed_schemas(client: &Client, relations: &[u32]) -> Result<HashSet<u3
 /// Everything that cannot be without the seeds. A sequence stays that a kept table's default counts with, whoever owns it.
 async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Omitted) -> Result<()> {
     let sql = "
-        with recursive gone(classid, objid) as (
-            select c, o from unnest($1::oid[], $2::oid[]) as seed(c, o)
+        with recursive kept as (select o as oid from unnest($3::oid[]) o),
+        seed as (select c as classid, o as objid from unnest($1::oid[], $2::oid[]) as s(c, o)),
+        -- sequences that defaults of kept tables count with
+        counting as (
+            select d.refobjid as oid from pg_depend d join pg_attrdef a on a.oid = d.objid
+             where d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_class'::regclass and a.adrelid in (select oid from kept)
+               and d.refobjid in (select seqrelid from pg_sequence)),
+        gone(classid, objid) as (
+            select classid, objid from seed
              union
             select e.classid, e.objid from gone cross join lateral (
                 select d.classid, d.objid from pg_depend d
                  where d.refclassid = gone.classid and d.refobjid = gone.objid and d.deptype <> 'p'
-                   and not (d.classid = 'pg_class'::regclass and d.deptype = 'a'
-                            and exists (select from pg_class s where s.oid = d.objid and s.relkind = 'S')
-                            and exists (select from pg_depend u join pg_attrdef a on a.oid = u.objid
-                                         where u.refclassid = 'pg_class'::regclass and u.refobjid = d.objid and u.classid = 'pg_attrdef'::regclass
-                                           and a.adrelid = any($3)))
+                   and not (d.classid = 'pg_class'::regclass and d.deptype = 'a' and d.objid in (select oid from counting))
                  union all
                 -- the whole of which it is a part: the view of a rule, the constraint of an index
                 select d.refclassid, d.refobjid from pg_depend d
-                 where d.classid = gone.classid and d.objid = gone.objid and d.deptype = 'i') e)
+                 where d.classid = gone.classid and d.objid = gone.objid and d.deptype = 'i') e),
+        edge as (
+            select d.classid, d.objid, d.refclassid, d.refobjid, d.deptype
+              from gone g join pg_depend d on d.classid = g.classid and d.objid = g.objid
+              join gone p on p.classid = d.refclassid and p.objid = d.refobjid),
+        part as (
+            select classid, objid, bool_or(deptype = 'i') as is_inner, bool_or(deptype in ('a', 'P')) as is_part from edge group by 1, 2),
+        -- its own reason, or that of the rule which makes a view of it
+        reason as (
+            select classid, objid, refclassid, refobjid, case deptype when 'a' then 1 when 'P' then 1 when 'i' then 4 else 2 end as rank from edge
+             union all
+            select 'pg_class'::regclass, r.ev_class, e.refclassid, e.refobjid, 3
+              from edge e join pg_rewrite r on r.oid = e.objid where e.classid = 'pg_rewrite'::regclass and e.refobjid <> r.ev_class),
+        cause as (
+            select distinct on (classid, objid) classid, objid, refclassid, refobjid from reason order by classid, objid, rank, refclassid, refobjid)
         select g.classid, g.objid, coalesce(o.type, '') as type, coalesce(o.identity, '') as identity,
-               (g.classid, g.objid) in (select c, o from unnest($1::oid[], $2::oid[]) as seed(c, o)) as is_seed,
-               'i' = any(p.kinds) as is_inner, 'a' = any(p.kinds) or 'P' = any(p.kinds) as is_part,
-               c.relname::text as name, n.nspname::text as schema, c.relkind in ('r', 'p') as is_table, g.objid = any($3) as is_kept,
-               g.classid = 'pg_attrdef'::regclass
-                   or exists (select from pg_constraint k where g.classid = 'pg_constraint'::regclass and k.oid = g.objid and k.contype = 'c') as is_inline,
-               (select i.type || ' ' || i.identity from pg_depend d join gone on (gone.classid, gone.objid) = (d.refclassid, d.refobjid)
-                  cross join lateral pg_identify_object(d.refclassid, d.refobjid, 0) i
-                 where (d.classid, d.objid) = (g.classid, g.objid) order by d.deptype in ('a', 'i'), i.identity limit 1) as cause,
-               (select i.type || ' ' || i.identity from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
-                  join gone on (gone.classid, gone.objid) = (d.refclassid, d.refobjid)
-                  cross join lateral pg_identify_object(d.refclassid, d.refobjid, 0) i
-                 where g.classid = 'pg_class'::regclass and r.ev_class = g.objid and d.refobjid <> g.objid order by i.identity limit 1) as read
+               (g.classid, g.objid) in (select classid, objid from seed) as is_seed,
+               coalesce(p.is_inner, false) as is_inner, coalesce(p.is_part, false) as is_part,
+               c.relname::text as name, n.nspname::text as schema,
+               coalesce(c.relkind in ('r', 'p') and g.objid in (select oid from kept), false) as is_kept_table,
+               g.classid = 'pg_attrdef'::regclass or coalesce(k.contype = 'c', false) as is_inline,
+               i.type || ' ' || i.identity as cause
           from gone g
           cross join lateral pg_identify_object(g.classid, g.objid, 0) o
-          cross join lateral (select coalesce(array_agg(d.deptype::text), '{}') as kinds from pg_depend d
-              join gone on (gone.classid, gone.objid) = (d.refclassid, d.refobjid) where (d.classid, d.objid) = (g.classid, g.objid)) p
+          left join part p on p.classid = g.classid and p.objid = g.objid
+          left join cause on cause.classid = g.classid and cause.objid = g.objid
+          left join lateral pg_identify_object(cause.refclassid, cause.refobjid, 0) i on cause.refobjid is not null
           left join pg_class c on g.classid = 'pg_class'::regclass and c.oid = g.objid
           left join pg_namespace n on n.oid = c.relnamespace
+          left join pg_constraint k on g.classid = 'pg_constraint'::regclass and k.oid = g.objid
          where g.classid not in ('pg_publication_rel'::regclass, 'pg_amop'::regclass, 'pg_amproc'::regclass)";
     let (classes, objects): (Vec<u32>, Vec<u32>) = seeds.iter().copied().unzip();
     for r in client.query(sql, &[&classes, &objects, &kept]).await? {
@@ -277,9 +290,8 @@ async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Om
         }
         let (is_seed, is_inner, is_part): (bool, bool, bool) = (r.get("is_seed"), r.get("is_inner"), r.get("is_part"));
         let what = format!("{} {}", r.get::<_, &str>("type"), r.get::<_, &str>("identity"));
-        let cause = r.get::<_, Option<&str>>("cause").or_else(|| r.get("read")).unwrap_or("what is left out");
-        let is_kept_table = r.get::<_, Option<bool>>("is_table") == Some(true) && r.get::<_, bool>("is_kept");
-        if is_kept_table || (r.get("is_inline") && !is_part && !is_seed) {
+        let cause = r.get::<_, Option<&str>>("cause").unwrap_or("what is left out");
+        if r.get("is_kept_table") || (r.get("is_inline") && !is_part && !is_seed) {
             found.problems.push(format!("{what} cannot do without {cause}, which is left out"));
         } else if is_seed {
             found.lines.push(what);

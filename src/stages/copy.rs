@@ -138,7 +138,7 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
         m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }
     m.save()?;
-    for found in apart::apart(source).await? {
+    for found in apart::apart(source, &m.plan.scope).await? {
         m.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
     }
     // The cutover's objects must be known even if the source is gone by then.

@@ -38,7 +38,14 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     let mut relations = catalog::relations(&source).await?;
     // A table that comes without its rows may be a hypertable, too.
     relations.retain(|r| m.plan.scope.extent(&r.table) != Extent::Nothing);
-    let foreign_keys = catalog::foreign_keys(&source).await?;
+    let mut foreign_keys = catalog::foreign_keys(&source).await?;
+    // What is left out points at nothing any more.
+    foreign_keys.retain(|f| m.plan.scope.extent(&f.from) != Extent::Nothing);
+    for r in &mut relations {
+        for i in &mut r.indexes {
+            i.referenced = foreign_keys.iter().any(|f| f.to == r.table && f.index == i.name);
+        }
+    }
     let finished = m.is_finished(Stage::Hypertables);
     loop {
         let candidates = candidates(m, &source, &relations).await?;

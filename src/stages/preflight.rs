@@ -98,6 +98,8 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         m.record.scope = m.plan.scope.clone();
         if !m.plan.scope.is_everything() {
             m.save_plan()?;
+            let list = std::fs::read_to_string(m.work.path().join(LEFT_OUT)).unwrap_or_default();
+            m.not_moved(format!("{} objects", list.lines().count()), format!("left out with the filters: see {LEFT_OUT}")).await?;
         }
     }
     m.finish(Stage::Preflight).await
@@ -348,7 +350,7 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
 
 /// What does not arrive as everything else does, kind by kind.
 async fn apart_checks(m: &Migration, checks: &mut Checks, source: &Client) -> Result<()> {
-    let found = apart::apart(source).await?;
+    let found = apart::apart(source, &m.plan.scope).await?;
     for kind in found.chunk_by(|a, b| a.check == b.check) {
         // One line for those with the same fate.
         let fates: Vec<String> = kind

@@ -37,8 +37,8 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
-        for note in &schema.notes {
-            m.notice(Level::Warn, note).await;
+        for (object, reason) in &schema.notes {
+            m.not_moved(object, reason).await?;
         }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {

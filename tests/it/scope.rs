@@ -87,9 +87,13 @@ fn table(name: &str) -> TableName {
 
 #[tokio::test]
 async fn c_14_what_is_left_out_is_neither_made_nor_published_nor_replayed() {
-    let pair = Pair::shared().await;
+    leave_out(&Pair::shared().await, &[]).await;
+}
+
+/// The whole of it, with more of the command line.
+pub async fn leave_out(pair: &Pair, arguments: &[&str]) {
     pair.source.execute(SCHEMA).await;
-    let mut migration = Migration::of(&pair).arguments(&FILTERS);
+    let mut migration = Migration::of(pair).arguments(&FILTERS).arguments(arguments);
     migration.start();
     migration.stage(Stage::CatchUp).await;
     let published = "select format('%I.%I', schemaname, tablename) from pg_publication_tables order by 1";
@@ -103,14 +107,14 @@ async fn c_14_what_is_left_out_is_neither_made_nor_published_nor_replayed() {
     migration.stop().await.assert_code(4);
 
     // Once begun, the filters stay as they are (R-3).
-    let mut other = migration.again(&["--exclude", "public.items"]);
+    let mut other = migration.again(arguments).arguments(&["--exclude", "public.items"]);
     let refused = other.ended_at_once().await;
     refused.assert_code(3);
     for part in ["--exclude table:public.items is new", "--exclude schema:archive is missing"] {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
-    let mut migration = other.again(&[]);
-    let ended = migration.cut_over(&pair).await;
+    let mut migration = other.again(arguments);
+    let ended = migration.cut_over(pair).await;
     let new = ended.events.iter().filter(|e| matches!(e, Event::Notice { text, .. } if text.contains("is new"))).count();
     assert_eq!(new, 0, "what is out of scope is not spoken of");
 
@@ -235,4 +239,30 @@ async fn filters_that_cannot_be_are_refused_before_anything_is_begun() {
         assert!(ended.stderr.contains(part), "{part:?} is not in: {}", ended.stderr);
         pair.assert_untouched().await;
     }
+}
+
+#[tokio::test]
+async fn tables_that_the_user_may_not_even_read_can_be_left_out() {
+    let pair = Pair::shared().await;
+    let app = format!("app_of_{}", pair.source.value("select current_database()").await);
+    pair.source
+        .execute(&format!(
+            "create role {app} login replication; grant create on database {} to {app}; create schema shop authorization {app};
+             create schema secret; create table secret.of_others (id int primary key); create table public.of_others (id int primary key);
+             set role {app}; create table shop.orders (id int primary key); insert into shop.orders values (1)",
+            pair.source.value("select current_database()").await
+        ))
+        .await;
+    let uri = pair.source.uri.replace("postgres://postgres@", &format!("postgres://{app}@"));
+    let arguments = ["--include", "schema:shop", "--skip-roles"];
+    let refused = Migration::between(&uri, &pair.target.uri).ended_at_once().await;
+    refused.assert_code(3);
+    assert!(refused.stderr.contains("does not own"), "{}", refused.stderr);
+    let mut migration = Migration::between(&uri, &pair.target.uri).arguments(&arguments);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("insert into shop.orders values (2); insert into public.of_others values (1)").await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    assert_eq!(pair.target.rows("select id from shop.orders order by 1").await, ["1", "2"]);
 }

@@ -46,12 +46,25 @@ pub(super) fn in_scope(text: &str, omitted: &Omitted) -> String {
         };
         if is_out {
             left_out.insert(id);
+            kept.push_str(settings_at_the_end(body));
             continue;
         }
         kept.push_str("--\n");
         kept.extend(body.split_inclusive('\n').filter(|l| !l.starts_with("-- Completed on ")));
     }
     kept + rest
+}
+
+/// pg_dump sets tablespace and access method before the head of the entry that needs them, which is at the end of the one before.
+fn settings_at_the_end(body: &str) -> &str {
+    let mut start = body.len();
+    for line in body.split_inclusive('\n').rev() {
+        if !line.trim().is_empty() && !line.starts_with("SET default_") {
+            break;
+        }
+        start -= line.len();
+    }
+    &body[start..]
 }
 
 /// Attaching a partition of a table, or a sequence to a column of one.
@@ -98,6 +111,8 @@ SET client_encoding = 'UTF8';
 
 CREATE TABLE s.\"a; \"\"b\" (id integer);
 
+
+SET default_table_access_method = other;
 
 --
 -- TOC entry 3387 (class 0 OID 0)
@@ -156,7 +171,10 @@ ALTER TABLE s.\"a; \"\"b\" ENABLE ROW LEVEL SECURITY;
         assert_eq!(statements(&all), statements(DUMP));
         assert!(!all.contains("2026") && !all.contains("TOC entry") && !all.contains("Dependencies"), "{all}");
         let table = Omitted::of(&[(PG_CLASS, 50)], &[TableName::new("s", "a; \"b")]);
-        assert_eq!(statements(&in_scope(DUMP, &table)), ["SET client_encoding = 'UTF8';", "CREATE SEQUENCE s.q;"]);
+        assert_eq!(
+            statements(&in_scope(DUMP, &table)),
+            ["SET client_encoding = 'UTF8';", "SET default_table_access_method = other;", "CREATE SEQUENCE s.q;"]
+        );
         let sequence = Omitted::of(&[(PG_CLASS, 51)], &[TableName::new("s", "q")]);
         let left = in_scope(DUMP, &sequence);
         assert!(!left.contains("SEQUENCE") && left.contains("COMMENT ON TABLE") && left.contains("ATTACH") && left.contains("ENABLE ROW"), "{left}");

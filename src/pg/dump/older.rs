@@ -15,8 +15,11 @@ use crate::{
     pg::catalog::versions,
 };
 
-/// Rewrites statements for a target of this major version. Returns what became of each in words.
-pub(super) fn adapt(statements: &mut Vec<Statement>, target: u32) -> Result<Vec<String>> {
+/// What became of something, in words: the object and the reason.
+pub type Note = (String, String);
+
+/// Rewrites statements for a target of this major version. Returns what is otherwise there.
+pub(super) fn adapt(statements: &mut Vec<Statement>, target: u32) -> Result<Vec<Note>> {
     let mut notes = Vec::new();
     if target >= versions::NOT_NULL_CONSTRAINTS {
         return Ok(notes);
@@ -51,6 +54,8 @@ fn parse(sql: &str) -> Option<NodeEnum> {
     parsed.protobuf.stmts.into_iter().next()?.stmt?.node
 }
 
+const NOT_ENFORCED: &str = "left out: it is not enforced, and the target enforces every constraint";
+
 enum Edited {
     Same,
     Nothing,
@@ -58,7 +63,7 @@ enum Edited {
     Node(Box<NodeEnum>, Option<String>),
 }
 
-fn edit(node: NodeEnum, notes: &mut Vec<String>) -> Edited {
+fn edit(node: NodeEnum, notes: &mut Vec<Note>) -> Edited {
     match node {
         NodeEnum::CreateStmt(mut s) => match create(&mut s, notes) {
             (false, _) => Edited::Same,
@@ -74,7 +79,7 @@ fn edit(node: NodeEnum, notes: &mut Vec<String>) -> Edited {
 }
 
 /// Columns and constraints of a table; whether anything was edited.
-fn create(s: &mut CreateStmt, notes: &mut Vec<String>) -> (bool, Option<String>) {
+fn create(s: &mut CreateStmt, notes: &mut Vec<Note>) -> (bool, Option<String>) {
     let table = table_of(s.relation.as_ref()).unwrap_or_default();
     let mut edited = false;
     let mut not_null = Vec::new();
@@ -85,12 +90,12 @@ fn create(s: &mut CreateStmt, notes: &mut Vec<String>) -> (bool, Option<String>)
                 let Some(NodeEnum::Constraint(c)) = constraint.node.as_mut() else { continue };
                 if c.contype == ConstrType::ConstrGenerated as i32 && c.generated_kind == "v" {
                     c.generated_kind = "s".into();
-                    notes.push(format!("{table}.{name} is stored on the target, which has no virtual columns"));
+                    notes.push((format!("COLUMN {table}.{name}"), "stored, not virtual: the target has no virtual columns".into()));
                     edited = true;
                 }
                 if c.contype == ConstrType::ConstrNotnull as i32 && c.is_no_inherit {
                     c.is_no_inherit = false;
-                    notes.push(format!("not null of {table}.{name} is inherited on the target"));
+                    notes.push((format!("COLUMN {table}.{name}"), "its NOT NULL is inherited on the target, which knows no NO INHERIT of it".into()));
                     edited = true;
                 }
             }
@@ -102,7 +107,7 @@ fn create(s: &mut CreateStmt, notes: &mut Vec<String>) -> (bool, Option<String>)
             false
         }
         Some(NodeEnum::Constraint(c)) if is_not_enforced(c) => {
-            notes.push(format!("constraint {} of {table} is left out: it is not enforced, which the target does not know", c.conname));
+            notes.push((format!("CONSTRAINT {} of {table}", c.conname), NOT_ENFORCED.into()));
             edited = true;
             false
         }
@@ -113,7 +118,7 @@ fn create(s: &mut CreateStmt, notes: &mut Vec<String>) -> (bool, Option<String>)
 }
 
 /// A constraint that is added: NOT NULL as a check of the same name, where it is not valid yet.
-fn alter(mut s: AlterTableStmt, notes: &mut Vec<String>) -> Edited {
+fn alter(mut s: AlterTableStmt, notes: &mut Vec<Note>) -> Edited {
     let table = table_of(s.relation.as_ref()).unwrap_or_default();
     let Some(NodeEnum::AlterTableCmd(command)) = s.cmds.first_mut().and_then(|c| c.node.as_mut()) else { return Edited::Same };
     if command.subtype != AlterTableType::AtAddConstraint as i32 {
@@ -121,7 +126,7 @@ fn alter(mut s: AlterTableStmt, notes: &mut Vec<String>) -> Edited {
     }
     let Some(NodeEnum::Constraint(c)) = command.def.as_mut().and_then(|d| d.node.as_mut()) else { return Edited::Same };
     if is_not_enforced(c) {
-        notes.push(format!("constraint {} of {table} is left out: it is not enforced, which the target does not know", c.conname));
+        notes.push((format!("CONSTRAINT {} of {table}", c.conname), NOT_ENFORCED.into()));
         return Edited::Nothing;
     }
     if c.contype != ConstrType::ConstrNotnull as i32 {
@@ -130,7 +135,7 @@ fn alter(mut s: AlterTableStmt, notes: &mut Vec<String>) -> Edited {
     let Some(column) = keys(c).into_iter().next() else { return Edited::Same };
     let sql = not_null(&table, c, &column);
     if c.skip_validation {
-        notes.push(format!("not null of {table}.{column} is a check constraint on the target: it is not valid yet"));
+        notes.push((format!("CONSTRAINT {} of {table}", c.conname), "a check constraint on the target: its NOT NULL is not valid yet".into()));
     }
     parse(&sql).map_or(Edited::Same, |node| Edited::Node(Box::new(node), None))
 }
@@ -157,7 +162,7 @@ mod tests {
     use super::*;
     use crate::{pg::dump::understand, plan::Plan};
 
-    fn adapted(sql: &str, target: u32) -> (Vec<String>, Vec<String>) {
+    fn adapted(sql: &str, target: u32) -> (Vec<String>, Vec<Note>) {
         let mut statements = understand(sql, &Plan::default()).unwrap();
         let notes = adapt(&mut statements, target).unwrap();
         (statements.into_iter().map(|s| s.sql).collect(), notes)
