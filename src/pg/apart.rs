@@ -68,8 +68,8 @@ order by 1, 2";
 /// Everything of that kind that is in scope.
 pub async fn apart(source: &Client, scope: &Scope) -> Result<Vec<Apart>> {
     let rows = source.query(APART, &[]).await?;
-    let mut found: Vec<Apart> =
-        rows.iter().map(|r| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") }).collect();
+    let apart = |r: &tokio_postgres::Row| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") };
+    let mut found: Vec<Apart> = rows.iter().map(apart).collect();
     found.retain(|a| match a.object.split_once(' ') {
         Some(("TABLE", name)) => TableName::parse(name).is_none_or(|table| scope.extent(&table) == Extent::All),
         Some(("EXTENSION", name)) => scope.has_extension(&name.trim_matches('"').replace("\"\"", "\"")),
