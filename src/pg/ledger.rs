@@ -324,12 +324,6 @@ pub fn step_sql(name: &str) -> String {
     format!("insert into _hyperlift.step (name) values ({}) on conflict do nothing", literal(name))
 }
 
-/// Makes durable whatever was committed before, synchronously or not.
-pub async fn flush(client: &Client) -> Result<()> {
-    client.batch_execute("set synchronous_commit = on; update _hyperlift.migration set version = version").await?;
-    Ok(())
-}
-
 pub async fn finish(client: &Client) -> Result<()> {
     client.execute("update _hyperlift.migration set finished_at = coalesce(finished_at, now())", &[]).await?;
     Ok(())
