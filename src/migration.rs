@@ -1,6 +1,6 @@
 //! The orchestrator: opens the work directory, walks the stages, owns the cancellation, hands commands to the stage that runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,8 @@ pub struct Migration {
     pub commands: mpsc::Receiver<Command>,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
+    /// The state of the source's catalogs before its schema was dumped last, and the dump.
+    pub dumped: Mutex<Option<(String, Arc<str>)>>,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
@@ -72,6 +74,7 @@ impl Migration {
             commands,
             cancel,
             timescale: Timescale::default(),
+            dumped: Mutex::default(),
             endpoints,
             prompts: 0,
             asked_scope,

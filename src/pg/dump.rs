@@ -9,6 +9,7 @@ mod understand;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
 use self::understand::understand;
 pub use self::{
@@ -83,10 +84,13 @@ impl Statement {
     }
 }
 
-/// The whole schema but for what is left out, in the order of the dump, for a target of this major version; with a digest by which a
-/// changed schema is noticed.
-pub async fn schema(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted, target: u32) -> Result<Schema> {
-    let text = program::run(program, source, plan, omitted).await?;
+/// The whole schema as it is printed, but for what is left out; with owners and grants if the plan has them.
+pub async fn text(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
+    Ok(program::run(program, source, plan, omitted).await?.into())
+}
+
+/// The schema in the order of the dump, for a target of this major version; with a digest by which a changed schema is noticed.
+pub async fn schema(text: Arc<str>, plan: &Plan, target: u32) -> Result<Schema> {
     let plan = plan.clone();
     let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
         let digest = Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));

@@ -134,6 +134,8 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
         )));
     }
     m.record.schema = Some(schema.digest.clone());
+    // Its memory is not needed any more.
+    m.dumped = std::sync::Mutex::default();
     if m.record.shapes.is_empty() {
         m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
     }

@@ -23,9 +23,10 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     let source = m.source("identity").await?;
     loop {
         // Listed before anything is changed, too: a table that is locked may hold the change up.
-        let (relations, _) = list(m, &source).await?;
-        apply_plan(m, &source, &relations).await?;
-        let (relations, rows) = list(m, &source).await?;
+        let (mut relations, mut rows) = list(m, &source).await?;
+        if apply_plan(m, &source, &relations).await? {
+            (relations, rows) = list(m, &source).await?;
+        }
         let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();
         if open.is_empty() && m.is_finished(Stage::Identity) {
             break;
@@ -199,10 +200,12 @@ pub fn check_plan(m: &Migration, relations: &[Relation]) -> Result<()> {
     Ok(())
 }
 
-/// Applies the plan's identities on the source. Each change is recorded, with the statement that takes it back, before it is made.
-async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<()> {
+/// Applies the plan's identities on the source; whether there was anything to do. Each change is recorded, with the statement that takes
+/// it back, before it is made.
+async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<bool> {
     check_plan(m, relations)?;
     same_publication(m, source, relations).await?;
+    let mut changed = false;
     for (table, choice) in m.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
         let done = match &choice {
@@ -224,8 +227,9 @@ async fn apply_plan(m: &mut Migration, source: &Client, relations: &[Relation]) 
         }
         run_locking(m, source, &table, &sql).await.map_err(|e| e.context(&table))?;
         m.notice(Level::Info, format!("source: {sql}")).await;
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.

@@ -51,14 +51,26 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Schema).await
 }
 
-/// The schema as it is now, with the plan's hypertables in it and without what is left out.
+/// The schema as it is now, with the plan's hypertables in it and without what is left out. While the source's catalogs stay as they
+/// were, it is not dumped again.
 pub async fn dump(m: &Migration) -> Result<Schema> {
     let source = m.source("schema").await?;
-    let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
-    let omitted = extent::resolve(&source, &m.plan).await?;
+    let state = catalog::schema_state(&source).await?;
+    let known = m.dumped.lock().ok().and_then(|dumped| dumped.clone());
+    let text = match known {
+        Some((then, text)) if then == state => text,
+        _ => {
+            let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
+            let omitted = extent::resolve(&source, &m.plan).await?;
+            dump::text(&program, &m.config.source, &m.plan, &omitted).await?
+        }
+    };
     drop(source);
+    if let Ok(mut dumped) = m.dumped.lock() {
+        *dumped = Some((state, text.clone()));
+    }
     let target = client::version_num(&m.endpoints.1.version) / 10_000;
-    let mut schema = dump::schema(&program, &m.config.source, &m.plan, &omitted, target).await?;
+    let mut schema = dump::schema(text, &m.plan, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }
