@@ -63,7 +63,7 @@ pub struct MigrateArgs {
     /// Tables copied at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), global = true)]
     pub table_jobs: u32,
-    /// Tables larger than this are copied in parts, by several jobs at once. [default: by the size of the database, 256 MB or more]
+    /// Tables larger than this are copied in parts, by several jobs at once. [default: by the size of the database, 64 MB or more]
     #[arg(long, value_name = "SIZE", global = true)]
     pub split_tables_larger_than: Option<String>,
     /// Copy no more than this a second, all jobs together, so that the source does not suffer. [default: no limit]

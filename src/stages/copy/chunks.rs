@@ -30,16 +30,15 @@ pub struct Chunking {
     pub most: u64,
 }
 
-/// The condition for a value, and the number of its chunk, as expressions; `None` for a type whose chunks cannot be counted here.
+/// The condition for a value, and the number of its chunk, as expressions; `None` for a type whose chunks cannot be counted here. Double
+/// precision is several times quicker than `numeric`, and exact enough to name a chunk.
 fn chunk_of(column: &str, type_oid: u32, width: i64) -> Option<(String, String)> {
     let column = ident(column);
     match type_oid {
         // int8, int2, int4
-        20 | 21 | 23 => Some((format!("{column} is not null"), format!("floor({column}::numeric / {width})::bigint"))),
+        20 | 21 | 23 => Some((format!("{column} is not null"), format!("floor({column}::float8 / {width})::bigint"))),
         // date, timestamp, timestamptz: microseconds since 1970, in UTC
-        1082 | 1114 | 1184 => {
-            Some((format!("isfinite({column})"), format!("floor((extract(epoch from {column}) * 1000000)::numeric / {width})::bigint")))
-        }
+        1082 | 1114 | 1184 => Some((format!("isfinite({column})"), format!("floor(date_part('epoch', {column}) * 1000000 / {width})::bigint"))),
         _ => None,
     }
 }
@@ -95,8 +94,8 @@ mod tests {
     fn chunks_are_counted_by_the_type_of_the_column() {
         let (condition, number) = chunk_of("at", 1184, 86_400_000_000).unwrap();
         assert_eq!(condition, "isfinite(\"at\")");
-        assert_eq!(number, "floor((extract(epoch from \"at\") * 1000000)::numeric / 86400000000)::bigint");
-        assert_eq!(chunk_of("n", 20, 1_000).unwrap().1, "floor(\"n\"::numeric / 1000)::bigint");
+        assert_eq!(number, "floor(date_part('epoch', \"at\") * 1000000 / 86400000000)::bigint");
+        assert_eq!(chunk_of("n", 20, 1_000).unwrap().1, "floor(\"n\"::float8 / 1000)::bigint");
         // uuid
         assert_eq!(chunk_of("id", 2_950, 1_000), None);
     }

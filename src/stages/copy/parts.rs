@@ -3,7 +3,7 @@
 use crate::name::TableName;
 
 /// Cutting smaller pieces costs more than it gains, bytes.
-const SMALLEST: u64 = 256 << 20;
+const SMALLEST: u64 = 64 << 20;
 /// What is lost when a part has to be copied again is bounded, bytes.
 const LARGEST: u64 = 4 << 30;
 /// So that the jobs end at about the same time, a database is at least this many parts a job.
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn small_databases_are_not_cut_and_large_ones_in_bounded_pieces() {
-        assert_eq!(default_split(1 << 30, 4), 256 << 20);
+        assert_eq!(default_split(1 << 30, 4), 64 << 20);
         assert_eq!(default_split(64 << 30, 4), 2 << 30);
         assert_eq!(default_split(100 << 40, 8), 4 << 30);
     }
