@@ -71,6 +71,15 @@ pub struct Together {
     pub done: oneshot::Sender<()>,
 }
 
+/// What is applied in one transaction, and the lanes that it moves.
+#[derive(Clone, Copy)]
+pub struct Transaction<'a> {
+    pub stretches: &'a [Stretch],
+    /// With the positions where they stand.
+    pub lanes: &'a [(u32, Position)],
+    pub to: Position,
+}
+
 /// Changes, and statements that follow them.
 #[derive(Default)]
 pub struct Stretch {
@@ -353,7 +362,8 @@ impl Lane {
         loop {
             let started = Instant::now();
             let from = [(self.number, self.position)];
-            match self.attempt(std::slice::from_ref(&batch.stretch), &from, to, &mut modes, &mut patience).await? {
+            let work = Transaction { stretches: std::slice::from_ref(&batch.stretch), lanes: &from, to };
+            match self.attempt(work, &mut modes, &mut patience).await? {
                 Outcome::Done(counts) => {
                     self.look_at_the_pace(&batch.stretch.changes, started.elapsed()).await;
                     self.count(counts, batch.stretch.changes.len());
@@ -387,15 +397,8 @@ impl Lane {
     }
 
     /// Tries once to apply stretches in one transaction with the positions; what is refused decides how it is tried again.
-    async fn attempt(
-        &mut self,
-        stretches: &[Stretch],
-        lanes: &[(u32, Position)],
-        to: Position,
-        modes: &mut Modes,
-        patience: &mut Patience,
-    ) -> Result<Outcome> {
-        match self.session.apply(stretches, lanes, to, modes).await {
+    async fn attempt(&mut self, work: Transaction<'_>, modes: &mut Modes, patience: &mut Patience) -> Result<Outcome> {
+        match self.session.apply(work, modes).await {
             Ok(counts) => return Ok(Outcome::Done(counts)),
             Err(Refusal::Moved) => return Ok(Outcome::Moved(self.read_position().await?)),
             Err(Refusal::Statement(error)) => return Ok(Outcome::Statement(error)),
@@ -410,7 +413,7 @@ impl Lane {
             }
             Err(Refusal::Lane(error)) if error.is_transient() => self.wait(patience, error).await,
             Err(Refusal::Change(position, error)) => {
-                let changes = || stretches.iter().flat_map(|s| &s.changes);
+                let changes = || work.stretches.iter().flat_map(|s| &s.changes);
                 let Some(change) = changes().find(|c| c.position == position) else { return Err(error) };
                 let target = change.target;
                 // A commit that fails may be a set's doing.
@@ -499,7 +502,8 @@ impl Lane {
         let mut patience = Patience::default();
         let mut modes = self.modes();
         loop {
-            match self.attempt(&work.stretches, &work.lanes, work.to, &mut modes, &mut patience).await? {
+            let transaction = Transaction { stretches: &work.stretches, lanes: &work.lanes, to: work.to };
+            match self.attempt(transaction, &mut modes, &mut patience).await? {
                 Outcome::Done(counts) => {
                     self.count(counts, work.stretches.iter().map(|s| s.changes.len()).sum::<usize>() + usize::from(!work.truncated.is_empty()));
                     for target in &work.truncated {
@@ -511,6 +515,12 @@ impl Lane {
                 Outcome::Moved(stands) if stands >= work.to => break,
                 // Nothing that is tried here again would be right.
                 Outcome::Moved(stands) => return Err(moved_elsewhere(stands)),
+                // The ledger's own statement: without it no lane may go on.
+                Outcome::Statement(error) if work.truncated.is_empty() => {
+                    return Err(error
+                        .context("_hyperlift.relation on the target")
+                        .hint("restore the ledger's table and its rights, then start hyperlift again"));
+                }
                 Outcome::Statement(error) => match self.ask(work.truncated.first().copied(), error.context("TRUNCATE")).await? {
                     Resolution::Retry => {}
                     // The positions still move; the tables keep their rows.

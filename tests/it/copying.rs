@@ -42,6 +42,15 @@ async fn copies(database: &Database, condition: &str) -> Vec<String> {
     database.rows(&sql).await
 }
 
+/// A migration that has copied some parts of the large table, slowly, and others not yet.
+async fn part_way(pair: &Pair) -> Migration {
+    pair.source.execute(LARGE).await;
+    let mut migration = Migration::of(pair).arguments(SLOWLY);
+    migration.start();
+    in_the_middle(pair, "bag").await;
+    migration
+}
+
 /// Waits until some parts of the table are recorded on the target, while others are not.
 async fn in_the_middle(pair: &Pair, table: &str) {
     let recorded =
@@ -110,10 +119,7 @@ async fn i_1_parts_of_one_table_are_read_under_one_snapshot_while_it_is_written(
 #[tokio::test]
 async fn c_15_killed_between_two_parts_it_copies_the_table_anew_and_no_row_twice() {
     let pair = Pair::own(ServerOptions::default()).await;
-    pair.source.execute(LARGE).await;
-    let mut migration = Migration::of(&pair).arguments(SLOWLY);
-    migration.start();
-    in_the_middle(&pair, "bag").await;
+    let mut migration = part_way(&pair).await;
     migration.kill().await;
     pair.source.execute("update public.bag set n = 5 where id % 10 = 0; delete from public.keyed where id % 10 = 1").await;
     migration.start();
@@ -124,10 +130,7 @@ async fn c_15_killed_between_two_parts_it_copies_the_table_anew_and_no_row_twice
 #[tokio::test]
 async fn c_30_a_part_that_a_killed_run_commits_late_is_refused() {
     let pair = Pair::own(ServerOptions::default()).await;
-    pair.source.execute(LARGE).await;
-    let mut migration = Migration::of(&pair).arguments(SLOWLY);
-    migration.start();
-    in_the_middle(&pair, "bag").await;
+    let mut migration = part_way(&pair).await;
     migration.kill().await;
     // What its session would send last; no other process has come yet.
     let zombie = pair.target.session().await;
@@ -155,10 +158,7 @@ async fn c_30_a_part_that_a_killed_run_commits_late_is_refused() {
 #[tokio::test]
 async fn a_part_whose_session_on_the_target_ends_is_copied_again_under_the_same_snapshot() {
     let pair = Pair::own(ServerOptions::default()).await;
-    pair.source.execute(LARGE).await;
-    let mut migration = Migration::of(&pair).arguments(SLOWLY);
-    migration.start();
-    in_the_middle(&pair, "bag").await;
+    let mut migration = part_way(&pair).await;
     let snapshot = "select count(*) from pg_stat_activity where application_name ~ '/copy-' and backend_xmin is not null";
     assert_ne!(pair.source.value(snapshot).await, "0");
     until("a session in the middle of a part", async || !copies(&pair.target, "query ~ '^copy' and state = 'active'").await.is_empty()).await;
@@ -174,10 +174,7 @@ async fn a_part_whose_session_on_the_target_ends_is_copied_again_under_the_same_
 #[tokio::test]
 async fn a_relation_whose_snapshot_is_lost_is_copied_anew_under_another() {
     let pair = Pair::own(ServerOptions::default()).await;
-    pair.source.execute(LARGE).await;
-    let mut migration = Migration::of(&pair).arguments(SLOWLY);
-    migration.start();
-    in_the_middle(&pair, "bag").await;
+    let mut migration = part_way(&pair).await;
     pair.source.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '/copy-'").await;
     pair.source.execute("update public.bag set n = 9; update public.keyed set n = 9").await;
     let ended = copied(&pair, &mut migration).await;

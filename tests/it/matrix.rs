@@ -10,22 +10,8 @@ use hyperlift::{
 };
 use std::{path::PathBuf, time::Duration};
 
+use crate::migrate::DEMO_PLAN;
 use crate::support::{Migration, Pair, until};
-
-/// What the demo's tables without an identity get.
-const IDENTITIES: &str = r#"
-[[identity]]
-table = "shop.audit_log"
-use = "full"
-
-[[identity]]
-table = "shop.sessions"
-use = "index:sessions_token_idx"
-
-[[identity]]
-table = "\"Odd Names\".\"import log\""
-use = "full"
-"#;
 
 const HYPERTABLE: &str = r#"
 [[hypertable]]
@@ -119,7 +105,7 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     };
     written(20).await;
     let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
-    let plan = format!("{IDENTITIES}{full}{}", if timescale { HYPERTABLE } else { "" });
+    let plan = format!("{DEMO_PLAN}{full}{}", if timescale { HYPERTABLE } else { "" });
     // Small enough that tables are copied in parts, which are cut in another way before 14.
     let mut migration = Migration::of(&pair).plan(&plan).arguments(&["--split-tables-larger-than", "128kB"]).arguments(arguments);
     migration.start();

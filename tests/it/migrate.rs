@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::support::{Database, Migration, Pair, until};
 
 /// What the demo's tables without an identity get.
-const DEMO_PLAN: &str = r#"
+pub const DEMO_PLAN: &str = r#"
 [[identity]]
 table = "shop.audit_log"
 use = "full"

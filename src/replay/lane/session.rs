@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
 };
 
-use super::{Shared, Stretch};
+use super::{Shared, Transaction};
 use crate::{
     error::{Error, Result},
     lsn::Position,
@@ -141,15 +141,9 @@ impl Session {
     }
 
     /// Applies stretches and moves the positions of lanes, in one transaction; what was done, by relation.
-    pub async fn apply(
-        &mut self,
-        stretches: &[Stretch],
-        lanes: &[(u32, Position)],
-        to: Position,
-        modes: &Modes,
-    ) -> Result<HashMap<usize, Counters>, Refusal> {
+    pub async fn apply(&mut self, work: Transaction<'_>, modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
         self.connected().await?;
-        let result = self.transaction(stretches, lanes, to, modes).await;
+        let result = self.transaction(work, modes).await;
         if let Err(refusal) = &result {
             match refusal {
                 Refusal::Lane(e) if e.is_transient() => self.disconnect(),
@@ -161,13 +155,8 @@ impl Session {
         result
     }
 
-    async fn transaction(
-        &mut self,
-        stretches: &[Stretch],
-        lanes: &[(u32, Position)],
-        to: Position,
-        modes: &Modes,
-    ) -> Result<HashMap<usize, Counters>, Refusal> {
+    async fn transaction(&mut self, work: Transaction<'_>, modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
+        let Transaction { stretches, lanes, to } = work;
         let mut script = Script::default();
         let mut begin = "begin; set constraints all deferred; ".to_owned();
         for (lane, from) in lanes.iter().filter(|(_, from)| *from < to) {
