@@ -203,15 +203,16 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let (want, wanted) = watch::channel(table_jobs);
     m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
     let total = relations.iter().map(|r| r.bytes).sum();
+    let split = m.config.split_larger_than.unwrap_or_else(|| parts::default_split(total, table_jobs));
     let shared = Arc::new(Shared {
         config: m.config.clone(),
         reporter: m.reporter.clone(),
         prefix: m.application(""),
         horizon,
-        split: m.config.split_larger_than.unwrap_or_else(|| parts::default_split(total, table_jobs)),
+        split,
         types,
         hypertables,
-        queue: Queue::new(todo),
+        queue: Queue::new(todo, split),
         throttle: Throttle::new(paused, m.config.copy_rate),
         wanted,
         asker,

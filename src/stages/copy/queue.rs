@@ -5,9 +5,10 @@
 //! ALTER TABLE keeps further sessions from the lock.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -18,6 +19,9 @@ use crate::{
     lsn::Lsn,
     pg::{catalog::Relation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
 };
+
+/// So long others wait for the parts of a large relation before they begin the next one. It may have to wait for a lock.
+const OPENING: Duration = Duration::from_secs(1);
 
 /// A relation to be copied, and what the target has of it.
 #[derive(Clone)]
@@ -144,44 +148,52 @@ pub enum Outcome {
     Failed(Error),
 }
 
-#[derive(Default)]
 pub struct Queue {
     inner: Mutex<Inner>,
     changed: Notify,
+    /// Larger relations are cut, bytes.
+    split: u64,
 }
 
-#[derive(Default)]
 struct Inner {
     waiting: VecDeque<Task>,
+    /// The largest first.
     open: Vec<Arc<Open>>,
+    /// When somebody began to open a relation that will have parts for others.
+    opening: Option<Instant>,
     /// Relations that are neither copied nor skipped.
     unfinished: usize,
 }
 
 impl Queue {
     /// The largest relation comes first.
-    pub fn new(mut tasks: Vec<Task>) -> Self {
-        tasks.sort_by_key(|t| std::cmp::Reverse(t.relation.bytes));
+    pub fn new(mut tasks: Vec<Task>, split: u64) -> Self {
+        tasks.sort_by_key(|t| Reverse(t.relation.bytes));
         let unfinished = tasks.len();
-        Self { inner: Mutex::new(Inner { waiting: tasks.into(), open: Vec::new(), unfinished }), changed: Notify::new() }
+        let inner = Inner { waiting: tasks.into(), open: Vec::new(), opening: None, unfinished };
+        Self { inner: Mutex::new(inner), changed: Notify::new(), split }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something to do, if there is something right now. `joined` is the relation whose snapshot the job's own session has. Parts come
-    /// first: their relations are larger than what waits, and their snapshots old.
+    /// Something to do, if there is something right now. `joined` is the relation whose snapshot the job's own session has.
+    ///
+    /// All go to the largest relation together: its indexes take longest, and are built while the smaller ones are copied.
     pub fn take_now(&self, joined: Option<u32>) -> Option<Work> {
         let mut inner = self.lock();
-        let mut open: Vec<&Arc<Open>> = inner.open.iter().collect();
-        open.sort_by_key(|o| joined != Some(o.task.relation.oid));
-        for open in open {
+        for open in &inner.open {
             if let Some((part, keeper)) = open.take(joined == Some(open.task.relation.oid)) {
                 return Some(Work::Part(Arc::clone(open), part, keeper));
             }
         }
-        inner.waiting.pop_front().map(Work::Relation)
+        if inner.opening.is_some_and(|since| since.elapsed() < OPENING) {
+            return None;
+        }
+        let task = inner.waiting.pop_front()?;
+        inner.opening = (task.relation.bytes > self.split).then(Instant::now);
+        Some(Work::Relation(task))
     }
 
     /// Waits for something to do; `None` when everything is done.
@@ -196,25 +208,31 @@ impl Queue {
             if self.lock().unfinished == 0 {
                 return None;
             }
-            changed.await;
+            let _ = tokio::time::timeout(OPENING, changed).await;
         }
     }
 
     /// A relation is to be tried again.
     pub fn put_back(&self, task: Task) {
-        self.lock().waiting.push_front(task);
+        let mut inner = self.lock();
+        inner.opening = None;
+        inner.waiting.push_front(task);
         self.changed.notify_waiters();
     }
 
     /// A relation is open: its parts can be taken.
     pub fn opened(&self, open: Arc<Open>) {
-        self.lock().open.push(open);
+        let mut inner = self.lock();
+        inner.opening = None;
+        inner.open.push(open);
+        inner.open.sort_by_key(|o| Reverse(o.task.relation.bytes));
         self.changed.notify_waiters();
     }
 
     /// A relation is copied, or skipped.
     pub fn settled(&self) {
         let mut inner = self.lock();
+        inner.opening = None;
         inner.unfinished = inner.unfinished.saturating_sub(1);
         self.changed.notify_waiters();
     }
