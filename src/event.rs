@@ -212,6 +212,12 @@ pub struct Candidate {
     pub chosen: Option<Hypertable>,
     /// Already a hypertable on the target, read back from there: the choice is fixed.
     pub made: bool,
+    /// How many partitions it has on the source, on all levels.
+    #[serde(default)]
+    pub partitions: u32,
+    /// It becomes one plain table without them.
+    #[serde(default)]
+    pub one_table: bool,
 }
 
 /// A session or prepared transaction of the source that something waits for.
@@ -663,6 +669,9 @@ pub enum Command {
     /// The whole selection, as it shall be.
     SelectHypertables {
         selection: Vec<Hypertable>,
+        /// Partitioned tables that become one plain table.
+        #[serde(default)]
+        one_table: Vec<TableName>,
     },
     /// Try the failed table or statement again.
     Retry {

@@ -34,6 +34,9 @@ pub struct Record {
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
     pub shapes: std::collections::BTreeMap<String, crate::pg::catalog::Shape>,
+    /// Partitions on the source, by OID, of what is one table on the target; as they were when the copy began.
+    #[serde(default)]
+    pub partitions: std::collections::BTreeMap<u32, crate::pg::catalog::Partition>,
     /// The filters with which the migration began.
     #[serde(default)]
     pub scope: crate::scope::Scope,

@@ -3,7 +3,10 @@
 //! Pure data and the SQL that follows from it; it knows no server.
 
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use crate::{
     error::{Error, Result},
@@ -19,6 +22,8 @@ struct PlanFile {
     owners: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     grants: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    one_table: Vec<String>,
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     scope: Scope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -152,6 +157,8 @@ pub struct Plan {
     /// What is migrated at all; fixed once the migration has begun.
     pub scope: Scope,
     pub hypertables: Vec<Hypertable>,
+    /// Partitioned tables that become one plain table.
+    pub one_table: BTreeSet<TableName>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
     /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
     pub owners: bool,
@@ -178,10 +185,17 @@ impl Plan {
             })
         };
         let mut plan = Self { scope: file.scope, owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
+        for name in &file.one_table {
+            plan.one_table.insert(table(name)?);
+        }
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
                 return Err(Error::usage(format!("{name} stands twice among the hypertables")));
+            }
+            if plan.one_table.contains(&name) {
+                return Err(Error::usage(format!("{name} is to become one plain table, and a hypertable"))
+                    .hint("take it out of one_table: a partitioned table that becomes a hypertable is one table anyway"));
             }
             plan.hypertables.push(Hypertable { table: name, time_column: entry.time_column, chunk_interval: entry.chunk_interval, key: entry.key });
         }
@@ -199,6 +213,7 @@ impl Plan {
     pub fn to_toml(&self) -> String {
         let file = PlanFile {
             scope: self.scope.clone(),
+            one_table: self.one_table.iter().map(ToString::to_string).collect(),
             hypertable: self
                 .hypertables
                 .iter()
@@ -219,6 +234,11 @@ impl Plan {
 
     pub fn hypertable(&self, table: &TableName) -> Option<&Hypertable> {
         self.hypertables.iter().find(|h| &h.table == table)
+    }
+
+    /// Whether a table has no partitions on the target, although it has some on the source.
+    pub fn is_one_table(&self, table: &TableName) -> bool {
+        self.one_table.contains(table) || self.hypertable(table).is_some()
     }
 
     pub fn identity(&self, table: &TableName) -> Option<&IdentityChoice> {
@@ -242,6 +262,7 @@ mod tests {
 
     const TEXT: &str = r#"
 owners = true
+one_table = ["public.log"]
 
 [scope]
 include = ["schema:public"]
@@ -268,6 +289,7 @@ app = "App of the target"
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
         assert!(plan.owners && !plan.grants);
+        assert!(plan.is_one_table(&TableName::new("public", "log")) && plan.is_one_table(&TableName::new("public", "metrics")));
         assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
     }
@@ -282,6 +304,7 @@ app = "App of the target"
             ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),
             ("[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"\nkey = \"maybe\"", "key"),
+            ("one_table = [\"a.t\"]\n[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"", "one plain table"),
         ] {
             let error = Plan::parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -10,6 +10,7 @@ pub mod hypertables;
 pub mod identity;
 pub mod indexes;
 pub mod large_objects;
+pub mod one_table;
 pub mod preflight;
 pub mod rights;
 pub mod roles;

@@ -193,6 +193,7 @@ impl Replaying {
             source: connect(&job.source, Side::Source, "router").await?,
             source_info: conninfo(&job.source)?,
             leaves: HashMap::new(),
+            partitions: std::collections::BTreeMap::new(),
             shapes: HashMap::new(),
             reshaped: mpsc::unbounded_channel().0,
         };

@@ -165,6 +165,8 @@ pub struct Relation {
     pub oid: u32,
     pub table: TableName,
     pub partitioned: bool,
+    /// Partitions on all levels, those that hold no rows among them.
+    pub partitions: u32,
     pub unlogged: bool,
     /// Heap and TOAST, of all leaves; bytes.
     pub bytes: u64,
@@ -206,6 +208,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
                 c.relreplident::text as identity, c.relhasrules as has_rules,
                 pg_has_role(c.relowner, 'USAGE') as owned,
+                (select count(*) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where relid <> c.oid) as partitions,
                 (select format('%I.%I', ln.nspname, l.relname) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) tree
                    join pg_class l on l.oid = tree.relid join pg_namespace ln on ln.oid = l.relnamespace
                   where tree.isleaf and (l.relreplident = 'n'
@@ -250,6 +253,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>> {
             oid: r.get("oid"),
             table: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
             partitioned: r.get("partitioned"),
+            partitions: r.get::<_, i64>("partitions") as u32,
             unlogged: r.get("unlogged"),
             bytes: r.get::<_, i64>("bytes") as u64,
             rows: r.get::<_, i64>("rows") as u64,
@@ -482,12 +486,34 @@ pub async fn column_defaults(client: &Client, oid: u32) -> Result<Vec<ColumnDefa
     Ok(client.query(sql, &[&oid]).await?.iter().map(column).collect())
 }
 
-/// The root of a partition, by OID; `None` for a table that is no partition, or is gone.
-pub async fn partition_root(client: &Client, oid: u32) -> Result<Option<u32>> {
-    let row = client
-        .query_one("select pg_partition_root(c.oid)::oid as root from (select $1::oid as want) w left join pg_class c on c.oid = w.want", &[&oid])
-        .await?;
-    Ok(row.get("root"))
+/// A partition on the source of what is one table on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// OID of the root.
+    pub root: u32,
+    /// The condition that its rows satisfy, and no others of the root; `None` where nothing says so. Those of a default partition depend
+    /// on what other partitions there are, those of a hash partition on OIDs of the source.
+    pub bounds: Option<String>,
+}
+
+/// The partitions below these roots, on all levels, by OID.
+pub async fn partitions(client: &Client, roots: &[u32]) -> Result<BTreeMap<u32, Partition>> {
+    let sql = "select t.relid::oid as oid, r.root, pg_get_partition_constraintdef(t.relid) as bounds
+                 from unnest($1::oid[]) r(root) cross join lateral pg_partition_tree(r.root) t where t.relid <> r.root";
+    Ok(client.query(sql, &[&roots]).await?.iter().map(|r| (r.get("oid"), partition_of(r))).collect())
+}
+
+/// A partition by its OID, and all leaves of its root; `None` for a table that is none, or is gone.
+pub async fn partition(client: &Client, oid: u32) -> Result<Option<(Partition, Vec<u32>)>> {
+    let sql = "select pg_partition_root(oid)::oid as root, pg_get_partition_constraintdef(oid) as bounds,
+                      array(select relid::oid from pg_partition_tree(pg_partition_root(oid)) where isleaf) as leaves
+                 from pg_class where oid = $1 and relispartition";
+    Ok(client.query_opt(sql, &[&oid]).await?.map(|r| (partition_of(&r), r.get("leaves"))))
+}
+
+fn partition_of(row: &tokio_postgres::Row) -> Partition {
+    let bounds = row.get::<_, Option<String>>("bounds").filter(|b| !b.contains("satisfies_hash_partition"));
+    Partition { root: row.get("root"), bounds }
 }
 
 /// A foreign key between two tables.

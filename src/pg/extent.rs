@@ -1,4 +1,5 @@
-//! What the filters of a migration mean for this very source: what is left out besides what they name, and what stands against it.
+//! What the filters of a migration mean for this very source, and partitions that become one table: what is left out besides what they
+//! name, and what stands against it.
 //!
 //! A view of a table that is left out cannot be made, nor a foreign key to it: PostgreSQL's own record of dependencies (`pg_depend`,
 //! documentation 5.15) tells all of them, before anything is begun.
@@ -79,17 +80,21 @@ struct Index {
     parent: Option<u32>,
 }
 
-/// Resolves the plan's filters against the catalog. Without filters nothing is asked.
+/// Resolves the plan's filters, and its tables without partitions, against the catalog. Without any nothing is asked.
 pub async fn resolve(client: &Client, plan: &Plan) -> Result<Omitted> {
     let scope = &plan.scope;
-    if scope.is_everything() {
+    if scope.is_everything() && plan.one_table.is_empty() && plan.hypertables.is_empty() {
         return Ok(Omitted::default());
     }
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
     // A partition goes with its root.
     let extent = |r: &Relation| scope.extent(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
-    let (kept, left): (Vec<&Relation>, Vec<&Relation>) = relations.iter().partition(|r| extent(r) != Extent::Nothing);
+    let is_merged = |r: &Relation| r.root.and_then(|root| names.get(&root)).is_some_and(|root| plan.is_one_table(root));
+    let (kept, left): (Vec<&Relation>, Vec<&Relation>) = relations.iter().partition(|r| extent(r) != Extent::Nothing && !is_merged(r));
+    if left.is_empty() && scope.is_everything() {
+        return Ok(Omitted::default());
+    }
     let kept: Vec<u32> = kept.iter().map(|r| r.oid).collect();
     let schemas = named(client, "select oid, nspname::text as name from pg_namespace n where true", true).await?;
     let extensions =
@@ -135,6 +140,17 @@ pub async fn resolve(client: &Client, plan: &Plan) -> Result<Omitted> {
     found.lines.sort();
     found.problems.sort();
     Ok(found)
+}
+
+/// What would go with these tables and their partitions, one object a line.
+pub async fn hanging_on(client: &Client, tables: &[TableName]) -> Result<Vec<String>> {
+    let relations = relations(client).await?;
+    let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
+    let is_one = |r: &&Relation| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
+    let seeds: Vec<ObjectId> = relations.iter().filter(is_one).map(|r| (PG_CLASS, r.oid)).collect();
+    let mut found = Omitted::default();
+    close(client, &seeds, &[], &mut found).await?;
+    Ok(found.lines)
 }
 
 async fn relations(client: &Client) -> Result<Vec<Relation>> {
@@ -272,6 +288,7 @@ async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Om
                c.relname::text as name, n.nspname::text as schema,
                coalesce(c.relkind in ('r', 'p') and g.objid in (select oid from kept), false) as is_kept_table,
                g.classid = 'pg_attrdef'::regclass or coalesce(k.contype = 'c', false) as is_inline,
+               exists (select from pg_depend d where d.classid = g.classid and d.objid = g.objid and d.deptype = 'P') as is_inherited,
                i.type || ' ' || i.identity as cause
           from gone g
           cross join lateral pg_identify_object(g.classid, g.objid, 0) o
@@ -286,17 +303,24 @@ async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Om
     for r in client.query(sql, &[&classes, &objects, &kept]).await? {
         found.objects.insert((r.get("classid"), r.get("objid")));
         if let Some(name) = r.get::<_, Option<&str>>("name") {
-            found.relations.insert(TableName::new(r.get::<_, &str>("schema"), name));
+            let name = TableName::new(r.get::<_, &str>("schema"), name);
+            if name.schema == "pg_toast" {
+                continue;
+            }
+            found.relations.insert(name);
         }
         let (is_seed, is_inner, is_part): (bool, bool, bool) = (r.get("is_seed"), r.get("is_inner"), r.get("is_part"));
         let what = format!("{} {}", r.get::<_, &str>("type"), r.get::<_, &str>("identity"));
         let cause = r.get::<_, Option<&str>>("cause").unwrap_or("what is left out");
-        if r.get("is_kept_table") || (r.get("is_inline") && !is_part && !is_seed) {
+        if r.get("is_kept_table") || (r.get("is_inline") && !is_part && !is_inner && !is_seed) {
             found.problems.push(format!("{what} cannot do without {cause}, which is left out"));
         } else if is_seed {
             found.lines.push(what);
-        } else if is_part && !is_inner && !r.get::<_, bool>("is_inline") {
-            found.lines.push(format!("{what}: belongs to {cause}"));
+        } else if is_part {
+            // What a partition has because its root has it comes with the root.
+            if !is_inner && !r.get::<_, bool>("is_inline") && !r.get::<_, bool>("is_inherited") {
+                found.lines.push(format!("{what}: belongs to {cause}"));
+            }
         } else if !is_inner {
             found.lines.push(format!("{what}: needs {cause}"));
         }

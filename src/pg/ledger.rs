@@ -110,6 +110,12 @@ pub fn record_ddl(phase: &str, object: &str, digest: &str) -> String {
     format!("insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, 'done')", literal(phase), literal(object), literal(digest))
 }
 
+/// Forgets the statements of a phase, but for some: what they made is gone.
+pub async fn forget_others(client: &Client, phase: &str, digests: &[String]) -> Result<()> {
+    client.execute("delete from _hyperlift.ddl where phase = $1 and digest <> all($2)", &[&phase, &digests]).await?;
+    Ok(())
+}
+
 /// What the ledger knows of a relation.
 #[derive(Clone, Debug)]
 pub struct RelationEntry {

@@ -120,6 +120,24 @@ pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale:
     Ok(found)
 }
 
+/// Those of the tables that are partitioned.
+pub async fn partitioned(client: &Client, tables: &[TableName]) -> Result<Vec<TableName>> {
+    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
+    let sql = "select t.n from unnest($1::text[]) with ordinality t(name, n) join pg_class c on c.oid = to_regclass(t.name) where c.relkind = 'p'";
+    Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
+}
+
+/// The sequences that belong to columns of the tables, but for those of identity columns.
+pub async fn owned_sequences(client: &Client, tables: &[TableName]) -> Result<Vec<TableName>> {
+    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
+    let sql = "select n.nspname::text as schema, c.relname::text as name
+                 from unnest($1::text[]) t(name)
+                 join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = to_regclass(t.name) and d.classid = 'pg_class'::regclass and d.deptype = 'a'
+                 join pg_class c on c.oid = d.objid and c.relkind = 'S'
+                 join pg_namespace n on n.oid = c.relnamespace";
+    Ok(client.query(sql, &[&names]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
 /// The columns of tables, by OID.
 async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashMap<String, TargetColumn>>> {
     let rows = client

@@ -7,7 +7,11 @@ mod division;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use self::ddl::Reshaped;
@@ -25,8 +29,8 @@ use crate::{
     lsn::{Lsn, Position},
     name::TableName,
     pg::{
-        catalog::{self, ShapeColumn},
-        client::{self, Client},
+        catalog::{self, Partition, ShapeColumn},
+        client::{self, Client, Side},
         conninfo::Conninfo,
         ledger::Spread,
     },
@@ -72,6 +76,8 @@ pub struct Router {
     pub source_info: Conninfo,
     /// Leaves as they stand on the target, with the index of their relation.
     pub leaves: HashMap<TableName, usize>,
+    /// Partitions on the source of what is one table on the target, by OID.
+    pub partitions: BTreeMap<u32, Partition>,
     /// Columns of the relations as they were copied, by OID. One that is not here is not watched for DDL.
     pub shapes: HashMap<u32, Vec<ShapeColumn>>,
     pub reshaped: mpsc::UnboundedSender<Reshaped>,
@@ -161,7 +167,9 @@ impl Router {
     async fn route(&mut self) -> Result<()> {
         let start = self.positions.iter().min().copied().unwrap_or_default();
         let mut reader = Reader::open(&self.spool_dir, start.lsn)?;
-        let by_oid = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
+        let mut by_oid: HashMap<u32, usize> = self.shared.relations.iter().enumerate().map(|(i, r)| (r.oid, i)).collect();
+        let partitions: Vec<_> = self.partitions.iter().filter_map(|(oid, p)| Some((*oid, *by_oid.get(&p.root)?))).collect();
+        by_oid.extend(partitions);
         let relations = self.shared.relations.len();
         let mut state = State {
             hot: Hot::of(relations, self.lanes.len()),
@@ -268,24 +276,36 @@ impl Router {
         if let Some(target) = state.by_oid.get(&message.oid) {
             return Ok(Some(*target));
         }
-        let root = loop {
-            match catalog::partition_root(&self.source, message.oid).await {
-                Err(e) if e.is_transient() => {
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                    let name = format!("hyperlift/{}/router", self.shared.migration);
-                    if let Ok(fresh) = client::connect(&self.source_info, client::Side::Source, &name).await {
-                        self.source = fresh;
-                    }
-                }
-                other => break other?,
-            }
-        };
+        let partition = self.partition(message.oid).await?;
         let name = TableName::new(&message.schema, &message.name);
-        let target = root.and_then(|oid| state.by_oid.get(&oid).copied()).or_else(|| self.leaves.get(&name).copied());
+        let target = partition.and_then(|(p, _)| state.by_oid.get(&p.root).copied()).or_else(|| self.leaves.get(&name).copied());
         if let Some(target) = target {
             state.by_oid.insert(message.oid, target);
         }
         Ok(target)
+    }
+
+    /// A partition as it is on the source now, and the leaves of its root; asked for again and again while the source cannot be reached.
+    async fn partition(&mut self, oid: u32) -> Result<Option<(Partition, Vec<u32>)>> {
+        loop {
+            let answer = match self.source().await {
+                Ok(source) => catalog::partition(source, oid).await,
+                Err(e) => Err(e),
+            };
+            match answer {
+                Err(e) if e.is_transient() => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
+                other => return other,
+            }
+        }
+    }
+
+    /// The connection to the source; a new one if it was lost.
+    async fn source(&mut self) -> Result<&Client> {
+        if self.source.is_closed() {
+            let name = format!("hyperlift/{}/router", self.shared.migration);
+            self.source = client::connect(&self.source_info, Side::Source, &name).await?;
+        }
+        Ok(&self.source)
     }
 
     fn known(&self, message: Arc<RelationMessage>, target: Option<usize>) -> Known {

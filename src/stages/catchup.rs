@@ -170,6 +170,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         source: router_source,
         source_info: m.config.source.clone(),
         leaves,
+        partitions: m.record.partitions.clone(),
         shapes: m.record.shapes.values().map(|s| (s.oid, s.columns.clone())).collect(),
         reshaped,
     };

@@ -61,7 +61,7 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
         m.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
     let (start, confirmed) = slot::prepare(m, &relations).await?;
-    let statements = statements(m, &source).await?;
+    let statements = statements(m, &source, &relations).await?;
     let target = m.target("copy").await?;
     plan_lanes(&target, &relations).await?;
     drop(target);
@@ -122,7 +122,7 @@ pub async fn in_scope(m: &Migration, mut relations: Vec<Relation>) -> Result<Vec
 }
 
 /// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
-async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>> {
+async fn statements(m: &mut Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Statement>> {
     if m.is_finished(Stage::Copy) {
         return cutover::statements(m);
     }
@@ -138,6 +138,8 @@ async fn statements(m: &mut Migration, source: &Client) -> Result<Vec<Statement>
     m.dumped = std::sync::Mutex::default();
     if m.record.shapes.is_empty() {
         m.record.shapes = catalog::shapes(source, &m.plan.scope).await?;
+        let merged = relations.iter().filter(|r| r.partitioned && m.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
+        m.record.partitions = catalog::partitions(source, &merged).await?;
     }
     m.save()?;
     for found in apart::apart(source, &m.plan.scope).await? {

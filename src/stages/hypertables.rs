@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ddl;
+use super::{ddl, one_table};
 use crate::{
     error::{Error, Result},
     event::{Candidate, Command, Event, Level, Stage, TimeColumn, UniqueKey},
@@ -26,18 +26,19 @@ const CHUNKS: u64 = 200;
 
 pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Hypertables).await;
+    let source = m.source("hypertables").await?;
+    let mut relations = catalog::relations(&source).await?;
+    // A table that comes without its rows may be a hypertable, too.
+    relations.retain(|r| m.plan.scope.extent(&r.table) != Extent::Nothing);
     if m.timescale.installed.is_none() {
         if let Some(h) = m.plan.hypertables.first() {
             return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))
                 .hint("install TimescaleDB on the target, or take the [[hypertable]] entries out of the plan"));
         }
         m.notice(Level::Info, "no TimescaleDB on the target: all tables stay plain").await;
+        one_table::make(m, &source, &relations).await?;
         return m.finish(Stage::Hypertables).await;
     }
-    let source = m.source("hypertables").await?;
-    let mut relations = catalog::relations(&source).await?;
-    // A table that comes without its rows may be a hypertable, too.
-    relations.retain(|r| m.plan.scope.extent(&r.table) != Extent::Nothing);
     let mut foreign_keys = catalog::foreign_keys(&source).await?;
     // What is left out points at nothing any more.
     foreign_keys.retain(|f| m.plan.scope.extent(&f.from) != Extent::Nothing);
@@ -51,28 +52,41 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let candidates = candidates(m, &source, &relations).await?;
         m.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
         let problem = check_plan(m, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
+        let problem = if problem.is_some() { problem } else { one_table::problem(m, &source, &relations).await? };
         if finished && problem.is_none() {
             break;
         }
-        let chosen = candidates.iter().filter(|c| c.chosen.is_some()).count();
-        let converted = if chosen == 1 { "1 table becomes a hypertable".to_owned() } else { format!("{chosen} tables become hypertables") };
-        let text = format!("{converted}, {} stay plain. Nothing runs until you press c.", candidates.len() - chosen);
-        match m.ask_continue(Stage::Hypertables, text, problem).await? {
+        match m.ask_continue(Stage::Hypertables, question(&candidates), problem).await? {
             Answer::Continue => break,
-            Answer::Other(Command::SelectHypertables { selection }) => {
+            Answer::Other(Command::SelectHypertables { selection, one_table }) => {
                 m.plan.hypertables = selection;
+                m.plan.one_table = one_table.into_iter().collect();
                 m.save_plan()?;
             }
             Answer::Other(Command::Recheck) => {}
             Answer::Other(other) => m.refuse(&other, Stage::Hypertables).await,
         }
     }
+    one_table::make(m, &source, &relations).await?;
     convert(m).await?;
     read_back(m, &source, &relations).await?;
     m.save_plan()?;
     let summaries = relations.iter().filter(|r| m.plan.scope.extent(&r.table) == Extent::All).map(|r| super::preflight::summary(r, m)).collect();
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     m.finish(Stage::Hypertables).await
+}
+
+fn question(candidates: &[Candidate]) -> String {
+    let chosen = candidates.iter().filter(|c| c.chosen.is_some()).count();
+    let joined = candidates.iter().filter(|c| c.chosen.is_none() && c.one_table).count();
+    let converted = if chosen == 1 { "1 table becomes a hypertable".to_owned() } else { format!("{chosen} tables become hypertables") };
+    let joined_text = match joined {
+        0 => String::new(),
+        1 => ", 1 loses its partitions".into(),
+        n => format!(", {n} lose their partitions"),
+    };
+    let kept = if candidates.iter().any(|c| c.partitions > 0) { "stay as they are" } else { "stay plain" };
+    format!("{converted}{joined_text}, {} {kept}. Nothing runs until you press c.", candidates.len() - chosen - joined)
 }
 
 /// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
@@ -85,6 +99,12 @@ pub fn check_names(m: &Migration, relations: &[Relation]) -> Result<()> {
             Some(_) => continue,
         };
         return Err(Error::usage(wrong).hint("correct the [[hypertable]] entry of the plan"));
+    }
+    for table in &m.plan.one_table {
+        if !relations.iter().any(|r| r.table == *table && r.partitioned) {
+            return Err(Error::usage(format!("the plan names {table} in one_table, but the source has no partitioned table of that name"))
+                .hint("correct one_table in the plan"));
+        }
     }
     Ok(())
 }
@@ -138,7 +158,6 @@ async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> R
             key: m.plan.hypertable(&r.table).map_or(KeyChoice::Extend, |h| h.key),
         });
         let obstacle = match () {
-            () if r.partitioned => Some("it is partitioned; TimescaleDB cannot convert partitioned tables"),
             () if r.inherits => Some("it takes part in inheritance"),
             () if r.has_rules => Some("it has rules"),
             () if columns.is_empty() => Some("no column of a date, timestamp or integer type"),
@@ -155,6 +174,8 @@ async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> R
             keys: keys(r),
             obstacle: obstacle.map(str::to_owned),
             made: by_hand.is_some(),
+            partitions: r.partitions,
+            one_table: m.plan.one_table.contains(&r.table),
             chosen: by_hand.or_else(|| m.plan.hypertable(&r.table).cloned()),
         });
     }
@@ -225,24 +246,29 @@ type Spans = HashMap<(u32, String), u64>;
 /// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
 async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
+    let roots: Vec<u32> = relations.iter().filter(|r| r.partitioned).map(|r| r.oid).collect();
     let rows = source
         .query(
-            "with bounds as (
-                 select c.oid, s.attname::text as name, a.atttypid as type,
+            "with tables as (
+                 select oid, oid as root from unnest($1::oid[]) as o(oid)
+                  union all select t.relid, r.root from unnest($2::oid[]) as r(root) cross join lateral pg_partition_tree(r.root) t where t.isleaf),
+             bounds as (
+                 select tables.root as oid, s.attname::text as name, a.atttypid as type,
                         array_remove(array_remove(s.histogram_bounds::text::text[], 'infinity'), '-infinity') as list
-                   from pg_class c
+                   from tables join pg_class c on c.oid = tables.oid
                    join pg_namespace n on n.oid = c.relnamespace
                    join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.histogram_bounds is not null
                    join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
-                  where c.oid = any($1) and a.atttypid = any('{int2, int4, int8, date, timestamp, timestamptz}'::regtype[])),
-             ends as (select oid, name, type, list[1] as first, list[cardinality(list)] as last from bounds)
-             select oid, name, (case type
-                        when 'timestamptz'::regtype then extract(epoch from last::timestamptz) - extract(epoch from first::timestamptz)
-                        when 'timestamp'::regtype then extract(epoch from last::timestamp) - extract(epoch from first::timestamp)
-                        when 'date'::regtype then extract(epoch from last::date::timestamp) - extract(epoch from first::date::timestamp)
-                        else last::numeric - first::numeric end)::float8 as span
-               from ends where first is not null",
-            &[&oids],
+                  where a.atttypid = any('{int2, int4, int8, date, timestamp, timestamptz}'::regtype[])),
+             ends as (
+                 select oid, name, (case type
+                            when 'timestamptz'::regtype then extract(epoch from e::timestamptz)
+                            when 'timestamp'::regtype then extract(epoch from e::timestamp)
+                            when 'date'::regtype then extract(epoch from e::date::timestamp)
+                            else e::numeric end)::float8 as value
+                   from bounds cross join unnest(array[list[1], list[cardinality(list)]]) as e)
+             select oid, name, max(value) - min(value) as span from ends where value is not null group by oid, name",
+            &[&oids, &roots],
         )
         .await?;
     Ok(rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect())

@@ -297,6 +297,7 @@ mod tests {
             oid: 1,
             table: TableName::new("public", "t"),
             partitioned: false,
+            partitions: 0,
             unlogged: false,
             bytes: 0,
             rows: 0,

@@ -1,5 +1,7 @@
 //! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
 
+use std::sync::Arc;
+
 use super::{
     ddl, rights, roles,
     trouble::{self, Desk, Resolution},
@@ -12,8 +14,10 @@ use crate::{
         catalog,
         client::{self, Client},
         dump::{self, Phase, Schema, Statement},
-        extent, ledger, timescale,
+        extent::{self, Omitted},
+        ledger, timescale,
     },
+    plan::Plan,
 };
 
 pub async fn run(m: &mut Migration) -> Result<()> {
@@ -59,18 +63,25 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
     let known = m.dumped.lock().ok().and_then(|dumped| dumped.clone());
     let text = match known {
         Some((then, text)) if then == state => text,
-        _ => {
-            let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(&source).await?.major()).await?;
-            let omitted = extent::resolve(&source, &m.plan).await?;
-            dump::text(&program, &m.config.source, &m.plan, &omitted).await?
-        }
+        _ => print(m, &source, &m.plan, &extent::resolve(&source, &m.plan).await?).await?,
     };
     drop(source);
     if let Ok(mut dumped) = m.dumped.lock() {
         *dumped = Some((state, text.clone()));
     }
+    understood(m, text, &m.plan).await
+}
+
+/// The schema as pg_dump prints it, without what is left out.
+pub async fn print(m: &Migration, source: &Client, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
+    let program = dump::find(m.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
+    dump::text(&program, &m.config.source, plan, omitted).await
+}
+
+/// The statements of such a text, for this target.
+pub async fn understood(m: &Migration, text: Arc<str>, plan: &Plan) -> Result<Schema> {
     let target = client::version_num(&m.endpoints.1.version) / 10_000;
-    let mut schema = dump::schema(text, &m.plan, target).await?;
+    let mut schema = dump::schema(text, plan, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
     }
@@ -95,7 +106,7 @@ async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
 }
 
 /// Runs the statements that come before the rows.
-async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
+pub async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
     let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;

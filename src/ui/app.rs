@@ -17,7 +17,7 @@ use crate::{
         keys::{self, Action, Key},
         screens,
         theme::ascii_stand_in,
-        view::{self, CATCH_UP_ORDERS, COPY_ORDERS, FIELDS, MIN_SIZE, Modal, Overlay, Purpose, View},
+        view::{self, CATCH_UP_ORDERS, COPY_ORDERS, FIELDS, MIN_SIZE, Modal, Overlay, Purpose, Selection, View},
     },
 };
 
@@ -96,10 +96,7 @@ impl App {
             self.view.message = None;
             changed = true;
         }
-        let confirmed = self.view.draft.as_ref().is_some_and(|draft| {
-            let chosen: Vec<_> = state.candidates.iter().filter_map(|c| c.chosen.as_ref()).collect();
-            chosen.len() == draft.len() && draft.iter().all(|h| chosen.contains(&h))
-        });
+        let confirmed = self.view.draft.as_ref().is_some_and(|draft| draft.is_like(&Selection::of(state)));
         if self.view.draft.is_some() && (confirmed || self.draft_until.is_none_or(|t| t <= now)) {
             self.view.draft = None;
             changed = true;
@@ -241,7 +238,7 @@ impl App {
                 Some((file, text)) => return vec![Effect::Write { file, text }],
                 None => self.say(Level::Info, "there is no SQL on this screen", now),
             },
-            Action::Mark | Action::All | Action::NoneMarked => return self.mark(action, state, now),
+            Action::Mark | Action::All | Action::NoneMarked | Action::OneTable => return self.mark(action, state, now),
             Action::NextField => {
                 // On a small screen the editor is the other pane.
                 self.view.swapped = true;
@@ -434,10 +431,11 @@ impl App {
                     return Vec::new();
                 }
                 let Some(hypertable) = self.view.hypertable(candidate) else { return Vec::new() };
-                let before = selection.len();
-                selection.retain(|h| h.table != candidate.table);
-                if selection.len() == before {
-                    selection.push(hypertable);
+                let before = selection.hypertables.len();
+                selection.hypertables.retain(|h| h.table != candidate.table);
+                if selection.hypertables.len() == before {
+                    selection.one_table.retain(|t| *t != candidate.table);
+                    selection.hypertables.push(hypertable);
                 } else {
                     // What was set for it is kept for the case that it is selected again.
                     self.view.edits.insert(candidate.table.clone(), hypertable);
@@ -445,22 +443,37 @@ impl App {
             }
             Action::All => {
                 for candidate in state.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
-                    if !selection.iter().any(|h| h.table == candidate.table)
+                    if !selection.hypertables.iter().any(|h| h.table == candidate.table)
                         && let Some(hypertable) = self.view.hypertable(candidate)
                     {
-                        selection.push(hypertable);
+                        selection.one_table.retain(|t| *t != candidate.table);
+                        selection.hypertables.push(hypertable);
                     }
                 }
             }
-            _ => selection.retain(|h| state.candidates.iter().any(|c| c.table == h.table && c.made)),
+            Action::OneTable => {
+                let Some(candidate) = self.view.selected_candidate(state).filter(|c| c.partitions > 0) else { return Vec::new() };
+                if candidate.made {
+                    self.say(Level::Info, fixed(candidate).unwrap_or_default(), now);
+                    return Vec::new();
+                }
+                let before = selection.one_table.len();
+                selection.one_table.retain(|t| *t != candidate.table);
+                if selection.one_table.len() == before {
+                    selection.hypertables.retain(|h| h.table != candidate.table);
+                    selection.one_table.push(candidate.table.clone());
+                }
+            }
+            _ => selection.hypertables.retain(|h| state.candidates.iter().any(|c| c.table == h.table && c.made)),
         }
         self.select(selection, now)
     }
 
-    fn select(&mut self, selection: Vec<Hypertable>, now: Instant) -> Vec<Effect> {
+    fn select(&mut self, selection: Selection, now: Instant) -> Vec<Effect> {
         self.view.draft = Some(selection.clone());
         self.draft_until = Some(now + DRAFT);
-        vec![Effect::Send(Command::SelectHypertables { selection })]
+        let Selection { hypertables, one_table } = selection;
+        vec![Effect::Send(Command::SelectHypertables { selection: hypertables, one_table })]
     }
 
     /// The field's next or previous value. A table that is selected is ordered anew.
@@ -478,7 +491,7 @@ impl App {
             return Vec::new();
         }
         let mut selection = self.view.selection(state);
-        for chosen in selection.iter_mut().filter(|h| h.table == candidate.table) {
+        for chosen in selection.hypertables.iter_mut().filter(|h| h.table == candidate.table) {
             *chosen = hypertable.clone();
         }
         self.select(selection, now)
@@ -561,7 +574,7 @@ fn refusal(action: Action, state: &State) -> String {
         Action::Abort => "the last step has begun: there is no way back from here; the source keeps all its data".into(),
         Action::Retry | Action::Skip => "nothing failed".into(),
         Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => "nothing to choose for this table now".into(),
-        Action::Recheck | Action::Mark | Action::All | Action::NoneMarked | Action::Previous | Action::Next => {
+        Action::Recheck | Action::Mark | Action::All | Action::NoneMarked | Action::OneTable | Action::Previous | Action::Next => {
             "this stage does not wait for a choice now".into()
         }
         Action::Follow => "following the running stage".into(),

@@ -242,6 +242,8 @@ pub fn candidates() -> Vec<Candidate> {
             why: why.into(),
             chosen: hypertable.filter(|_| chosen),
             made: false,
+            partitions: 0,
+            one_table: false,
         }
     };
     vec![

@@ -83,6 +83,7 @@ pub enum Action {
     Mark,
     All,
     NoneMarked,
+    OneTable,
     NextField,
     Previous,
     Next,
@@ -258,6 +259,14 @@ pub static TABLE: &[Binding] = &[
         help: "select all proposed tables (time + append-only)",
     },
     Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
+    Binding {
+        keys: &[Char('m')],
+        action: Action::OneTable,
+        contexts: &[on(Hypertables)],
+        label: "m",
+        hint: "one table",
+        help: "a partitioned table becomes one plain table, or keeps its partitions",
+    },
     Binding {
         keys: &[Char('R')],
         action: Action::Recheck,

@@ -398,8 +398,27 @@ fn identities_are_chosen_and_taken_back() {
 }
 
 fn selection(effects: &[Effect]) -> Vec<(String, String, String, KeyChoice)> {
-    let [Effect::Send(Command::SelectHypertables { selection })] = effects else { panic!("{effects:?}") };
+    let [Effect::Send(Command::SelectHypertables { selection, .. })] = effects else { panic!("{effects:?}") };
     selection.iter().map(|h| (h.table.to_string(), h.time_column.clone(), h.chunk_interval.clone(), h.key)).collect()
+}
+
+#[test]
+fn h_15_a_partitioned_table_becomes_a_hypertable_or_one_plain_table_or_neither() {
+    let mut state = fixture::hypertables();
+    state.state.candidates[0].partitions = 12;
+    let partitioned = state.state.candidates[0].table.clone();
+    let mut desk = Desk::new(state);
+    let sent = |effects: Vec<Effect>| {
+        let [Effect::Send(Command::SelectHypertables { selection, one_table })] = &effects[..] else { panic!("{effects:?}") };
+        (selection.iter().any(|h| h.table == partitioned), one_table.contains(&partitioned))
+    };
+    desk.key('g');
+    assert_eq!(sent(desk.key('m')), (false, true), "no hypertable any more");
+    assert_eq!(sent(desk.key(' ')), (true, false));
+    assert_eq!(sent(desk.key('m')), (false, true));
+    assert_eq!(sent(desk.key('m')), (false, false));
+    desk.key('j');
+    assert_eq!(desk.key('m'), [], "it has no partitions");
 }
 
 #[test]

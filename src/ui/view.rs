@@ -88,7 +88,7 @@ pub struct View {
     /// Values set for tables that are not selected.
     pub edits: HashMap<TableName, Hypertable>,
     /// The selection as it was ordered and is not confirmed yet.
-    pub draft: Option<Vec<Hypertable>>,
+    pub draft: Option<Selection>,
     /// Which of the eligible unique indexes is shown.
     pub index: HashMap<TableName, usize>,
     /// Identity choices that were ordered.
@@ -96,6 +96,31 @@ pub struct View {
     pub message: Option<(Level, String)>,
     pub stopping: bool,
     pub leaving: bool,
+}
+
+/// What becomes of the tables, all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    pub hypertables: Vec<Hypertable>,
+    pub one_table: Vec<TableName>,
+}
+
+impl Selection {
+    /// As the engine has it.
+    pub fn of(state: &State) -> Self {
+        Self {
+            hypertables: state.candidates.iter().filter_map(|c| c.chosen.clone()).collect(),
+            one_table: state.candidates.iter().filter(|c| c.one_table).map(|c| c.table.clone()).collect(),
+        }
+    }
+
+    /// Whether both say the same, in whatever order.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.hypertables.len() == other.hypertables.len()
+            && self.hypertables.iter().all(|h| other.hypertables.contains(h))
+            && self.one_table.len() == other.one_table.len()
+            && self.one_table.iter().all(|t| other.one_table.contains(t))
+    }
 }
 
 impl View {
@@ -289,21 +314,26 @@ impl View {
     }
 
     /// The whole selection of hypertables as the operator sees it.
-    pub fn selection(&self, state: &State) -> Vec<Hypertable> {
-        self.draft.clone().unwrap_or_else(|| state.candidates.iter().filter_map(|c| c.chosen.clone()).collect())
+    pub fn selection(&self, state: &State) -> Selection {
+        self.draft.clone().unwrap_or_else(|| Selection::of(state))
     }
 
     pub fn is_selected(&self, candidate: &Candidate) -> bool {
         match &self.draft {
-            Some(draft) => draft.iter().any(|h| h.table == candidate.table),
+            Some(draft) => draft.hypertables.iter().any(|h| h.table == candidate.table),
             None => candidate.chosen.is_some(),
         }
+    }
+
+    /// Whether a partitioned table becomes one plain table.
+    pub fn is_one_table(&self, candidate: &Candidate) -> bool {
+        self.draft.as_ref().map_or(candidate.one_table, |draft| draft.one_table.contains(&candidate.table))
     }
 
     /// The values of the editor for a candidate: as chosen, as edited, or as proposed. `None` where there is no time column.
     pub fn hypertable(&self, candidate: &Candidate) -> Option<Hypertable> {
         let chosen = match &self.draft {
-            Some(draft) => draft.iter().find(|h| h.table == candidate.table),
+            Some(draft) => draft.hypertables.iter().find(|h| h.table == candidate.table),
             None => candidate.chosen.as_ref(),
         };
         chosen.or_else(|| self.edits.get(&candidate.table)).or(candidate.chosen.as_ref()).cloned().or_else(|| {
@@ -340,6 +370,7 @@ impl View {
             }
             Action::Previous | Action::Next if shown == Stage::Identity => runs && self.selected_identity(state).is_some_and(|r| r.indexes.len() > 1),
             Action::Previous | Action::Next | Action::Mark | Action::All | Action::NoneMarked => runs && rows,
+            Action::OneTable => runs && self.selected_candidate(state).is_some_and(|c| c.partitions > 0),
             Action::Follow => self.stage.is_some(),
             Action::Details => rows && !self.done(state),
             Action::NextField | Action::Filter | Action::Sort => rows,
@@ -357,8 +388,8 @@ impl View {
 /// Whether an action asks something of the engine.
 fn orders(action: Action) -> bool {
     use Action::{
-        Abort, All, Confirm, Continue, FewerJobs, IdentityFull, IdentityIndex, InsertOnly, Mark, MoreJobs, NoneMarked, OpenCutover, Pause, Recheck,
-        Retry, Skip,
+        Abort, All, Confirm, Continue, FewerJobs, IdentityFull, IdentityIndex, InsertOnly, Mark, MoreJobs, NoneMarked, OneTable, OpenCutover, Pause,
+        Recheck, Retry, Skip,
     };
     matches!(
         action,
@@ -373,6 +404,7 @@ fn orders(action: Action) -> bool {
             | Mark
             | MoreJobs
             | NoneMarked
+            | OneTable
             | OpenCutover
             | Pause
             | Recheck

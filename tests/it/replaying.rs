@@ -271,6 +271,7 @@ impl<'a> Replay<'a> {
             source: client::connect(&self.stream.source, Side::Source, "test").await.unwrap(),
             source_info: self.stream.source.clone(),
             leaves,
+            partitions: std::collections::BTreeMap::new(),
             shapes: self.stream.shapes.clone(),
             reshaped,
         };

@@ -43,7 +43,7 @@ pub(super) fn alter_table(out: &mut Vec<Statement>, mut s: AlterTableStmt, mut s
     let hypertable = statement.table.as_ref().and_then(|t| plan.hypertable(t));
     let mut edited = false;
     // pg_dump writes ONLY for every table but a partitioned one.
-    let partitioned = s.relation.as_ref().is_some_and(|r| r.inh);
+    let partitioned = s.relation.as_ref().is_some_and(|r| r.inh) && !statement.table.as_ref().is_some_and(|t| plan.is_one_table(t));
     if hypertable.is_some()
         && let Some(relation) = s.relation.as_mut()
         && !relation.inh

@@ -1,6 +1,9 @@
 //! The entries of a verbose dump: each is headed by the OIDs of its object, so that what is left out is found whatever its name is.
 
-use pg_query::{NodeEnum, protobuf::AlterSeqStmt};
+use pg_query::{
+    NodeEnum,
+    protobuf::{AlterSeqStmt, RangeVar},
+};
 use std::collections::HashSet;
 
 use crate::{
@@ -67,16 +70,26 @@ fn settings_at_the_end(body: &str) -> &str {
     &body[start..]
 }
 
-/// Attaching a partition of a table, or a sequence to a column of one.
+/// Attaching a partition to a table or an index, or a sequence to a column of a table.
 fn names_left_out(sql: &str, omitted: &Omitted) -> bool {
     let Ok(parsed) = pg_query::parse(sql, pg_query::ParserOptions::default()) else { return false };
     parsed.protobuf.stmts.iter().filter_map(|s| s.stmt.as_ref()?.node.as_ref()).any(|node| match node {
         NodeEnum::AlterTableStmt(s) => {
-            s.relation.as_ref().is_some_and(|r| omitted.has_relation(&TableName::new(r.schemaname.as_str(), r.relname.as_str())))
+            let is_out = |r: &RangeVar| omitted.has_relation(&TableName::new(r.schemaname.as_str(), r.relname.as_str()));
+            s.relation.as_ref().is_some_and(is_out) || s.cmds.iter().filter_map(attached).any(is_out)
         }
         NodeEnum::AlterSeqStmt(s) => owner(s).is_some_and(|table| omitted.has_relation(&table)),
         _ => false,
     })
+}
+
+/// The partition of `ATTACH PARTITION`.
+fn attached(command: &pg_query::Node) -> Option<&RangeVar> {
+    let Some(NodeEnum::AlterTableCmd(command)) = &command.node else { return None };
+    match command.def.as_ref()?.node.as_ref()? {
+        NodeEnum::PartitionCmd(partition) => partition.name.as_ref(),
+        _ => None,
+    }
 }
 
 /// The table of `OWNED BY schema.table.column`.

@@ -142,9 +142,16 @@ impl Reader<'_> {
                 statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
             }
             NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+                if let NodeEnum::CreateStmt(s) = &mut node
+                    && s.partspec.is_some()
+                    && table_of(s.relation.as_ref()).is_some_and(|t| self.plan.is_one_table(&t))
+                {
+                    s.partspec = None;
+                    statement.sql = deparse(&node)?;
+                }
                 if let Some(method) = &self.access_method {
                     let setting = "set local default_table_access_method =";
-                    statement.sql = format!("{setting} {};\n{sql};\n{setting} default", ident(method));
+                    statement.sql = format!("{setting} {};\n{};\n{setting} default", ident(method), statement.sql);
                 }
             }
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
@@ -243,6 +250,14 @@ fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<()>
     statement.phase = Phase::Index;
     statement.table = table_of(s.relation.as_ref());
     statement.makes = Some(s.idxname.clone());
+    if let (Some(table), Some(relation)) = (&statement.table, s.relation.as_mut())
+        && !relation.inh
+        && plan.is_one_table(table)
+    {
+        // Of a partitioned table; those of its partitions would be attached to it.
+        relation.inh = true;
+        statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s.clone())))?;
+    }
     let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(()) };
     if s.index_params.iter().filter_map(index_column).any(|c| c == hypertable.time_column) {
         return Ok(());
@@ -304,6 +319,18 @@ ALTER TABLE public.t CLUSTER ON t_pkey;";
         let sql = "ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id, ts);";
         assert!(!one(sql, &plan(KeyChoice::Extend))[0].sql.to_uppercase().contains("ONLY"));
         assert!(one(sql, &Plan::default())[0].sql.contains("ONLY"));
+    }
+
+    #[test]
+    fn h_15_a_partitioned_table_is_made_without_partitions_where_the_plan_says_so() {
+        let dump = "CREATE TABLE public.events (\n    id integer NOT NULL,\n    ts date DEFAULT now()\n)\nPARTITION BY RANGE (ts);\nCREATE INDEX i ON ONLY public.events USING btree (id);\nALTER TABLE public.events ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES public.u(id);";
+        let merged = one(dump, &Plan { one_table: [TableName::new("public", "events")].into(), ..Plan::default() });
+        assert_eq!(merged[0].sql, "CREATE TABLE public.events (id int NOT NULL, ts date DEFAULT now())");
+        assert_eq!(merged[1].sql, "CREATE INDEX i ON public.events USING btree (id)");
+        assert!(merged[2].sql.ends_with("NOT VALID") && merged[2].validate.is_some());
+        assert_eq!(one(dump, &plan(KeyChoice::Extend))[..2], merged[..2], "a hypertable has no other partitions");
+        let kept = one(dump, &Plan::default());
+        assert!(kept[0].sql.ends_with("PARTITION BY RANGE (ts)") && kept[1].sql.contains("ONLY") && kept[2].validate.is_none());
     }
 
     #[test]

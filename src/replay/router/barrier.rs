@@ -6,7 +6,8 @@ use super::{Router, State, lane_gone, send};
 use crate::{
     error::{Error, Result},
     lsn::Position,
-    name::TableName,
+    name::{TableName, literal},
+    pg::target::TableKind,
     replay::{
         change::Change,
         lane::{Feed, Stretch, Together},
@@ -68,6 +69,7 @@ impl Router {
         if self.positions.iter().all(|p| to <= *p) {
             return Ok(());
         }
+        let (xid, commit) = (transaction.xid, transaction.commit);
         let (mut statements, mut targets) = (Vec::new(), Vec::new());
         for oid in oids {
             let known = state
@@ -76,16 +78,25 @@ impl Router {
                 .ok_or_else(|| Error::failed(format!("a TRUNCATE of a relation that the stream has not described (OID {oid})")))?;
             let Some(target) = known.target else { continue };
             let relation = &self.shared.relations[target];
-            if !relation.wants(transaction.commit, transaction.xid) {
+            if !relation.wants(commit, xid) {
                 continue;
             }
-            // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
-            let leaf = TableName::new(&known.message.schema, &known.message.name);
-            let table = if leaf == relation.table || *oid == relation.oid { &relation.table } else { &leaf };
+            let own = TableName::new(&known.message.schema, &known.message.name);
             let only = relation.target.only();
             // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
-            statements.push(format!("truncate {only}{}", table.sql()));
-            targets.push(target);
+            let statement = match () {
+                () if *oid == relation.oid || own == relation.table => format!("truncate {only}{}", relation.table.sql()),
+                // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
+                () if relation.target.kind == TableKind::Partitioned => format!("truncate {}", own.sql()),
+                () => {
+                    let table = relation.table.clone();
+                    self.without_partition(oids, *oid, &own, &table).await?
+                }
+            };
+            if !statements.contains(&statement) {
+                statements.push(statement);
+                targets.push(target);
+            }
         }
         if statements.is_empty() {
             return Ok(());
@@ -99,6 +110,29 @@ impl Router {
         whole.stretches.push(Stretch { changes: Vec::new(), then: statements });
         whole.truncated.extend(targets);
         Ok(())
+    }
+
+    /// What the TRUNCATE of a partition is where its root is one table. A TRUNCATE of the root names all leaves. The bounds of one are
+    /// those which it had at the copy and has now; where they are not known for sure, the statement fails with a text that tells the
+    /// operator what to do.
+    async fn without_partition(&mut self, truncated: &[u32], oid: u32, partition: &TableName, table: &TableName) -> Result<String> {
+        let now = self.partition(oid).await?;
+        if now.as_ref().is_some_and(|(_, leaves)| leaves.iter().all(|leaf| truncated.contains(leaf))) {
+            return Ok(format!("truncate {}", table.sql()));
+        }
+        let bounds = match (self.partitions.get(&oid).map(|p| p.bounds.clone()), now.map(|(p, _)| p.bounds)) {
+            (Some(then), Some(now)) => then.filter(|then| now.as_ref() == Some(then)),
+            (Some(then), None) => then,
+            (None, now) => now.flatten(),
+        };
+        Ok(bounds.map_or_else(
+            || {
+                let text = literal(&format!("{partition} was truncated on the source; which of the rows of {table} were in it is not known here"));
+                let hint = literal(&format!("delete those rows from {table} on the target by hand, then go on without this statement"));
+                format!("do {}", literal(&format!("begin raise exception using message = {text}, hint = {hint}; end")))
+            },
+            |bounds| format!("delete from {} where {bounds}", table.sql()),
+        ))
     }
 
     /// All lanes stop, one of them runs statements for all and moves all positions in one transaction, and they go on.

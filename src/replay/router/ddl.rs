@@ -63,10 +63,7 @@ impl Router {
     /// The table as it is on the target, and the statements that it still needs.
     async fn due(&mut self, relation: &Relation, message: &RelationMessage) -> Result<(Relation, Vec<String>)> {
         let name = format!("hyperlift/{}/router", self.shared.migration);
-        if self.source.is_closed() {
-            self.source = client::connect(&self.source_info, Side::Source, &name).await?;
-        }
-        let definitions = Definitions::ask(&self.source, message).await?;
+        let definitions = Definitions::ask(self.source().await?, message).await?;
         let client = client::connect(&self.shared.target, Side::Target, &name).await?;
         let hypertables = timescale::inspect(&client).await?.installed.is_some();
         let is_leaf = message.oid != relation.oid;

@@ -295,6 +295,7 @@ mod tests {
             oid: 1,
             table: TableName::new("public", "Odd"),
             partitioned: false,
+            partitions: 0,
             unlogged: false,
             bytes: 0,
             rows: 0,

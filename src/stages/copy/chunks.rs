@@ -9,8 +9,9 @@ use super::Shared;
 use crate::{
     error::Result,
     event::Level,
-    name::{TableName, ident},
+    name::ident,
     pg::{
+        catalog::Relation,
         timescale::{self, Dimension},
         wire::{Failed, Request, Wire},
     },
@@ -49,14 +50,15 @@ pub async fn create(
     chunking: &Chunking,
     (source, blocks, columns): (&mut Wire, u64, &[(String, u32)]),
     target: &mut Wire,
-    table: &TableName,
+    relation: &Relation,
 ) -> Result<bool> {
+    let (table, only) = (&relation.table, if relation.partitioned { "" } else { "only " });
     let Some((dimension, width)) = chunking.dimension.as_ref().and_then(|d| Some((d, d.width.filter(|w| *w > 0)?))) else { return Ok(false) };
     let type_oid = columns.iter().find(|(name, _)| *name == dimension.column).map_or(0, |(_, oid)| *oid);
     let Some((condition, number)) = chunk_of(&dimension.column, type_oid, width).filter(|_| chunking.most > 0) else { return Ok(false) };
     let percent = (100.0 * SAMPLED_BLOCKS as f64 / blocks.max(1) as f64).min(100.0);
     let sql = format!(
-        "select distinct {number} as number from only {} tablesample system ({percent}) repeatable (1) where {condition} order by 1 limit {}",
+        "select distinct {number} as number from {only}{} tablesample system ({percent}) repeatable (1) where {condition} order by 1 limit {}",
         table.sql(),
         chunking.most + 1
     );

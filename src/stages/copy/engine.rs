@@ -291,7 +291,7 @@ async fn sort(m: &Migration, source: &Client, target: &Client, relations: &[Rela
     }
     let mut sorted = Sorted { todo: Vec::new(), to_index: Vec::new() };
     for r in relations {
-        let mut tables = if r.partitioned { catalog::leaves(source, &r.table).await? } else { Vec::new() };
+        let mut tables = if r.partitioned && !m.plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own: Vec<Statement> = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();

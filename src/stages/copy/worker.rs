@@ -131,10 +131,9 @@ impl Worker {
         }
         let mut streams = u32::MAX;
         if let Some(chunking) = chunking.filter(|_| !whole) {
-            // (A partition root may have been made a hypertable by hand; its own heap tells nothing.)
             let blocks = heaps.iter().map(|h| h.blocks).sum();
-            let made = chunks::create(&shared, chunking, (&mut session.wire, blocks, &taken.columns), &mut target, &relation.table).await?;
-            streams = if made && !relation.partitioned { u32::MAX } else { 1 };
+            let made = chunks::create(&shared, chunking, (&mut session.wire, blocks, &taken.columns), &mut target, relation).await?;
+            streams = if made { u32::MAX } else { 1 };
         }
         let exported = if whole { String::new() } else { source::export(&mut session.wire).await? };
         let format = shared.types.format(&taken.columns, &task.target.columns);

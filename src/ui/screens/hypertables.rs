@@ -38,10 +38,12 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     }
 }
 
-/// `[x]`, `[ ]`, `[-]`: nothing is hidden.
+/// `[x]`, `[1]`, `[ ]`, `[-]`: nothing is hidden.
 fn checkbox(candidate: &Candidate, view: &View) -> &'static str {
     if view.is_selected(candidate) {
         "[x]"
+    } else if view.is_one_table(candidate) {
+        "[1]"
     } else if candidate.obstacle.is_some() {
         "[-]"
     } else {
@@ -86,7 +88,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     };
     let used = list(frame, inner, head.line(), &rows, view.selected(Stage::Hypertables, state), view, |candidate, _| {
         let mark = checkbox(candidate, view);
-        let role = if mark == "[x]" { Role::Ok } else { Role::Dim };
+        let role = if matches!(mark, "[x]" | "[1]") { Role::Ok } else { Role::Dim };
         let hypertable = view.hypertable(candidate).filter(|_| candidate.obstacle.is_none() || candidate.made);
         let column = hypertable.as_ref().and_then(|h| candidate.columns.iter().find(|c| c.name == h.time_column));
         let column_text = match (column, wide) {
@@ -103,6 +105,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         if wide {
             let keys = hypertable.as_ref().map(|h| keys_contain_time(candidate, &h.time_column)).unwrap_or_default();
             let reason = if candidate.made { "made by hand" } else { candidate.obstacle.as_deref().unwrap_or(&candidate.why) };
+            let reason = if candidate.partitions > 0 { format!("{}, {reason}", partitions(candidate)) } else { reason.to_owned() };
             row.left(column_text, 24, plain).left(interval, 9, plain).left(keys, 21, plain).left(reason, why.saturating_sub(1), plain).line()
         } else {
             row.left(column_text, 17, plain).left(interval, 9, plain).line()
@@ -112,9 +115,15 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     if rows.is_empty() {
         text::lines(frame, below, vec![Line::styled(" No candidates are listed yet.", view.style(Role::Dim))]);
     } else if below.height >= 2 {
-        let legend = " [x] convert   [ ] keep plain   [-] cannot be converted (enter: why)";
+        let others = if state.candidates.iter().any(|c| c.partitions > 0) { "keep as it is   [1] one plain table" } else { "keep plain" };
+        let legend = format!(" [x] convert   [ ] {others}   [-] cannot be converted (enter: why)");
         text::lines(frame, below, vec![Line::default(), Line::styled(legend, view.style(Role::Dim))]);
     }
+}
+
+/// `12 partitions`
+fn partitions(candidate: &Candidate) -> String {
+    format!("{} partition{}", format::count(candidate.partitions.into()), if candidate.partitions == 1 { "" } else { "s" })
 }
 
 /// `timestamptz` for `timestamp with time zone`.
@@ -127,7 +136,12 @@ fn editor(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         pane(frame, area, "", "", Role::Plain, view);
         return;
     };
-    let chosen = if view.is_selected(candidate) { "converted" } else { "kept plain" };
+    let chosen = match () {
+        () if view.is_selected(candidate) => "converted",
+        () if view.is_one_table(candidate) => "one plain table",
+        () if candidate.partitions > 0 => "keeps its partitions",
+        () => "kept plain",
+    };
     let inner = pane(frame, area, &candidate.table.to_string(), chosen, Role::Plain, view);
     text::preview(frame, inner, explain(candidate, usize::from(inner.width), view), view);
 }
@@ -136,6 +150,17 @@ fn editor(frame: &mut Frame, area: Rect, state: &State, view: &View) {
 pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'static>> {
     let room = columns.saturating_sub(4);
     let paragraph = |text: &str, role| wrap(text, room).into_iter().map(|l| Line::styled(format!("  {l}"), view.style(role))).collect::<Vec<_>>();
+    let mut without = Vec::new();
+    if candidate.partitions > 0 && (view.is_selected(candidate) || view.is_one_table(candidate)) {
+        let text = format!(
+            "Its {} come as rows of one table. What belongs to a single partition (its own indexes, views of it) is left out, and named in the report.",
+            partitions(candidate)
+        );
+        without = paragraph(&text, Role::Plain);
+    }
+    if view.is_one_table(candidate) {
+        return without;
+    }
     if let (Some(why), false) = (&candidate.obstacle, candidate.made) {
         let mut lines = paragraph("Cannot be converted:", Role::Attention);
         lines.extend(paragraph(why, Role::Plain));
@@ -164,6 +189,10 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
             &format!("({}) alone will no longer be unique by constraint. The source is not changed.", keys.join("), (")),
             Role::Plain,
         ));
+    }
+    if !without.is_empty() {
+        lines.push(Line::default());
+        lines.extend(without);
     }
     lines
 }
