@@ -15,7 +15,8 @@ use crate::{
         client::{self, Client},
         dump::{self, Phase, Schema, Statement},
         extent::{self, Omitted},
-        ledger, timescale,
+        ledger,
+        timescale::{self, Timescale},
     },
     plan::Plan,
 };
@@ -38,7 +39,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     };
     ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
     if !m.is_finished(Stage::Schema) {
-        let schema = m.unless_stopped(dump(m)).await?;
+        let (schema, timescale) = m.unless_stopped(async { tokio::try_join!(dump(m), create_timescale(m, &target)) }).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
         for (object, reason) in &schema.notes {
@@ -48,7 +49,13 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         if !m.config.skip_roles {
             roles::create(m, &source, &target).await?;
         }
-        create_timescale(m, &target).await?;
+        if let Some(timescale) = timescale {
+            m.notice(Level::Info, format!("TimescaleDB {} created", timescale.installed.clone().unwrap_or_default())).await;
+            m.endpoints.1.timescale.clone_from(&timescale.installed);
+            m.timescale = timescale;
+            let (source, target) = m.endpoints.clone();
+            m.reporter.report(Event::Connected { source, target }).await;
+        }
         drop(target);
         restore(m, &schema).await?;
     }
@@ -93,16 +100,13 @@ fn text_of(statements: &[Statement]) -> String {
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
-async fn create_timescale(m: &mut Migration, target: &Client) -> Result<()> {
-    if m.timescale.installed.is_none() && m.timescale.available.is_some() {
-        target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
-        m.timescale = timescale::inspect(target).await?;
-        m.notice(Level::Info, format!("TimescaleDB {} created", m.timescale.installed.clone().unwrap_or_default())).await;
-        m.endpoints.1.timescale.clone_from(&m.timescale.installed);
-        let (source, target) = m.endpoints.clone();
-        m.reporter.report(Event::Connected { source, target }).await;
+/// Creates the extension where it can be had and is not there yet.
+async fn create_timescale(m: &Migration, target: &Client) -> Result<Option<Timescale>> {
+    if m.timescale.installed.is_some() || m.timescale.available.is_none() {
+        return Ok(None);
     }
-    Ok(())
+    target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
+    timescale::inspect(target).await.map(Some)
 }
 
 /// Runs the statements that come before the rows.
