@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    time::timeout_at,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::session::{Mode, Modes, Refusal, Session};
@@ -30,6 +33,9 @@ use crate::{
 const BATCH_CHANGES: usize = 32_768;
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_AGE: Duration = Duration::from_secs(2);
+/// Behind a batch more changes are waited for, so long at most: many small batches would cost the target more than they are worth. The
+/// first change after a pause goes out at once.
+const GATHER: Duration = Duration::from_millis(20);
 /// A relation whose set has failed goes in order for so many batches.
 const IN_ORDER_BATCHES: u32 = 8;
 /// A batch that takes this long, and this long a change, is looked into, and not too often.
@@ -257,15 +263,20 @@ impl Lane {
             let message = match self.feed.try_recv() {
                 Ok(message) => message,
                 Err(mpsc::error::TryRecvError::Empty) => {
-                    // Nothing waits: at a transaction's end what there is goes out at once.
-                    if !batch.is_empty() && self.seen.change == 0 {
-                        self.apply(&mut batch).await?;
-                        continue;
-                    }
                     self.tell(batch.is_empty());
-                    match self.feed.recv().await {
-                        Some(message) => message,
-                        None => return self.apply(&mut batch).await,
+                    // At a transaction's end what there is goes out soon.
+                    let next = if batch.is_empty() || self.seen.change != 0 {
+                        Ok(self.feed.recv().await)
+                    } else {
+                        timeout_at((self.written_at + GATHER).into(), self.feed.recv()).await
+                    };
+                    match next {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return self.apply(&mut batch).await,
+                        Err(_) => {
+                            self.apply(&mut batch).await?;
+                            continue;
+                        }
                     }
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) => return self.apply(&mut batch).await,
