@@ -182,6 +182,44 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
 }
 
 #[tokio::test]
+async fn a_copied_table_says_that_it_waits_for_an_index_job() {
+    let pair = Pair::shared().await;
+    pair.source.execute(GATE).await;
+    let table = |name: &str, rows: &str| {
+        format!("create table public.{name} (a int primary key, b int, c text, r int4range, z int); insert into public.{name} {LARGE} {rows};")
+    };
+    pair.source.execute(&format!("{}{}", table("first", ""), table("second", "limit 100"))).await;
+    pair.source.execute("create index first_gated on public.first (public.gate(a)); create index second_b on public.second (b)").await;
+    let gate = pair.target.session().await;
+    gate.batch_execute("select pg_advisory_lock(42)").await.unwrap();
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1", "--index-jobs", "1"]);
+    migration.start();
+    let states = |all: &[Event], name: &str| {
+        let state = |e: &Event| match e {
+            Event::CopyProgress { table, state, .. } if *table == of(name) && !e.is_progress() => Some(*state),
+            _ => None,
+        };
+        all.iter().filter_map(state).collect::<Vec<_>>()
+    };
+    let waits = |e: &Event| matches!(e, Event::CopyProgress { table, state: TableState::Waiting, .. } if *table == of("second"));
+    migration.event("the second one waits", waits).await;
+    assert_eq!(pair.target.rows("select indexrelid from pg_index where indrelid = 'public.second'::regclass").await, Vec::<String>::new());
+    gate.batch_execute("select pg_advisory_unlock(42)").await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    let ended = migration.stop().await;
+    for table in ["first", "second"] {
+        assert_eq!(states(&ended.events, table), [TableState::Waiting, TableState::Indexing, TableState::Done], "{table}");
+    }
+    // What an earlier run has copied waits again.
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let ended = migration.stop().await;
+    assert_eq!(states(&ended.events, "second"), [TableState::Waiting, TableState::Indexing, TableState::Done]);
+    migration.cut_over(&pair).await;
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
 async fn h_2_indexes_of_a_hypertable_are_built_at_once_behind_its_key() {
     if !Programs::newest().unwrap().has_timescale() {
         return;
