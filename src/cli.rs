@@ -199,6 +199,7 @@ impl MigrateArgs {
             pg_dump: self.pg_dump.clone().or_else(|| std::env::var_os("HYPERLIFT_PG_DUMP").filter(|v| !v.is_empty()).map(PathBuf::from)),
             table_jobs: self.table_jobs,
             split_larger_than,
+            parts_by_key: false,
             copy_rate,
             index_jobs: self.index_jobs,
             replay_lanes: self.replay_lanes,

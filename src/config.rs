@@ -41,6 +41,8 @@ pub struct Config {
     pub table_jobs: u32,
     /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
     pub split_larger_than: Option<u64>,
+    /// Parts are ranges of a key whatever the version of the source, for the tests: else only before PostgreSQL 14.
+    pub parts_by_key: bool,
     /// All copies together move no more than this, bytes a second.
     pub copy_rate: Option<u64>,
     pub index_jobs: u32,

@@ -240,6 +240,8 @@ pub struct Holder {
 pub enum TableState {
     Queued,
     Copying,
+    /// Its rows are in; its indexes wait for a job.
+    Waiting,
     Indexing,
     Done,
     Failed,
@@ -248,11 +250,17 @@ pub enum TableState {
 }
 
 impl TableState {
+    /// Its rows are in.
+    pub fn is_copied(self) -> bool {
+        matches!(self, Self::Waiting | Self::Indexing | Self::Done)
+    }
+
     /// FAILED is upper case: colour alone must not carry it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Copying => "copying",
+            Self::Waiting => "waiting",
             Self::Indexing => "indexing",
             Self::Done => "done",
             Self::Failed => "FAILED",

@@ -202,7 +202,7 @@ impl Table {
     /// How much of the table is copied, 0 to 1. By rows where the planner knows them (the bytes on the wire are another measure
     /// than the bytes on disk), else by bytes; never quite 1 before the table is done.
     pub fn fraction(&self) -> f64 {
-        if matches!(self.state, TableState::Done | TableState::Indexing) {
+        if self.state.is_copied() {
             return 1.0;
         }
         let (part, whole) =
@@ -612,8 +612,7 @@ impl State {
                 t.finished = None;
                 t.meter = Meter::default();
             }
-            // Indexing is told when the rows are in, and again when the first index is begun.
-            TableState::Done | TableState::Indexing => t.finished = t.finished.or(Some(at)),
+            _ if state.is_copied() => t.finished = t.finished.or(Some(at)),
             _ => {}
         }
         t.meter.sample(at, bytes);

@@ -234,8 +234,11 @@ impl Printer {
         Some(match state {
             // That it began is told with its format.
             TableState::Queued | TableState::Copying => return None,
-            TableState::Done if before == Some(TableState::Indexing) => format!("indexed {table}"),
-            TableState::Indexing | TableState::Done => format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes)),
+            TableState::Done if before.is_some_and(TableState::is_copied) => format!("indexed {table}"),
+            TableState::Indexing if before == Some(TableState::Waiting) => return None,
+            TableState::Waiting | TableState::Indexing | TableState::Done => {
+                format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes))
+            }
             TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
             TableState::Skipped => format!("WARN  skipped the data of {table}"),
         })
@@ -385,7 +388,8 @@ mod tests {
             (10, copy(TableState::Copying, 0)),
             (11, copy(TableState::Copying, 10)),
             (70, copy(TableState::Copying, 700)),
-            (80, copy(TableState::Indexing, 1000)),
+            (80, copy(TableState::Waiting, 1000)),
+            (81, copy(TableState::Indexing, 1000)),
             (82, copy(TableState::Done, 1000)),
             (83, Event::Notice { level: crate::event::Level::Warn, text: "two\nlines".into() }),
             (90, running(Stage::CatchUp)),

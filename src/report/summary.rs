@@ -82,7 +82,7 @@ pub fn exit_summary(state: &State) -> String {
 }
 
 fn tables(state: &State) -> String {
-    let running = state.tables_in(TableState::Copying) + state.tables_in(TableState::Indexing);
+    let running = [TableState::Copying, TableState::Waiting, TableState::Indexing].map(|s| state.tables_in(s)).iter().sum();
     let counts = [
         (state.tables_in(TableState::Done), "done"),
         (running, "interrupted"),

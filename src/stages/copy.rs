@@ -1,13 +1,14 @@
 //! Stage 5: slot, copy and indexes, while the stream is received and spooled.
 //!
 //! Here is what surrounds the copy; the copy itself is in the rooms below, DESIGN.md section 7 in full: `engine` runs the jobs and takes
-//! the operator's commands, `worker` is one job, `queue` what is left for all of them, `parts` how a relation is cut, `source` and
-//! `transfer` the two ends of the wire, `format` binary or text, `chunks` the chunks of hypertables, `throttle` pause and rate.
+//! the operator's commands, `worker` is one job, `queue` what is left for all of them, `parts` and `keys` how a relation is cut, `source`
+//! and `transfer` the two ends of the wire, `format` binary or text, `chunks` the chunks of hypertables, `throttle` pause and rate.
 
 mod chunks;
 mod engine;
 mod format;
-mod parts;
+pub mod keys;
+pub mod parts;
 mod queue;
 mod source;
 mod throttle;

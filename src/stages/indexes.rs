@@ -41,6 +41,8 @@ pub struct Job {
     pub rows: u64,
     pub bytes: u64,
     pub statements: Vec<Statement>,
+    /// The operator skipped its rows.
+    pub skipped: bool,
 }
 
 /// Up to this size a relation's statements take less than their transactions would; bytes.
@@ -110,8 +112,11 @@ struct Relation {
     done: u64,
     total: u64,
     building: Vec<String>,
+    /// A worker has begun.
+    begun: bool,
     /// Something was built in this run.
     changed: bool,
+    skipped: bool,
 }
 
 /// What a worker does at a time.
@@ -222,14 +227,13 @@ impl Builders {
     }
 
     async fn take(&mut self, job: Job) {
-        let Job { table, rows, bytes, statements } = job;
-        let event = Event::CopyProgress { table: table.clone(), state: TableState::Indexing, rows, bytes, error: None };
-        self.reporter.report(event).await;
+        let Job { table, rows, bytes, statements, skipped } = job;
         let (total, relation) = (statements.len() as u64, self.relations.len());
         let whole: Vec<Step> = statements.iter().map(Step::of).filter(|s| self.is_due(s)).collect();
         let done = total - whole.len() as u64;
         let small = bytes < SMALL && (1..=SMALL_STATEMENTS).contains(&whole.len()) && !self.hypertables.contains(&table);
-        self.relations.push(Relation { table, rows, bytes, statements, waves: Vec::new(), done, total, building: Vec::new(), changed: false });
+        let (waves, building) = (Vec::new(), Vec::new());
+        self.relations.push(Relation { table, rows, bytes, statements, waves, done, total, building, begun: false, changed: false, skipped });
         if small { self.push(relation, Work::Whole(whole)) } else { self.by_waves(relation).await }
     }
 
@@ -279,6 +283,9 @@ impl Builders {
     async fn start(&mut self) {
         while !self.idle.is_empty() && !self.ready.is_empty() {
             let (Some(mut worker), Some(Ready { relation, work, .. })) = (self.idle.pop(), self.ready.pop()) else { return };
+            if !std::mem::replace(&mut self.relations[relation].begun, true) {
+                self.tell_state(relation, TableState::Indexing).await;
+            }
             let r = &mut self.relations[relation];
             let index = if let Work::Step(_, step) = &work { step.index.clone() } else { None };
             self.at_work.insert(worker.number, (relation, index.clone()));
@@ -351,11 +358,17 @@ impl Builders {
     }
 
     async fn finish(&mut self, relation: usize) {
-        let Relation { table, rows, bytes, .. } = &self.relations[relation];
-        let event = Event::CopyProgress { table: table.clone(), state: TableState::Done, rows: *rows, bytes: *bytes, error: None };
-        self.reporter.report(event).await;
+        self.tell_state(relation, TableState::Done).await;
         // The stage may have been stopped meanwhile.
-        let _ = self.done.send(table.clone());
+        let _ = self.done.send(self.relations[relation].table.clone());
+    }
+
+    /// What is skipped stays so.
+    async fn tell_state(&self, relation: usize, state: TableState) {
+        let Relation { table, rows, bytes, skipped, .. } = &self.relations[relation];
+        if !skipped {
+            self.reporter.report(Event::CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None }).await;
+        }
     }
 
     async fn report(&self, relation: usize) {

@@ -68,7 +68,7 @@ impl Table {
 
     /// Something of it is still to be done.
     fn is_due(&self) -> bool {
-        matches!(self.state, TableState::Queued | TableState::Copying | TableState::Indexing)
+        matches!(self.state, TableState::Queued | TableState::Copying | TableState::Waiting | TableState::Indexing)
     }
 }
 
@@ -122,7 +122,7 @@ impl State {
     pub fn table_left(&self, t: &Table, now: Timestamp) -> Option<Duration> {
         let copying = match t.state {
             TableState::Copying => copying(t, self.copying_all())?,
-            TableState::Indexing => 0.0,
+            TableState::Waiting | TableState::Indexing => 0.0,
             _ => return None,
         };
         let indexing = if t.indexes_left() > 0.0 { self.indexing(t, self.index_rate(now)?) } else { 0.0 };
@@ -143,7 +143,7 @@ impl State {
         let rate = self.index_rate(now)?;
         // The indexes of a table come after its copy.
         let one_after_the_other = due().map(|t| {
-            let copied = if t.state == TableState::Indexing { 0.0 } else { copying(t, Some(all)).unwrap_or(all) };
+            let copied = if t.state.is_copied() { 0.0 } else { copying(t, Some(all)).unwrap_or(all) };
             copied + self.indexing(t, rate)
         });
         duration(one_after_the_other.fold(indexes / (rate * self.builds_at_once()), f64::max).max(all))

@@ -323,7 +323,8 @@ pub fn copy() -> Story {
         s.then(0, begun(name));
     }
     s.then(1, copied("regions", TableState::Done, 1.0, None));
-    s.then(14, copied("products", TableState::Done, 1.0, None));
+    s.then(14, copied("products", TableState::Waiting, 1.0, None));
+    s.then(0, Event::IndexProgress { table: table("products"), done: 0, total: 4, building: vec![] });
     s.then(40, copied("geo_blobs", TableState::Failed, 0.37, Some("target: invalid byte sequence for encoding \"UTF8\": 0x00 (22021)")));
     s.then(11, copied("customers", TableState::Indexing, 1.0, None));
     s.then(0, Event::IndexProgress { table: table("customers"), done: 2, total: 5, building: vec!["customers_email_idx".into()] });

@@ -426,9 +426,10 @@ fn state_rank(state: TableState) -> u8 {
         TableState::Failed => 0,
         TableState::Copying => 1,
         TableState::Indexing => 2,
-        TableState::Queued => 3,
-        TableState::Skipped => 4,
-        TableState::Done => 5,
+        TableState::Waiting => 3,
+        TableState::Queued => 4,
+        TableState::Skipped => 5,
+        TableState::Done => 6,
     }
 }
 

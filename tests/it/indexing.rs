@@ -1,20 +1,13 @@
 //! Indexes and keys: built at once, as the source has them, whatever is killed or fails meanwhile.
 
-use clap::Parser as _;
 use hyperlift::{
-    bus,
-    cli::Cli,
     demo::servers::Programs,
     event::{Command, Event, PromptKind, Stage, TableState},
-    journal::WorkDir,
-    migration::Migration as InProcess,
     name::TableName,
     state::State,
 };
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{Database, Migration, PATIENCE, Pair, until};
+use crate::support::{Database, InProcess, Migration, Pair, until};
 
 /// Enough for a relation that is not built in one transaction.
 const LARGE: &str = "select g, g / 2, 'row ' || g || repeat(' and more', 40), int4range(g, g + 1), null from generate_series(1, 30000) g";
@@ -160,33 +153,18 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     let lock = pair.target.session().await;
     lock.batch_execute("select pg_advisory_lock(43)").await.unwrap();
 
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("work").display().to_string();
-    let arguments = ["hyperlift", "--yes", "--index-jobs", "1", "--source", &pair.source.uri, "--target", &pair.target.uri, "--dir", &dir];
-    let mut config = Cli::parse_from(arguments).migrate.config().unwrap();
-    config.interactive = true;
-    let bus = bus::start(|_| {}, None);
-    let cancel = CancellationToken::new();
-    let work = WorkDir::open(&config.dir).unwrap();
-    let mut migration = InProcess::new(config, work, bus.reporter, bus.commands, cancel.clone()).unwrap();
-    let run = tokio::spawn(async move { migration.run().await });
-    let mut state = bus.front.state.clone();
-    let mut wait = async |fits: &dyn Fn(&State) -> bool| {
-        let waited = timeout(PATIENCE, state.wait_for(|s| fits(s))).await.is_ok_and(|w| w.is_ok());
-        let state = state.borrow().clone();
-        assert!(waited, "{:#?}\n{:#?}\n{:?}", state.log, state.failed_statements, state.tables);
-        state
-    };
+    let mut migration = InProcess::start(&pair, &["--index-jobs", "1"], |config| config.interactive = true);
     let failed = |s: &State, table: &str| {
         s.failed_statements.iter().any(|f| f.object.contains(&format!("{table}_broken")) && f.sqlstate.as_deref() == Some("23505"))
     };
     // With one job for indexes: neither failure holds it. The key takes its index over when all of the table are there.
-    let state = wait(&|s| {
-        let fine = s.table(&of("fine")).is_some_and(|t| t.state == TableState::Done);
-        let built = |name| s.table(&of(name)).is_some_and(|t| t.state == TableState::Indexing && t.indexes_done == 1);
-        fine && built("large") && built("small") && failed(s, "large") && failed(s, "small")
-    })
-    .await;
+    let state = migration
+        .until(|s| {
+            let fine = s.table(&of("fine")).is_some_and(|t| t.state == TableState::Done);
+            let built = |name| s.table(&of(name)).is_some_and(|t| t.state == TableState::Indexing && t.indexes_done == 1);
+            fine && built("large") && built("small") && failed(s, "large") && failed(s, "small")
+        })
+        .await;
     assert_eq!(state.prompt.as_ref().map(|p| p.kind), Some(PromptKind::Trouble));
     lock.batch_execute("select pg_advisory_unlock(43)").await.unwrap();
     let objects: Vec<String> = state.failed_statements.iter().map(|f| f.object.clone()).collect();
@@ -194,14 +172,51 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     // One is tried again, the other one is given up.
     let retried = objects.iter().find(|o| o.contains("large")).unwrap().clone();
     let skipped = objects.iter().find(|o| o.contains("small")).unwrap().clone();
-    bus.front.commands.send(Command::Retry { object: retried }).await.unwrap();
-    bus.front.commands.send(Command::Skip { object: skipped }).await.unwrap();
-    wait(&|s| s.stage == Some(Stage::CatchUp)).await;
+    migration.command(Command::Retry { object: retried }).await;
+    migration.command(Command::Skip { object: skipped }).await;
+    migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
     let there = "select to_regclass('public.large_broken') is not null, to_regclass('public.small_broken') is not null";
     assert_eq!(pair.target.rows(there).await, ["t|f"]);
     assert_analyzed(&pair.target, &["large", "small", "fine"]).await;
-    cancel.cancel();
-    assert!(run.await.unwrap().unwrap_err().is_stop());
+    migration.stop().await;
+}
+
+#[tokio::test]
+async fn a_copied_table_says_that_it_waits_for_an_index_job() {
+    let pair = Pair::shared().await;
+    pair.source.execute(GATE).await;
+    let table = |name: &str, rows: &str| {
+        format!("create table public.{name} (a int primary key, b int, c text, r int4range, z int); insert into public.{name} {LARGE} {rows};")
+    };
+    pair.source.execute(&format!("{}{}", table("first", ""), table("second", "limit 100"))).await;
+    pair.source.execute("create index first_gated on public.first (public.gate(a)); create index second_b on public.second (b)").await;
+    let gate = pair.target.session().await;
+    gate.batch_execute("select pg_advisory_lock(42)").await.unwrap();
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1", "--index-jobs", "1"]);
+    migration.start();
+    let states = |all: &[Event], name: &str| {
+        let state = |e: &Event| match e {
+            Event::CopyProgress { table, state, .. } if *table == of(name) && !e.is_progress() => Some(*state),
+            _ => None,
+        };
+        all.iter().filter_map(state).collect::<Vec<_>>()
+    };
+    let waits = |e: &Event| matches!(e, Event::CopyProgress { table, state: TableState::Waiting, .. } if *table == of("second"));
+    migration.event("the second one waits", waits).await;
+    assert_eq!(pair.target.rows("select indexrelid from pg_index where indrelid = 'public.second'::regclass").await, Vec::<String>::new());
+    gate.batch_execute("select pg_advisory_unlock(42)").await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    let ended = migration.stop().await;
+    for table in ["first", "second"] {
+        assert_eq!(states(&ended.events, table), [TableState::Waiting, TableState::Indexing, TableState::Done], "{table}");
+    }
+    // What an earlier run has copied waits again.
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let ended = migration.stop().await;
+    assert_eq!(states(&ended.events, "second"), [TableState::Waiting, TableState::Indexing, TableState::Done]);
+    migration.cut_over(&pair).await;
+    pair.assert_equal().await;
 }
 
 #[tokio::test]

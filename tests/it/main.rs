@@ -10,6 +10,7 @@ mod equivalence;
 mod every_object;
 mod hypertables;
 mod indexing;
+mod key_ranges;
 mod lag;
 mod layers;
 mod matrix;

@@ -28,6 +28,7 @@ const NEWS: [(u32, u32, &str); 5] = [
         "create table public.keyed (id int primary key, note text); insert into public.keyed select n, 'x' from generate_series(1, 100) n;
          create table public.summed (a int not null, b int generated always as (a * 2) stored, c int);
          insert into public.summed (a, c) values (1, 1), (2, null);
+         create table public.large (id bigint primary key, v text); insert into public.large select n, repeat(md5(n::text), 4) from generate_series(1, 9000) n;
          create procedure public.nothing() language sql as 'select 1'",
     ),
     (
@@ -106,7 +107,7 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     written(20).await;
     let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
     let plan = format!("{DEMO_PLAN}{full}{}", if timescale { HYPERTABLE } else { "" });
-    // Small enough that tables are copied in parts, which are cut in another way before 14.
+    // Small enough that tables are copied in parts: by ranges of a key before 14, of blocks since.
     let mut migration = Migration::of(&pair).plan(&plan).arguments(&["--split-tables-larger-than", "128kB"]).arguments(arguments);
     migration.start();
     migration.stage(Stage::CatchUp).await;
@@ -124,7 +125,11 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     pair.source.execute("truncate public.keyed; insert into public.keyed values (1, 'after')").await;
     migration.level_with(&pair.source).await;
     writer.stop().await.unwrap();
-    migration.finish(&pair).await;
+    let stopped = migration.stop().await;
+    stopped.assert_code(4);
+    let in_parts = |e: &Event| matches!(e, Event::CopyBegun { table, parts: 5.., .. } if table.name == "large");
+    assert!(stopped.events.iter().any(in_parts), "from {from} a large table is copied in parts");
+    migration.cut_over(&pair).await;
     pair.assert_equal().await;
     if timescale {
         let hypertables = "select hypertable_name from timescaledb_information.hypertables";

@@ -1,13 +1,20 @@
 //! What the tests of whole migrations stand on: two databases, and the real program as a child that can be watched, stopped and killed.
 
+use clap::Parser as _;
 use hyperlift::{
+    bus,
+    cli::Cli,
+    config::Config,
     demo::{
         compare::compare,
         connect, execute, query_text,
         servers::{Programs, Server, ServerOptions},
     },
-    event::{Event, Stage, StageState, Stamped},
+    error::Result,
+    event::{self, Event, Stage, StageState, Stamped},
+    journal::WorkDir,
     lsn::Lsn,
+    state::State,
 };
 use std::{
     collections::BTreeSet,
@@ -24,6 +31,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 /// Nothing that is waited for may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -393,6 +401,53 @@ impl Migration {
         assert!(ended.events.iter().any(|e| matches!(e, Event::Completed { .. })), "{}", last(&ended.events));
         pair.assert_untouched().await;
         ended
+    }
+}
+
+/// A migration in this process: with somebody who answers, or a configuration that the command line does not offer. Replay needs threads
+/// of its own: `#[tokio::test(flavor = "multi_thread")]`.
+pub struct InProcess {
+    front: bus::FrontEnd,
+    run: JoinHandle<Result<()>>,
+    cancel: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl InProcess {
+    pub fn start(pair: &Pair, arguments: &[&str], configure: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("work").display().to_string();
+        let always = ["hyperlift", "--yes", "--linger", "1", "--source", &pair.source.uri, "--target", &pair.target.uri, "--dir", &dir];
+        let mut config = Cli::parse_from(always.iter().chain(arguments)).migrate.config().unwrap();
+        configure(&mut config);
+        let bus = bus::start(|_| {}, None);
+        let cancel = CancellationToken::new();
+        let work = WorkDir::open(&config.dir).unwrap();
+        let mut migration = hyperlift::migration::Migration::new(config, work, bus.reporter, bus.commands, cancel.clone()).unwrap();
+        let run = tokio::spawn(async move { migration.run().await });
+        Self { front: bus.front, run, cancel, _folder: folder }
+    }
+
+    /// Waits for a state that fits.
+    pub async fn until(&mut self, fits: impl Fn(&State) -> bool) -> State {
+        let waited = timeout(PATIENCE, self.front.state.wait_for(|s| fits(s))).await.is_ok_and(|w| w.is_ok());
+        let state = self.front.state.borrow().clone();
+        assert!(waited, "{:#?}\n{:#?}\n{:?}", state.log, state.failed_statements, state.tables);
+        state
+    }
+
+    pub async fn command(&self, command: event::Command) {
+        self.front.commands.send(command).await.unwrap();
+    }
+
+    /// Stops it safely.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        assert!(self.ended().await.unwrap_err().is_stop());
+    }
+
+    pub async fn ended(self) -> Result<()> {
+        timeout(PATIENCE, self.run).await.expect("the end of the migration").unwrap()
     }
 }
 

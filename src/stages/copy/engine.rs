@@ -69,13 +69,14 @@ impl Shared {
 
     /// A relation is copied: its indexes are due.
     pub async fn copied(&self, task: Task, rows: u64, bytes: u64) {
-        let table = task.relation.table.clone();
-        self.reporter.report(Event::CopyProgress { table, state: TableState::Indexing, rows, bytes, error: None }).await;
-        self.settled(task, rows, bytes);
+        self.settled(TableState::Waiting, task, rows, bytes).await;
     }
 
-    fn settled(&self, task: Task, rows: u64, bytes: u64) {
-        let _ = self.jobs.send(Job { table: task.relation.table, rows, bytes, statements: task.statements });
+    /// A relation is copied, or skipped.
+    async fn settled(&self, state: TableState, task: Task, rows: u64, bytes: u64) {
+        let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped: state == TableState::Skipped };
+        self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
+        let _ = self.jobs.send(job);
         self.queue.settled();
     }
 
@@ -109,8 +110,7 @@ impl Shared {
                 Ok(()) if answer == Resolution::Retry => self.queue.put_back(task),
                 Ok(()) => {
                     tracing::info!(oid, "skipped");
-                    self.reporter.report(Event::CopyProgress { table, state: TableState::Skipped, rows: 0, bytes: 0, error: None }).await;
-                    self.settled(task, 0, 0);
+                    self.settled(TableState::Skipped, task, 0, 0).await;
                 }
                 Err(e) => {
                     error = e;
@@ -177,7 +177,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     ledger::begin_attempts(&target).await?;
     let source = m.source("horizon").await?;
     let horizon = slot::horizon(&source).await?;
-    let Sorted { todo, to_index } = sort(m, &source, &target, relations, statements).await?;
+    let Sorted { todo, to_index } = sort(&source, &target, relations, statements).await?;
     let types = Types {
         source: catalog::binary_types(&source).await?,
         target: catalog::binary_types(&target).await?,
@@ -196,6 +196,8 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let (finished, mut done) = mpsc::unbounded_channel();
     tasks.run(indexes::build(m, asker.clone(), incoming, finished));
     for job in to_index {
+        let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
+        m.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
         let _ = jobs.send(job);
     }
     let (pause, paused) = watch::channel(false);
@@ -280,7 +282,7 @@ struct Sorted {
     to_index: Vec<Job>,
 }
 
-async fn sort(m: &Migration, source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
+async fn sort(source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
     let entries = ledger::relations(target).await?;
     let mut unfinished = ledger::unfinished(target, None).await?;
     let mut by_table: HashMap<&TableName, Vec<Statement>> = HashMap::new();
@@ -296,13 +298,12 @@ async fn sort(m: &Migration, source: &Client, target: &Client, relations: &[Rela
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own: Vec<Statement> = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
         let statements = indexes::statements_for(&own, &tables, identity.as_deref());
-        let job = |statements| Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements };
         match entries.get(&r.oid).map(|e| &e.state) {
-            Some(RelationState::Copied { .. }) => sorted.to_index.push(job(statements)),
+            Some(RelationState::Copied { .. }) => {
+                sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false });
+            }
             Some(RelationState::Skipped) => {
-                let event = Event::CopyProgress { table: r.table.clone(), state: TableState::Skipped, rows: 0, bytes: 0, error: None };
-                m.reporter.report(event).await;
-                sorted.to_index.push(job(statements));
+                sorted.to_index.push(Job { table: r.table.clone(), rows: 0, bytes: 0, statements, skipped: true });
             }
             _ => {
                 let target = unfinished.remove(&r.oid).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Into which parts a relation is cut. Pure: it knows sizes, no server.
 
-use crate::name::TableName;
+use crate::name::{TableName, ident, literal};
 
 /// Cutting smaller pieces costs more than it gains, bytes.
 const SMALLEST: u64 = 64 << 20;
@@ -24,6 +24,67 @@ pub struct Heap {
     pub blocks: u64,
     /// With TOAST.
     pub bytes: u64,
+    pub ranges: Ranges,
+}
+
+/// By what a heap is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    /// TID range scan, PostgreSQL 14 and later.
+    Blocks,
+    /// Index scan; the values stand in for a number of pieces.
+    Keys(KeyRanges),
+}
+
+/// Where a table is cut by the values of a column. Whatever they are, each row is in exactly one range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRanges {
+    pub column: String,
+    /// The type in which values are compared.
+    pub data_type: String,
+    /// As text; strictly ascending. Without any the table is one piece.
+    pub bounds: Vec<String>,
+}
+
+impl KeyRanges {
+    /// What restricts a query to each of the ranges. The first one has the rows without a value, too.
+    pub fn conditions(&self) -> Vec<String> {
+        let column = ident(&self.column);
+        let bound = |n: usize| self.bounds.get(n).map(|text| format!("{}::{}", literal(text), self.data_type));
+        let condition = |n: usize| match (n.checked_sub(1).and_then(bound), bound(n)) {
+            (None, Some(to)) => format!("({column} < {to} or {column} is null)"),
+            (Some(from), Some(to)) => format!("{column} >= {from} and {column} < {to}"),
+            (Some(from), None) => format!("{column} >= {from}"),
+            (None, None) => "true".into(),
+        };
+        (0..=self.bounds.len()).map(condition).collect()
+    }
+}
+
+impl Heap {
+    /// Into how many pieces of about `split` bytes it is to be cut.
+    pub fn pieces(&self, split: u64) -> u64 {
+        self.bytes.div_ceil(split.max(1)).clamp(1, self.blocks.clamp(1, MOST_PARTS))
+    }
+
+    /// What restricts a query to each of the pieces.
+    fn conditions(&self, split: u64) -> Vec<String> {
+        match &self.ranges {
+            Ranges::Keys(keys) => keys.conditions(),
+            Ranges::Blocks => block_ranges(self.blocks, self.pieces(split)).map(block_condition).collect(),
+        }
+    }
+}
+
+/// As many ranges of blocks of about the same size; from the first block up to, but without, the second. The last has no end.
+fn block_ranges(blocks: u64, pieces: u64) -> impl Iterator<Item = (u64, Option<u64>)> {
+    let edge = move |n: u64| (u128::from(blocks) * u128::from(n) / u128::from(pieces)) as u64;
+    (0..pieces).map(move |n| (edge(n), (n + 1 < pieces).then(|| edge(n + 1))))
+}
+
+fn block_condition((from, to): (u64, Option<u64>)) -> String {
+    let to = to.map_or_else(String::new, |to| format!(" and ctid < '({to},0)'::tid"));
+    format!("ctid >= '({from},0)'::tid{to}")
 }
 
 /// One part of a relation.
@@ -32,8 +93,8 @@ pub struct Part {
     /// Counted from 0, within the relation.
     pub number: u32,
     pub table: TableName,
-    /// Blocks from the first up to, but without, the second; `None` for the whole table, no second for its rest.
-    pub blocks: Option<(u64, Option<u64>)>,
+    /// What restricts a query to this part; `None` for the whole table.
+    pub condition: Option<String>,
     /// By estimate.
     pub bytes: u64,
     /// How often it was tried before.
@@ -43,31 +104,23 @@ pub struct Part {
 impl Part {
     /// The whole of a table.
     pub fn whole(table: TableName, bytes: u64) -> Self {
-        Self { number: 0, table, blocks: None, bytes, failures: 0 }
-    }
-
-    /// What restricts a query to this part (TID range scan, PostgreSQL 14 and later).
-    pub fn condition(&self) -> Option<String> {
-        let (from, to) = self.blocks?;
-        let to = to.map_or_else(String::new, |to| format!(" and ctid < '({to},0)'::tid"));
-        Some(format!("ctid >= '({from},0)'::tid{to}"))
+        Self { number: 0, table, condition: None, bytes, failures: 0 }
     }
 }
 
-/// Cuts heaps larger than `split` bytes into ranges of blocks of about the same size; the last of a heap has no end. The largest part
-/// comes first, unless they have to be `in_order`.
-pub fn cut(heaps: &[Heap], split: u64, by_blocks: bool, in_order: bool) -> Vec<Part> {
+/// Cuts heaps larger than `split` bytes into pieces. The largest part comes first, unless they have to be `in_order`.
+pub fn cut(heaps: &[Heap], split: u64, in_order: bool) -> Vec<Part> {
     let mut parts = Vec::new();
     for heap in heaps {
-        let pieces = if by_blocks { heap.bytes.div_ceil(split.max(1)).clamp(1, heap.blocks.clamp(1, MOST_PARTS)) } else { 1 };
-        for n in 0..pieces {
-            let edge = |n: u64| (u128::from(heap.blocks) * u128::from(n) / u128::from(pieces)) as u64;
-            let blocks = (pieces > 1).then(|| (edge(n), (n + 1 < pieces).then(|| edge(n + 1))));
-            parts.push(Part { number: 0, table: heap.table.clone(), blocks, bytes: heap.bytes / pieces, failures: 0 });
+        let conditions = heap.conditions(split);
+        let (table, bytes) = (&heap.table, heap.bytes / conditions.len().max(1) as u64);
+        match conditions.len() {
+            0 | 1 => parts.push(Part::whole(table.clone(), bytes)),
+            _ => parts.extend(conditions.into_iter().map(|c| Part { condition: Some(c), ..Part::whole(table.clone(), bytes) })),
         }
     }
     if !in_order {
-        // Stable: the parts of one heap stay in the order of its blocks.
+        // Stable: the parts of one heap stay in their order.
         parts.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     }
     for (number, part) in parts.iter_mut().enumerate() {
@@ -81,45 +134,67 @@ mod tests {
     use super::*;
 
     fn heap(name: &str, blocks: u64, bytes: u64) -> Heap {
-        Heap { table: TableName::new("public", name), blocks, bytes }
+        Heap { table: TableName::new("public", name), blocks, bytes, ranges: Ranges::Blocks }
+    }
+
+    fn keys(bounds: &[&str]) -> KeyRanges {
+        KeyRanges { column: "the key".into(), data_type: "bigint".into(), bounds: bounds.iter().map(ToString::to_string).collect() }
     }
 
     #[test]
     fn every_block_is_in_exactly_one_part() {
         for (blocks, bytes, split) in [(10, 81_920, 8_192), (7, 57_344, 20_000), (1_000_001, 8_192_008_192, 300 << 20), (3, 1 << 30, 1 << 20)] {
-            let parts = cut(&[heap("t", blocks, bytes)], split, true, false);
+            let ranges: Vec<_> = block_ranges(blocks, heap("t", blocks, bytes).pieces(split)).collect();
             let mut next = 0;
-            for (n, part) in parts.iter().enumerate() {
-                let (from, to) = part.blocks.unwrap();
-                assert_eq!((from, part.number), (next, n as u32));
+            for (n, (from, to)) in ranges.iter().enumerate() {
+                assert_eq!(*from, next);
                 match to {
                     Some(to) => {
-                        assert!(to > from && n + 1 < parts.len());
-                        next = to;
+                        assert!(to > from && n + 1 < ranges.len());
+                        next = *to;
                     }
-                    None => assert_eq!(n + 1, parts.len(), "only the last has no end"),
+                    None => assert_eq!(n + 1, ranges.len(), "only the last has no end"),
                 }
             }
         }
     }
 
     #[test]
+    fn every_key_is_in_exactly_one_range() {
+        let conditions = keys(&["-5", "0", "it's"]).conditions();
+        assert_eq!(
+            conditions,
+            [
+                r#"("the key" < '-5'::bigint or "the key" is null)"#,
+                r#""the key" >= '-5'::bigint and "the key" < '0'::bigint"#,
+                r#""the key" >= '0'::bigint and "the key" < 'it''s'::bigint"#,
+                r#""the key" >= 'it''s'::bigint"#,
+            ]
+        );
+        assert_eq!(keys(&["7"]).conditions(), [r#"("the key" < '7'::bigint or "the key" is null)"#, r#""the key" >= '7'::bigint"#]);
+    }
+
+    #[test]
     fn small_tables_stay_whole_and_leaves_are_parts() {
-        assert_eq!(cut(&[heap("t", 0, 0)], 1 << 20, true, false), [Part::whole(TableName::new("public", "t"), 0)]);
-        let leaves = [heap("a", 1, 8_192), heap("b", 300, 2_457_600), heap("c", 2, 16_384)];
-        let names = |parts: Vec<Part>| parts.iter().map(|p| format!("{}{}", p.table.name, p.blocks.map_or("", |_| "+"))).collect::<Vec<_>>();
-        assert_eq!(names(cut(&leaves, 1 << 20, true, false)), ["b+", "b+", "b+", "c", "a"]);
-        assert_eq!(names(cut(&leaves, 1 << 20, true, true)), ["a", "b+", "b+", "b+", "c"]);
-        // Before 14 a range of blocks would read the whole table.
-        assert_eq!(names(cut(&leaves, 1 << 20, false, true)), ["a", "b", "c"]);
+        assert_eq!(cut(&[heap("t", 0, 0)], 1 << 20, false), [Part::whole(TableName::new("public", "t"), 0)]);
+        let mut leaves = [heap("a", 1, 8_192), heap("b", 300, 2_457_600), heap("c", 2, 16_384)];
+        let names = |parts: Vec<Part>| {
+            assert!(parts.iter().enumerate().all(|(n, p)| p.number == n as u32));
+            parts.iter().map(|p| format!("{}{}", p.table.name, if p.condition.is_some() { "+" } else { "" })).collect::<Vec<_>>()
+        };
+        assert_eq!(names(cut(&leaves, 1 << 20, false)), ["b+", "b+", "b+", "c", "a"]);
+        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b+", "b+", "b+", "c"]);
+        // As many as there are bounds for, and one where there are none.
+        leaves[1].ranges = Ranges::Keys(keys(&["1"]));
+        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b+", "b+", "c"]);
+        leaves[1].ranges = Ranges::Keys(KeyRanges::default());
+        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b", "c"]);
     }
 
     #[test]
     fn a_part_is_a_condition_on_blocks() {
-        let part = |blocks| Part { blocks, ..Part::whole(TableName::new("public", "t"), 0) };
-        assert_eq!(part(None).condition(), None);
-        assert_eq!(part(Some((0, Some(5)))).condition().unwrap(), "ctid >= '(0,0)'::tid and ctid < '(5,0)'::tid");
-        assert_eq!(part(Some((5, None))).condition().unwrap(), "ctid >= '(5,0)'::tid");
+        assert_eq!(block_condition((0, Some(5))), "ctid >= '(0,0)'::tid and ctid < '(5,0)'::tid");
+        assert_eq!(block_condition((5, None)), "ctid >= '(5,0)'::tid");
     }
 
     #[test]

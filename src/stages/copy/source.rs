@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{Shared, parts::Heap};
+use super::{
+    Shared,
+    parts::{Heap, Ranges},
+};
 use crate::{
     error::{Error, Result},
     event::Level,
@@ -21,8 +24,8 @@ use crate::{
 /// A source whose tables are locked exclusively is not waited for longer than this at a time.
 const LOCK_TIMEOUT: &str = "2s";
 
-/// What makes the server read ranges of blocks, and nothing but them.
-const BY_BLOCKS: &str = "set local enable_seqscan = off; set local max_parallel_workers_per_gather = 0";
+/// What makes the server read ranges of blocks or of keys, and nothing but them.
+const BY_RANGES: &str = "set local enable_seqscan = off; set local max_parallel_workers_per_gather = 0";
 
 /// A session of the source.
 pub struct Session {
@@ -161,13 +164,14 @@ pub async fn heaps(wire: &mut Wire, relation: &Relation) -> Result<Vec<Heap>> {
             table: TableName::new(field(r, 0), field(r, 1)),
             blocks: field(r, 2).parse().unwrap_or(0),
             bytes: field(r, 3).parse().unwrap_or(0),
+            ranges: Ranges::Blocks,
         })
         .collect())
 }
 
 /// Lets other sessions read under the snapshot of this one, for as long as its transaction lasts.
 pub async fn export(wire: &mut Wire) -> Result<String> {
-    let rows = wire.simple(&format!("{BY_BLOCKS}; select pg_export_snapshot()")).await.map_err(|e| e.context("source"))?;
+    let rows = wire.simple(&format!("{BY_RANGES}; select pg_export_snapshot()")).await.map_err(|e| e.context("source"))?;
     rows.into_iter().next().and_then(|mut r| r.swap_remove(0)).ok_or_else(|| Error::failed("the source exports no snapshot"))
 }
 
@@ -175,7 +179,7 @@ pub async fn export(wire: &mut Wire) -> Result<String> {
 /// would never get its turn (55P03).
 pub async fn join(session: &mut Session, relation: &Relation, exported: &str) -> Result<()> {
     let begin = format!(
-        "{}begin isolation level repeatable read read only; set transaction snapshot {}; {BY_BLOCKS}; {}",
+        "{}begin isolation level repeatable read read only; set transaction snapshot {}; {BY_RANGES}; {}",
         session.ending(),
         literal(exported),
         lock(relation)

@@ -1,19 +1,22 @@
 //! What holds the copies back: a pause, and the rate that the source may be asked for.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+use std::time::Duration;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, sleep},
 };
-use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 
 /// So much of a rate may be used at once after nothing was.
 const BURST: Duration = Duration::from_millis(200);
+/// What a copy gets when it is its turn, bytes: about the least that is read at a time.
+const TURN: u64 = 16 << 10;
 
 /// All copies pass through it between two reads from the source.
 pub struct Throttle {
     paused: watch::Receiver<bool>,
+    /// Who asked first gets it first, so that copies take turns however much they read at a time.
     bucket: Option<Mutex<Bucket>>,
 }
 
@@ -38,9 +41,18 @@ impl Throttle {
     /// So many bytes were moved: waits until more may be.
     pub async fn moved(&self, bytes: u64) -> Result<()> {
         if let Some(bucket) = &self.bucket {
-            let wait = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now());
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
+            let mut left = bytes;
+            while left > 0 {
+                let turn = left.min(TURN);
+                let mut bucket = bucket.lock().await;
+                // The others wait meanwhile: they could not have more either.
+                let wait = bucket.take(turn, Instant::now());
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+                drop(bucket);
+                self.resumed().await?;
+                left -= turn;
             }
         }
         self.resumed().await
@@ -93,6 +105,33 @@ mod tests {
             now += bucket.take(65_536, now).max(Duration::from_millis(1));
         }
         assert!((59 << 20..=61 << 20).contains(&moved), "{moved}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_have_equal_shares_of_the_rate_whatever_they_read_at_a_time() {
+        // Faster than the clock ticks, too.
+        for (rate, seconds) in [(1 << 20, 60), (1 << 30, 2)] {
+            let throttle = Throttle::new(watch::channel(false).1, Some(rate));
+            let start = Instant::now();
+            let copy = async |read: u64, idle: Duration, until: Duration| {
+                let mut moved = 0;
+                while start.elapsed() < until {
+                    throttle.moved(read).await.unwrap();
+                    moved += read;
+                    sleep(idle).await;
+                }
+                moved as f64 / rate as f64
+            };
+            let (end, none) = (Duration::from_secs(seconds), Duration::ZERO);
+            let copies = (copy(256 << 10, none, end), copy(16 << 10, none, end), copy(1 << 20, none, end), copy(16 << 10, end / 60, end));
+            let (large, small, huge, slow) = tokio::join!(copies.0, copies.1, copies.2, copies.3);
+            // In seconds of the rate: what the slow one leaves is for the others.
+            let third = seconds as f64 / 3.0;
+            assert!(slow < third / 10.0, "{large} {small} {huge} {slow}");
+            for share in [large, small, huge] {
+                assert!((0.9..1.1).contains(&(share / third)), "{large} {small} {huge} {slow}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ pub struct Route<'a> {
 impl Route<'_> {
     fn copy_out(&self) -> String {
         let (list, from) = (idents(&self.frame.columns), self.part.table.sql());
-        let rows = match self.part.condition() {
+        let rows = match &self.part.condition {
             Some(condition) => format!("(select {list} from only {from} where {condition})"),
             None => format!("{from} ({list})"),
         };
@@ -97,7 +97,7 @@ pub async fn rows(
 
 /// Rows without columns: as many as the source has. COPY cannot name no columns.
 async fn no_columns(route: &Route<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
-    let condition = route.part.condition().map_or_else(String::new, |c| format!(" where {c}"));
+    let condition = route.part.condition.as_ref().map_or_else(String::new, |c| format!(" where {c}"));
     let count = format!("select count(*) from only {}{condition}", route.part.table.sql());
     let rows = source.simple(&count).await.map_err(|e| e.context("source"))?;
     let count: u64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|n| n.parse().ok()).unwrap_or(0);

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Shared, chunks,
-    parts::{self, Part},
+    Shared, chunks, keys,
+    parts::{self, Part, Ranges},
     queue::{After, Frame, Open, Outcome, Task, Work},
     source::{self, Session, Taken},
     transfer::{self, Broken, PROGRESS_EVERY, Route},
@@ -111,14 +111,18 @@ impl Worker {
         let mut session = self.source_session().await?;
         let taken = source::open(&shared, &mut session, &task.relation).await?;
         let relation = &task.relation;
-        let by_blocks = session.wire.version() / 10_000 >= versions::TID_RANGE_SCAN;
         let chunking = shared.hypertables.get(&relation.table);
-        let heaps = if relation.partitioned || by_blocks && relation.bytes > shared.split {
-            source::heaps(&mut session.wire, relation).await?
-        } else {
-            Vec::new()
-        };
-        let mut parts = parts::cut(&heaps, shared.split, by_blocks, chunking.is_some());
+        let mut heaps = Vec::new();
+        if relation.partitioned || relation.bytes > shared.split {
+            heaps = source::heaps(&mut session.wire, relation).await?;
+        }
+        if shared.config.parts_by_key || session.wire.version() / 10_000 < versions::TID_RANGE_SCAN {
+            for heap in &mut heaps {
+                let pieces = heap.pieces(shared.split);
+                heap.ranges = Ranges::Keys(keys::ranges(&mut session.wire, &heap.table, heap.blocks, pieces).await?);
+            }
+        }
+        let mut parts = parts::cut(&heaps, shared.split, chunking.is_some());
         if parts.is_empty() && !relation.partitioned {
             parts.push(Part::whole(relation.table.clone(), relation.bytes));
         }

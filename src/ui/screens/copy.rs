@@ -20,7 +20,7 @@ use crate::{
 
 pub fn state_role(state: TableState) -> Role {
     match state {
-        TableState::Queued | TableState::Skipped => Role::Dim,
+        TableState::Queued | TableState::Waiting | TableState::Skipped => Role::Dim,
         TableState::Copying | TableState::Indexing => Role::Busy,
         TableState::Done => Role::Ok,
         TableState::Failed => Role::Failed,
@@ -46,8 +46,8 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
 }
 
 fn counts(state: &State) -> String {
-    use TableState::{Copying, Done, Failed, Indexing, Queued, Skipped};
-    [Done, Copying, Indexing, Queued, Skipped, Failed]
+    use TableState::{Copying, Done, Failed, Indexing, Queued, Skipped, Waiting};
+    [Done, Copying, Waiting, Indexing, Queued, Skipped, Failed]
         .into_iter()
         .map(|s| (state.tables_in(s), s.word()))
         .filter(|(n, _)| *n > 0)
@@ -118,7 +118,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
 fn speed(table: &Table) -> Option<String> {
     match table.state {
         TableState::Copying => Some(format::rate(table.meter.rate())),
-        TableState::Done | TableState::Indexing => {
+        state if state.is_copied() => {
             let seconds = between(table.started?, table.finished?).as_secs_f64();
             (seconds >= 1.0).then(|| format::rate(table.copied_bytes as f64 / seconds))
         }
@@ -131,7 +131,7 @@ fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
     match table.state {
         TableState::Copying if state.paused => "paused".into(),
         TableState::Copying => state.table_left(table, now).map(format::duration).unwrap_or_default(),
-        TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
+        TableState::Waiting | TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
         TableState::Done => match (table.started, table.finished) {
             (Some(a), Some(b)) => {
                 let s = between(a, b).as_secs();
@@ -155,10 +155,14 @@ fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View)
     let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
     let speed = if area.width >= 70 { speed } else { String::new() };
     let text = if wide {
-        let before = format!(" {}   total ", counts(state));
-        let after = format!(" {percent}%  {sizes}  {speed}  {left}");
-        let bar_width = usize::from(area.width).saturating_sub(text::width(&before) + text::width(&after) + 1).clamp(6, 26);
-        format!("{before}{}{after}", bar(fraction, bar_width, view))
+        let columns = usize::from(area.width).saturating_sub(1);
+        let both = |counts: &str, speed: &str| (format!(" {counts}total "), format!(" {percent}%  {sizes}{speed}  {left}"));
+        let (counts, speed) = (format!("{}   ", counts(state)), if speed.is_empty() { speed } else { format!("  {speed}") });
+        // Where there is no room for everything the rate goes first; each table has its own.
+        let ways = [both(&counts, &speed), both(&counts, ""), both("", &speed)];
+        let room = |(before, after): &(String, String)| columns.saturating_sub(text::width(before) + text::width(after));
+        let way = ways.iter().find(|way| room(way) >= 6).unwrap_or(&ways[2]);
+        format!("{}{}{}", way.0, bar(fraction, room(way).clamp(6, 26), view), way.1)
     } else {
         format!(" total {} {percent}%  {sizes}  {speed}  {left}", bar(fraction, if area.width >= 70 { 10 } else { 4 }, view))
     };
