@@ -31,6 +31,7 @@ use crate::{
         slot, timescale,
         wire::Wire,
     },
+    plan::Plan,
     stages::{
         indexes::{self, Job},
         schema,
@@ -177,7 +178,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     ledger::begin_attempts(&target).await?;
     let source = m.source("horizon").await?;
     let horizon = slot::horizon(&source).await?;
-    let Sorted { todo, to_index } = sort(&source, &target, relations, statements).await?;
+    let Sorted { todo, to_index } = sort(&m.plan, &source, &target, relations, statements).await?;
     let types = Types {
         source: catalog::binary_types(&source).await?,
         target: catalog::binary_types(&target).await?,
@@ -282,7 +283,7 @@ struct Sorted {
     to_index: Vec<Job>,
 }
 
-async fn sort(source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
+async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
     let entries = ledger::relations(target).await?;
     let mut unfinished = ledger::unfinished(target, None).await?;
     let mut by_table: HashMap<&TableName, Vec<Statement>> = HashMap::new();
@@ -293,7 +294,7 @@ async fn sort(source: &Client, target: &Client, relations: &[Relation], statemen
     }
     let mut sorted = Sorted { todo: Vec::new(), to_index: Vec::new() };
     for r in relations {
-        let mut tables = if r.partitioned && !m.plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
+        let mut tables = if r.partitioned && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own: Vec<Statement> = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
