@@ -370,11 +370,11 @@ impl Replay {
         let relations = Arc::make_mut(&mut self.relations);
         relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
         self.slot_checked = None;
-        // Triggers and foreign keys, too, are as the source has them now.
+        // Triggers, foreign keys and grants, too, are as the source has them now.
         let fresh = m.unless_stopped(schema::dump(m)).await?.statements;
         let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| self.relations.iter().any(|r| r.table == *t));
-        let fresh = fresh.into_iter().filter(|s| s.phase == Phase::Cutover && ours(s));
-        let statements: Vec<_> = cutover::statements(m)?.into_iter().filter(|s| s.phase != Phase::Cutover).chain(fresh).collect();
+        let fresh = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover && ours(s));
+        let statements: Vec<_> = cutover::statements(m)?.into_iter().filter(|s| s.phase < Phase::Cutover).chain(fresh).collect();
         cutover::keep_statements(m, &statements)?;
         let text =
             if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };

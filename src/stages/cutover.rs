@@ -221,8 +221,9 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     Ok(set.len())
 }
 
+/// Without those that may hold a password: they have been run.
 pub fn keep_statements(m: &Migration, statements: &[Statement]) -> Result<()> {
-    let kept: Vec<Statement> = statements.iter().map(|s| Statement { sql: s.shown().to_owned(), ..s.clone() }).collect();
+    let kept: Vec<&Statement> = statements.iter().filter(|s| !s.secret).collect();
     m.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 

@@ -37,9 +37,6 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let schema = m.unless_stopped(dump(m)).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
-        for (object, reason) in &schema.notes {
-            m.not_moved(object, reason).await?;
-        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
             roles::create(m, &source, &target).await?;
@@ -69,7 +66,8 @@ pub async fn dump(m: &Migration) -> Result<Schema> {
     if let Ok(mut dumped) = m.dumped.lock() {
         *dumped = Some((state, text.clone()));
     }
-    let target = client::version_num(&m.endpoints.1.version) / 10_000;
+    let timescale = m.timescale.installed.is_some() || m.timescale.available.is_some();
+    let target = dump::Target { major: client::version_num(&m.endpoints.1.version) / 10_000, timescale };
     let mut schema = dump::schema(text, &m.plan, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
@@ -99,8 +97,10 @@ async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
     let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
-    let executed = ledger::executed(target, Phase::PreData.word()).await?;
+    let mut executed = ledger::executed(target, Phase::PreData.word()).await?;
+    executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
     let statements = rights::possible(m, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
+    let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let total = statements.len() as u64;
@@ -109,6 +109,7 @@ async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
             reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
         };
         ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
+        ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
     };

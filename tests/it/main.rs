@@ -15,6 +15,7 @@ mod layers;
 mod matrix;
 mod migrate;
 mod names;
+mod publications;
 mod races;
 mod refusals;
 mod replaying;
