@@ -29,6 +29,8 @@ pub mod versions {
     pub const FULL_REFUSES_GENERATED: u32 = 18;
     /// NOT NULL is a constraint with a name, constraints may be not enforced, and generated columns virtual, from 18 on.
     pub const NOT_NULL_CONSTRAINTS: u32 = 18;
+    /// CREATE INDEX, ANALYZE and REFRESH MATERIALIZED VIEW run functions with a `search_path` of the catalog alone from 17 on.
+    pub const CATALOG_PATH_ALONE: u32 = 17;
     /// Publications may publish generated columns from 18 on.
     pub const PUBLISHES_GENERATED: u32 = 18;
     /// Subscriptions know `origin`, `password_required`, `run_as_owner` and `streaming = parallel` from 16 on, `failover` from 17 on.

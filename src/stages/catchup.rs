@@ -105,13 +105,14 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         let source = m.source("lag").await?;
         let router_source = m.source("router").await?;
         let target = m.target("catch-up").await?;
+        let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());
         let replayed = replayed(&target, &replication).await?;
         // Worth no failure.
         let suspects = slow::suspects(&source, &target, &replication.relations, &replayed.relations).await.unwrap_or_default();
         let scanned = if suspects.is_empty() { None } else { slow::rows_scanned(&target, &suspects).await.ok() };
-        Ok::<_, Error>((source, router_source, replayed, suspects, scanned))
+        Ok::<_, Error>((source, router_source, path, replayed, suspects, scanned))
     };
-    let (source, router_source, replayed, suspects, scanned) = match started.await {
+    let (source, router_source, path, replayed, suspects, scanned) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -129,6 +130,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let shared = Shared {
         target: m.config.target.clone(),
         migration: m.record.id.clone(),
+        path,
         relations: relations.clone(),
         trouble: trouble_sender,
         counters: Arc::new(counter_senders),

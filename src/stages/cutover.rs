@@ -319,12 +319,13 @@ async fn refresh_views(m: &mut Migration, target: &Client) -> Result<()> {
                 }
             }
             if let Err(e) = result {
-                failed.push((view, e));
+                failed.push((view, path.iter().fold(e, |e, path| ddl::look_elsewhere(e, target.version(), path))));
             }
         }
         if failed.is_empty() || failed.len() == before {
             for (view, e) in failed {
-                m.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}")).await?;
+                let hint = e.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+                m.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}{hint}")).await?;
             }
             return Ok(());
         }

@@ -21,6 +21,7 @@ mod refusals;
 mod replaying;
 mod runner;
 mod scope;
+mod search_path;
 mod slow_tables;
 mod support;
 mod terminal;

@@ -53,6 +53,8 @@ pub struct Shared {
     pub types: Types,
     /// TimescaleDB refuses ONLY on these.
     pub hypertables: HashMap<TableName, Chunking>,
+    /// What a transaction of the target begins with: checks and generated columns call the application's functions, too.
+    pub path: String,
     pub queue: Queue,
     pub throttle: Throttle,
     /// How many jobs there are to be.
@@ -184,6 +186,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         same_encoding: catalog::encoding(&source).await? == catalog::encoding(&target).await?,
     };
     let hypertables = hypertables(m, &target).await?;
+    let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());
     drop((source, target));
 
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
@@ -211,6 +214,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         split: m.config.split_larger_than.unwrap_or_else(|| parts::default_split(total, table_jobs)),
         types,
         hypertables,
+        path,
         queue: Queue::new(todo),
         throttle: Throttle::new(paused, m.config.copy_rate),
         wanted,
