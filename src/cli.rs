@@ -93,6 +93,12 @@ pub struct MigrateArgs {
     /// Grant what is granted on the source, with default privileges.
     #[arg(long, global = true)]
     pub grants: bool,
+    /// Create the source's publications, without hypertables.
+    #[arg(long, global = true)]
+    pub publications: bool,
+    /// Create the source's subscriptions, disabled and without their slots, which the source's still read.
+    #[arg(long, global = true)]
+    pub subscriptions: bool,
     /// A role of the source that has another name on the target; may be given several times.
     #[arg(long = "map-role", value_name = "OLD=NEW", value_parser = role_pair, global = true)]
     pub map_roles: Vec<(String, String)>,
@@ -212,6 +218,8 @@ impl MigrateArgs {
             skip_extensions: self.skip_extensions,
             owners: self.owners,
             grants: self.grants,
+            publications: self.publications,
+            subscriptions: self.subscriptions,
             roles: self.map_roles.iter().cloned().collect(),
             front,
             interactive: front == FrontKind::Dashboard,

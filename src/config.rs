@@ -56,6 +56,10 @@ pub struct Config {
     pub owners: bool,
     /// Grants and default privileges of the source.
     pub grants: bool,
+    /// Publications of the source.
+    pub publications: bool,
+    /// Subscriptions of the source, disabled.
+    pub subscriptions: bool,
     /// Roles of the source that have another name on the target.
     pub roles: BTreeMap<String, String>,
     pub front: FrontKind,

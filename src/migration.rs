@@ -56,8 +56,10 @@ impl Migration {
         };
         plan.owners |= config.owners;
         plan.grants |= config.grants;
+        plan.publications |= config.publications;
+        plan.subscriptions |= config.subscriptions;
         plan.roles.extend(config.roles.clone());
-        if config.owners || config.grants || !config.roles.is_empty() {
+        if config.owners || config.grants || config.publications || config.subscriptions || !config.roles.is_empty() {
             // The run that continues has to read the schema with the same eyes.
             work.write_plan(&plan)?;
         }

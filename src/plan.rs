@@ -24,6 +24,10 @@ struct PlanFile {
     grants: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     one_table: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    publications: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    subscriptions: bool,
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     scope: Scope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,6 +168,10 @@ pub struct Plan {
     pub owners: bool,
     /// Grants and default privileges of the source.
     pub grants: bool,
+    /// Publications of the source, without what is left out.
+    pub publications: bool,
+    /// Subscriptions of the source, without their slots.
+    pub subscriptions: bool,
     /// Roles of the source that have another name on the target.
     pub roles: BTreeMap<String, String>,
 }
@@ -184,7 +192,15 @@ impl Plan {
                     .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
             })
         };
-        let mut plan = Self { scope: file.scope, owners: file.owners, grants: file.grants, roles: file.roles, ..Self::default() };
+        let mut plan = Self {
+            scope: file.scope,
+            owners: file.owners,
+            grants: file.grants,
+            publications: file.publications,
+            subscriptions: file.subscriptions,
+            roles: file.roles,
+            ..Self::default()
+        };
         for name in &file.one_table {
             plan.one_table.insert(table(name)?);
         }
@@ -227,6 +243,8 @@ impl Plan {
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
             owners: self.owners,
             grants: self.grants,
+            publications: self.publications,
+            subscriptions: self.subscriptions,
             roles: self.roles.clone(),
         };
         toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
@@ -263,6 +281,7 @@ mod tests {
     const TEXT: &str = r#"
 owners = true
 one_table = ["public.log"]
+subscriptions = true
 
 [scope]
 include = ["schema:public"]
@@ -288,7 +307,7 @@ app = "App of the target"
         assert_eq!(plan.scope.to_string(), "--include schema:public --exclude table:public.log_* --exclude data:\"Odd.Name\"");
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
-        assert!(plan.owners && !plan.grants);
+        assert!(plan.owners && !plan.grants && !plan.publications && plan.subscriptions);
         assert!(plan.is_one_table(&TableName::new("public", "log")) && plan.is_one_table(&TableName::new("public", "metrics")));
         assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);

@@ -162,6 +162,7 @@ impl Replaying {
         let shared = Shared {
             target: conninfo(&job.target)?,
             migration: MIGRATION.into(),
+            path: String::new(),
             relations: relations.clone(),
             trouble: trouble_sender,
             counters: counters.clone(),

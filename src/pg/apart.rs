@@ -1,11 +1,7 @@
 //! What a database has apart from the objects that are made on the target and the rows that are replicated: each with what becomes of it.
 
-use super::client::Client;
-use crate::{
-    error::Result,
-    name::TableName,
-    scope::{Extent, Scope},
-};
+use super::{client::Client, slot::OWN_PUBLICATIONS};
+use crate::{error::Result, name::TableName, plan::Plan, scope::Extent};
 
 /// Something that does not arrive, or not as everything else does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +15,19 @@ pub struct Apart {
     pub fix: String,
 }
 
-/// Publications of hyperlift's own are no matter of the application.
+/// Whether publications and subscriptions are wished for, and which publications are no matter of the application: parameters 1 to 3.
 const APART: &str = r"
 select 'publications' as check, 'PUBLICATION ' || quote_ident(pubname) as object, 'not created on the target' as reason,
-       'create it there once the application has moved' as fix
-  from pg_publication where pubname !~ '^hyperlift_'
+       'give --publications, or create it there once the application has moved' as fix
+  from pg_publication where not $1::bool and pubname !~ $3::text
 union all
-select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname), 'not created on the target: two subscribers would fight for one slot',
-       'let it end with the source, then create it there'
+select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname),
+       case when not $2::bool then 'not created on the target: two subscribers would fight for one slot'
+            when current_setting('is_superuser') = 'on' then 'created on the target disabled and without its slot, which the one of the source reads'
+            else 'not created on the target: only a superuser of the source may read its connection' end,
+       case when $2 and current_setting('is_superuser') = 'on' then format('before the cutover: alter subscription %I disable on the source; '
+                 'behind it the one of the target takes over from where that one stopped, as README says', subname)
+            else 'let it end with the source, then create it there' || case when $2 then '' else '; --subscriptions creates it disabled' end end
   from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())
 union all
 select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target', 'alter database … set it there, if it fits'
@@ -66,8 +67,9 @@ select 'rows of extensions', 'EXTENSION ' || quote_ident(e.extname),
 order by 1, 2";
 
 /// Everything of that kind that is in scope.
-pub async fn apart(source: &Client, scope: &Scope) -> Result<Vec<Apart>> {
-    let rows = source.query(APART, &[]).await?;
+pub async fn apart(source: &Client, plan: &Plan) -> Result<Vec<Apart>> {
+    let scope = &plan.scope;
+    let rows = source.query(APART, &[&plan.publications, &plan.subscriptions, &OWN_PUBLICATIONS]).await?;
     let apart = |r: &tokio_postgres::Row| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") };
     let mut found: Vec<Apart> = rows.iter().map(apart).collect();
     found.retain(|a| match a.object.split_once(' ') {

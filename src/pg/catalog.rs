@@ -29,6 +29,15 @@ pub mod versions {
     pub const FULL_REFUSES_GENERATED: u32 = 18;
     /// NOT NULL is a constraint with a name, constraints may be not enforced, and generated columns virtual, from 18 on.
     pub const NOT_NULL_CONSTRAINTS: u32 = 18;
+    /// CREATE INDEX, ANALYZE and REFRESH MATERIALIZED VIEW run functions with a `search_path` of the catalog alone from 17 on.
+    pub const CATALOG_PATH_ALONE: u32 = 17;
+    /// Publications may publish generated columns from 18 on.
+    pub const PUBLISHES_GENERATED: u32 = 18;
+    /// Subscriptions know `origin`, `password_required`, `run_as_owner` and `streaming = parallel` from 16 on, `failover` from 17 on.
+    pub const SUBSCRIPTION_ORIGIN: u32 = 16;
+    pub const SUBSCRIPTION_FAILOVER: u32 = 17;
+    /// Publications have whole schemas from 15 on.
+    pub const SCHEMAS_PUBLISHED: u32 = 15;
 }
 
 /// Schemas that belong to the server, to TimescaleDB or to hyperlift; nothing in them is migrated.
@@ -345,7 +354,7 @@ pub async fn binary_types(client: &Client) -> Result<HashMap<u32, String>> {
 }
 
 /// The state of all catalogs that a dump of the schema is made from: how many rows each has, and the sum of the transactions that wrote
-/// them. No definition changes without changing it; ANALYZE and VACUUM write in place. Publications do not count: hyperlift makes its own.
+/// them. No definition changes without changing it; ANALYZE and VACUUM write in place. hyperlift's own publications do not count.
 pub async fn schema_state(client: &Client) -> Result<String> {
     const CATALOGS: &[&str] = &[
         "aggregate", "am", "amop", "amproc", "attrdef", "attribute", "cast", "class", "collation", "constraint", "conversion", "default_acl",
@@ -354,10 +363,18 @@ pub async fn schema_state(client: &Client) -> Result<String> {
         "seclabel", "sequence", "statistic_ext", "transform", "trigger", "ts_config", "ts_config_map", "ts_dict", "ts_parser", "ts_template", "type",
     ];
     let one = |name: &&str| format!("select '{name}' as name, count(*) as rows, sum(xmin::text::bigint)::text as sum from pg_{name}");
+    let own = super::slot::OWN_PUBLICATIONS;
+    let schemas =
+        if client.version() / 10_000 >= versions::SCHEMAS_PUBLISHED { "union all select pnpubid, xmin from pg_publication_namespace" } else { "" };
     let sql = format!(
         "select string_agg(format('%s %s %s', name, rows, sum), ',' order by name) from ({}
          union all select 'depend', count(*), sum(xmin::text::bigint)::text from pg_depend
                     where classid not in ('pg_publication'::regclass, 'pg_publication_rel'::regclass)
+         union all select 'publication', count(*), sum(o.xmin::text::bigint)::text
+                     from (select oid, xmin from pg_publication union all select prpubid, xmin from pg_publication_rel {schemas}) o
+                     join pg_publication p on p.oid = o.oid where p.pubname !~ '{own}'
+         union all select 'subscription', count(*), md5(string_agg(format('%s %s %s', subname, subslotname, subpublications), ',' order by oid))
+                     from pg_subscription
          union all select 'user_mappings', count(*), md5(string_agg(m::text, ',' order by umid)) from pg_user_mappings m
          union all select 'roles', count(*), md5(string_agg(rolname, ',' order by oid)) from pg_roles) t",
         CATALOGS.iter().map(one).collect::<Vec<_>>().join(" union all ")

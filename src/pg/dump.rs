@@ -4,6 +4,7 @@ mod alter;
 mod entries;
 mod older;
 mod program;
+mod publications;
 mod rights;
 mod understand;
 
@@ -24,13 +25,16 @@ use crate::{error::Result, name::TableName, plan::Plan};
 pub enum Phase {
     /// Before the copy: types, functions, tables, sequences, views.
     PreData,
+    /// Behind those: subscriptions, without their slots. Their connections hold passwords, which cannot be kept until the cutover. What
+    /// cannot be had is reported, and stops nothing.
+    Subscription,
     /// After a table's copy: its indexes, primary key, unique and exclusion constraints.
     Index,
     /// After all indexes: what builds on them (statistics, comments, clustering, views that need a key).
     PostIndex,
     /// At the cutover: foreign keys, triggers, rules, policies, constraints that rows from before need not satisfy.
     Cutover,
-    /// Last of all: owners, grants, event triggers. What cannot be had here is reported, and stops nothing.
+    /// Last of all: owners, grants, publications, event triggers. What cannot be had here is reported, and stops nothing.
     Handover,
 }
 
@@ -38,6 +42,7 @@ impl Phase {
     pub fn word(self) -> &'static str {
         match self {
             Self::PreData => "pre-data",
+            Self::Subscription => "subscription",
             Self::Index => "index",
             Self::PostIndex => "post-index",
             Self::Cutover => "cutover",
@@ -79,24 +84,31 @@ impl Statement {
 
     /// SHA-256 of the text, hexadecimal: the ledger knows a statement by it.
     pub fn digest(&self) -> String {
-        let hash = Sha256::digest(self.sql.as_bytes());
-        hash.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+        hex(Sha256::new_with_prefix(&self.sql))
     }
 }
 
-/// The whole schema as it is printed, but for what is left out; with owners and grants if the plan has them.
+/// The whole schema as it is printed, but for what is left out; with what is only wished for, if the plan has it.
 pub async fn text(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
     Ok(program::run(program, source, plan, omitted).await?.into())
 }
 
-/// The schema in the order of the dump, for a target of this major version; with a digest by which a changed schema is noticed.
-pub async fn schema(text: Arc<str>, plan: &Plan, target: u32) -> Result<Schema> {
+/// What of the target decides how a schema is understood.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its major version.
+    pub major: u32,
+    /// It has TimescaleDB.
+    pub timescale: bool,
+}
+
+/// The schema in the order of the dump, for this target; with a digest by which a changed schema is noticed.
+pub async fn schema(text: Arc<str>, plan: &Plan, target: Target) -> Result<Schema> {
     let plan = plan.clone();
     let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
-        let digest = Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        let mut statements = understand(&text, &plan)?;
-        let notes = older::adapt(&mut statements, target)?;
-        Ok(Schema { statements, digest, notes })
+        let mut schema = understand(&text, &plan, target)?;
+        schema.notes.extend(older::adapt(&mut schema.statements, target.major)?);
+        Ok(schema)
     });
     understood.await.expect("parsing does not panic")
 }
@@ -104,6 +116,11 @@ pub async fn schema(text: Arc<str>, plan: &Plan, target: u32) -> Result<Schema> 
 pub struct Schema {
     pub statements: Vec<Statement>,
     pub digest: String,
-    /// What an older target does not know, and what becomes of it there.
+    /// What the target does not know, or cannot have as it is, and what becomes of it there.
     pub notes: Vec<Note>,
+}
+
+/// Enough of a SHA-256, hexadecimal.
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

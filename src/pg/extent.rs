@@ -131,7 +131,7 @@ pub async fn resolve(client: &Client, plan: &Plan) -> Result<Omitted> {
             (None, _) => seeds.push((PG_CLASS, i.oid)),
         }
     }
-    close(client, &seeds, &kept, &mut found).await?;
+    close(client, &seeds, (&kept, plan.publications), &mut found).await?;
     for key in catalog::foreign_keys(client).await? {
         if scope.extent(&key.from) == Extent::All && scope.extent(&key.to) == Extent::Structure {
             found.lines.push(format!("rows of {}: foreign key {} of {} stays NOT VALID", key.to, key.name, key.from));
@@ -149,7 +149,7 @@ pub async fn hanging_on(client: &Client, tables: &[TableName]) -> Result<Vec<Str
     let is_one = |r: &&Relation| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
     let seeds: Vec<ObjectId> = relations.iter().filter(is_one).map(|r| (PG_CLASS, r.oid)).collect();
     let mut found = Omitted::default();
-    close(client, &seeds, &[], &mut found).await?;
+    close(client, &seeds, (&[], false), &mut found).await?;
     Ok(found.lines)
 }
 
@@ -248,7 +248,7 @@ async fn needed_schemas(client: &Client, relations: &[u32]) -> Result<HashSet<u3
 }
 
 /// Everything that cannot be without the seeds. A sequence stays that a kept table's default counts with, whoever owns it.
-async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Omitted) -> Result<()> {
+async fn close(client: &Client, seeds: &[ObjectId], (kept, publications): (&[u32], bool), found: &mut Omitted) -> Result<()> {
     let sql = "
         with recursive kept as (select o as oid from unnest($3::oid[]) o),
         seed as (select c as classid, o as objid from unnest($1::oid[], $2::oid[]) as s(c, o)),
@@ -298,9 +298,9 @@ async fn close(client: &Client, seeds: &[ObjectId], kept: &[u32], found: &mut Om
           left join pg_class c on g.classid = 'pg_class'::regclass and c.oid = g.objid
           left join pg_namespace n on n.oid = c.relnamespace
           left join pg_constraint k on g.classid = 'pg_constraint'::regclass and k.oid = g.objid
-         where g.classid not in ('pg_publication_rel'::regclass, 'pg_amop'::regclass, 'pg_amproc'::regclass)";
+         where g.classid not in ('pg_amop'::regclass, 'pg_amproc'::regclass) and ($4 or g.classid::regclass::text !~ '^pg_publication')";
     let (classes, objects): (Vec<u32>, Vec<u32>) = seeds.iter().copied().unzip();
-    for r in client.query(sql, &[&classes, &objects, &kept]).await? {
+    for r in client.query(sql, &[&classes, &objects, &kept, &publications]).await? {
         found.objects.insert((r.get("classid"), r.get("objid")));
         if let Some(name) = r.get::<_, Option<&str>>("name") {
             let name = TableName::new(r.get::<_, &str>("schema"), name);

@@ -40,6 +40,14 @@ pub struct Migration {
     pub finished: bool,
 }
 
+impl Migration {
+    /// What a transaction begins with in which the application's functions run: the path on which they find things (N-4). Empty where the
+    /// source has none.
+    pub fn path(&self) -> String {
+        self.search_path.as_ref().map_or_else(String::new, |path| format!("set local search_path = {path}"))
+    }
+}
+
 /// The migration recorded on the target; `None` when it has no ledger.
 pub async fn migration(client: &Client) -> Result<Option<Migration>> {
     let there = client.query_one("select to_regclass('_hyperlift.migration') is not null as there", &[]).await?;
@@ -190,12 +198,12 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
 /// The statement that spreads the keys of a relation over all lanes, or gives them back to its one lane. Only where all lanes stand at
 /// the same place, in one transaction with their positions (I6).
 pub fn spread_relation(oid: u32, spread: Spread) -> String {
-    format!("update _hyperlift.relation set spread = '{}' where source_oid = {oid}", spread.word())
+    format!("update _hyperlift.relation set spread = '{}' where source_oid operator(pg_catalog.=) {oid}", spread.word())
 }
 
-/// The statement that records changes that were not applied, for the transaction that leaves them out.
+/// The statement that records changes that were not applied, for the transaction that leaves them out, whatever its path.
 pub fn add_missed(oid: u32, changes: u64) -> String {
-    format!("update _hyperlift.relation set missed = missed + {changes} where source_oid = {oid}")
+    format!("update _hyperlift.relation set missed = missed operator(pg_catalog.+) {changes} where source_oid operator(pg_catalog.=) {oid}")
 }
 
 /// A relation is known by its OID; this is what it is called now.
@@ -262,16 +270,16 @@ pub async fn unfinished(client: &Client, only: Option<u32>) -> Result<HashMap<u3
 
 /// Records a relation that was copied in one part, in the transaction that copied it. Parameters: source OID, attempt, snapshot, L, rows,
 /// bytes. It fails (23502) when the relation is at another attempt by now, or (23505) when it was copied already: however late a
-/// leftover session commits, no row is there twice.
+/// leftover session commits, no row is there twice. The transaction has a path of the application's: operators are named with their schema.
 pub const RECORD_WHOLE: &str = "with copied as (
     update _hyperlift.relation set state = 'copied', snapshot = $3, l_lsn = $4
-     where source_oid = $1 and attempt = $2 and state = 'planned' returning attempt)
+     where source_oid operator(pg_catalog.=) $1 and attempt operator(pg_catalog.=) $2 and state operator(pg_catalog.=) 'planned' returning attempt)
     insert into _hyperlift.copy_part (source_oid, part, parts, attempt, rows, bytes) values ($1, 0, 1, (select attempt from copied), $5, $6)";
 
 /// Records one of several parts, in the transaction that copied it. Parameters: source OID, attempt, part, parts, rows, bytes. It fails
 /// as [`RECORD_WHOLE`] does; the row of the relation stays as it is until then.
 pub const RECORD_PART: &str = "insert into _hyperlift.copy_part (source_oid, part, parts, attempt, rows, bytes) values ($1, $3, $4,
-    (select attempt from _hyperlift.relation where source_oid = $1 and attempt = $2 and state = 'planned' for share), $5, $6)";
+    (select attempt from _hyperlift.relation where source_oid operator(pg_catalog.=) $1 and attempt operator(pg_catalog.=) $2 and state operator(pg_catalog.=) 'planned' for share), $5, $6)";
 
 /// Records a relation all of whose parts are there; hits one row, or something is wrong. Once more changes nothing. Parameters: source
 /// OID, attempt, snapshot, L, parts.

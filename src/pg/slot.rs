@@ -17,6 +17,13 @@ pub struct Names {
     pub insert_only: String,
 }
 
+/// Publications of this and other migrations, as a pattern of names.
+pub const OWN_PUBLICATIONS: &str = "^hyperlift_";
+
+pub fn is_own_publication(name: &str) -> bool {
+    name.starts_with("hyperlift_")
+}
+
 impl Names {
     pub fn of(migration: &str) -> Self {
         Self {

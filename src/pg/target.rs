@@ -39,6 +39,11 @@ impl TargetTable {
     pub fn only(&self) -> &'static str {
         if self.kind == TableKind::Plain { "only " } else { "" }
     }
+
+    /// The operator that compares values of a column.
+    pub fn equals(&self, column: &str) -> &str {
+        self.columns.get(column).map_or(EQUALS, |c| &c.equals)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +51,13 @@ pub struct TargetColumn {
     /// As `format_type` prints it with an empty search path.
     pub data_type: String,
     pub equality: Equality,
+    /// The operator by which its keys are equal, as it is written with its schema: an index finds rows by no other, and no operator of
+    /// the application's that fits better is taken instead.
+    pub equals: String,
 }
+
+/// The operator of types that come with PostgreSQL.
+pub const EQUALS: &str = "operator(pg_catalog.=)";
 
 /// How a value of a whole-row match (REPLICA IDENTITY FULL without a key) is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,28 +154,37 @@ async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashM
     let rows = client
         .query(
             "with base as (
-                 select b.oid, b.typname::text as name,
-                        exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
-                                 where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
-                                       when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
-                                       when b.typtype = 'r' then 'anyrange'::regtype end)) as has_btree
+                 select b.oid, b.typname::text as name, b.typnamespace = 'pg_catalog'::regnamespace as built_in,
+                        (select format('operator(%I.%s)', n.nspname, p.oprname)
+                           from pg_opclass o join pg_am m on m.oid = o.opcmethod
+                           join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
+                           join pg_operator p on p.oid = a.amopopr join pg_namespace n on n.oid = p.oprnamespace
+                          where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
+                                when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
+                                when b.typtype = 'r' then 'anyrange'::regtype when b.typtype = 'm' then 'anymultirange'::regtype end)
+                          limit 1) as btree_equals
                    from pg_type b where b.oid in (
                         select case when t.typtype = 'd' then t.typbasetype else t.oid end
                           from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped))
-             select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.name as base, b.has_btree,
+             select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.name as base, b.btree_equals,
+                    case when b.built_in then $2 else '=' end as other_equals,
                     coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose
                from pg_attribute a
                join pg_type t on t.oid = a.atttypid
                join base b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
               where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped",
-            &[&tables],
+            &[&tables, &EQUALS],
         )
         .await?;
     let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
     for r in rows {
-        let equality = Equality::of(r.get("base"), r.get("has_btree"));
+        let equals: Option<String> = r.get("btree_equals");
+        let equality = Equality::of(r.get("base"), equals.is_some());
         let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
-        found.entry(r.get("oid")).or_default().insert(r.get("name"), TargetColumn { data_type: r.get("data_type"), equality });
+        found
+            .entry(r.get("oid"))
+            .or_default()
+            .insert(r.get("name"), TargetColumn { data_type: r.get("data_type"), equality, equals: equals.unwrap_or_else(|| r.get("other_equals")) });
     }
     Ok(found)
 }

@@ -2,6 +2,9 @@
 //!
 //! Parameters are sent as text without a type, so the server takes the type of the column and reads the value with that type's input
 //! function, exactly as a logical replication worker does. No type OID of the source ever reaches the target.
+//!
+//! The application's own functions (of checks, domains, indexes) run in these statements, and with them the `search_path` that they count on
+//! (N-4). So whatever the statements themselves name, operators too, is named with its schema.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -14,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, idents},
-    pg::target::{Equality, TableKind, TargetColumn},
+    pg::target::{EQUALS, Equality, TableKind, TargetColumn},
 };
 
 /// A parameter in text format; `None` is NULL.
@@ -150,7 +153,7 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
         // generic plan, on which TimescaleDB before 2.25.2 fails: https://github.com/timescale/timescaledb/pull/9294
         for (i, name) in dimensions(message, relation).filter(|(i, _)| !known(*i)) {
             let p = b.parameter(new[i].text());
-            write!(b.sql, " and {} = {p}", ident(name)).expect("writing to a string");
+            write!(b.sql, " and {} {} {p}", ident(name), relation.target.equals(name)).expect("writing to a string");
         }
         Ok(b.step())
     };
@@ -182,7 +185,7 @@ fn move_row<'a>(message: &RelationMessage, relation: &Relation, row: &Old<'a>, n
         }
     }
     if !kept.is_empty() {
-        let columns: Vec<String> = kept.iter().map(|i| format!("{}::text", ident(&message.columns[*i].name))).collect();
+        let columns: Vec<String> = kept.iter().map(|i| format!("{}::pg_catalog.text", ident(&message.columns[*i].name))).collect();
         delete.push(&format!(" returning {}", columns.join(", ")));
     }
     Ok(Move { in_place, delete: delete.step(), kept, insert: insert(message, relation, complete.into_iter()) })
@@ -200,7 +203,8 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         for (n, i) in keys.iter().enumerate() {
             let p = b.parameter(row.values[*i].text());
             let and = if n > 0 { " and " } else { "" };
-            write!(b.sql, "{and}{} = {p}", ident(&message.columns[*i].name)).expect("writing to a string");
+            let name = &message.columns[*i].name;
+            write!(b.sql, "{and}{} {} {p}", ident(name), relation.target.equals(name)).expect("writing to a string");
         }
         return Ok(());
     }
@@ -209,7 +213,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
             .hint("the table has no replica identity any more; settle it on the source and copy the table again"));
     }
     let (name, columns) = if relation.target.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
-    b.push(&format!("{name} = (select {columns} from {}{} where ", relation.target.only(), relation.table.sql()));
+    b.push(&format!("{name} {EQUALS} (select {columns} from {}{} where ", relation.target.only(), relation.table.sql()));
     if message.columns.is_empty() {
         b.push("true");
     }
@@ -225,7 +229,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         let equality = target_column(relation, &column.name)?.equality;
         if equality != Equality::Text {
             let p = b.parameter(Some(value));
-            b.push(&format!("{name} = {p}"));
+            b.push(&format!("{name} {} {p}", relation.target.equals(&column.name)));
         }
         if equality == Equality::Loose {
             b.push(" and ");
@@ -233,7 +237,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         if equality != Equality::Exact {
             let p = b.parameter(Some(value));
             // What the output function prints, as in the stream: a cast to text prints some types (character, inet) in another form.
-            b.push(&format!("format('%s', {name}) collate \"C\" = {p}::text"));
+            b.push(&format!("pg_catalog.format('%s', {name}) collate pg_catalog.\"C\" {EQUALS} {p}::pg_catalog.text"));
         }
     }
     b.push(" limit 1)");
@@ -241,7 +245,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
     for (i, name) in dimensions(message, relation) {
         if let Some(value) = row.values[i].text() {
             let p = b.parameter(Some(value));
-            b.push(&format!(" and {} = {p}", ident(name)));
+            b.push(&format!(" and {} {} {p}", ident(name), relation.target.equals(name)));
         }
     }
     Ok(())
@@ -293,7 +297,7 @@ mod tests {
     }
 
     fn relation(dimensions: &[&str], primary_key: &[&str]) -> Relation {
-        let column = |t: &str, equality| TargetColumn { data_type: t.into(), equality };
+        let column = |t: &str, equality| TargetColumn { data_type: t.into(), equality, equals: EQUALS.into() };
         Relation {
             oid: 1,
             table: TableName::new("public", "t"),
@@ -343,7 +347,7 @@ mod tests {
     }
 
     fn sql(work: &Work<'_>) -> Vec<String> {
-        let bare = |s: &Step<'_>| s.sql.replace('"', "");
+        let bare = |s: &Step<'_>| s.sql.replace('"', "").replace(EQUALS, "=").replace("pg_catalog.", "");
         match work {
             Work::One(a) => vec![bare(a)],
             Work::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),

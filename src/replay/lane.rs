@@ -150,6 +150,8 @@ pub enum Spreading {
 pub struct Shared {
     pub target: Conninfo,
     pub migration: String,
+    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::Migration::path`]); may be empty.
+    pub path: String,
     pub relations: Arc<Vec<Relation>>,
     pub trouble: mpsc::Sender<Trouble>,
     /// Counters of the relations, by index; each lane writes its own relations' only.

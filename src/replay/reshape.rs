@@ -176,7 +176,10 @@ mod tests {
     }
 
     fn due(before: &[(&str, u32)], now: &RelationMessage, target: &[(&str, u32)]) -> Vec<String> {
-        let columns = target.iter().map(|(n, t)| ((*n).to_owned(), TargetColumn { data_type: type_name(*t), equality: Equality::Exact })).collect();
+        let columns = target
+            .iter()
+            .map(|(n, t)| ((*n).to_owned(), TargetColumn { data_type: type_name(*t), equality: Equality::Exact, equals: String::new() }))
+            .collect();
         let target = TargetTable { columns, ..TargetTable::default() };
         let mut definitions = Definitions::default();
         for c in &now.columns {

@@ -12,7 +12,7 @@ use std::{
 use super::{
     apply::{self, Work},
     compact::{Image, Sets},
-    pgoutput::{OldKind, Tuple, Value},
+    pgoutput::{OldKind, RelationMessage, Tuple, Value},
     relation::Relation,
 };
 use crate::{
@@ -89,6 +89,7 @@ pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &
         target,
         relation,
         staging,
+        message: sets.message,
         columns: sets.message.columns.iter().map(|c| ident(&c.name)).collect(),
         keys: sets.keys.clone(),
         script: Vec::new(),
@@ -151,6 +152,7 @@ struct Writer<'a, 'r> {
     target: usize,
     relation: &'r Relation,
     staging: &'r mut Staging,
+    message: &'a RelationMessage,
     /// Quoted names.
     columns: Vec<String>,
     keys: Vec<usize>,
@@ -184,7 +186,8 @@ impl<'a> Writer<'a, '_> {
 
     /// `t.key = s.key and …`
     fn join(&self, columns: &[usize]) -> String {
-        let equals: Vec<String> = columns.iter().map(|i| format!("t.{0} = s.{0}", self.columns[*i])).collect();
+        let equal = |i: &usize| format!("t.{0} {1} s.{0}", self.columns[*i], self.relation.target.equals(&self.message.columns[*i].name));
+        let equals: Vec<String> = columns.iter().map(equal).collect();
         equals.join(" and ")
     }
 
@@ -232,7 +235,7 @@ impl<'a> Writer<'a, '_> {
         let whole = staged_columns.len() == self.columns.len();
         self.query(format!("{head} set {set} from {staged} s where {there}{new_times}"), if whole { Expect::Some } else { Expect::Rows(count) });
         if whole {
-            let elsewhere: Vec<String> = dimensions.iter().map(|i| format!("t.{0} <> s.{0}", self.columns[*i])).collect();
+            let elsewhere: Vec<String> = dimensions.iter().map(|i| format!("t.{0} operator(pg_catalog.<>) s.{0}", self.columns[*i])).collect();
             let delete = format!("{} using {staged} s where {by_key} and ({})", self.head("delete from"), elsewhere.join(" or "));
             self.query(delete, Expect::Together(count));
             let table = self.relation.table.sql();
@@ -311,7 +314,9 @@ impl<'a> Writer<'a, '_> {
     fn between(&self, times: &[(i64, &[u8])]) -> String {
         let (Some(time), Some(first), Some(last)) = (self.primary_dimension(), times.first(), times.last()) else { return String::new() };
         let (name, text) = (&self.columns[time], |t: &(i64, &[u8])| literal(&String::from_utf8_lossy(t.1)));
-        format!(" and t.{name} between {from} and {to} and s.{name} between {from} and {to}", from = text(first), to = text(last))
+        let (from, to) = (text(first), text(last));
+        let within = |of: &str| format!(" and {of}.{name} operator(pg_catalog.>=) {from} and {of}.{name} operator(pg_catalog.<=) {to}");
+        within("t") + &within("s")
     }
 
     fn time_ranges<'v>(&self, rows: impl ExactSizeIterator<Item = impl Iterator<Item = Value<'v>>>) -> Vec<Range> {

@@ -105,13 +105,14 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
         let source = m.source("lag").await?;
         let router_source = m.source("router").await?;
         let target = m.target("catch-up").await?;
+        let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());
         let replayed = replayed(&target, &replication).await?;
         // Worth no failure.
         let suspects = slow::suspects(&source, &target, &replication.relations, &replayed.relations).await.unwrap_or_default();
         let scanned = if suspects.is_empty() { None } else { slow::rows_scanned(&target, &suspects).await.ok() };
-        Ok::<_, Error>((source, router_source, replayed, suspects, scanned))
+        Ok::<_, Error>((source, router_source, path, replayed, suspects, scanned))
     };
-    let (source, router_source, replayed, suspects, scanned) = match started.await {
+    let (source, router_source, path, replayed, suspects, scanned) = match started.await {
         Ok(found) => found,
         Err(e) => {
             replication.watcher.abort();
@@ -129,6 +130,7 @@ pub async fn start(m: &mut Migration, replication: Replication) -> Result<Replay
     let shared = Shared {
         target: m.config.target.clone(),
         migration: m.record.id.clone(),
+        path,
         relations: relations.clone(),
         trouble: trouble_sender,
         counters: Arc::new(counter_senders),
@@ -371,11 +373,11 @@ impl Replay {
         let relations = Arc::make_mut(&mut self.relations);
         relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
         self.slot_checked = None;
-        // Triggers and foreign keys, too, are as the source has them now.
+        // Triggers, foreign keys and grants, too, are as the source has them now.
         let fresh = m.unless_stopped(schema::dump(m)).await?.statements;
         let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| self.relations.iter().any(|r| r.table == *t));
-        let fresh = fresh.into_iter().filter(|s| s.phase == Phase::Cutover && ours(s));
-        let statements: Vec<_> = cutover::statements(m)?.into_iter().filter(|s| s.phase != Phase::Cutover).chain(fresh).collect();
+        let fresh = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover && ours(s));
+        let statements: Vec<_> = cutover::statements(m)?.into_iter().filter(|s| s.phase < Phase::Cutover).chain(fresh).collect();
         cutover::keep_statements(m, &statements)?;
         let text =
             if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };

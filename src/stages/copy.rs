@@ -143,7 +143,11 @@ async fn statements(m: &mut Migration, source: &Client, relations: &[Relation]) 
         m.record.partitions = catalog::partitions(source, &merged).await?;
     }
     m.save()?;
-    for found in apart::apart(source, &m.plan.scope).await? {
+    // The plan is what it will be: hypertables are chosen.
+    for (object, reason) in &schema.notes {
+        m.not_moved(object, reason).await?;
+    }
+    for found in apart::apart(source, &m.plan).await? {
         m.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
     }
     // The cutover's objects must be known even if the source is gone by then.

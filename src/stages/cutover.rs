@@ -221,8 +221,9 @@ async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
     Ok(set.len())
 }
 
+/// Without those that may hold a password: they have been run.
 pub fn keep_statements(m: &Migration, statements: &[Statement]) -> Result<()> {
-    let kept: Vec<Statement> = statements.iter().map(|s| Statement { sql: s.shown().to_owned(), ..s.clone() }).collect();
+    let kept: Vec<&Statement> = statements.iter().filter(|s| !s.secret).collect();
     m.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 
@@ -318,12 +319,13 @@ async fn refresh_views(m: &mut Migration, target: &Client) -> Result<()> {
                 }
             }
             if let Err(e) = result {
-                failed.push((view, e));
+                failed.push((view, path.iter().fold(e, |e, path| ddl::look_elsewhere(e, target.version(), path))));
             }
         }
         if failed.is_empty() || failed.len() == before {
             for (view, e) in failed {
-                m.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}")).await?;
+                let hint = e.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+                m.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}{hint}")).await?;
             }
             return Ok(());
         }

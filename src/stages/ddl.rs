@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     event::{Event, Level},
     pg::{
+        catalog::versions,
         client::{self, Client, Side},
         conninfo::Conninfo,
         dump::Statement,
@@ -112,7 +113,7 @@ async fn run_or_skip(
     let phase = statement.phase.word();
     let done = with_record(statement);
     loop {
-        let e = match with_source_path(session, &statement.object, &done, reporter).await {
+        let e = match patiently(session, &statement.object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
@@ -144,8 +145,11 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
     loop {
         match session.execute(with_path.as_deref().unwrap_or(sql)).await {
             Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
-            Err(e) if with_path.is_none() && NOT_FOUND.iter().any(|code| e.has_code(code)) => {
+            Err(e) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
                 let Some(path) = session.source_path().await else { return Err(e) };
+                if with_path.is_some() {
+                    return Err(look_elsewhere(e, session.client().await?.version(), &path));
+                }
                 with_path = Some(format!("set local search_path = {path};\n{sql}"));
                 continue;
             }
@@ -156,13 +160,16 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
     }
 }
 
-/// The same; where something is not found, again with the `search_path` of the source: a function may count on that of its database (N-4).
-pub async fn with_source_path(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
-    let Err(e) = patiently(session, object, sql, reporter).await else { return Ok(()) };
-    match session.source_path().await.filter(|_| NOT_FOUND.iter().any(|code| e.has_code(code))) {
-        Some(path) => patiently(session, object, &format!("set local search_path = {path};\n{sql}"), reporter).await,
-        None => Err(e),
+/// What is not found on the path of the source either: newer servers do not look at it where an index or a materialised view is filled.
+pub fn look_elsewhere(e: Error, version: u32, path: &str) -> Error {
+    if version / 10_000 < versions::CATALOG_PATH_ALONE || !NOT_FOUND.iter().any(|code| e.has_code(code)) {
+        return e;
     }
+    e.hint(format!(
+        "from PostgreSQL {} on functions of indexes and materialised views find by search_path only what is in the catalog: \
+         alter function … set search_path = {path} on the target, then retry",
+        versions::CATALOG_PATH_ALONE
+    ))
 }
 
 /// Runs statements as one transaction.

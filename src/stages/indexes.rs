@@ -397,7 +397,7 @@ impl Work {
             Self::Whole(steps) => {
                 let first = std::iter::once(NOT_FLUSHED.to_owned());
                 let all: Vec<String> = first.chain(steps.iter().map(Step::recorded)).chain([analyze(table)]).collect();
-                ddl::with_source_path(session, &table.to_string(), &all.join(";\n"), reporter).await
+                ddl::patiently(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
             Self::Skip(_, step, failure) => ddl::patiently(session, &step.object, &step.skipped(failure), reporter).await,
@@ -405,7 +405,7 @@ impl Work {
                 // An earlier run may have been killed between the last index and this.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));
                 if changed || catalog::value(session.client().await?, &due).await? {
-                    ddl::with_source_path(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
+                    ddl::patiently(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
                 }
                 Ok(())
             }
@@ -421,7 +421,7 @@ fn analyze(table: &TableName) -> String {
 impl Step {
     async fn run(&self, session: &mut ddl::Session, reporter: &Reporter) -> Result<()> {
         let recorded = self.recorded();
-        let Err(e) = ddl::with_source_path(session, &self.object, &recorded, reporter).await else { return Ok(()) };
+        let Err(e) = ddl::patiently(session, &self.object, &recorded, reporter).await else { return Ok(()) };
         for digest in std::iter::once(&self.digest).chain(&self.needed_by) {
             if session.has(Phase::Index.word(), digest).await.unwrap_or(false) {
                 return Ok(());

@@ -350,7 +350,7 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
 
 /// What does not arrive as everything else does, kind by kind.
 async fn apart_checks(m: &Migration, checks: &mut Checks, source: &Client) -> Result<()> {
-    let found = apart::apart(source, &m.plan.scope).await?;
+    let found = apart::apart(source, &m.plan).await?;
     for kind in found.chunk_by(|a, b| a.check == b.check) {
         // One line for those with the same fate.
         let fates: Vec<String> = kind

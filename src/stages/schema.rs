@@ -42,9 +42,6 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let (schema, timescale) = m.unless_stopped(async { tokio::try_join!(dump(m), create_timescale(m, &target)) }).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
-        for (object, reason) in &schema.notes {
-            m.not_moved(object, reason).await?;
-        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
             roles::create(m, &source, &target).await?;
@@ -87,7 +84,8 @@ pub async fn print(m: &Migration, source: &Client, plan: &Plan, omitted: &Omitte
 
 /// The statements of such a text, for this target.
 pub async fn understood(m: &Migration, text: Arc<str>, plan: &Plan) -> Result<Schema> {
-    let target = client::version_num(&m.endpoints.1.version) / 10_000;
+    let timescale = m.timescale.installed.is_some() || m.timescale.available.is_some();
+    let target = dump::Target { major: client::version_num(&m.endpoints.1.version) / 10_000, timescale };
     let mut schema = dump::schema(text, plan, target).await?;
     if m.config.skip_extensions {
         schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
@@ -114,8 +112,10 @@ pub async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
     let mut session = ddl::Session::new(&m.config.target, m.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
-    let executed = ledger::executed(target, Phase::PreData.word()).await?;
+    let mut executed = ledger::executed(target, Phase::PreData.word()).await?;
+    executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
     let statements = rights::possible(m, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
+    let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
     let (asker, mut desk) = trouble::desk(m.config.interactive);
     let reporter = m.reporter.clone();
     let total = statements.len() as u64;
@@ -124,6 +124,7 @@ pub async fn restore(m: &mut Migration, schema: &Schema) -> Result<()> {
             reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
         };
         ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
+        ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
     };

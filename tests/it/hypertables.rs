@@ -678,3 +678,30 @@ async fn several_jobs_copy_into_chunks_that_were_made_beforehand_and_none_is_mad
     )
     .await;
 }
+
+#[tokio::test]
+async fn h_4_publications_are_made_without_hypertables_and_say_so() {
+    on_each_timescale(async |sides| {
+        let objects = "
+            create table public.metrics (at timestamptz not null, v int, primary key (at)); create table public.plain (id int primary key);
+            create publication a_few for table public.metrics, public.plain; create publication whole for all tables;
+            create publication of_schema for tables in schema public;
+            insert into public.metrics select now() - i * interval '1 hour', i from generate_series(1, 100) i";
+        execute(&sides.source, objects).await.unwrap();
+        let plan = "publications = true\n[[hypertable]]\ntable = \"public.metrics\"\ntime_column = \"at\"\nchunk_interval = \"1 day\"\n";
+        let ended = sides.migrate(plan, &["update public.metrics set v = 0 where v < 10; insert into public.plain values (1)"]).await;
+        let told: Vec<String> = ended.all("not_moved").iter().map(|e| format!("{}: {}", e["object"].as_str().unwrap(), e["reason"].as_str().unwrap())).collect();
+        for part in [
+            "PUBLICATION a_few: without public.metrics: rows of a hypertable",
+            "PUBLICATION of_schema: publishes nothing of public.metrics",
+            "PUBLICATION whole: not created: ",
+        ] {
+            assert!(told.iter().any(|line| line.starts_with(part)), "{told:#?}");
+        }
+        let published = "select pubname, string_agg(tablename, ',' order by tablename) from pg_publication_tables where schemaname = 'public' group by 1 order by 1";
+        assert_eq!(sides.on_target(published).await, ["a_few|plain", "of_schema|busy,metrics,plain"]);
+        // The application may change rows, whatever identity the chunks have.
+        execute(&sides.target.uri, "update public.metrics set v = 1; delete from public.metrics where v = 1").await.unwrap();
+    })
+    .await;
+}

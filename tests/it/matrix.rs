@@ -272,3 +272,28 @@ async fn a_newer_pg_dump_serves_an_older_target() {
     let newest = programs(18).bin.join("pg_dump").display().to_string();
     migrate(programs(14), timescale_15(), &["--pg-dump", &newest]).await;
 }
+
+/// From 17 on a server looks at no `search_path` of ours when it builds an index; the rows come all the same.
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn n_4_an_index_whose_function_counts_on_the_path_says_what_a_newer_target_needs() {
+    use crate::search_path::{COUNTING_ON_A_PATH, run, set_path};
+    let pair = Pair::on(server(programs(15), false).await, server(programs(17), false).await).await;
+    set_path(&pair.source, "app, public").await;
+    run(&pair.source, COUNTING_ON_A_PATH).await;
+    let mut migration = Migration::of(&pair).plan("[[identity]]\ntable = \"app.parted\"\nuse = \"insert-only\"\n");
+    let ended = migration.ended_at_once().await;
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("alter function … set search_path = app, public on the target"), "{}", ended.stderr);
+    pair.target.execute("alter function app.folded(text) set search_path = app, public").await;
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    run(
+        &pair.source,
+        "insert into app.indexed values (2000, 'New'); update app.checked set n = 3 where id = 4; delete from app.deferred where id < 9",
+    )
+    .await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}

@@ -237,6 +237,7 @@ impl<'a> Replay<'a> {
         let shared = Shared {
             target,
             migration: self.stream.id.clone(),
+            path: String::new(),
             relations: relations.clone(),
             trouble: trouble_sender,
             counters: Arc::new(counter_senders),

@@ -160,10 +160,13 @@ fn keys(c: &Constraint) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pg::dump::understand, plan::Plan};
+    use crate::{
+        pg::dump::{Target, understand},
+        plan::Plan,
+    };
 
     fn adapted(sql: &str, target: u32) -> (Vec<String>, Vec<Note>) {
-        let mut statements = understand(sql, &Plan::default()).unwrap();
+        let mut statements = understand(sql, &Plan::default(), Target { major: target, timescale: false }).unwrap().statements;
         let notes = adapt(&mut statements, target).unwrap();
         (statements.into_iter().map(|s| s.sql).collect(), notes)
     }

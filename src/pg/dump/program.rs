@@ -89,11 +89,13 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
     installed.iter().find(|p| p.major >= major)
 }
 
-/// The schema before and behind the data, with owners and grants if the plan has them, cleaned of psql's meta commands and of what is
-/// left out.
+/// The schema before and behind the data, with what is only wished for, if the plan has it, cleaned of psql's meta commands and of what
+/// is left out.
 pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
-        .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"])
+        .args(["--schema-only", "--no-tablespaces", "--no-security-labels"])
+        .args((!plan.publications).then_some("--no-publications"))
+        .args((!plan.subscriptions).then_some("--no-subscriptions"))
         .args((!plan.owners).then_some("--no-owner"))
         .args((!plan.grants).then_some("--no-privileges"))
         .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])

@@ -5,25 +5,42 @@ use pg_query::{
     protobuf::{AConst, AlterTableType, CmdType, CommentStmt, IndexStmt, ObjectType, RangeVar, VariableSetStmt, a_const},
 };
 
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+
 use super::{
-    Phase, Statement,
+    Phase, Schema, Statement, Target,
     alter::{alter_table, index_column, index_element, is_plain_index, qualified_name},
+    hex,
+    older::Note,
+    publications::{self, publication_of},
     rights::{is_right, map_roles},
 };
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, literal},
+    pg::slot::is_own_publication,
     plan::{KeyChoice, Plan},
 };
 
 /// Splits a dump and sorts its statements into phases.
-pub(super) fn understand(text: &str, plan: &Plan) -> Result<Vec<Statement>> {
+pub(super) fn understand(text: &str, plan: &Plan, target: Target) -> Result<Schema> {
     let parts = match pg_query::split_with_parser(text) {
         Ok(parts) => parts,
         // One statement that the parser does not know must not hide the others.
         Err(_) => pg_query::split_with_scanner(text).map_err(|e| Error::failed(format!("cannot split the dump of the schema: {e}")))?,
     };
-    let mut reader = Reader { plan, statements: Vec::new(), section: Phase::PreData, access_method: None, grantor: None };
+    let mut reader = Reader {
+        plan,
+        target,
+        statements: Vec::new(),
+        notes: Vec::new(),
+        hash: Sha256::new(),
+        section: Phase::PreData,
+        access_method: None,
+        grantor: None,
+        unpublished: HashSet::new(),
+    };
     let mut header = None;
     let mut end = 0;
     for part in parts {
@@ -39,7 +56,7 @@ pub(super) fn understand(text: &str, plan: &Plan) -> Result<Vec<Statement>> {
         let label = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
         reader.read(sql, label)?;
     }
-    Ok(reader.statements)
+    Ok(Schema { statements: reader.statements, digest: hex(reader.hash), notes: reader.notes })
 }
 
 /// `-- Name: orders_pkey; Type: CONSTRAINT; Schema: public; Owner: -` as `CONSTRAINT public.orders_pkey`.
@@ -71,13 +88,19 @@ pub(super) fn deparse(node: &NodeEnum) -> Result<String> {
 /// Reads the statements of a dump in their order.
 struct Reader<'a> {
     plan: &'a Plan,
+    target: Target,
     statements: Vec<Statement>,
+    notes: Vec<Note>,
+    /// Of all statements that are the application's.
+    hash: Sha256,
     /// The phase of what needs no other: pg_dump writes what comes after the data behind all that comes before it.
     section: Phase,
     /// `SET default_table_access_method`, where it is not the usual one.
     access_method: Option<String>,
     /// `SET SESSION AUTHORIZATION`: who grants.
     grantor: Option<String>,
+    /// Publications that are not made on the target.
+    unpublished: HashSet<String>,
 }
 
 impl Reader<'_> {
@@ -87,22 +110,25 @@ impl Reader<'_> {
             Err(e) => {
                 // Newer than the parser: it is sent as it was printed.
                 tracing::warn!("{label} is not understood: {e}");
+                self.hash.update(sql);
                 self.statements.push(Statement::new(self.section, label, sql));
                 return Ok(());
             }
         };
         let Some(node) = parsed.protobuf.stmts.into_iter().next().and_then(|s| s.stmt).and_then(|s| s.node) else { return Ok(()) };
+        // They are there from the copy on.
+        if publication_of(&node).is_some_and(is_own_publication) {
+            return Ok(());
+        }
+        self.hash.update(sql);
         if begins_post_data(&node) {
             self.section = Phase::PostIndex;
         }
         match node {
             NodeEnum::VariableSetStmt(ref s) => self.set(s),
-            // The session's settings are hyperlift's own; views are refreshed after the cutover; nothing is published or subscribed unasked.
-            NodeEnum::SelectStmt(_)
-            | NodeEnum::RefreshMatViewStmt(_)
-            | NodeEnum::CreatePublicationStmt(_)
-            | NodeEnum::AlterPublicationStmt(_)
-            | NodeEnum::CreateSubscriptionStmt(_) => {}
+            // The session's settings are hyperlift's own; views are refreshed after the cutover.
+            NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
+            node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
             node => self.sort(node, sql, label)?,
         }
         Ok(())
@@ -170,6 +196,27 @@ impl Reader<'_> {
             NodeEnum::AlterDomainStmt(s) if s.subtype == "C" => statement.phase = Phase::Cutover,
             // A view's own rule belongs to the view; other rules would change what replay writes.
             NodeEnum::RuleStmt(r) if r.event != CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
+            // TimescaleDB makes no hypertable of what is published.
+            NodeEnum::CreatePublicationStmt(s) => {
+                statement.phase = Phase::Handover;
+                let name = s.pubname.clone();
+                let Some(sql) = publications::create(s, sql, self.target, &mut self.notes)? else {
+                    self.unpublished.insert(name);
+                    return Ok(());
+                };
+                statement.sql = sql;
+            }
+            NodeEnum::AlterPublicationStmt(s) => {
+                statement.phase = Phase::Handover;
+                if !publications::may_add(&s, self.plan, &mut self.notes) {
+                    return Ok(());
+                }
+            }
+            NodeEnum::CreateSubscriptionStmt(s) => {
+                statement.phase = Phase::Subscription;
+                statement.secret = true;
+                statement.sql = publications::without_slot(s, self.target)?;
+            }
             // Options may hold passwords, which no file and no screen may show (I13).
             NodeEnum::CreateUserMappingStmt(_) | NodeEnum::CreateForeignServerStmt(_) => statement.secret = true,
             _ => {}
@@ -192,6 +239,7 @@ impl Reader<'_> {
     /// A comment comes right behind what it is about.
     fn comment(&mut self, s: &CommentStmt, mut statement: Statement) {
         use ObjectType as O;
+        const LAST: [O; 3] = [O::ObjectEventTrigger, O::ObjectPublication, O::ObjectSubscription];
         if s.objtype == O::ObjectExtension as i32 {
             // Its own comment comes with it; another one needs its owner.
             let name = s.object.as_ref().and_then(|o| if let Some(NodeEnum::String(name)) = &o.node { Some(literal(&name.sval)) } else { None });
@@ -217,7 +265,7 @@ impl Reader<'_> {
                 .any(|o| *o as i32 == s.objtype)
             {
                 statement.phase = Phase::Cutover;
-            } else if s.objtype == O::ObjectEventTrigger as i32 {
+            } else if LAST.iter().any(|o| *o as i32 == s.objtype) {
                 statement.phase = Phase::Handover;
             }
         }
@@ -233,6 +281,8 @@ fn begins_post_data(node: &NodeEnum) -> bool {
         | NodeEnum::CreatePolicyStmt(_)
         | NodeEnum::CreateStatsStmt(_)
         | NodeEnum::CreateEventTrigStmt(_)
+        | NodeEnum::CreatePublicationStmt(_)
+        | NodeEnum::CreateSubscriptionStmt(_)
         | NodeEnum::RuleStmt(_) => true,
         NodeEnum::AlterDomainStmt(s) => s.subtype == "C",
         NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| match &c.node {
@@ -275,13 +325,15 @@ mod tests {
     use super::*;
     use crate::plan::Hypertable;
 
+    const TARGET: Target = Target { major: 18, timescale: true };
+
     fn plan(key: KeyChoice) -> Plan {
         let table = TableName::new("public", "events");
         Plan { hypertables: vec![Hypertable { table, time_column: "ts".into(), chunk_interval: "1 day".into(), key }], ..Plan::default() }
     }
 
     fn one(sql: &str, plan: &Plan) -> Vec<Statement> {
-        understand(sql, plan).unwrap()
+        understand(sql, plan, TARGET).unwrap().statements
     }
 
     #[test]
@@ -363,7 +415,7 @@ COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key';";
     fn b_3_an_identity_is_by_default_until_the_cutover() {
         let sql = "ALTER TABLE public.t ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.t_id_seq START WITH 1 INCREMENT BY 1 NO MINVALUE NO MAXVALUE CACHE 1);";
-        let found = understand(sql, &Plan::default()).unwrap();
+        let found = one(sql, &Plan::default());
         assert_eq!(found[0].phase, Phase::Cutover);
         assert!(found[0].sql.ends_with("set generated always"));
         assert!(found[1].sql.contains("BY DEFAULT") && found[1].sql.contains("t_id_seq"), "{}", found[1].sql);

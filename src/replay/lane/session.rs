@@ -167,6 +167,9 @@ impl Session {
             script.push(Purpose::Position, Request::Query(Cow::Owned(sql)), Expect::Rows(1));
             begin.clear();
         }
+        if !self.shared.path.is_empty() {
+            script.push(Purpose::Statement, Request::Query(Cow::Owned(self.shared.path.clone())), Expect::Anything);
+        }
         self.staging.begin();
         let mut counts = HashMap::new();
         for stretch in stretches {

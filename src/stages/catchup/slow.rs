@@ -314,7 +314,10 @@ mod tests {
     }
 
     fn target(primary_key: &[&str], kind: TableKind, columns: &[(&str, Equality)]) -> TargetTable {
-        let columns = columns.iter().map(|(n, equality)| ((*n).to_owned(), TargetColumn { data_type: String::new(), equality: *equality })).collect();
+        let columns = columns
+            .iter()
+            .map(|(n, equality)| ((*n).to_owned(), TargetColumn { data_type: String::new(), equality: *equality, equals: String::new() }))
+            .collect();
         TargetTable { columns, primary_key: strings(primary_key), kind, ..TargetTable::default() }
     }
 

@@ -54,6 +54,8 @@ pub struct Shared {
     pub types: Types,
     /// TimescaleDB refuses ONLY on these.
     pub hypertables: HashMap<TableName, Chunking>,
+    /// What a transaction of the target begins with: checks and generated columns call the application's functions, too.
+    pub path: String,
     pub queue: Queue,
     pub throttle: Throttle,
     /// How many jobs there are to be.
@@ -185,6 +187,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         same_encoding: catalog::encoding(&source).await? == catalog::encoding(&target).await?,
     };
     let hypertables = hypertables(m, &target).await?;
+    let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());
     drop((source, target));
 
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
@@ -215,6 +218,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         split,
         types,
         hypertables,
+        path,
         queue: Queue::new(todo, split),
         throttle: Throttle::new(paused, m.config.copy_rate),
         wanted,

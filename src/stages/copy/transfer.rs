@@ -70,7 +70,8 @@ pub async fn rows(
         return no_columns(route, source, target).await.map_err(Broken::quiet);
     }
     let (out, into) = (route.copy_out(), route.copy_in());
-    let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after("begin", &into));
+    let begin = format!("begin; {}", shared.path);
+    let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after(&begin, &into));
     sends.map_err(|e| Broken::quiet(e.context("source")))?;
     takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
     let mut pipe = Pipe::default();

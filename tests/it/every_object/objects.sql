@@ -342,7 +342,11 @@ alter event trigger watch_drop enable always;
 comment on event trigger watch_ddl is 'watches';
 create publication app_changes for table app.plain, app.parent with (publish = 'insert');
 create publication everything for tables in schema app;
+alter publication app_changes add table app.triggered (id, v) where (id > 5);
+comment on publication app_changes is 'inserts';
+alter publication everything owner to admin_role;
 create subscription from_elsewhere connection 'host=127.0.0.1 port=1 dbname=x password=hidden' publication nothing with (connect = false);
+comment on subscription from_elsewhere is 'of a feed';
 
 -- rows of an extension's configuration
 create table public.extension_settings (name text primary key, value text);
