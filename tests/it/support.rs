@@ -151,6 +151,11 @@ impl Pair {
         &self.own.as_ref().expect("the servers are shared").0
     }
 
+    /// The target's own server.
+    pub fn target_server(&self) -> &Server {
+        &self.own.as_ref().expect("the servers are shared").1
+    }
+
     /// Nothing differs between the two sides.
     pub async fn assert_equal(&self) {
         let differences = compare(&self.source.uri, &self.target.uri, None).await.unwrap();
