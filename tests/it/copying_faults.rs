@@ -2,10 +2,13 @@
 
 use hyperlift::{
     demo::servers::{Programs, Server, ServerOptions},
-    event::{Event, Stage},
+    event::{Command, Event, PromptKind, Stage, TableState},
+    name::TableName,
+    report::summary::exit_summary,
+    state::State,
 };
 
-use crate::support::{Migration, Pair, until};
+use crate::support::{InProcess, Migration, Pair, until};
 
 #[tokio::test]
 async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
@@ -54,4 +57,62 @@ async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
     migration.stage(Stage::CatchUp).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
+}
+
+// In this process: replay needs threads of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_is_moved() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    // The target takes the first rows only.
+    let port = pair.source_server().port();
+    let check = format!("check (id < 9000 or current_setting('port') = '{port}')");
+    let rows = "select i, repeat(md5(i::text), 8) from generate_series(1, 12000) i";
+    pair.source
+        .execute(&format!(
+            "create table public.parts (id int primary key {check}, v text); insert into public.parts {rows};
+             create table public.one (id int primary key {check}, v text); insert into public.one {rows} offset 8990 limit 20;
+             create table public.root (id int {check}, v text, primary key (id)) partition by range (id);
+             create table public.low partition of public.root for values from (0) to (5000);
+             create table public.high partition of public.root for values from (5000) to (20000);
+             insert into public.root {rows}; create index on public.root (v); create index on public.parts (v);
+             create table public.fine (id int primary key, v text); insert into public.fine {rows};"
+        ))
+        .await;
+    let arguments = ["--split-tables-larger-than", "256kB", "--table-jobs", "2", "--cutover-when-ready", "--quiet-for", "1"];
+    let mut migration = InProcess::start(&pair, &arguments, |config| config.interactive = true);
+    let state_of = |s: &State, name: &str| s.table(&TableName::new("public", name)).map(|t| t.state);
+    let all_are = |s: &State, state: TableState| ["parts", "one", "root"].iter().all(|name| state_of(s, name) == Some(state));
+    let asks = |e: &Event| matches!(e, Event::PromptOpened { prompt } if prompt.kind == PromptKind::Trouble);
+    for _ in 0..3 {
+        migration.event("a table needs the operator", asks).await;
+    }
+    let state = migration.until(|s| all_are(s, TableState::Failed) && state_of(s, "fine") == Some(TableState::Done)).await;
+    assert_eq!(state.stage, Some(Stage::Copy), "it waits for the operator");
+    let half_way = "select (select count(*) from public.parts) between 1 and 11999, (select count(*) from public.root) between 1 and 11999";
+    assert_eq!(pair.target.rows(half_way).await, ["t|t"]);
+    // Tried again, it breaks again.
+    migration.command(Command::Retry { object: "public.one".into() }).await;
+    migration.event("it needs the operator again", asks).await;
+    for name in ["parts", "one", "root"] {
+        migration.command(Command::Skip { object: format!("public.{name}") }).await;
+    }
+    let state = migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
+    assert!(all_are(&state, TableState::Skipped), "{:?}", state.tables);
+    let change = |name| {
+        format!(
+            "insert into public.{name} values (15000, 'x'); update public.{name} set v = 'y' where id % 2 = 0; delete from public.{name} where id < 10;"
+        )
+    };
+    pair.source.execute(&["parts", "one", "root", "fine"].map(change).concat()).await;
+    let state = migration.until(|s| s.cutover.completed.is_some()).await;
+    let summary = exit_summary(&state);
+    assert!(summary.contains("not moved rows and changes of public.root, public.parts, public.one (skipped)"), "{summary}");
+    for name in ["parts", "one", "root"] {
+        assert_eq!(pair.target.value(&format!("select count(*) from public.{name}")).await, "0", "{name}");
+    }
+    migration.command(Command::Leave).await;
+    migration.ended().await.unwrap();
+    let fine = "select count(*), md5(string_agg(t::text, ',' order by id)) from public.fine t";
+    assert_eq!(pair.source.rows(fine).await, pair.target.rows(fine).await);
+    assert_eq!(pair.target.value("select count(*) from pg_indexes where schemaname = 'public' and indexname ~ '_v_idx'").await, "4");
 }
