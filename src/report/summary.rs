@@ -49,6 +49,10 @@ pub fn exit_summary(state: &State) -> String {
         if !insert_only.is_empty() {
             line("not moved", &format!("UPDATE and DELETE of {} (insert-only)", insert_only.join(", ")));
         }
+        let skipped: Vec<String> = state.tables.iter().filter(|t| t.state == TableState::Skipped).map(|t| t.summary.table.to_string()).collect();
+        if !skipped.is_empty() {
+            line("not moved", &format!("rows and changes of {} (skipped)", skipped.join(", ")));
+        }
         not_moved(state, &mut line);
         line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
         late_writes(state, &mut line);

@@ -4,6 +4,7 @@ mod bare_server;
 mod changes;
 mod conflicts;
 mod copying;
+mod copying_faults;
 mod demo;
 mod demo_run;
 mod equivalence;

@@ -151,6 +151,11 @@ impl Pair {
         &self.own.as_ref().expect("the servers are shared").0
     }
 
+    /// The target's own server.
+    pub fn target_server(&self) -> &Server {
+        &self.own.as_ref().expect("the servers are shared").1
+    }
+
     /// Nothing differs between the two sides.
     pub async fn assert_equal(&self) {
         let differences = compare(&self.source.uri, &self.target.uri, None).await.unwrap();
@@ -408,6 +413,7 @@ impl Migration {
 /// of its own: `#[tokio::test(flavor = "multi_thread")]`.
 pub struct InProcess {
     front: bus::FrontEnd,
+    events: bus::EventStream,
     run: JoinHandle<Result<()>>,
     cancel: CancellationToken,
     _folder: tempfile::TempDir,
@@ -420,12 +426,13 @@ impl InProcess {
         let always = ["hyperlift", "--yes", "--linger", "1", "--source", &pair.source.uri, "--target", &pair.target.uri, "--dir", &dir];
         let mut config = Cli::parse_from(always.iter().chain(arguments)).migrate.config().unwrap();
         configure(&mut config);
-        let bus = bus::start(|_| {}, None);
+        let (listener, events) = tokio::sync::mpsc::unbounded_channel();
+        let bus = bus::start(|_| {}, Some(listener));
         let cancel = CancellationToken::new();
         let work = WorkDir::open(&config.dir).unwrap();
         let mut migration = hyperlift::migration::Migration::new(config, work, bus.reporter, bus.commands, cancel.clone()).unwrap();
         let run = tokio::spawn(async move { migration.run().await });
-        Self { front: bus.front, run, cancel, _folder: folder }
+        Self { front: bus.front, events, run, cancel, _folder: folder }
     }
 
     /// Waits for a state that fits.
@@ -434,6 +441,12 @@ impl InProcess {
         let state = self.front.state.borrow().clone();
         assert!(waited, "{:#?}\n{:#?}\n{:?}", state.log, state.failed_statements, state.tables);
         state
+    }
+
+    /// Waits for the next event that fits.
+    pub async fn event(&mut self, what: &str, fits: impl Fn(&Event) -> bool) {
+        let look = async { while self.events.recv().await.is_some_and(|stamped| !fits(&stamped.event)) {} };
+        assert!(timeout(PATIENCE, look).await.is_ok() && !self.run.is_finished(), "{what}: has not come\n{:#?}", self.front.state.borrow().log);
     }
 
     pub async fn command(&self, command: event::Command) {

@@ -325,7 +325,9 @@ impl Worker {
             source::wait_durable(&mut keeper.wire, open.frame.at).await?;
             loop {
                 match self.record(open).await {
-                    Ok(()) => return Ok(()),
+                    Ok(true) => return Ok(()),
+                    // The next attempt copies it anew.
+                    Ok(false) => return Err(Error::connection("the target has lost parts of it; did it crash?")),
                     Err(e) if e.is_transient() => {
                         self.shared.reporter.notice(Level::Warn, format!("copy {}: {e}; trying again", open.task.relation.table)).await;
                         tokio::time::sleep(AGAIN_AFTER).await;
@@ -348,10 +350,11 @@ impl Worker {
         }
     }
 
-    async fn record(&mut self, open: &Open) -> Result<()> {
+    /// Whether the target has all parts.
+    async fn record(&mut self, open: &Open) -> Result<bool> {
         let mut target = self.target_session().await?;
-        transfer::record_parts(&mut target, open.task.relation.oid, open.task.target.attempt, &open.frame).await?;
+        let complete = transfer::record_parts(&mut target, open.task.relation.oid, open.task.target.attempt, &open.frame).await?;
         self.target = Some(target);
-        Ok(())
+        Ok(complete)
     }
 }

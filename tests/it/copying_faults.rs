@@ -1,0 +1,118 @@
+//! The copy when something breaks: the target crashes, a table has to be given up, large objects are interrupted.
+
+use hyperlift::{
+    demo::servers::{Programs, Server, ServerOptions},
+    event::{Command, Event, PromptKind, Stage, TableState},
+    name::TableName,
+    report::summary::exit_summary,
+    state::State,
+};
+
+use crate::support::{InProcess, Migration, Pair, until};
+
+#[tokio::test]
+async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
+    let timescale = Programs::newest().unwrap().has_timescale();
+    // Nothing reaches the disk that nobody waits for.
+    let options = [("wal_buffers", "64MB"), ("bgwriter_lru_maxpages", "0"), ("autovacuum", "off")];
+    let target = options.iter().fold(ServerOptions { timescale, ..ServerOptions::default() }, |o, (name, value)| o.setting(*name, *value));
+    let pair = Pair::on(Server::start(ServerOptions::default()).await.unwrap(), Server::start(target).await.unwrap()).await;
+    // The small one is copied while the last part of the large one still is; its index waits for an advisory lock of the target.
+    pair.source
+        .execute(
+            "create function public.gate(n int) returns int language plpgsql immutable as
+                 $$ begin perform pg_catalog.pg_advisory_xact_lock_shared(42); return n; end $$;
+             create table public.large (id bigint, v text); alter table public.large replica identity full;
+             insert into public.large select i, repeat(md5(i::text), 8) from generate_series(1, 14000) i;
+             create table public.small (id int primary key, v text); insert into public.small select id, v from public.large limit 10;
+             create index on public.small (public.gate(id))",
+        )
+        .await;
+    let gate = pair.target.session().await;
+    gate.batch_execute("select pg_advisory_lock(42)").await.unwrap();
+    let walwriter = pair.target.value("select pid from pg_stat_activity where backend_type = 'walwriter'").await;
+    let stopped = std::process::Command::new("kill").args(["-STOP", &walwriter]).status().unwrap();
+    assert!(stopped.success());
+    let mut migration = Migration::of(&pair).arguments(&["--split-tables-larger-than", "1MB", "--copy-rate", "1MB"]);
+    migration.start();
+    let large = "select state, (select count(*) >= 3 from _hyperlift.copy_part p where p.source_oid = r.source_oid) from _hyperlift.relation r where name = 'large'";
+    let small = "select state from _hyperlift.relation where name = 'small'";
+    until("the middle of the copy", async || {
+        pair.target.value("select to_regclass('_hyperlift.copy_part') is not null").await == "t"
+            && pair.target.rows(small).await == ["copied"]
+            && pair.target.rows(large).await == ["planned|t"]
+    })
+    .await;
+    pair.target_server().kill().await.unwrap();
+    pair.target_server().restart().await.unwrap();
+    drop(gate);
+    assert_eq!(pair.target.value(small).await, "planned", "the crash has undone it");
+    // Whose snapshot lives is copied again at once, what counted as finished by another run.
+    let ended = migration.ended().await;
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("the target has lost the copy of public.small"), "{}", ended.stderr);
+    let begun = |e: &&Event| matches!(e, Event::CopyBegun { table, .. } if table.name == "large");
+    assert_eq!(ended.events.iter().filter(begun).count(), 2, "{:?}", ended.events);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}
+
+// In this process: replay needs threads of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_is_moved() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    // The target takes the first rows only.
+    let port = pair.source_server().port();
+    let check = format!("check (id < 9000 or current_setting('port') = '{port}')");
+    let rows = "select i, repeat(md5(i::text), 8) from generate_series(1, 12000) i";
+    pair.source
+        .execute(&format!(
+            "create table public.parts (id int primary key {check}, v text); insert into public.parts {rows};
+             create table public.one (id int primary key {check}, v text); insert into public.one {rows} offset 8990 limit 20;
+             create table public.root (id int {check}, v text, primary key (id)) partition by range (id);
+             create table public.low partition of public.root for values from (0) to (5000);
+             create table public.high partition of public.root for values from (5000) to (20000);
+             insert into public.root {rows}; create index on public.root (v); create index on public.parts (v);
+             create table public.fine (id int primary key, v text); insert into public.fine {rows};"
+        ))
+        .await;
+    let arguments = ["--split-tables-larger-than", "256kB", "--table-jobs", "2", "--cutover-when-ready", "--quiet-for", "1"];
+    let mut migration = InProcess::start(&pair, &arguments, |config| config.interactive = true);
+    let state_of = |s: &State, name: &str| s.table(&TableName::new("public", name)).map(|t| t.state);
+    let all_are = |s: &State, state: TableState| ["parts", "one", "root"].iter().all(|name| state_of(s, name) == Some(state));
+    let asks = |e: &Event| matches!(e, Event::PromptOpened { prompt } if prompt.kind == PromptKind::Trouble);
+    for _ in 0..3 {
+        migration.event("a table needs the operator", asks).await;
+    }
+    let state = migration.until(|s| all_are(s, TableState::Failed) && state_of(s, "fine") == Some(TableState::Done)).await;
+    assert_eq!(state.stage, Some(Stage::Copy), "it waits for the operator");
+    let half_way = "select (select count(*) from public.parts) between 1 and 11999, (select count(*) from public.root) between 1 and 11999";
+    assert_eq!(pair.target.rows(half_way).await, ["t|t"]);
+    // Tried again, it breaks again.
+    migration.command(Command::Retry { object: "public.one".into() }).await;
+    migration.event("it needs the operator again", asks).await;
+    for name in ["parts", "one", "root"] {
+        migration.command(Command::Skip { object: format!("public.{name}") }).await;
+    }
+    let state = migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
+    assert!(all_are(&state, TableState::Skipped), "{:?}", state.tables);
+    let change = |name| {
+        format!(
+            "insert into public.{name} values (15000, 'x'); update public.{name} set v = 'y' where id % 2 = 0; delete from public.{name} where id < 10;"
+        )
+    };
+    pair.source.execute(&["parts", "one", "root", "fine"].map(change).concat()).await;
+    let state = migration.until(|s| s.cutover.completed.is_some()).await;
+    let summary = exit_summary(&state);
+    assert!(summary.contains("not moved rows and changes of public.root, public.parts, public.one (skipped)"), "{summary}");
+    for name in ["parts", "one", "root"] {
+        assert_eq!(pair.target.value(&format!("select count(*) from public.{name}")).await, "0", "{name}");
+    }
+    migration.command(Command::Leave).await;
+    migration.ended().await.unwrap();
+    let fine = "select count(*), md5(string_agg(t::text, ',' order by id)) from public.fine t";
+    assert_eq!(pair.source.rows(fine).await, pair.target.rows(fine).await);
+    assert_eq!(pair.target.value("select count(*) from pg_indexes where schemaname = 'public' and indexname ~ '_v_idx'").await, "4");
+}
