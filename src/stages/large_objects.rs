@@ -1,8 +1,9 @@
 //! Large objects: copied once with their ids, under one snapshot, since no stream carries their changes (B-19).
 //!
-//! Each is made and filled in one transaction of the target, so one that is there is whole.
+//! Each is made and filled in one transaction of the target, with its comment, owner and grants: one that is there is whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use tokio_postgres::Transaction;
 
 use crate::{
     error::{Error, Result},
@@ -10,6 +11,7 @@ use crate::{
     migration::Migration,
     name::{ident, literal},
     pg::{client::Client, ledger},
+    plan::Plan,
 };
 
 /// Large objects made in one transaction.
@@ -38,16 +40,20 @@ pub async fn copy(m: &mut Migration) -> Result<()> {
     }
     let roles = crate::pg::catalog::role_names(&target).await?;
     for batch in missing.chunks(BATCH) {
-        match m.unless_stopped(copy_batch(&source, &mut target, batch)).await {
-            Ok(()) => {}
+        let rights = rights(&m.plan, &source, batch, &roles).await?;
+        match m.unless_stopped(copy_batch(&source, &mut target, batch, &rights)).await {
+            Ok(failed) => {
+                for (reason, statements) in failed {
+                    let named = statements.iter().take(NAMED).copied().collect::<Vec<_>>().join("; ");
+                    m.not_moved("RIGHTS on large objects", format!("{reason}: {named}")).await?;
+                }
+            }
             Err(e) if e.is_stop() || e.is_transient() => return Err(e.context("large objects")),
             Err(e) => {
                 let what = format!("LARGE OBJECTS {} to {}", batch[0], batch[batch.len() - 1]);
                 m.not_moved(what, format!("{e}: move them with pg_dump --blobs, or connect as their owner")).await?;
-                continue;
             }
         }
-        rights(m, &source, &target, batch, &roles).await?;
     }
     ledger::record_step(&target, STEP).await
 }
@@ -57,7 +63,16 @@ async fn ids(client: &Client) -> Result<BTreeSet<u32>> {
     Ok(client.query("select oid from pg_largeobject_metadata", &[]).await?.iter().map(|r| r.get("oid")).collect())
 }
 
-async fn copy_batch(source: &Client, target: &mut Client, batch: &[u32]) -> Result<()> {
+/// A statement on a large object, or why it cannot be run.
+struct Right {
+    sql: String,
+    barred: Option<String>,
+}
+
+/// Statements that did not succeed, by the reason.
+type Failures<'a> = BTreeMap<String, Vec<&'a str>>;
+
+async fn copy_batch<'a>(source: &Client, target: &mut Client, batch: &[u32], rights: &'a [Right]) -> Result<Failures<'a>> {
     let piece = "select lo_get($1, $2, $3) as data";
     let rows = source.query("select o as oid, lo_get(o, 0, $2) as data from unnest($1::oid[]) o", &[&batch, &FIRST_BYTES]).await.map_err(read)?;
     let (made, data): (Vec<u32>, Vec<&[u8]>) = rows.iter().map(|r| (r.get::<_, u32>("oid"), r.get::<_, &[u8]>("data"))).unzip();
@@ -75,15 +90,48 @@ async fn copy_batch(source: &Client, target: &mut Client, batch: &[u32]) -> Resu
             at += more.len() as i64;
         }
     }
-    Ok(transaction.commit().await?)
+    let failed = give(&transaction, rights).await?;
+    transaction.commit().await?;
+    Ok(failed)
+}
+
+/// Runs the statements, all at once; where one fails, each by itself.
+async fn give<'a>(transaction: &Transaction<'_>, rights: &'a [Right]) -> Result<Failures<'a>> {
+    let (barred, able): (Vec<&Right>, Vec<&Right>) = rights.iter().partition(|r| r.barred.is_some());
+    let mut failed = Failures::new();
+    for right in barred {
+        failed.entry(right.barred.clone().unwrap_or_default()).or_default().push(&right.sql);
+    }
+    let statements: Vec<&str> = able.iter().map(|r| r.sql.as_str()).collect();
+    if try_statement(transaction, &statements.join(";\n")).await?.is_ok() {
+        return Ok(failed);
+    }
+    for sql in statements {
+        if let Err(e) = try_statement(transaction, sql).await? {
+            failed.entry(e.to_string()).or_default().push(sql);
+        }
+    }
+    Ok(failed)
+}
+
+/// Runs a statement that may fail without the transaction; passing trouble ends that.
+async fn try_statement(transaction: &Transaction<'_>, sql: &str) -> Result<Result<()>> {
+    let Err(e) = transaction.batch_execute(&format!("savepoint one;\n{sql};\nrelease one")).await.map_err(Error::from) else {
+        return Ok(Ok(()));
+    };
+    if e.is_transient() {
+        return Err(e);
+    }
+    transaction.batch_execute("rollback to one").await?;
+    Ok(Err(e))
 }
 
 fn read(e: tokio_postgres::Error) -> Error {
     Error::from(e).context("source")
 }
 
-/// Comments, and owners and grants where they are wished for.
-async fn rights(m: &mut Migration, source: &Client, target: &Client, batch: &[u32], roles: &std::collections::HashSet<String>) -> Result<()> {
+/// Comments, and owners and grants where they are wished for; of roles that the target has.
+async fn rights(plan: &Plan, source: &Client, batch: &[u32], roles: &HashSet<String>) -> Result<Vec<Right>> {
     let mut wanted: Vec<(String, Option<String>)> = Vec::new();
     let comments = source
         .query(
@@ -94,8 +142,8 @@ async fn rights(m: &mut Migration, source: &Client, target: &Client, batch: &[u3
     for r in comments {
         wanted.push((format!("comment on large object {} is {}", r.get::<_, u32>("oid"), literal(r.get("text"))), None));
     }
-    let on_target = |name: &str| m.plan.roles.get(name).cloned().unwrap_or_else(|| name.to_owned());
-    if m.plan.grants {
+    let on_target = |name: &str| plan.roles.get(name).cloned().unwrap_or_else(|| name.to_owned());
+    if plan.grants {
         let sql = "select l.oid, coalesce(g.rolname::text, '') as role, lower(string_agg(a.privilege_type, ', ')) as privileges, a.is_grantable as grantable
                      from pg_largeobject_metadata l cross join lateral aclexplode(l.lomacl) a left join pg_roles g on g.oid = a.grantee
                     where l.oid = any($1) and a.grantee <> l.lomowner group by l.oid, g.rolname, a.is_grantable order by 1, 2";
@@ -106,28 +154,18 @@ async fn rights(m: &mut Migration, source: &Client, target: &Client, batch: &[u3
             wanted.push((format!("grant {} on large object {} to {to}{option}", r.get::<_, &str>("privileges"), r.get::<_, u32>("oid")), role));
         }
     }
-    if m.plan.owners {
+    if plan.owners {
         let sql = "select l.oid, r.rolname::text as role from pg_largeobject_metadata l join pg_roles r on r.oid = l.lomowner where l.oid = any($1) order by 1";
         for r in source.query(sql, &[&batch]).await? {
             let role = on_target(r.get("role"));
             wanted.push((format!("alter large object {} owner to {}", r.get::<_, u32>("oid"), ident(&role)), Some(role)));
         }
     }
-    let mut failed: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (sql, role) in wanted {
-        let result = match role.filter(|role| !roles.contains(role)) {
-            Some(role) => Err(format!("role {role} does not exist on the target")),
-            None => target.batch_execute(&sql).await.map_err(|e| Error::from(e).to_string()),
-        };
-        if let Err(e) = result {
-            failed.entry(e).or_default().push(sql);
-        }
-    }
-    for (reason, statements) in failed {
-        let named = statements.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
-        m.not_moved("RIGHTS on large objects", format!("{reason}: {named}")).await?;
-    }
-    Ok(())
+    let right = |(sql, role): (String, Option<String>)| {
+        let barred = role.filter(|role| !roles.contains(role)).map(|role| format!("role {role} does not exist on the target"));
+        Right { sql, barred }
+    };
+    Ok(wanted.into_iter().map(right).collect())
 }
 
 /// Which were made or removed on the source since they were copied.

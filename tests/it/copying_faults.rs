@@ -116,3 +116,57 @@ async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_
     assert_eq!(pair.source.rows(fine).await, pair.target.rows(fine).await);
     assert_eq!(pair.target.value("select count(*) from pg_indexes where schemaname = 'public' and indexname ~ '_v_idx'").await, "4");
 }
+
+/// All large objects with what they hold, and whose they are.
+const LARGE_OBJECTS: &str = "
+    select oid, length(lo_get(oid)), md5(lo_get(oid)), obj_description(oid, 'pg_largeobject'), lomacl::text, pg_get_userbyid(lomowner)
+      from pg_largeobject_metadata order by 1";
+
+#[tokio::test]
+async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    // Of no bytes, of some, of just as many as are read at once, of more, and with a hole.
+    pair.source
+        .execute(
+            "create table public.t (id int primary key, file oid); create role reader; create role keeper;
+             insert into public.t select i, lo_from_bytea(0, convert_to(repeat(md5(i::text), i % 200), 'UTF8')) from generate_series(1, 2500) i;
+             insert into public.t select i, lo_from_bytea(0, decode(repeat(md5(i::text), n), 'hex'))
+                 from (values (3001, 2048), (3002, 2049), (3003, 70000), (3004, 200001)) v (i, n);
+             insert into public.t select 4000, lo_from_bytea(0, 'begin'); select lo_put(file, 3000000, 'end') from public.t where id = 4000;
+             do $$ declare r record; begin for r in select * from public.t loop
+                 execute format('comment on large object %s is %L', r.file, 'of ' || r.id);
+                 execute format('grant select on large object %s to reader', r.file);
+                 execute format('alter large object %s owner to keeper', r.file);
+             end loop; end $$",
+        )
+        .await;
+    let wanted = pair.source.rows(LARGE_OBJECTS).await;
+    assert_eq!(wanted.len(), 2505);
+    let mut migration = Migration::of(&pair).arguments(&["--owners", "--grants"]);
+    let copied = async || pair.target.value("select count(*) from pg_largeobject_metadata").await.parse::<usize>().unwrap();
+    let mut before = 0;
+    // Killed while comments wait, and while new ones do.
+    for catalog in ["pg_description", "pg_largeobject_metadata"] {
+        migration.start();
+        migration.stage(Stage::Copy).await;
+        until("more large objects", async || copied().await > before).await;
+        let held = pair.target.session().await;
+        held.batch_execute(&format!("begin; lock table {catalog} in share mode")).await.unwrap();
+        let waits = format!("select count(*) from pg_locks where relation = '{catalog}'::regclass and not granted");
+        until("a statement that waits", async || pair.target.value(&waits).await != "0").await;
+        migration.kill().await;
+        held.batch_execute("rollback").await.unwrap();
+        let leftover = "select pid from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";
+        until("the end of the killed process's sessions", async || pair.target.rows(leftover).await.is_empty()).await;
+        let now = pair.target.rows(LARGE_OBJECTS).await;
+        assert!(before < now.len() && now.len() < wanted.len(), "{before}, then {}", now.len());
+        assert!(now.iter().all(|object| wanted.contains(object)), "one that is there is whole");
+        before = now.len();
+    }
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    assert_eq!(pair.target.rows(LARGE_OBJECTS).await, wanted);
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.rows(LARGE_OBJECTS).await, wanted);
+}
