@@ -113,6 +113,8 @@ async fn rights(m: &mut Migration, source: &Client, target: &Client, batch: &[u3
             wanted.push((format!("alter large object {} owner to {}", r.get::<_, u32>("oid"), ident(&role)), Some(role)));
         }
     }
+    let owners: Vec<&str> = wanted.iter().filter(|(sql, _)| sql.starts_with("alter")).filter_map(|(_, role)| role.as_deref()).collect();
+    super::rights::join(target, &owners).await?;
     let mut failed: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (sql, role) in wanted {
         let result = match role.filter(|role| !roles.contains(role)) {
