@@ -36,6 +36,8 @@ pub mod versions {
     /// Subscriptions know `origin`, `password_required`, `run_as_owner` and `streaming = parallel` from 16 on, `failover` from 17 on.
     pub const SUBSCRIPTION_ORIGIN: u32 = 16;
     pub const SUBSCRIPTION_FAILOVER: u32 = 17;
+    /// A membership says whether it inherits, and whether its member may `set role`, from 16 on.
+    pub const MEMBERSHIP_OPTIONS: u32 = 16;
     /// Publications have whole schemas from 15 on.
     pub const SCHEMAS_PUBLISHED: u32 = 15;
 }

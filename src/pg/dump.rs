@@ -67,6 +67,9 @@ pub struct Statement {
     /// Roles that it names, as they are called on the target: they have to be there.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// Those among them of which the user of the migration has to be a member: who gets something as its owner, or grants.
+    #[serde(default)]
+    pub member_of: Vec<String>,
     /// Its text may hold a password: it is shown and kept nowhere.
     #[serde(default)]
     pub secret: bool,
@@ -74,7 +77,7 @@ pub struct Statement {
 
 impl Statement {
     fn new(phase: Phase, object: String, sql: &str) -> Self {
-        Self { phase, object, table: None, makes: None, sql: sql.to_owned(), validate: None, roles: Vec::new(), secret: false }
+        Self { phase, object, table: None, makes: None, sql: sql.to_owned(), validate: None, roles: Vec::new(), member_of: Vec::new(), secret: false }
     }
 
     /// The text for people and files.

@@ -1,5 +1,6 @@
 //! Undoing what hyperlift put on both sides: slot, publications, replica identities, `_hyperlift`, spool. Never a migrated object.
 
+use super::rights;
 use crate::{
     bus::Reporter,
     config::Config,
@@ -55,7 +56,10 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
         }
     }
     match client::connect(&config.target, Side::Target, &application).await {
-        Ok(target) => tell(reporter, &mut left, "schema _hyperlift on the target".into(), drop_ledger(&target, &record.id).await).await,
+        Ok(target) => {
+            let result = drop_ledger(reporter, &mut left, &target, &record.id).await;
+            tell(reporter, &mut left, "schema _hyperlift on the target".into(), result).await;
+        }
         Err(e) => tell(reporter, &mut left, "schema _hyperlift on the target".into(), Err(e)).await,
     }
     tell(reporter, &mut left, "spool".into(), work.remove_spool()).await;
@@ -98,12 +102,13 @@ async fn undo_identity(source: &Client, sql: &str) -> Result<()> {
     }
 }
 
-/// Only the ledger of this very migration.
-async fn drop_ledger(target: &Client, id: &str) -> Result<()> {
-    match ledger::migration(target).await? {
-        Some(known) if known.id != id => {
-            Err(Error::refused(format!("the target holds migration {}, not {id}", known.id)).hint("clean that one with its own --dir"))
-        }
-        _ => ledger::drop(target).await,
+/// Only the ledger of this very migration, once nothing that it alone knows of is left to be undone.
+async fn drop_ledger(reporter: &Reporter, left: &mut Vec<String>, target: &Client, id: &str) -> Result<()> {
+    if let Some(known) = ledger::migration(target).await?.filter(|known| known.id != id) {
+        return Err(Error::refused(format!("the target holds migration {}, not {id}", known.id)).hint("clean that one with its own --dir"));
     }
+    for (membership, result) in rights::leave(target).await? {
+        tell(reporter, left, membership, result).await;
+    }
+    ledger::drop(target).await
 }

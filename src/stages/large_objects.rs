@@ -40,7 +40,7 @@ pub async fn copy(m: &mut Migration) -> Result<()> {
     }
     let roles = crate::pg::catalog::role_names(&target).await?;
     for batch in missing.chunks(BATCH) {
-        let rights = rights(&m.plan, &source, batch, &roles).await?;
+        let rights = rights(&m.plan, (&source, &target), batch, &roles).await?;
         match m.unless_stopped(copy_batch(&source, &mut target, batch, &rights)).await {
             Ok(failed) => {
                 for (reason, statements) in failed {
@@ -131,7 +131,7 @@ fn read(e: tokio_postgres::Error) -> Error {
 }
 
 /// Comments, and owners and grants where they are wished for; of roles that the target has.
-async fn rights(plan: &Plan, source: &Client, batch: &[u32], roles: &HashSet<String>) -> Result<Vec<Right>> {
+async fn rights(plan: &Plan, (source, target): (&Client, &Client), batch: &[u32], roles: &HashSet<String>) -> Result<Vec<Right>> {
     let mut wanted: Vec<(String, Option<String>)> = Vec::new();
     let comments = source
         .query(
@@ -161,6 +161,8 @@ async fn rights(plan: &Plan, source: &Client, batch: &[u32], roles: &HashSet<Str
             wanted.push((format!("alter large object {} owner to {}", r.get::<_, u32>("oid"), ident(&role)), Some(role)));
         }
     }
+    let owners: Vec<&str> = wanted.iter().filter(|(sql, _)| sql.starts_with("alter")).filter_map(|(_, role)| role.as_deref()).collect();
+    super::rights::join(target, &owners).await?;
     let right = |(sql, role): (String, Option<String>)| {
         let barred = role.filter(|role| !roles.contains(role)).map(|role| format!("role {role} does not exist on the target"));
         Right { sql, barred }

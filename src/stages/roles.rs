@@ -9,13 +9,14 @@ use crate::{
     event::Level,
     migration::Migration,
     name::{ident, literal},
-    pg::{catalog, client::Client},
+    pg::{
+        catalog::{self, versions},
+        client::Client,
+    },
 };
 
 /// Roles that belong to a server or a managed service; they are never created on the target (N-10).
 const RESERVED: &str = "^(pg_|rds|cloudsql|azure|_aiven|supabase|neon)|^(postgres|tsdbadmin|tsdbowner|doadmin|avnadmin)$";
-/// From here on a membership says whether it inherits, and whether its member may `set role`.
-const MEMBERSHIP_OPTIONS: u32 = 160_000;
 
 pub async fn create(m: &mut Migration, source: &Client, target: &Client) -> Result<()> {
     let known = catalog::role_names(target).await?;
@@ -45,6 +46,13 @@ pub async fn create(m: &mut Migration, source: &Client, target: &Client) -> Resu
         m.not_moved("PASSWORDS", format!("of {names}: no server tells them; alter role … password '…' on the target")).await?;
     }
     memberships(m, source, target).await
+}
+
+/// The roles of the source that the target lacks, under the names that they would have there.
+pub async fn missing(m: &Migration, source: &Client, target: &Client) -> Result<Vec<String>> {
+    let known = catalog::role_names(target).await?;
+    let wanted = wanted(source).await?.into_iter().map(|role| on_target(m, &role.name));
+    Ok(wanted.filter(|name| !known.contains(name)).collect())
 }
 
 fn on_target(m: &Migration, name: &str) -> String {
@@ -137,43 +145,130 @@ async fn settings(m: &mut Migration, source: &Client, target: &Client, from: &st
     Ok(())
 }
 
-/// Who is a member of whom, where the member is a role that could be created.
+/// A membership as somebody granted it; newer servers know one of each grantor, with options.
+struct Grant {
+    grantor: Option<String>,
+    admin: bool,
+    /// `None`: as the member's own `INHERIT` says.
+    inherit: Option<bool>,
+    set: bool,
+}
+
+impl Grant {
+    fn options(&self, target: &Client) -> String {
+        if target.version() / 10_000 < versions::MEMBERSHIP_OPTIONS {
+            return if self.admin { " with admin option".into() } else { String::new() };
+        }
+        let inherit = self.inherit.map_or_else(String::new, |on| format!(", inherit {on}"));
+        format!(" with admin {}{inherit}, set {}", self.admin, self.set)
+    }
+}
+
+/// All memberships of one role in another.
+struct Membership {
+    role: String,
+    member: String,
+    /// What the member's `INHERIT` says.
+    inherits: bool,
+    grants: Vec<Grant>,
+}
+
+impl Membership {
+    fn granted_by_the_same(&self, target: &Client) -> String {
+        let one = |g: &Grant| {
+            let by = g.grantor.as_ref().map_or_else(String::new, |grantor| format!(" granted by {}", ident(grantor)));
+            format!("grant {} to {}{}{by}", ident(&self.role), ident(&self.member), g.options(target))
+        };
+        self.grants.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// All of them as one.
+    fn together(&self) -> Grant {
+        let any = |is: fn(&Grant) -> bool| self.grants.iter().any(is);
+        let inherit = self.grants.iter().fold(None, |all, g| g.inherit.map(|on| on || all == Some(true)));
+        Grant { grantor: None, admin: any(|g| g.admin), inherit, set: any(|g| g.set) }
+    }
+}
+
+/// Who is a member of whom, where the target has both. Who granted it can be said only by a superuser, and of somebody who may grant it by
+/// then; else it is granted by the user of the migration.
 async fn memberships(m: &mut Migration, source: &Client, target: &Client) -> Result<()> {
-    let options =
-        if source.version() >= MEMBERSHIP_OPTIONS { "a.inherit_option, a.set_option" } else { "null::bool as inherit_option, true as set_option" };
-    let sql = format!(
-        "select r.rolname::text as role, u.rolname::text as member, g.rolname::text as grantor, a.admin_option, {options}
-           from pg_auth_members a join pg_roles r on r.oid = a.roleid join pg_roles u on u.oid = a.member left join pg_roles g on g.oid = a.grantor
-          where u.rolname !~* $1 and u.rolname <> current_user order by a.admin_option desc, 1, 2, 3"
-    );
-    let there = target
-        .query("select r.rolname::text as role, u.rolname::text as member from pg_auth_members a join pg_roles r on r.oid = a.roleid join pg_roles u on u.oid = a.member", &[])
-        .await?;
-    let mut there: HashSet<(String, String)> = there.iter().map(|r| (r.get("role"), r.get("member"))).collect();
-    for row in source.query(&sql, &[&RESERVED]).await? {
-        let (role, member) = (on_target(m, row.get("role")), on_target(m, row.get("member")));
-        if role == member || !there.insert((role.clone(), member.clone())) {
-            continue;
+    let newer = target.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS;
+    let mut left = memberships_of(m, source, target).await?;
+    if !newer {
+        for membership in &mut left {
+            membership.grants = vec![Grant { grantor: membership.grants[0].grantor.take(), ..membership.together() }];
         }
-        let mut with = Vec::new();
-        let admin: bool = row.get("admin_option");
-        if target.version() >= MEMBERSHIP_OPTIONS {
-            with.push(format!("admin {admin}"));
-            with.extend(row.get::<_, Option<bool>>("inherit_option").map(|on| format!("inherit {on}")));
-            with.push(format!("set {}", row.get::<_, bool>("set_option")));
-        } else if admin {
-            with.push("admin option".to_owned());
+    }
+    let mut before = usize::MAX;
+    while left.len() < before {
+        before = left.len();
+        let mut failed = Vec::new();
+        for membership in left {
+            if target.batch_execute(&membership.granted_by_the_same(target)).await.is_err() {
+                failed.push(membership);
+            } else {
+                tell_of_options(m, &membership, newer).await?;
+            }
         }
-        let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
-        let grant = format!("grant {} to {}{with}", ident(&role), ident(&member));
-        let grantor = row.get::<_, Option<&str>>("grantor").map(|g| on_target(m, g));
-        // Who granted it can be said only by a superuser, and of somebody who may grant it.
-        if let Some(grantor) = grantor
-            && target.batch_execute(&format!("{grant} granted by {}", ident(&grantor))).await.is_ok()
-        {
-            continue;
-        }
-        attempt(m, target, &format!("MEMBERSHIP of {member} in {role}"), &grant).await?;
+        left = failed;
+    }
+    for membership in left {
+        let membership = Membership { grants: vec![membership.together()], ..membership };
+        let what = format!("MEMBERSHIP of {} in {}", membership.member, membership.role);
+        attempt(m, target, &what, &membership.granted_by_the_same(target)).await?;
+        tell_of_options(m, &membership, newer).await?;
     }
     Ok(())
+}
+
+/// What an older target cannot say of a membership.
+async fn tell_of_options(m: &mut Migration, membership: &Membership, newer: bool) -> Result<()> {
+    let Grant { inherit, set, .. } = membership.together();
+    let mut lost = Vec::new();
+    if inherit.is_some_and(|on| on != membership.inherits) {
+        lost.push(if membership.inherits { "inherits" } else { "does not inherit" });
+    }
+    if !set {
+        lost.push("may set role");
+    }
+    if newer || lost.is_empty() {
+        return Ok(());
+    }
+    let Membership { role, member, .. } = membership;
+    let reason = format!("the member {} on the target, which knows no such options of a membership", lost.join(" and "));
+    m.not_moved(format!("MEMBERSHIP of {member} in {role}"), reason).await
+}
+
+/// The memberships that the target lacks, those first that let their members grant others.
+async fn memberships_of(m: &Migration, source: &Client, target: &Client) -> Result<Vec<Membership>> {
+    let options = if source.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS {
+        "a.inherit_option, a.set_option"
+    } else {
+        "null::bool as inherit_option, true as set_option"
+    };
+    let sql = format!(
+        "select r.rolname::text as role, u.rolname::text as member, u.rolinherit as inherits, g.rolname::text as grantor, a.admin_option, {options}
+           from pg_auth_members a join pg_roles r on r.oid = a.roleid join pg_roles u on u.oid = a.member left join pg_roles g on g.oid = a.grantor
+          where u.rolname !~* $1 and u.rolname <> current_user
+          order by bool_or(a.admin_option) over (partition by r.oid, u.oid) desc, 1, 2, a.admin_option desc, 4"
+    );
+    let there = "select r.rolname::text as role, u.rolname::text as member from pg_auth_members a
+                   join pg_roles r on r.oid = a.roleid join pg_roles u on u.oid = a.member";
+    let there: HashSet<(String, String)> = target.query(there, &[]).await?.iter().map(|r| (r.get("role"), r.get("member"))).collect();
+    let known = catalog::role_names(target).await?;
+    let mut found: Vec<Membership> = Vec::new();
+    for row in source.query(&sql, &[&RESERVED]).await? {
+        let (role, member) = (on_target(m, row.get("role")), on_target(m, row.get("member")));
+        if role == member || !known.contains(&role) || !known.contains(&member) || there.contains(&(role.clone(), member.clone())) {
+            continue;
+        }
+        let grantor = row.get::<_, Option<&str>>("grantor").map(|g| on_target(m, g));
+        let grant = Grant { grantor, admin: row.get("admin_option"), inherit: row.get("inherit_option"), set: row.get("set_option") };
+        match found.last_mut() {
+            Some(last) if (&last.role, &last.member) == (&role, &member) => last.grants.push(grant),
+            _ => found.push(Membership { role, member, inherits: row.get("inherits"), grants: vec![grant] }),
+        }
+    }
+    Ok(found)
 }

@@ -27,5 +27,6 @@ mod search_path;
 mod slow_tables;
 mod support;
 mod terminal;
+mod weak_user;
 mod wire;
 mod workload;

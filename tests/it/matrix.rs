@@ -297,3 +297,72 @@ async fn n_4_an_index_whose_function_counts_on_the_path_says_what_a_newer_target
     migration.finish(&pair).await;
     pair.assert_equal().await;
 }
+
+/// Two grantors of the same membership, a chain of grantors, and options other than the members' own `INHERIT`.
+const MEMBERSHIPS: &str = "
+    create role app_admin login createrole; create role reader; create role writer; create role plain login; create role apart login noinherit;
+    create role deep login; grant reader to app_admin with admin true, inherit false, set true; grant writer to app_admin with admin option;
+    grant reader to plain with inherit true, set false; grant writer to apart with inherit true; grant reader to apart with inherit false, set false;
+    set session authorization app_admin; grant reader to plain with inherit false, set true; grant writer to deep with admin option;
+    set session authorization deep; grant writer to plain; reset session authorization";
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn n_10_memberships_keep_their_options_and_grantors() {
+    let memberships = "select roleid::regrole::text, member::regrole::text, grantor::regrole::text, admin_option, inherit_option, set_option
+                         from pg_auth_members where member::regrole::text !~ '^pg_' order by 1, 2, 3";
+    for (from, to) in [(16, 16), (16, 18), (18, 17)] {
+        let pair = Pair::on(server(programs(from), false).await, server(programs(to), false).await).await;
+        pair.source.session().await.batch_execute(MEMBERSHIPS).await.unwrap();
+        let ended = Migration::of(&pair).cut_over(&pair).await;
+        let lost = ended.events.iter().find(|e| matches!(e, Event::NotMoved { object, .. } if object.starts_with("MEMBERSHIP")));
+        assert!(lost.is_none(), "{lost:?}");
+        let (source, target) = (pair.source.rows(memberships).await, pair.target.rows(memberships).await);
+        assert!(source.len() == 8 && source == target, "{from} to {to}: {source:#?} {target:#?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn n_10_options_of_memberships_are_the_members_own_where_one_side_knows_none() {
+    let pair = Pair::on(server(programs(15), false).await, server(programs(16), false).await).await;
+    let older = "create role reader; create role plain login; create role apart login noinherit; grant reader to plain with admin option; grant reader to apart";
+    pair.source.execute(older).await;
+    Migration::of(&pair).cut_over(&pair).await;
+    let options = "select member::regrole::text, admin_option, inherit_option, set_option from pg_auth_members where roleid::regrole::text = 'reader' order by 1";
+    assert_eq!(pair.target.rows(options).await, ["apart|f|f|t", "plain|t|t|t"]);
+
+    let pair = Pair::on(server(programs(17), false).await, server(programs(15), false).await).await;
+    pair.source.session().await.batch_execute(MEMBERSHIPS).await.unwrap();
+    let ended = Migration::of(&pair).cut_over(&pair).await;
+    let told = |e: &Event| match e {
+        Event::NotMoved { object, reason } if object.starts_with("MEMBERSHIP") => {
+            Some(format!("{object}: {}", reason.split(" on the target").next().unwrap()))
+        }
+        _ => None,
+    };
+    let told: Vec<String> = ended.events.iter().filter_map(told).collect();
+    assert_eq!(
+        told,
+        [
+            "MEMBERSHIP of app_admin in reader: the member inherits",
+            "MEMBERSHIP of apart in reader: the member may set role",
+            "MEMBERSHIP of apart in writer: the member does not inherit",
+        ]
+    );
+    let members =
+        "select roleid::regrole::text, member::regrole::text, admin_option from pg_auth_members where member::regrole::text !~ '^pg_' order by 1, 2";
+    let expected =
+        ["reader|apart|f", "reader|app_admin|t", "reader|plain|f", "writer|apart|f", "writer|app_admin|t", "writer|deep|t", "writer|plain|f"];
+    assert_eq!(pair.target.rows(members).await, expected);
+}
+
+/// From 16 on who creates a role may give it to itself, and has to before it gives anything away.
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn n_8_a_user_that_may_create_roles_gives_objects_to_owners_of_a_newer_target() {
+    for major in [16, 18] {
+        let pair = Pair::on(server(timescale_15(), false).await, server(programs(major), false).await).await;
+        crate::weak_user::as_a_member(&pair).await;
+    }
+}

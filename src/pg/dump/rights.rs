@@ -20,6 +20,16 @@ pub(super) fn map_roles(node: &mut NodeEnum, map: &BTreeMap<String, String>) -> 
     (names, edited)
 }
 
+/// The roles of which whoever runs the statement has to be a member: a new owner, and for whom default privileges are.
+pub(super) fn member_of(node: &mut NodeEnum) -> Vec<String> {
+    let roles: Vec<&mut RoleSpec> = match node {
+        NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(of_option).collect(),
+        NodeEnum::AlterOwnerStmt(_) | NodeEnum::AlterTableStmt(_) => roles_of(node),
+        _ => Vec::new(),
+    };
+    roles.into_iter().map(|r| r.rolename.clone()).collect()
+}
+
 /// Whether the statement says to whom an object belongs, or who may use it.
 pub(super) fn is_right(node: &NodeEnum) -> bool {
     match node {

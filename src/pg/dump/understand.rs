@@ -14,7 +14,7 @@ use super::{
     hex,
     older::Note,
     publications::{self, publication_of},
-    rights::{is_right, map_roles},
+    rights::{is_right, map_roles, member_of},
 };
 use crate::{
     error::{Error, Result},
@@ -156,6 +156,7 @@ impl Reader<'_> {
             statement.sql = deparse(&node)?;
         }
         if is_right(&node) {
+            statement.member_of = member_of(&mut node);
             if !matches!(node, NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_)) {
                 statement.object.insert_str(0, "owner of ");
             }
@@ -232,6 +233,7 @@ impl Reader<'_> {
             let grantor = self.plan.roles.get(grantor).unwrap_or(grantor);
             statement.sql = format!("set local role {};\n{};\nset local role none", ident(grantor), statement.sql);
             statement.roles.push(grantor.clone());
+            statement.member_of.push(grantor.clone());
         }
         statement
     }

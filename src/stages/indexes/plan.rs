@@ -115,6 +115,7 @@ mod tests {
             sql: sql.replace("$T", &format!("s.{table}")).replace("$N", name),
             validate: None,
             roles: Vec::new(),
+            member_of: Vec::new(),
             secret: false,
         }
     }
