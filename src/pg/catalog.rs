@@ -593,7 +593,8 @@ pub struct Holder {
     pub query: String,
 }
 
-/// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself.
+/// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself. What the sessions of others
+/// do is seen only with the rights of `pg_read_all_stats`.
 pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>> {
     // age(xid) grows with age; a 32-bit xid older than the horizon has a greater age than the horizon's own.
     let horizon = below.map_or_else(String::new, |x| format!("and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)));
@@ -601,7 +602,7 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
     let any = if below.is_some() { "" } else { "and s.backend_xid is not null" };
     let sql = format!(
         "select s.pid, s.usename::text || '@' || coalesce(s.datname::text, '-') || coalesce(' ' || nullif(s.application_name, ''), '') as who,
-                coalesce(s.state, s.backend_type) as state, coalesce(extract(epoch from now() - s.xact_start), 0)::float8::bigint as seconds,
+                coalesce(s.state, s.backend_type, 'in transaction') as state, coalesce(extract(epoch from now() - s.xact_start), 0)::float8::bigint as seconds,
                 left(regexp_replace(coalesce(s.query, ''), '\\s+', ' ', 'g'), 80) as query
            from pg_stat_activity s
           where s.pid <> pg_backend_pid() and s.usename is not null and s.application_name !~ '^hyperlift/' {any} {horizon}

@@ -5,6 +5,11 @@ use hyperlift::{
     demo::{execute, servers::ServerOptions},
     event::{Event, Level, Stage},
     lsn::Lsn,
+    pg::{
+        catalog,
+        client::{self, Side},
+        conninfo::Conninfo,
+    },
 };
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -107,6 +112,17 @@ async fn set_standby(pair: &Pair, name: &str) {
     server.execute("postgres", &format!("alter system set synchronous_standby_names = '{name}'")).await.unwrap();
     server.execute("postgres", "select pg_reload_conf()").await.unwrap();
     until("the setting", async || pair.source.value("show synchronous_standby_names").await == name).await;
+}
+
+#[tokio::test]
+async fn c_24_transactions_of_others_are_named_to_a_user_who_may_not_see_what_they_do() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute("create role app login").await;
+    let _holder = open_transaction(&pair.source).await;
+    let app = Conninfo::parse(&pair.source.uri.replace("postgres://postgres@", "postgres://app@")).unwrap();
+    let client = client::connect(&app, Side::Source, "test").await.unwrap();
+    let found = catalog::holders(&client, None).await.unwrap();
+    assert!(matches!(&found[..], [h] if h.pid > 0 && h.who.starts_with("postgres@") && h.state == "in transaction"), "{found:?}");
 }
 
 #[tokio::test]
