@@ -1,6 +1,9 @@
 //! The orchestrator: opens the work directory, walks the stages, owns the cancellation, hands commands to the stage that runs.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,8 @@ pub struct Migration {
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
+    /// The open prompts about what failed, by object.
+    troubles: HashMap<String, Vec<u64>>,
     /// The filters that this run was given, which need not be those with which the migration began.
     asked_scope: Scope,
 }
@@ -79,6 +84,7 @@ impl Migration {
             dumped: Mutex::default(),
             endpoints,
             prompts: 0,
+            troubles: HashMap::new(),
             asked_scope,
         })
     }
@@ -221,9 +227,21 @@ impl Migration {
         Prompt { id: self.prompts, stage, kind, text: text.into(), blocked_by }
     }
 
-    /// The id of the prompt that was opened last.
-    pub fn last_prompt(&self) -> u64 {
-        self.prompts
+    /// Brings trouble with an object to the operator.
+    pub async fn open_trouble(&mut self, stage: Stage, object: &str, text: impl Into<String>) {
+        let prompt = self.next_prompt(stage, PromptKind::Trouble, text, None);
+        self.troubles.entry(object.to_owned()).or_default().push(prompt.id);
+        self.reporter.report(Event::PromptOpened { prompt }).await;
+    }
+
+    /// The operator has answered: its prompts close, and what is tried again is void until it fails again.
+    pub async fn close_trouble(&mut self, object: &str, retried: bool) {
+        if retried {
+            self.reporter.report(Event::StatementRetried { object: object.to_owned() }).await;
+        }
+        for id in self.troubles.remove(object).unwrap_or_default() {
+            self.reporter.report(Event::PromptClosed { id }).await;
+        }
     }
 
     /// Asks whether to continue. With `--yes` it continues by itself when nothing blocks; without anybody to ask, what blocks is an error.

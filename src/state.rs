@@ -20,8 +20,8 @@ pub use self::{
 };
 use crate::{
     event::{
-        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, RelationKind,
-        RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
+        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, PromptKind,
+        RelationKind, RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
     },
     lsn::Lsn,
     name::TableName,
@@ -163,7 +163,10 @@ pub struct State {
     pub analyzing: Option<TableName>,
     pub gates: Vec<Gate>,
     pub cutover: Cutover,
+    /// The one that was opened last.
     pub prompt: Option<Prompt>,
+    /// Earlier ones about what failed, which are still open.
+    behind: Vec<Prompt>,
     pub log: VecDeque<LogLine>,
     pub ended: Option<Ended>,
 }
@@ -182,6 +185,7 @@ impl State {
                 self.opened = Some(at);
                 self.ended = None;
                 self.prompt = None;
+                self.behind.clear();
             }
             Event::Connected { source, target } => {
                 self.source = source.clone();
@@ -379,10 +383,14 @@ impl State {
                     Some(e) => self.log(at, Level::Warn, format!("could not clean {what}: {e}")),
                 }
             }
-            Event::PromptOpened { prompt } => self.prompt = Some(prompt.clone()),
+            Event::PromptOpened { prompt } => {
+                let earlier = self.prompt.replace(prompt.clone());
+                self.behind.extend(earlier.filter(|p| p.kind == PromptKind::Trouble && p.stage == prompt.stage));
+            }
             Event::PromptClosed { id } => {
+                self.behind.retain(|p| p.id != *id);
                 if self.prompt.as_ref().is_some_and(|p| p.id == *id) {
-                    self.prompt = None;
+                    self.prompt = self.behind.pop();
                 }
             }
             Event::CommandRefused { command, why } => self.log(at, Level::Warn, format!("{command}: {why}")),
@@ -608,8 +616,21 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_asked_about_until_it_is_answered_itself() {
+        let opened = |id| {
+            let kind = PromptKind::Trouble;
+            Event::PromptOpened { prompt: Prompt { id, stage: Stage::Copy, kind, text: String::new(), blocked_by: None } }
+        };
+        let shown = |closed: &[u64]| {
+            let closed = closed.iter().map(|id| (3, Event::PromptClosed { id: *id }));
+            fold([(0, opened(1)), (1, opened(2)), (2, opened(3))].into_iter().chain(closed).collect()).prompt.map(|p| p.id)
+        };
+        assert_eq!([shown(&[1]), shown(&[3]), shown(&[2, 3]), shown(&[3, 1, 2])], [Some(3), Some(2), Some(1), None]);
+    }
+
+    #[test]
     fn a_prompt_is_closed_only_by_its_own_id() {
-        let prompt = Prompt { id: 2, stage: Stage::Identity, kind: crate::event::PromptKind::Continue, text: String::new(), blocked_by: None };
+        let prompt = Prompt { id: 2, stage: Stage::Identity, kind: PromptKind::Continue, text: String::new(), blocked_by: None };
         let mut events = vec![(0, Event::PromptOpened { prompt }), (1, Event::PromptClosed { id: 1 })];
         assert!(fold(events.clone()).prompt.is_some());
         events.push((2, Event::PromptClosed { id: 2 }));

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{copy::Replication, cutover, schema, trouble};
+use super::{copy::Replication, cutover, schema};
 use crate::{
     config::OnConflict,
     error::{Error, Result},
@@ -350,9 +350,8 @@ impl Replay {
             None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),
             Some(sql) => format!("{}. Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
         };
-        self.open.entry(object).or_insert_with(|| (table, Vec::new())).1.push(trouble.answer);
-        let prompt = m.next_prompt(Stage::CatchUp, PromptKind::Trouble, text, None);
-        m.reporter.report(Event::PromptOpened { prompt }).await;
+        self.open.entry(object.clone()).or_insert_with(|| (table, Vec::new())).1.push(trouble.answer);
+        m.open_trouble(Stage::CatchUp, &object, text).await;
         Ok(())
     }
 
@@ -407,8 +406,7 @@ impl Replay {
             }
             m.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
         }
-        let answered = if resolution == Resolution::Retry { trouble::Resolution::Retry } else { trouble::Resolution::Skip };
-        schema::settled(m, (object.clone(), answered)).await;
+        m.close_trouble(object, resolution == Resolution::Retry).await;
         true
     }
 

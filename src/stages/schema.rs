@@ -145,26 +145,15 @@ pub async fn with_desk<T>(
             result = &mut work => return result,
             trouble = desk.next() => {
                 let (object, error) = trouble?;
-                let text = format!("{object} failed: {error}");
-                let prompt = m.next_prompt(stage, crate::event::PromptKind::Trouble, text, None);
-                m.reporter.report(Event::PromptOpened { prompt }).await;
+                m.open_trouble(stage, &object, format!("{object} failed: {error}")).await;
             }
             command = m.command() => {
                 let command = command?;
                 match desk.answer(&command) {
-                    Some(answered) => settled(m, answered).await,
+                    Some((object, resolution)) => m.close_trouble(&object, resolution == Resolution::Retry).await,
                     None => m.refuse(&command, stage).await,
                 }
             }
         }
     }
-}
-
-/// The operator has answered: the prompt closes, and what failed is void until it fails again.
-pub async fn settled(m: &mut Migration, (object, resolution): (String, Resolution)) {
-    if resolution == Resolution::Retry {
-        m.reporter.report(Event::StatementRetried { object }).await;
-    }
-    let id = m.last_prompt();
-    m.reporter.report(Event::PromptClosed { id }).await;
 }

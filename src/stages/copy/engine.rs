@@ -20,7 +20,7 @@ use crate::{
     bus::Reporter,
     config::Config,
     error::{Error, Result},
-    event::{Command, Event, Level, PromptKind, Stage, TableState},
+    event::{Command, Event, Level, Stage, TableState},
     migration::Migration,
     name::TableName,
     pg::{
@@ -34,7 +34,6 @@ use crate::{
     plan::Plan,
     stages::{
         indexes::{self, Job},
-        schema,
         trouble::{self, Asker, Resolution},
     },
 };
@@ -240,10 +239,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
             Some(error) = failed.recv() => break Err(error),
             Some(table) = done.recv() => { left.remove(&table); }
             trouble = desk.next() => match trouble {
-                Ok((object, error)) => {
-                    let prompt = m.next_prompt(Stage::Copy, PromptKind::Trouble, format!("{object} failed: {error}"), None);
-                    m.reporter.report(Event::PromptOpened { prompt }).await;
-                }
+                Ok((object, error)) => m.open_trouble(Stage::Copy, &object, format!("{object} failed: {error}")).await,
                 Err(e) => break Err(e),
             },
             command = m.command() => match command {
@@ -256,7 +252,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
                     m.reporter.report(Event::JobsChanged { table_jobs, index_jobs: m.config.index_jobs }).await;
                 }
                 Ok(command) => match desk.answer(&command) {
-                    Some(answered) => schema::settled(m, answered).await,
+                    Some((object, resolution)) => m.close_trouble(&object, resolution == Resolution::Retry).await,
                     None => m.refuse(&command, Stage::Copy).await,
                 },
             },
