@@ -139,7 +139,6 @@ fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
             }
             _ => String::new(),
         },
-        TableState::Skipped if state.ended.is_none() && state.cutover.completed.is_none() => "r: undo".into(),
         TableState::Failed if state.ended.is_none() => "r: retry".into(),
         _ => String::new(),
     }
