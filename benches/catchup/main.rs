@@ -74,17 +74,8 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
     let is_worker = std::env::args().nth(1).is_some_and(|argument| argument == worker::ARGUMENT);
-    let result = runtime.block_on(async { if is_worker { worker::main().await } else { run(Arguments::parse()).await } });
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{e}");
-            ExitCode::FAILURE
-        }
-    }
+    common::run(async { if is_worker { worker::main().await } else { run(Arguments::parse()).await } })
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
@@ -99,7 +90,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     report.progress("servers");
     let bench = Bench { clusters: Clusters::start().await?, lanes: arguments.lanes };
     let version = bench.clusters.version().await?;
-    println!("{version}, scale {}, {} rounds, {} lanes, {} CPUs", arguments.scale, arguments.rounds, arguments.lanes, cpus());
+    println!("{version}, scale {}, {} rounds, {} lanes, {} CPUs", arguments.scale, arguments.rounds, arguments.lanes, common::cpus());
     let result = async {
         if wants(Part::Rates) {
             rates::run(&bench, &arguments.loads, arguments.rounds, scale, &mut report).await?;
@@ -119,8 +110,4 @@ async fn run(arguments: Arguments) -> Result<()> {
     // What was measured before a failure counts.
     report.print();
     result
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(0, usize::from)
 }

@@ -67,16 +67,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
-    let result = runtime.block_on(run(Arguments::parse()));
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{e}");
-            ExitCode::FAILURE
-        }
-    }
+    common::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
@@ -91,7 +82,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let mut report = Report::open(&arguments.results, Scale(arguments.scale))?;
     report.progress("servers");
     let clusters = Clusters::start().await?;
-    println!("{}, scale {}, {} rounds, {} CPUs", clusters.version().await?, arguments.scale, arguments.rounds, cpus());
+    println!("{}, scale {}, {} rounds, {} CPUs", clusters.version().await?, arguments.scale, arguments.rounds, common::cpus());
     let mut bench = runs::Bench { clusters, hyperlift: arguments.hyperlift, rounds: arguments.rounds, scale, report: &mut report };
     let result = async {
         if wants(Part::Clone) || wants(Part::Memory) {
@@ -112,8 +103,4 @@ async fn run(arguments: Arguments) -> Result<()> {
     // What was measured before a failure counts.
     report.print();
     result
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(0, usize::from)
 }
