@@ -31,6 +31,9 @@ pub mod versions {
     pub const NOT_NULL_CONSTRAINTS: u32 = 18;
     /// CREATE INDEX, ANALYZE and REFRESH MATERIALIZED VIEW run functions with a `search_path` of the catalog alone from 17 on.
     pub const CATALOG_PATH_ALONE: u32 = 17;
+    /// Partitioned tables have identities, and tables a privilege MAINTAIN, from 17 on.
+    pub const PARTITIONED_IDENTITY: u32 = 17;
+    pub const MAINTAIN: u32 = 17;
     /// Publications may publish generated columns from 18 on.
     pub const PUBLISHES_GENERATED: u32 = 18;
     /// Subscriptions know `origin`, `password_required`, `run_as_owner` and `streaming = parallel` from 16 on, `failover` from 17 on.

@@ -108,11 +108,7 @@ pub struct Target {
 /// The schema in the order of the dump, for this target; with a digest by which a changed schema is noticed.
 pub async fn schema(text: Arc<str>, plan: &Plan, target: Target) -> Result<Schema> {
     let plan = plan.clone();
-    let understood = tokio::task::spawn_blocking(move || -> Result<Schema> {
-        let mut schema = understand(&text, &plan, target)?;
-        schema.notes.extend(older::adapt(&mut schema.statements, target.major)?);
-        Ok(schema)
-    });
+    let understood = tokio::task::spawn_blocking(move || understand(&text, &plan, target));
     understood.await.expect("parsing does not panic")
 }
 

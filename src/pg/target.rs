@@ -196,7 +196,9 @@ pub async fn leading_columns(client: &Client, table: &TableName) -> Result<Vec<S
                  join pg_class c on c.oid = i.indexrelid
                  join pg_am m on m.oid = c.relam
                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-                where i.indrelid = to_regclass($1) and i.indisvalid and i.indpred is null and m.amname in ('btree', 'hash')";
+                where i.indrelid = to_regclass($1) and i.indisvalid and i.indpred is null
+                  and (m.amname in ('btree', 'hash') or exists (
+                        select from pg_constraint x join pg_operator o on o.oid = x.conexclop[1] where x.conindid = i.indexrelid and o.oprname = '='))";
     Ok(client.query(sql, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect())
 }
 

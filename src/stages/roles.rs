@@ -241,7 +241,7 @@ async fn tell_of_options(m: &mut Migration, membership: &Membership, newer: bool
 }
 
 /// The memberships that the target lacks, those first that let their members grant others.
-async fn memberships_of(m: &Migration, source: &Client, target: &Client) -> Result<Vec<Membership>> {
+async fn memberships_of(m: &mut Migration, source: &Client, target: &Client) -> Result<Vec<Membership>> {
     let options = if source.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS {
         "a.inherit_option, a.set_option"
     } else {
@@ -260,7 +260,12 @@ async fn memberships_of(m: &Migration, source: &Client, target: &Client) -> Resu
     let mut found: Vec<Membership> = Vec::new();
     for row in source.query(&sql, &[&RESERVED]).await? {
         let (role, member) = (on_target(m, row.get("role")), on_target(m, row.get("member")));
-        if role == member || !known.contains(&role) || !known.contains(&member) || there.contains(&(role.clone(), member.clone())) {
+        if role == member || !known.contains(&member) || there.contains(&(role.clone(), member.clone())) {
+            continue;
+        }
+        if !known.contains(&role) {
+            // Of a service, of a newer version, or one that could not be created.
+            m.not_moved(format!("MEMBERSHIP of {member} in {role}"), "the target has no such role").await?;
             continue;
         }
         let grantor = row.get::<_, Option<&str>>("grantor").map(|g| on_target(m, g));

@@ -42,6 +42,10 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         let (schema, timescale) = m.unless_stopped(async { tokio::try_join!(dump(m), create_timescale(m, &target)) }).await?;
         m.record.schema = Some(schema.digest.clone());
         m.save()?;
+        // What becomes of publications depends on hypertables, which may still be chosen.
+        for (object, reason) in schema.notes.iter().filter(|(object, _)| !object.starts_with("PUBLICATION ")) {
+            m.not_moved(object, reason).await?;
+        }
         m.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !m.config.skip_roles {
             roles::create(m, &source, &target).await?;

@@ -21,7 +21,7 @@ chunk_interval = "7 days"
 "#;
 
 /// What came with a version of the source, as long as the target knows it, too: from this source version, from this target version.
-const NEWS: [(u32, u32, &str); 5] = [
+const NEWS: [(u32, u32, &str); 6] = [
     (
         13,
         15,
@@ -29,7 +29,9 @@ const NEWS: [(u32, u32, &str); 5] = [
          create table public.summed (a int not null, b int generated always as (a * 2) stored, c int);
          insert into public.summed (a, c) values (1, 1), (2, null);
          create table public.large (id bigint primary key, v text); insert into public.large select n, repeat(md5(n::text), 4) from generate_series(1, 9000) n;
-         create procedure public.nothing() language sql as 'select 1'",
+         create procedure public.nothing() language sql as 'select 1';
+         create publication keyed_ones for table public.keyed with (publish = 'insert, truncate');
+         create subscription elsewhere connection 'host=127.0.0.1 port=1 password=hidden' publication nothing with (connect = false, slot_name = none)",
     ),
     (
         14,
@@ -43,11 +45,19 @@ const NEWS: [(u32, u32, &str); 5] = [
         15,
         "create table public.sole (id int primary key, a int, unique nulls not distinct (a)); insert into public.sole values (1, null), (2, 2);
          create view public.invoked with (security_invoker = true) as select * from public.keyed;
-         create table public.thousands (id int primary key, n numeric(3, -3)); insert into public.thousands values (1, 123456)",
+         create table public.thousands (id int primary key, n numeric(3, -3)); insert into public.thousands values (1, 123456);
+         create publication some_of_it for table public.sole where (id > 1), tables in schema public with (publish = 'insert');
+         create publication columns_of for table public.thousands (id)",
+    ),
+    (
+        16,
+        15,
+        "create subscription of_any_origin connection 'host=127.0.0.1 port=1' publication nothing
+             with (connect = false, slot_name = none, origin = none, streaming = parallel, password_required = false, run_as_owner = true)",
     ),
     (
         17,
-        17,
+        15,
         "create table public.numbered (id bigint generated always as identity primary key, n int) partition by hash (id);
          create table public.numbered_0 partition of public.numbered for values with (modulus 2, remainder 0);
          create table public.numbered_1 partition of public.numbered for values with (modulus 2, remainder 1);
@@ -64,8 +74,28 @@ const NEWS: [(u32, u32, &str); 5] = [
          create table public.parent (id int primary key, a int, b int not null); create table public.child () inherits (public.parent);
          alter table public.child alter column a set not null, add primary key (id);
          insert into public.parent values (1, null, 1); insert into public.child values (2, 2, 2);
-         create table public.loose (id int primary key, c int references public.computed not enforced); insert into public.loose values (1, 77)",
+         create table public.loose (id int primary key, c int references public.computed not enforced); insert into public.loose values (1, 77);
+         create publication generated_ones for table public.computed with (publish_generated_columns = stored, publish = 'insert');
+         create extension btree_gist;
+         create table public.rooms (id int, valid daterange, note text, primary key (id, valid without overlaps));
+         create table public.bookings (id int primary key, room int, at daterange, foreign key (room, period at) references public.rooms (id, period valid));
+         insert into public.rooms select n, daterange('2026-01-01', '2026-06-01'), 'x' from generate_series(1, 50) n;
+         insert into public.bookings select n, n, daterange('2026-02-01', '2026-02-02') from generate_series(1, 50) n;
+         create table public.parted_rooms (id int, valid daterange, primary key (id, valid without overlaps)) partition by list (id);
+         create table public.parted_rooms_1 partition of public.parted_rooms for values in (1);
+         create table public.parted_rooms_2 partition of public.parted_rooms for values in (2);
+         insert into public.parted_rooms values (1, '[2026-01-01,2026-02-01)'), (2, '[2026-01-01,2026-02-01)')",
     ),
+];
+
+/// What changes in a table whose key may not overlap, each in the order in which it must arrive.
+const TEMPORAL_CHANGES: [&str; 3] = [
+    "insert into public.rooms select n, daterange('2026-06-01', '2026-09-01'), 'later' from generate_series(1, 50) n;
+     update public.rooms set note = 'changed' where id < 20; delete from public.rooms where id > 40 and lower(valid) = '2026-06-01'",
+    "begin; update public.rooms set valid = daterange('2026-07-01', '2026-09-01') where id = 5 and lower(valid) = '2026-06-01';
+     update public.rooms set valid = daterange('2026-01-01', '2026-07-01') where id = 5 and lower(valid) = '2026-01-01'; commit",
+    "insert into public.bookings values (100, 5, '[2026-06-10,2026-07-20)'); insert into public.parted_rooms values (2, '[2026-02-01,2026-03-01)');
+     update public.parted_rooms set valid = '[2026-01-10,2026-02-01)' where id = 1",
 ];
 
 const CHANGES: &str = "
@@ -107,19 +137,25 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     written(20).await;
     let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
     let plan = format!("{DEMO_PLAN}{full}{}", if timescale { HYPERTABLE } else { "" });
-    // Small enough that tables are copied in parts: by ranges of a key before 14, of blocks since.
-    let mut migration = Migration::of(&pair).plan(&plan).arguments(&["--split-tables-larger-than", "128kB"]).arguments(arguments);
+    // Small enough that tables are copied in parts, which are cut in another way before 14.
+    let mut migration = Migration::of(&pair)
+        .plan(&plan)
+        .arguments(&["--split-tables-larger-than", "128kB", "--publications", "--subscriptions"])
+        .arguments(arguments);
     migration.start();
     migration.stage(Stage::CatchUp).await;
     pair.source.execute(CHANGES).await;
     if from >= 14 {
         pair.source.execute("insert into public.ranges values (2, '{[7,9), [20,30)}'); update public.ranges set r = r + '{[100,101)}'").await;
     }
-    if from >= 17 && to >= 17 {
+    if from >= 17 {
         pair.source.execute("insert into public.numbered (n) values (99); update public.numbered set n = 0 where n % 2 = 0").await;
     }
     if from >= 18 {
         pair.source.execute("insert into public.computed (id, a) values (3, 5); update public.computed set a = 7 where id = 1").await;
+        for change in TEMPORAL_CHANGES {
+            pair.source.execute(change).await;
+        }
     }
     written(100).await;
     pair.source.execute("truncate public.keyed; insert into public.keyed values (1, 'after')").await;
@@ -131,6 +167,14 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     assert!(stopped.events.iter().any(in_parts), "from {from} a large table is copied in parts");
     migration.cut_over(&pair).await;
     pair.assert_equal().await;
+    for same in [
+        "select subname, subenabled, subslotname from pg_subscription where subdbid = (select oid from pg_database where datname = current_database()) order by 1",
+        "select p.pubname, p.pubinsert, p.puballtables, t.schemaname || '.' || t.tablename from pg_publication p left join pg_publication_tables t on t.pubname = p.pubname
+          where tablename <> 'metrics' order by 1, 4",
+    ] {
+        let (here, there) = (pair.source.rows(same).await, pair.target.rows(same).await);
+        assert!(!here.is_empty() && here == there, "{same}: {here:#?} {there:#?}");
+    }
     if timescale {
         let hypertables = "select hypertable_name from timescaledb_information.hypertables";
         assert_eq!(pair.target.rows(hypertables).await, ["metrics"]);
@@ -168,6 +212,7 @@ pairs! {
     from_14_to_18: 14 to programs(18);
     from_17_to_17: 17 to programs(17);
     from_17_to_18: 17 to programs(18);
+    from_18_to_16: 18 to programs(16);
     from_18_to_18: 18 to programs(18);
 }
 
@@ -333,7 +378,7 @@ async fn n_10_options_of_memberships_are_the_members_own_where_one_side_knows_no
     assert_eq!(pair.target.rows(options).await, ["apart|f|f|t", "plain|t|t|t"]);
 
     let pair = Pair::on(server(programs(17), false).await, server(programs(15), false).await).await;
-    pair.source.session().await.batch_execute(MEMBERSHIPS).await.unwrap();
+    pair.source.session().await.batch_execute(&format!("{MEMBERSHIPS}; grant pg_maintain to deep")).await.unwrap();
     let ended = Migration::of(&pair).cut_over(&pair).await;
     let told = |e: &Event| match e {
         Event::NotMoved { object, reason } if object.starts_with("MEMBERSHIP") => {
@@ -345,6 +390,7 @@ async fn n_10_options_of_memberships_are_the_members_own_where_one_side_knows_no
     assert_eq!(
         told,
         [
+            "MEMBERSHIP of deep in pg_maintain: the target has no such role",
             "MEMBERSHIP of app_admin in reader: the member inherits",
             "MEMBERSHIP of apart in reader: the member may set role",
             "MEMBERSHIP of apart in writer: the member does not inherit",
@@ -364,5 +410,66 @@ async fn n_8_a_user_that_may_create_roles_gives_objects_to_owners_of_a_newer_tar
     for major in [16, 18] {
         let pair = Pair::on(server(timescale_15(), false).await, server(programs(major), false).await).await;
         crate::weak_user::as_a_member(&pair).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the servers of `make test-matrix`"]
+async fn what_an_older_target_does_not_know_is_told_and_its_comments_go_with_it() {
+    let objects = "
+        create role reader; create table public.parent (id int primary key);
+        create table public.t (id int constraint id_is_set not null primary key, a int, constraint loose check (a > 0) not enforced, constraint strict check (a > 1));
+        comment on constraint id_is_set on public.t is 'c'; comment on constraint loose on public.t is 'c'; comment on constraint strict on public.t is 'c';
+        create table public.ranges (id int, v int4range, constraint over exclude using gist (id with =, v with &&)) partition by list (id);
+        create table public.ranges_1 partition of public.ranges for values in (1); comment on constraint over on public.ranges is 'c';
+        alter table public.ranges add constraint doubtful foreign key (id) references public.parent not valid;
+        create table public.numbered (id int primary key, n smallint generated by default as identity (start with 3 increment by 3)) partition by list (id);
+        create table public.numbered_1 partition of public.numbered for values in (1, 2, 3); insert into public.numbered (id) values (1);
+        grant select, maintain on public.t to reader; alter default privileges in schema public grant maintain on tables to reader;
+        insert into public.t values (1, 2); insert into public.parent values (1); insert into public.ranges values (1, '[1,5)')";
+    let before_17 = [
+        "ACL public.TABLE t: without MAINTAIN",
+        "COLUMN public.numbered.n: a default of its sequence",
+        "DEFAULT ACL public.DEFAULT PRIVILEGES FOR TABLES: without MAINTAIN",
+    ];
+    let before_18 = [
+        "COMMENT public.CONSTRAINT id_is_set ON t: left out",
+        "COMMENT public.CONSTRAINT loose ON t: left out",
+        "COMMENT public.CONSTRAINT over ON ranges: left out",
+        "CONSTRAINT doubtful of public.ranges: left out",
+        "CONSTRAINT loose of public.t: left out",
+        "CONSTRAINT over of public.ranges: of its partitions only",
+    ];
+    for to in [15, 16, 17] {
+        let pair = Pair::on(server(programs(18), false).await, server(programs(to), false).await).await;
+        pair.source.execute("create extension btree_gist").await;
+        pair.source.execute(objects).await;
+        let mut migration = Migration::of(&pair).arguments(&["--grants"]).plan("[[identity]]\ntable = \"public.ranges\"\nuse = \"insert-only\"\n");
+        migration.start();
+        migration.stage(Stage::CatchUp).await;
+        pair.source
+            .execute("insert into public.numbered (id) values (2); insert into public.ranges values (1, '[5,9)'); update public.t set a = 3")
+            .await;
+        migration.level_with(&pair.source).await;
+        migration.stop().await.assert_code(4);
+        let ended = migration.cut_over(&pair).await;
+        pair.assert_equal().await;
+        let mut told: Vec<String> = ended
+            .events
+            .iter()
+            .filter_map(|e| if let Event::NotMoved { object, reason } = e { Some(format!("{object}: {reason}")) } else { None })
+            .collect();
+        told.sort();
+        let mut expected: Vec<&str> = before_18.iter().chain(before_17.iter().filter(|_| to < 17)).copied().collect();
+        expected.sort_unstable();
+        assert!(
+            told.len() == expected.len() && told.iter().zip(&expected).all(|(told, part)| told.starts_with(part)),
+            "{to}: {told:#?} {expected:#?}"
+        );
+        // The sequence goes on, of whatever kind the column is.
+        pair.target.execute("insert into public.numbered (id) values (3)").await;
+        assert_eq!(pair.target.rows("select n from public.numbered order by id").await, ["3", "6", "9"]);
+        let refused = hyperlift::demo::execute(&pair.target.uri, "insert into public.ranges values (1, '[2,3)')").await.unwrap_err();
+        assert!(refused.has_code("23P01"), "{refused}");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     Phase, Schema, Statement, Target,
     alter::{alter_table, index_column, index_element, is_plain_index, qualified_name},
     hex,
-    older::Note,
+    older::{Adapted, Note, Older},
     publications::{self, publication_of},
     rights::{is_right, map_roles, member_of},
 };
@@ -33,6 +33,7 @@ pub(super) fn understand(text: &str, plan: &Plan, target: Target) -> Result<Sche
     let mut reader = Reader {
         plan,
         target,
+        older: Older::new(target.major),
         statements: Vec::new(),
         notes: Vec::new(),
         hash: Sha256::new(),
@@ -89,6 +90,7 @@ pub(super) fn deparse(node: &NodeEnum) -> Result<String> {
 struct Reader<'a> {
     plan: &'a Plan,
     target: Target,
+    older: Older,
     statements: Vec<Statement>,
     notes: Vec<Note>,
     /// Of all statements that are the application's.
@@ -129,7 +131,13 @@ impl Reader<'_> {
             // The session's settings are hyperlift's own; views are refreshed after the cutover.
             NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
             node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
-            node => self.sort(node, sql, label)?,
+            node => {
+                for Adapted { node, sql, phase } in self.older.adapt(node, sql, &label, &mut self.notes)? {
+                    let before = self.statements.len();
+                    self.sort(node, &sql, label.clone())?;
+                    self.statements[before..].iter_mut().for_each(|s| s.phase = phase.unwrap_or(s.phase));
+                }
+            }
         }
         Ok(())
     }
