@@ -47,6 +47,8 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
         "xmloption = 'content'",
         "search_path = ''",
         "row_security = off",
+        // Compiling takes longer than what is asked of the catalogs, and than applying a batch.
+        "jit = off",
         "statement_timeout = 0",
         "lock_timeout = 0",
         "idle_in_transaction_session_timeout = 0",
