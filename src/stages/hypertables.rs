@@ -252,7 +252,8 @@ async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
             "with tables as (
                  select oid, oid as root from unnest($1::oid[]) as o(oid)
                   union all select t.relid, r.root from unnest($2::oid[]) as r(root) cross join lateral pg_partition_tree(r.root) t where t.isleaf),
-             bounds as (
+             -- What is not of these types must not be read as a number.
+             bounds as materialized (
                  select tables.root as oid, s.attname::text as name, a.atttypid as type,
                         array_remove(array_remove(s.histogram_bounds::text::text[], 'infinity'), '-infinity') as list
                    from tables join pg_class c on c.oid = tables.oid
