@@ -131,11 +131,12 @@ pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale:
     Ok(found)
 }
 
-/// Those of the tables that are partitioned.
-pub async fn partitioned(client: &Client, tables: &[TableName]) -> Result<Vec<TableName>> {
+/// Those of the tables that are of this kind: `r` plain, `p` partitioned (`pg_class.relkind`).
+pub async fn of_kind(client: &Client, tables: &[TableName], kind: &str) -> Result<Vec<TableName>> {
     let names: Vec<String> = tables.iter().map(TableName::sql).collect();
-    let sql = "select t.n from unnest($1::text[]) with ordinality t(name, n) join pg_class c on c.oid = to_regclass(t.name) where c.relkind = 'p'";
-    Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
+    let sql =
+        "select t.n from unnest($1::text[]) with ordinality t(name, n) join pg_class c on c.oid = to_regclass(t.name) where c.relkind::text = $2";
+    Ok(client.query(sql, &[&names, &kind]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
 }
 
 /// The sequences that belong to columns of the tables, but for those of identity columns.

@@ -30,6 +30,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     let mut relations = catalog::relations(&source).await?;
     // A table that comes without its rows may be a hypertable, too.
     relations.retain(|r| m.plan.scope.extent(&r.table) != Extent::Nothing);
+    one_table::adopt(m, &relations).await?;
     if m.timescale.installed.is_none() {
         if let Some(h) = m.plan.hypertables.first() {
             return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))

@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Mutex};
 use super::schema;
 use crate::{
     error::{Error, Result},
+    event::Level,
     migration::Migration,
     name::TableName,
     pg::{
@@ -19,6 +20,22 @@ use crate::{
 /// Partitioned tables of the source that the plan wants as one table.
 pub fn wanted(m: &Migration, relations: &[Relation]) -> Vec<TableName> {
     relations.iter().filter(|r| r.partitioned && m.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect()
+}
+
+/// The target decides: a table that was made there without its partitions stays so, whatever the plan of a later run says.
+pub async fn adopt(m: &mut Migration, relations: &[Relation]) -> Result<()> {
+    let partitioned: Vec<TableName> = relations.iter().filter(|r| r.partitioned).map(|r| r.table.clone()).collect();
+    if partitioned.is_empty() {
+        return Ok(());
+    }
+    let made = target::of_kind(&m.target("one-table").await?, &partitioned, "r").await?;
+    for table in made {
+        if !m.plan.is_one_table(&table) {
+            m.notice(Level::Info, format!("{table} was made without partitions on the target, and stays so")).await;
+            m.plan.one_table.insert(table);
+        }
+    }
+    Ok(())
 }
 
 /// What cannot do without the partitions that will not be there.
@@ -36,7 +53,7 @@ pub async fn make(m: &mut Migration, source: &Client, relations: &[Relation]) ->
         return Ok(());
     }
     let target = m.target("one-table").await?;
-    let partitioned = target::partitioned(&target, &wanted).await?;
+    let partitioned = target::of_kind(&target, &wanted, "p").await?;
     if !partitioned.is_empty() {
         m.dumped = Mutex::default();
     }

@@ -253,7 +253,8 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             create table public.coded (code text, ts timestamptz not null, n int);
             create unique index coded_code on public.coded (lower(code));
             alter table public.coded replica identity full;
-            create table public.parts (ts timestamptz primary key) partition by range (ts);
+            create table public.ruled (ts timestamptz primary key);
+            create rule ignored as on insert to public.ruled where new.ts < '2000-01-01' do instead nothing;
             create table public.\"one\" (id int, ts timestamptz, primary key (id, ts));
             create table public.many (ts timestamptz primary key, one_id int, one_ts timestamptz, foreign key (one_id, one_ts) references public.\"one\");
             insert into public.keyed select i, now() from generate_series(1, 10) i;
@@ -264,7 +265,7 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             (3, by_ts(&[("keyed", "extend")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
             (3, by_ts(&[("keyed", "plain-index")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
             (3, by_ts(&[("coded", "extend")]), "public.coded: key coded_code: it is on an expression"),
-            (3, by_ts(&[("parts", "extend")]), "public.parts cannot be converted: it is partitioned"),
+            (3, by_ts(&[("ruled", "extend")]), "public.ruled cannot be converted: it has rules"),
             (3, by_ts(&[("one", "extend"), ("many", "extend")]), "public.many: its foreign key many_one_id_one_ts_fkey points at public.one"),
             (2, by_ts(&[("child", "extend")]).replace("\"ts\"", "\"at\""), "the plan: public.child has no column at"),
             (2, by_ts(&[("nobody", "extend")]), "the plan names public.nobody, which the source does not have"),
@@ -496,6 +497,24 @@ async fn h_15_partitioned_tables_become_one_table_or_one_hypertable() {
         );
         run.kill().await;
         partitions_become_rows(&sides, &plan).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn h_15_a_table_that_was_made_without_partitions_stays_so() {
+    on_each_timescale(async |sides| {
+        execute(&sides.source, PARTITIONED).await.unwrap();
+        let mut run = sides.run("one_table = [\"public.log\"]", &[]);
+        for stage in ["preflight", "identity"] {
+            run.event("prompt_opened", |e| e["prompt"]["stage"] == stage).await;
+            run.signal("USR1");
+        }
+        run.event("prompt_opened", |e| e["prompt"]["stage"] == "hypertables").await;
+        run.kill().await;
+        sides.migrate("", &["truncate public.log_b; insert into public.log values (1000, 'c', 'after')"]).await;
+        let kinds = "select relname, relkind from pg_class where relname in ('log', 'log_a', 'hashed', 'hashed_0') order by 1";
+        assert_eq!(sides.on_target(kinds).await, ["hashed|p", "hashed_0|r", "log|r"]);
     })
     .await;
 }
