@@ -59,8 +59,9 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
     }
     settings.extend(match side {
         // Not for a standby that is gone: what we change on the source must not hang on it.
-        Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local"],
-        Side::Target => ["check_function_bodies = off", "synchronous_commit = on"],
+        // Of the source only the catalogs are asked anything that the server would compile, which takes longer than the answer.
+        Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local", "jit = off"].as_slice(),
+        Side::Target => &["check_function_bodies = off", "synchronous_commit = on"],
     });
     format!("set {};\n", settings.join(";\nset "))
 }
