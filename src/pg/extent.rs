@@ -82,10 +82,19 @@ struct Index {
 
 /// Resolves the plan's filters, and its tables without partitions, against the catalog. Without any nothing is asked.
 pub async fn resolve(client: &Client, plan: &Plan) -> Result<Omitted> {
-    let scope = &plan.scope;
-    if scope.is_everything() && plan.one_table.is_empty() && plan.hypertables.is_empty() {
+    if plan.scope.is_everything() && plan.one_table.is_empty() && plan.hypertables.is_empty() {
         return Ok(Omitted::default());
     }
+    // Of lists of thousands of objects the planner knows nothing, and of a catalog that was never analysed hardly more: where it believes
+    // that a few rows come it joins by comparing all with all.
+    client.batch_execute("set enable_nestloop = off").await?;
+    let found = resolve_all(client, plan).await?;
+    client.batch_execute("reset enable_nestloop").await?;
+    Ok(found)
+}
+
+async fn resolve_all(client: &Client, plan: &Plan) -> Result<Omitted> {
+    let scope = &plan.scope;
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
     // A partition goes with its root.
