@@ -13,6 +13,8 @@ pub struct Apart {
     pub reason: String,
     /// What to do about it.
     pub fix: String,
+    /// It was wished for, and has been made in that way.
+    pub is_made_as_wished: bool,
 }
 
 /// Whether publications and subscriptions are wished for, and which publications are no matter of the application: parameters 1 to 3.
@@ -70,7 +72,11 @@ order by 1, 2";
 pub async fn apart(source: &Client, plan: &Plan) -> Result<Vec<Apart>> {
     let scope = &plan.scope;
     let rows = source.query(APART, &[&plan.publications, &plan.subscriptions, &OWN_PUBLICATIONS]).await?;
-    let apart = |r: &tokio_postgres::Row| Apart { check: r.get("check"), object: r.get("object"), reason: r.get("reason"), fix: r.get("fix") };
+    let apart = |r: &tokio_postgres::Row| {
+        let (check, reason): (String, String) = (r.get("check"), r.get("reason"));
+        let is_made_as_wished = check == "subscriptions" && !reason.starts_with("not ");
+        Apart { check, object: r.get("object"), reason, fix: r.get("fix"), is_made_as_wished }
+    };
     let mut found: Vec<Apart> = rows.iter().map(apart).collect();
     found.retain(|a| match a.object.split_once(' ') {
         Some(("TABLE", name)) => TableName::parse(name).is_none_or(|table| scope.extent(&table) == Extent::All),

@@ -110,6 +110,13 @@ pub async fn extension_names(client: &Client) -> Result<HashSet<String>> {
     Ok(client.query("select extname::text from pg_extension", &[]).await?.iter().map(|r| r.get(0)).collect())
 }
 
+/// The subscriptions of this database, as `SUBSCRIPTION name`.
+pub async fn subscriptions(client: &Client) -> Result<HashSet<String>> {
+    let sql = "select 'SUBSCRIPTION ' || quote_ident(subname) as name from pg_subscription
+                where subdbid = (select oid from pg_database where datname = current_database())";
+    Ok(client.query(sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}
+
 /// The names of all roles.
 pub async fn role_names(client: &Client) -> Result<HashSet<String>> {
     Ok(client.query("select rolname::text from pg_roles", &[]).await?.iter().map(|r| r.get(0)).collect())

@@ -107,8 +107,10 @@ async fn drop_ledger(reporter: &Reporter, left: &mut Vec<String>, target: &Clien
     if let Some(known) = ledger::migration(target).await?.filter(|known| known.id != id) {
         return Err(Error::refused(format!("the target holds migration {}, not {id}", known.id)).hint("clean that one with its own --dir"));
     }
+    let mut forgotten = true;
     for (membership, result) in rights::leave(target).await? {
+        forgotten &= result.is_ok();
         tell(reporter, left, membership, result).await;
     }
-    ledger::drop(target).await
+    if forgotten { ledger::drop(target).await } else { Err(Error::failed("it knows which memberships are left")) }
 }

@@ -84,9 +84,11 @@ pub async fn join(target: &Client, roles: &[&str]) -> Result<BTreeMap<String, St
 /// Takes back what [`join`] did, before the ledger goes; what could not be taken back.
 pub async fn leave(target: &Client) -> Result<Vec<(String, Result<()>)>> {
     let mut left = Vec::new();
+    let known = catalog::role_names(target).await?;
     for step in ledger::steps(target, MEMBER_OF).await? {
-        let role = step.trim_start_matches(MEMBER_OF).to_owned();
-        let revoke = format!("begin; revoke {} from current_user; {}; commit", ident(&role), ledger::forget_step_sql(&step));
+        let role = step.strip_prefix(MEMBER_OF).unwrap_or_default().to_owned();
+        let revoke = if known.contains(&role) { format!("revoke {} from current_user; ", ident(&role)) } else { String::new() };
+        let revoke = format!("begin; {revoke}{}; commit", ledger::forget_step_sql(&step));
         let result = target.batch_execute(&revoke).await.map_err(Error::from);
         if result.is_err() {
             target.batch_execute("rollback").await?;

@@ -32,6 +32,7 @@ const OBJECTS: &str = "
     alter function app.note() owner to owner_role; alter table app.secured owner to outsider; alter table app.log owner to owner_role;
     comment on table app.parent is 'parents'; comment on schema app is 'ours';
     create publication parents for table app.parent with (publish = 'insert');
+    create subscription feed connection 'host=127.0.0.1 port=1 password=hidden' publication feed with (connect = false, slot_name = none);
     insert into app.parent (name, n) select 'Name ' || n, n from generate_series(1, 300) n;
     insert into app.child (parent, v) select n, 'child ' || n from generate_series(1, 300) n;
     insert into app.events select n, date '2026-01-01' + n, 'e' from generate_series(1, 100) n;
@@ -89,10 +90,15 @@ async fn a_user_that_may_create_roles_becomes_a_member_of_owners_for_the_time_of
 pub async fn as_a_member(pair: &Pair) {
     pair.source.execute(OBJECTS).await;
     let target = weak(pair, "createrole").await;
-    let ended = migrate(pair, &target, &["--owners", "--grants", "--publications", "--map-role", "postgres=weak"]).await;
+    let wishes = ["--owners", "--grants", "--publications", "--subscriptions", "--map-role", "postgres=weak"];
+    let ended = migrate(pair, &target, &wishes).await;
     // The new owner may make nothing in the schema: only a superuser can give it a table there.
     let lost = not_moved(&ended);
-    assert_eq!(lost.keys().collect::<Vec<_>>(), ["LARGE OBJECTS", "PASSWORDS", "owner of TABLE app.secured"]);
+    assert_eq!(
+        lost.keys().collect::<Vec<_>>(),
+        ["LARGE OBJECTS", "PASSWORDS", "SUBSCRIPTION feed", "owner of SUBSCRIPTION feed", "owner of TABLE app.secured"]
+    );
+    assert!(lost["SUBSCRIPTION feed"].contains("superuser") || lost["SUBSCRIPTION feed"].contains("permission denied"), "{lost:?}");
     assert!(lost["owner of TABLE app.secured"].contains("permission denied for schema app"), "{lost:?}");
     for same in [
         "select oid::regclass::text, relowner::regrole::text from pg_class where relnamespace::regnamespace::text = 'app' and relkind in ('r', 'v', 'm', 'S', 'p')
@@ -133,7 +139,7 @@ async fn n_8_what_a_user_without_rights_cannot_make_is_named_beforehand_and_role
     let lost = not_moved(&ended);
     let objects = [
         "LARGE OBJECTS", "POLICY app.secured read", "PUBLICATION parents", "RIGHTS on large objects", "ROLE outsider", "ROLE owner_role",
-        "ROLE postgres", "ROLE reader",
+        "ROLE postgres", "ROLE reader", "SUBSCRIPTION feed",
     ];
     assert_eq!(lost.keys().collect::<Vec<_>>(), objects);
     assert!(
