@@ -1,0 +1,48 @@
+//! Partitions of partitioned tables.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::{error::Result, name::TableName, pg::client::Client};
+
+/// A partition on the source of what is one table on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// OID of the root.
+    pub root: u32,
+    /// The condition that its rows satisfy, and no others of the root; `None` where nothing says so. Those of a default partition depend
+    /// on what other partitions there are, those of a hash partition on OIDs of the source.
+    pub bounds: Option<String>,
+}
+
+/// The partitions below these roots, on all levels, by OID.
+pub async fn partitions(client: &Client, roots: &[u32]) -> Result<BTreeMap<u32, Partition>> {
+    let sql = "select t.relid::oid as oid, r.root, pg_get_partition_constraintdef(t.relid) as bounds
+                 from unnest($1::oid[]) r(root) cross join lateral pg_partition_tree(r.root) t where t.relid <> r.root";
+    Ok(client.query(sql, &[&roots]).await?.iter().map(|r| (r.get("oid"), partition_of(r))).collect())
+}
+
+/// A partition by its OID, and all leaves of its root; `None` for a table that is none, or is gone.
+pub async fn partition(client: &Client, oid: u32) -> Result<Option<(Partition, Vec<u32>)>> {
+    let sql = "select pg_partition_root(oid)::oid as root, pg_get_partition_constraintdef(oid) as bounds,
+                      array(select relid::oid from pg_partition_tree(pg_partition_root(oid)) where isleaf) as leaves
+                 from pg_class where oid = $1 and relispartition";
+    Ok(client.query_opt(sql, &[&oid]).await?.map(|r| (partition_of(&r), r.get("leaves"))))
+}
+
+fn partition_of(row: &tokio_postgres::Row) -> Partition {
+    let bounds = row.get::<_, Option<String>>("bounds").filter(|b| !b.contains("satisfies_hash_partition"));
+    Partition { root: row.get("root"), bounds }
+}
+
+/// The leaves of a partition root.
+pub async fn leaves(client: &Client, root: &TableName) -> Result<Vec<TableName>> {
+    let rows = client
+        .query(
+            "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree(to_regclass($1)) t
+               join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace where t.isleaf",
+            &[&root.sql()],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
