@@ -23,6 +23,8 @@ use crate::{
 pub struct Status {
     /// Up to here everything that was committed is in the spool, durably.
     pub end: End,
+    /// Up to here everything that was committed was read, and counts in `writes`; it need not be in the spool yet.
+    pub read: Lsn,
     /// The greatest WAL end the source has spoken of.
     pub heard: Lsn,
     /// All WAL before `quiet.0` holds nothing for us that is not in the spool once its end has reached `quiet.1`.
@@ -152,13 +154,22 @@ pub struct Reacher {
 impl Reacher {
     /// Waits until everything committed before `lsn` is in the spool, durably. Works on an idle source, too.
     pub async fn reach(&mut self, lsn: Lsn) -> Result<Status> {
+        self.wait(lsn, |s| s.end.lsn >= lsn).await
+    }
+
+    /// Waits until everything committed before `lsn` was read, and counts in the status' writes. It does not wait for the disk.
+    pub async fn read(&mut self, lsn: Lsn) -> Result<Status> {
+        self.wait(lsn, |s| s.read >= lsn).await
+    }
+
+    async fn wait(&mut self, lsn: Lsn, is_there: impl FnMut(&Status) -> bool) -> Result<Status> {
         self.wanted.send_if_modified(|w| {
             let raise = *w < lsn;
             *w = lsn.max(*w);
             raise
         });
         tokio::select! {
-            Ok(status) = self.status.wait_for(|s| s.end.lsn >= lsn) => Ok(status.clone()),
+            Ok(status) = self.status.wait_for(is_there) => Ok(status.clone()),
             () = self.ended.cancelled() => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
         }
     }

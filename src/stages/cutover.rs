@@ -149,7 +149,7 @@ async fn late_write(m: &mut Migration, replay: &mut Replay, source: &Client, end
     stepped(m, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
     let mut reacher = replay.replication.receiver.reacher();
-    let Some(status) = abortable(m, replay, &mut Box::pin(reacher.reach(now))).await? else { return Ok(None) };
+    let Some(status) = abortable(m, replay, &mut Box::pin(reacher.read(now))).await? else { return Ok(None) };
     let late = report_late_writes(m, source, &status.written_after(end)).await?;
     if late.is_empty() {
         stepped(m, step, true, "none").await;
@@ -359,7 +359,7 @@ async fn linger(m: &mut Migration, receiver: &Receiver, end: Lsn) -> Result<bool
     }
     let look = async {
         let now = catalog::mark_end_of_stream(&m.source("cutover").await?).await?;
-        receiver.reacher().reach(now).await
+        receiver.reacher().read(now).await
     };
     match tokio::time::timeout(LAST_LOOK, look).await {
         Ok(Ok(status)) => late_writes(m, &status.written_after(seen)).await?,

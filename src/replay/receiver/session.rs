@@ -250,6 +250,7 @@ impl Session {
                 last_heard = Instant::now();
             }
             // 2. a watermark, when the stream stands at a keepalive between transactions
+            let asked = self.wanted.has_changed().unwrap_or(false);
             let wanted = *self.wanted.borrow_and_update();
             if let Some(at) = keepalive.filter(|at| !c.in_transaction && *at > c.end)
                 && (last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > c.end && at >= wanted))
@@ -265,8 +266,10 @@ impl Session {
                 s.quiet = quiet.unwrap_or(s.quiet);
                 s.bytes += std::mem::take(&mut c.bytes);
                 s.writes.extend(c.writes.found.drain());
-                // Who waits, waits for the spool's end.
-                false
+                // Who waits, waits for the spool's end; or, behind it, for something that he wants to be read.
+                let news = asked || (s.read < wanted && wanted <= c.end);
+                s.read = s.read.max(c.end);
+                news
             });
             let awaited = c.handed < wanted && wanted <= c.end;
             let full = c.is_full();
