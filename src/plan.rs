@@ -254,6 +254,12 @@ impl Plan {
         self.hypertables.iter().find(|h| &h.table == table)
     }
 
+    /// Chooses hypertables and tables without partitions; one that is both is a hypertable.
+    pub fn select(&mut self, hypertables: Vec<Hypertable>, one_table: impl IntoIterator<Item = TableName>) {
+        self.hypertables = hypertables;
+        self.one_table = one_table.into_iter().filter(|t| self.hypertables.iter().all(|h| h.table != *t)).collect();
+    }
+
     /// Whether a table has no partitions on the target, although it has some on the source.
     pub fn is_one_table(&self, table: &TableName) -> bool {
         self.one_table.contains(table) || self.hypertable(table).is_some()
@@ -311,6 +317,9 @@ app = "App of the target"
         assert!(plan.is_one_table(&TableName::new("public", "log")) && plan.is_one_table(&TableName::new("public", "metrics")));
         assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
+        let mut both = plan.clone();
+        both.select(plan.hypertables.clone(), [TableName::new("public", "metrics"), TableName::new("public", "log")]);
+        assert_eq!(Plan::parse(&both.to_toml()).unwrap(), plan, "a hypertable is not a plain table besides");
     }
 
     #[test]

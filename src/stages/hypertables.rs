@@ -60,8 +60,8 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         match m.ask_continue(Stage::Hypertables, question(&candidates), problem).await? {
             Answer::Continue => break,
             Answer::Other(Command::SelectHypertables { selection, one_table }) => {
-                m.plan.hypertables = selection;
-                m.plan.one_table = one_table.into_iter().collect();
+                m.plan.select(selection, one_table);
+                one_table::adopt(m, &relations).await?;
                 m.save_plan()?;
             }
             Answer::Other(Command::Recheck) => {}
@@ -350,7 +350,8 @@ async fn read_back(m: &mut Migration, source: &Client, relations: &[Relation]) -
         }
         found.push(hypertable);
     }
-    m.plan.hypertables = found;
+    let one_table = std::mem::take(&mut m.plan.one_table);
+    m.plan.select(found, one_table);
     Ok(())
 }
 
