@@ -9,8 +9,9 @@ use pg_query::{
 /// How an index or constraint of a schema dump may be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// CREATE INDEX: locks the table against writers only, so several are built at once.
-    Index,
+    /// CREATE INDEX: locks the table against writers only, so several are built at once. ANALYZE gathers statistics of its expressions,
+    /// where it has some, once it is there.
+    Index { on_expressions: bool },
     /// A key, as its index and what makes it the key's.
     Key { index: String, take_over: String },
     /// A constraint that builds its own index, such as an exclusion constraint: locks the table against everything.
@@ -22,7 +23,7 @@ pub fn build_of(sql: &str) -> Build {
     let parsed = pg_query::parse(sql, ParserOptions::default());
     let node = parsed.ok().and_then(|p| p.protobuf.stmts.into_iter().next()).and_then(|s| s.stmt).and_then(|s| s.node);
     match node {
-        Some(NodeEnum::IndexStmt(_)) => Build::Index,
+        Some(NodeEnum::IndexStmt(s)) => Build::Index { on_expressions: s.index_params.iter().any(is_expression) },
         Some(NodeEnum::AlterTableStmt(s)) => split(s).unwrap_or(Build::Constraint),
         // Its locks are not known.
         _ => Build::Constraint,
@@ -64,6 +65,10 @@ fn split(mut s: AlterTableStmt) -> Option<Build> {
     Some(Build::Key { index: print(NodeEnum::IndexStmt(Box::new(index)))?, take_over: print(NodeEnum::AlterTableStmt(s))? })
 }
 
+fn is_expression(element: &pg_query::Node) -> bool {
+    matches!(&element.node, Some(NodeEnum::IndexElem(e)) if e.expr.is_some())
+}
+
 /// A column of a key as a column of its index.
 fn element(column: &pg_query::Node) -> pg_query::Node {
     let name = if let Some(NodeEnum::String(s)) = &column.node { s.sval.clone() } else { String::new() };
@@ -97,6 +102,8 @@ mod tests {
         for (constraint, expected) in cases {
             assert_eq!(split(constraint), expected);
         }
-        assert_eq!(build_of("CREATE UNIQUE INDEX i ON public.t USING btree (a) WHERE (s = 'it''s'::text)"), Build::Index);
+        let on_expressions = |columns: &str| build_of(&format!("CREATE UNIQUE INDEX i ON public.t USING btree ({columns}) WHERE (s = 'it''s'::text)"));
+        assert_eq!(on_expressions("a, b DESC"), Build::Index { on_expressions: false });
+        assert_eq!(on_expressions("a, lower(b)"), Build::Index { on_expressions: true });
     }
 }

@@ -1,7 +1,9 @@
-//! Indexes and keys of a relation, built as soon as it is copied: several at once, of one table, too; then ANALYZE.
+//! ANALYZE, indexes and keys of a relation, as soon as it is copied: several at once, of one table, too.
 //!
 //! A small relation is one transaction with all that belongs to it. Of the others the statements are a queue, from the largest relation to
-//! the smallest, in the waves of [`plan`]. What fails waits for the operator while the rest goes on.
+//! the smallest, in the waves of [`plan`]. What fails waits for the operator while the rest goes on. ANALYZE shares the table with no
+//! CREATE INDEX. It comes first, while there is other work beside it, as the end of the last table has none; but behind indexes on
+//! expressions, whose statistics it gathers.
 
 mod plan;
 mod progress;
@@ -43,6 +45,8 @@ pub struct Job {
     pub statements: Vec<Statement>,
     /// The operator skipped its rows.
     pub skipped: bool,
+    /// It was copied in this run.
+    pub fresh: bool,
 }
 
 /// Up to this size a relation's statements take less than their transactions would; bytes.
@@ -100,7 +104,7 @@ pub fn build(
     builders.run(m.config.target.clone(), prefix, jobs)
 }
 
-/// One relation, from the copy to its ANALYZE.
+/// One relation, from the copy to its last index.
 struct Relation {
     table: TableName,
     rows: u64,
@@ -114,8 +118,9 @@ struct Relation {
     building: Vec<String>,
     /// A worker has begun.
     begun: bool,
-    /// Something was built in this run.
+    /// Something was copied or built in this run, that ANALYZE has not seen.
     changed: bool,
+    analyzed: bool,
     skipped: bool,
 }
 
@@ -227,13 +232,14 @@ impl Builders {
     }
 
     async fn take(&mut self, job: Job) {
-        let Job { table, rows, bytes, statements, skipped } = job;
+        let Job { table, rows, bytes, statements, skipped, fresh: changed } = job;
         let (total, relation) = (statements.len() as u64, self.relations.len());
         let whole: Vec<Step> = statements.iter().map(Step::of).filter(|s| self.is_due(s)).collect();
         let done = total - whole.len() as u64;
         let small = bytes < SMALL && (1..=SMALL_STATEMENTS).contains(&whole.len()) && !self.hypertables.contains(&table);
         let (waves, building) = (Vec::new(), Vec::new());
-        self.relations.push(Relation { table, rows, bytes, statements, waves, done, total, building, begun: false, changed: false, skipped });
+        let (begun, analyzed) = (false, false);
+        self.relations.push(Relation { table, rows, bytes, statements, waves, done, total, building, begun, changed, analyzed, skipped });
         if small { self.push(relation, Work::Whole(whole)) } else { self.by_waves(relation).await }
     }
 
@@ -252,11 +258,16 @@ impl Builders {
         let r = &mut self.relations[relation];
         let waves = plan::waves(&r.table, &r.statements, self.hypertables.contains(&r.table));
         r.waves = waves.into_iter().map(|waves| (waves, 0)).collect();
+        let first = plan::leave_statistics(&r.statements);
         self.report(relation).await;
+        if first { self.push(relation, Work::Analyze) } else { self.begin_waves(relation).await }
+    }
+
+    async fn begin_waves(&mut self, relation: usize) {
         for table in 0..self.relations[relation].waves.len() {
             self.next_wave(relation, table);
         }
-        self.analyze_if_built(relation);
+        self.if_built(relation).await;
     }
 
     /// Makes the next wave of a table of the relation ready.
@@ -273,9 +284,10 @@ impl Builders {
         }
     }
 
-    fn analyze_if_built(&mut self, relation: usize) {
-        if self.relations[relation].waves.iter().all(|(waves, left)| waves.is_empty() && *left == 0) {
-            self.push(relation, Work::Analyze);
+    async fn if_built(&mut self, relation: usize) {
+        let r = &self.relations[relation];
+        if r.waves.iter().all(|(waves, left)| waves.is_empty() && *left == 0) {
+            if r.analyzed { self.finish(relation).await } else { self.push(relation, Work::Analyze) }
         }
     }
 
@@ -323,7 +335,7 @@ impl Builders {
                 self.report(relation).await;
                 if wave_ended {
                     self.next_wave(relation, table);
-                    self.analyze_if_built(relation);
+                    self.if_built(relation).await;
                 }
             }
             (work @ (Work::Step(_, _) | Work::Skip(..)), Err(error)) => {
@@ -341,7 +353,8 @@ impl Builders {
                     // Catch-up tries again.
                     self.reporter.notice(Level::Warn, format!("ANALYZE of {}: {e}", self.relations[relation].table)).await;
                 }
-                self.finish(relation).await;
+                self.relations[relation].analyzed = true;
+                self.begin_waves(relation).await;
             }
         }
     }
@@ -402,7 +415,7 @@ impl Work {
             Self::Step(_, step) => step.run(session, reporter).await,
             Self::Skip(_, step, failure) => ddl::patiently(session, &step.object, &step.skipped(failure), reporter).await,
             Self::Analyze => {
-                // An earlier run may have been killed between the last index and this.
+                // An earlier run may have been killed before this.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));
                 if changed || catalog::value(session.client().await?, &due).await? {
                     ddl::patiently(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;

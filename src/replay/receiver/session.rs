@@ -33,6 +33,8 @@ const DWELL: Duration = Duration::from_micros(100);
 const WATERMARK_EVERY: Duration = Duration::from_secs(10);
 /// Status goes out at least this often; `wal_sender_timeout` is 60 s by default.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Where somebody waits for the stream to come to a place, the source is asked this often how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Nothing heard for this long: the connection is dead. A walsender that reads a large transaction that is not for us answers only
 /// after half of its timeout; dead peers are found by TCP keepalives much sooner.
 const SILENCE: Duration = Duration::from_secs(330);
@@ -216,6 +218,8 @@ impl Session {
         let mut reported = Lsn::ZERO;
         let cancel = self.cancel.clone();
         let mut heard = end.lsn;
+        // The last keepalive: everything that was committed before it has come.
+        let mut complete = Lsn::ZERO;
         loop {
             // 1. all that has come
             let mut reply = false;
@@ -235,6 +239,7 @@ impl Session {
                             heard = heard.max(end);
                             reply |= wanted;
                             keepalive = Some(end);
+                            complete = end;
                         }
                     }
                 }
@@ -249,14 +254,13 @@ impl Session {
             if busy {
                 last_heard = Instant::now();
             }
-            // 2. a watermark, when the stream stands at a keepalive between transactions
+            // 2. a watermark, when the stream stands between transactions. Who waits may have come behind the keepalive that he waits for.
             let asked = self.wanted.has_changed().unwrap_or(false);
             let wanted = *self.wanted.borrow_and_update();
-            if let Some(at) = keepalive.filter(|at| !c.in_transaction && *at > c.end)
-                && (last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > c.end && at >= wanted))
-            {
-                put_watermark(&mut c.records, at);
-                c.reach(at);
+            let due = last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > c.end && complete >= wanted);
+            if due && !c.in_transaction && complete > c.end {
+                put_watermark(&mut c.records, complete);
+                c.reach(complete);
                 last_watermark = Instant::now();
             }
             // 3. told of before it is durable, and to the spool
@@ -278,7 +282,7 @@ impl Session {
             }
             // 4. status to the source
             let flushed = self.status.borrow().end.lsn;
-            let ask = wanted > c.end && last_status.elapsed() >= Duration::from_millis(200);
+            let ask = wanted > c.end && (asked || last_status.elapsed() >= ASK_EVERY);
             if reply || ask || last_status.elapsed() >= STATUS_EVERY || (flushed > reported && last_status.elapsed() >= Duration::from_secs(1)) {
                 wire.send_status(heard.max(flushed), flushed, flushed, ask || last_heard.elapsed() > STATUS_EVERY * 2).await?;
                 (reported, last_status) = (flushed, Instant::now());

@@ -76,7 +76,8 @@ impl Shared {
 
     /// A relation is copied, or skipped.
     async fn settled(&self, state: TableState, task: Task, rows: u64, bytes: u64) {
-        let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped: state == TableState::Skipped };
+        let skipped = state == TableState::Skipped;
+        let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped, fresh: !skipped };
         self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
         let _ = self.jobs.send(job);
         self.queue.settled();
@@ -301,10 +302,10 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
         let statements = indexes::statements_for(&own, &tables, identity.as_deref());
         match entries.get(&r.oid).map(|e| &e.state) {
             Some(RelationState::Copied { .. }) => {
-                sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false });
+                sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });
             }
             Some(RelationState::Skipped) => {
-                sorted.to_index.push(Job { table: r.table.clone(), rows: 0, bytes: 0, statements, skipped: true });
+                sorted.to_index.push(Job { table: r.table.clone(), rows: 0, bytes: 0, statements, skipped: true, fresh: false });
             }
             _ => {
                 let target = unfinished.remove(&r.oid).unwrap_or_default();

@@ -82,12 +82,17 @@ pub fn waves(relation: &TableName, statements: &[Statement], is_hypertable: bool
     tables.iter().map(one).collect()
 }
 
+/// Whether ANALYZE finds nothing more once these are there: none is on an expression. What is not understood may be.
+pub fn leave_statistics(statements: &[Statement]) -> bool {
+    statements.iter().all(|s| matches!(key::build_of(&s.sql), Build::Index { on_expressions: false } | Build::Key { .. }))
+}
+
 fn of_table(statements: &[&Statement], direct: bool) -> VecDeque<Wave> {
     let (mut shared, mut take_overs, mut alone) = (Wave::new(), Vec::new(), Vec::new());
     let splits = !direct && statements.len() > 1;
     for s in statements {
         match key::build_of(&s.sql) {
-            Build::Index => shared.push(Step::of(s)),
+            Build::Index { .. } => shared.push(Step::of(s)),
             Build::Key { index, take_over } if splits => {
                 let (index, constraint) = Step::split(s, index, take_over);
                 shared.push(index);
@@ -154,6 +159,15 @@ mod tests {
         assert_eq!(shown(&[key("t", "k"), index("t", "i"), index("t", "j")], true), ["i:k | i:i i:j"]);
         let partitioned = [key("t", "k"), index("t", "i"), key("leaf", "lk"), index("leaf", "li"), key("other", "ok")];
         assert_eq!(shown(&partitioned, false), ["i:k | i:i", "i:lk i:li | k:lk", "i:ok"]);
+    }
+
+    #[test]
+    fn statistics_may_come_before_indexes_that_have_none() {
+        let expression = statement("t", "e", "CREATE INDEX $N ON $T USING btree (lower(b));");
+        let cases = [(vec![], true), (vec![key("t", "k"), index("t", "i")], true), (vec![expression], false), (vec![exclusion("t", "x")], false)];
+        for (statements, expected) in cases {
+            assert_eq!(leave_statistics(&statements), expected, "{statements:?}");
+        }
     }
 
     #[test]
