@@ -102,7 +102,8 @@ mod tests {
         for (constraint, expected) in cases {
             assert_eq!(split(constraint), expected);
         }
-        let on_expressions = |columns: &str| build_of(&format!("CREATE UNIQUE INDEX i ON public.t USING btree ({columns}) WHERE (s = 'it''s'::text)"));
+        let on_expressions =
+            |columns: &str| build_of(&format!("CREATE UNIQUE INDEX i ON public.t USING btree ({columns}) WHERE (s = 'it''s'::text)"));
         assert_eq!(on_expressions("a, b DESC"), Build::Index { on_expressions: false });
         assert_eq!(on_expressions("a, lower(b)"), Build::Index { on_expressions: true });
     }

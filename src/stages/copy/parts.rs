@@ -8,6 +8,8 @@ const SMALLEST: u64 = 64 << 20;
 const LARGEST: u64 = 4 << 30;
 /// So that the jobs end at about the same time, a database is at least this many parts a job.
 const PARTS_PER_JOB: u64 = 8;
+/// Towards its end a relation is cut into smaller pieces, so that no job is long alone with the last one; no smaller than this, bytes.
+const LAST: u64 = 16 << 20;
 /// No relation has more.
 const MOST_PARTS: u64 = 10_000;
 
@@ -67,19 +69,47 @@ impl Heap {
         self.bytes.div_ceil(split.max(1)).clamp(1, self.blocks.clamp(1, MOST_PARTS))
     }
 
-    /// What restricts a query to each of the pieces.
-    fn conditions(&self, split: u64) -> Vec<String> {
-        match &self.ranges {
-            Ranges::Keys(keys) => keys.conditions(),
-            Ranges::Blocks => block_ranges(self.blocks, self.pieces(split)).map(block_condition).collect(),
-        }
+    /// Its parts, with their bytes. `left`: of the relation, from this heap on.
+    fn cut(&self, split: u64, jobs: u32, left: u64) -> Vec<Part> {
+        let part = |condition, bytes| Part { condition, ..Part::whole(self.table.clone(), bytes) };
+        let parts: Vec<Part> = match &self.ranges {
+            Ranges::Keys(keys) => {
+                let conditions = keys.conditions();
+                let bytes = self.bytes / conditions.len() as u64;
+                conditions.into_iter().map(|c| part(Some(c), bytes)).collect()
+            }
+            Ranges::Blocks => {
+                let ranges = block_ranges(self, split, jobs, left);
+                let bytes = |from, to: Option<u64>| share(self.bytes, to.unwrap_or(self.blocks) - from, self.blocks);
+                ranges.into_iter().map(|(from, to)| part(Some(block_condition((from, to))), bytes(from, to))).collect()
+            }
+        };
+        if parts.len() > 1 { parts } else { vec![part(None, self.bytes)] }
     }
 }
 
-/// As many ranges of blocks of about the same size; from the first block up to, but without, the second. The last has no end.
-fn block_ranges(blocks: u64, pieces: u64) -> impl Iterator<Item = (u64, Option<u64>)> {
-    let edge = move |n: u64| (u128::from(blocks) * u128::from(n) / u128::from(pieces)) as u64;
-    (0..pieces).map(move |n| (edge(n), (n + 1 < pieces).then(|| edge(n + 1))))
+/// `of * part / whole`
+fn share(of: u64, part: u64, whole: u64) -> u64 {
+    (u128::from(of) * u128::from(part) / u128::from(whole.max(1))) as u64
+}
+
+/// Ranges of blocks of about `split` bytes, and smaller ones where less than two of them are left for each job; from the first block up to,
+/// but without, the second. The last has no end.
+fn block_ranges(heap: &Heap, split: u64, jobs: u32, left: u64) -> Vec<(u64, Option<u64>)> {
+    let (mut ranges, mut from) = (Vec::new(), 0);
+    loop {
+        let own = share(heap.bytes, heap.blocks.saturating_sub(from), heap.blocks);
+        let left = left.saturating_sub(heap.bytes - own);
+        let piece = if jobs > 1 { split.min((left / (2 * u64::from(jobs))).max(LAST)) } else { split };
+        let pieces = own.div_ceil(piece.max(heap.bytes / MOST_PARTS).max(1));
+        let to = from + ((heap.blocks - from) / pieces.max(1)).max(1);
+        if pieces <= 1 || to >= heap.blocks {
+            ranges.push((from, None));
+            return ranges;
+        }
+        ranges.push((from, Some(to)));
+        from = to;
+    }
 }
 
 fn block_condition((from, to): (u64, Option<u64>)) -> String {
@@ -108,16 +138,17 @@ impl Part {
     }
 }
 
-/// Cuts heaps larger than `split` bytes into pieces. The largest part comes first, unless they have to be `in_order`.
-pub fn cut(heaps: &[Heap], split: u64, in_order: bool) -> Vec<Part> {
+/// Cuts heaps larger than `split` bytes into pieces for so many jobs. The largest part comes first, unless they have to be `in_order`.
+pub fn cut(heaps: &[Heap], split: u64, jobs: u32, in_order: bool) -> Vec<Part> {
+    let mut heaps: Vec<&Heap> = heaps.iter().collect();
+    if !in_order {
+        heaps.sort_by_key(|h| std::cmp::Reverse(h.bytes));
+    }
+    let mut left = heaps.iter().map(|h| h.bytes).sum::<u64>();
     let mut parts = Vec::new();
     for heap in heaps {
-        let conditions = heap.conditions(split);
-        let (table, bytes) = (&heap.table, heap.bytes / conditions.len().max(1) as u64);
-        match conditions.len() {
-            0 | 1 => parts.push(Part::whole(table.clone(), bytes)),
-            _ => parts.extend(conditions.into_iter().map(|c| Part { condition: Some(c), ..Part::whole(table.clone(), bytes) })),
-        }
+        parts.extend(heap.cut(split, jobs, left));
+        left -= heap.bytes;
     }
     if !in_order {
         // Stable: the parts of one heap stay in their order.
@@ -143,20 +174,36 @@ mod tests {
 
     #[test]
     fn every_block_is_in_exactly_one_part() {
-        for (blocks, bytes, split) in [(10, 81_920, 8_192), (7, 57_344, 20_000), (1_000_001, 8_192_008_192, 300 << 20), (3, 1 << 30, 1 << 20)] {
-            let ranges: Vec<_> = block_ranges(blocks, heap("t", blocks, bytes).pieces(split)).collect();
-            let mut next = 0;
-            for (n, (from, to)) in ranges.iter().enumerate() {
-                assert_eq!(*from, next);
-                match to {
-                    Some(to) => {
-                        assert!(to > from && n + 1 < ranges.len());
-                        next = *to;
+        for (blocks, bytes, split) in
+            [(10, 81_920, 8_192), (7, 57_344, 20_000), (1_000_001, 8_192_008_192, 300 << 20), (3, 1 << 30, 1 << 20), (0, 0, 1)]
+        {
+            for jobs in [1, 2, 8] {
+                let ranges = block_ranges(&heap("t", blocks, bytes), split, jobs, bytes);
+                let mut next = 0;
+                for (n, (from, to)) in ranges.iter().enumerate() {
+                    assert_eq!(*from, next);
+                    match to {
+                        Some(to) => {
+                            assert!(to > from && n + 1 < ranges.len());
+                            next = *to;
+                        }
+                        None => assert_eq!(n + 1, ranges.len(), "only the last has no end"),
                     }
-                    None => assert_eq!(n + 1, ranges.len(), "only the last has no end"),
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_last_parts_of_a_relation_are_smaller() {
+        let sizes = |heaps: &[Heap], jobs| cut(heaps, 64 << 20, jobs, false).iter().map(|p| p.bytes >> 20).collect::<Vec<_>>();
+        let large = heap("t", 90_000, 720 << 20);
+        assert_eq!(sizes(std::slice::from_ref(&large), 1), [60; 12]);
+        assert_eq!(sizes(std::slice::from_ref(&large), 2), [60, 60, 60, 60, 60, 60, 60, 60, 60, 45, 33, 20, 20, 15, 15, 15, 15]);
+        // Only at the end of all leaves.
+        let leaves: Vec<Heap> = (0..20).map(|n| heap(&format!("leaf_{n}"), 7_680, 60 << 20)).collect();
+        assert_eq!(sizes(&leaves, 4).iter().filter(|mb| **mb < 60).count(), 21);
+        assert_eq!(sizes(&leaves, 4).iter().sum::<u64>(), 1_200);
     }
 
     #[test]
@@ -176,19 +223,19 @@ mod tests {
 
     #[test]
     fn small_tables_stay_whole_and_leaves_are_parts() {
-        assert_eq!(cut(&[heap("t", 0, 0)], 1 << 20, false), [Part::whole(TableName::new("public", "t"), 0)]);
+        assert_eq!(cut(&[heap("t", 0, 0)], 1 << 20, 4, false), [Part::whole(TableName::new("public", "t"), 0)]);
         let mut leaves = [heap("a", 1, 8_192), heap("b", 300, 2_457_600), heap("c", 2, 16_384)];
         let names = |parts: Vec<Part>| {
             assert!(parts.iter().enumerate().all(|(n, p)| p.number == n as u32));
             parts.iter().map(|p| format!("{}{}", p.table.name, if p.condition.is_some() { "+" } else { "" })).collect::<Vec<_>>()
         };
-        assert_eq!(names(cut(&leaves, 1 << 20, false)), ["b+", "b+", "b+", "c", "a"]);
-        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b+", "b+", "b+", "c"]);
+        assert_eq!(names(cut(&leaves, 1 << 20, 4, false)), ["b+", "b+", "b+", "c", "a"]);
+        assert_eq!(names(cut(&leaves, 1 << 20, 4, true)), ["a", "b+", "b+", "b+", "c"]);
         // As many as there are bounds for, and one where there are none.
         leaves[1].ranges = Ranges::Keys(keys(&["1"]));
-        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b+", "b+", "c"]);
+        assert_eq!(names(cut(&leaves, 1 << 20, 4, true)), ["a", "b+", "b+", "c"]);
         leaves[1].ranges = Ranges::Keys(KeyRanges::default());
-        assert_eq!(names(cut(&leaves, 1 << 20, true)), ["a", "b", "c"]);
+        assert_eq!(names(cut(&leaves, 1 << 20, 4, true)), ["a", "b", "c"]);
     }
 
     #[test]

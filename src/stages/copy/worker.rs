@@ -122,7 +122,7 @@ impl Worker {
                 heap.ranges = Ranges::Keys(keys::ranges(&mut session.wire, &heap.table, heap.blocks, pieces).await?);
             }
         }
-        let mut parts = parts::cut(&heaps, shared.split, chunking.is_some());
+        let mut parts = parts::cut(&heaps, shared.split, *shared.wanted.borrow(), chunking.is_some());
         if parts.is_empty() && !relation.partitioned {
             parts.push(Part::whole(relation.table.clone(), relation.bytes));
         }
