@@ -9,6 +9,7 @@ pub mod dump;
 pub mod extent;
 pub mod key;
 pub mod ledger;
+pub mod pooler;
 pub mod slot;
 pub mod snapshot;
 pub mod target;

@@ -75,7 +75,7 @@ export class Connection {
     this.write(Buffer.concat([
       message('R', int32(0)), // AuthenticationOk
       ...reported.map(([name, value]) => message('S', cstring(name), cstring(value))),
-      message('K', int32(this.id), int32(randomInt(2 ** 31))),
+      message('K', int32(this.session.pid), int32(randomInt(2 ** 31))),
       message('Z', Buffer.from(this.status))
     ]))
   }

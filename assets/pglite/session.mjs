@@ -55,6 +55,7 @@ export class Session {
       const row = findMessage(await this.run(query(`show ${name}`)), 'D')
       if (row) this.reported.push([name, textRow(row)[0]])
     }
+    this.pid = Number(textRow(findMessage(await this.run(query('select pg_backend_pid()')), 'D'))[0])
   }
 
   run (messages, copyInput) {

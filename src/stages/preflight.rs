@@ -11,8 +11,10 @@ use crate::{
     pg::{
         apart,
         catalog::{self, Relation, Server, versions},
-        client::Client,
-        dump, extent, slot,
+        client::{Client, Side},
+        dump, extent,
+        pooler::{self, Between},
+        slot,
         timescale::{self, Timescale},
         wire::Wire,
     },
@@ -22,6 +24,7 @@ use crate::{
 
 /// Objects named in a verdict.
 const NAMED: usize = 5;
+const DIRECTLY: &str = "connect to the PostgreSQL server itself, by its own host and port (PgBouncer often listens on 6432, the server on 5432)";
 /// The list of what the filters leave out, in the work directory.
 const LEFT_OUT: &str = "report/left-out.txt";
 /// So many of them are told one by one.
@@ -140,6 +143,8 @@ fn accept(m: &mut Migration, facts: Facts) -> Result<()> {
 
 async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     let mut checks = Checks { found: Vec::new() };
+    let source_by_proxy = goes_by_proxy(m, Side::Source).await?;
+    let target_by_proxy = goes_by_proxy(m, Side::Target).await?;
     let source = m.source("preflight").await?;
     let from = catalog::server(&source).await?;
     // One test server has a single session: nothing may be held open on the target while the other side is asked.
@@ -153,6 +158,18 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     );
     m.reporter.report(Event::Connected { source: endpoints.0.clone(), target: endpoints.1.clone() }).await;
     checks.ok("connections", format!("source as {}, target as {}", from.user, to.user));
+    if source_by_proxy || target_by_proxy {
+        let sides = if source_by_proxy && target_by_proxy {
+            "both sides"
+        } else if source_by_proxy {
+            "the source"
+        } else {
+            "the target"
+        };
+        checks.warn("no pooler", format!("a proxy, or a pooler by sessions, stands before {sides}: it may limit connections or end them"), DIRECTLY);
+    } else {
+        checks.ok("no pooler", "both servers are spoken to directly");
+    }
     if (&from.system_id, &from.database) == (&to.system_id, &to.database) && from.database_oid == to.database_oid {
         checks.fail(
             "source is not the target",
@@ -174,6 +191,22 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     target::checks(m, &mut checks, &source, &target, (&from, &to), &timescale).await?;
     machine_checks(m, &mut checks, &from, &relations).await;
     Ok((checks.found, Some(Facts { source: from, target: to, timescale, endpoints })))
+}
+
+/// Whether a proxy is on the way. A pooler that gives a transaction whichever session is free is refused (N-6), before any of our settings
+/// could become one of the application's.
+async fn goes_by_proxy(m: &Migration, side: Side) -> Result<bool> {
+    let info = match side {
+        Side::Source => &m.config.source,
+        Side::Target => &m.config.target,
+    };
+    match pooler::look(info, &m.application("preflight")).await.map_err(|e| e.context(side))? {
+        Between::Nothing => Ok(false),
+        Between::Proxy => Ok(true),
+        Between::Pooler => Err(Error::refused(format!("{side}: a connection pooler stands at {}", info.address()))
+            .detail("it serves each transaction by another session: settings and locks of a migration would end up in those of the application")
+            .hint(DIRECTLY)),
+    }
 }
 
 pub fn summary(r: &Relation, m: &Migration) -> RelationSummary {
@@ -389,6 +422,8 @@ async fn replication_right(m: &Migration, checks: &mut Checks, from: &Server) {
     };
     match attempt.await {
         Ok(_) => checks.ok("replication connection", format!("{} may replicate", from.user)),
+        // A pooler does not know the parameter.
+        Err(e) if e.has_code("08P01") => checks.fail("replication connection", e.to_string(), DIRECTLY),
         Err(e) => checks.fail(
             "replication connection",
             e.to_string(),
