@@ -83,11 +83,10 @@ pub fn percent(part: u64, whole: u64) -> u8 {
     if whole == 0 { 100 } else { (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u8 }
 }
 
-/// `prod-db/shop` of `prod-db:5432/shop`.
+/// `prod-db/shop` of `prod-db:5432/shop`. Another port is kept: it may be all that two servers differ by.
 pub fn short_address(address: &str) -> String {
-    let Some((host, database)) = address.rsplit_once('/') else { return address.to_owned() };
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) && !name.is_empty() => format!("{name}/{database}"),
+    match address.rsplit_once(":5432/") {
+        Some((host, database)) if !host.is_empty() => format!("{host}/{database}"),
         _ => address.to_owned(),
     }
 }
@@ -141,8 +140,11 @@ mod tests {
 
     #[test]
     fn short_addresses_keep_host_and_database() {
-        for (long, short) in [("prod-db:5432/shop", "prod-db/shop"), ("[::1]:5432/a", "[::1]/a"), ("/run/pg/shop", "/run/pg/shop"), ("", "")] {
+        for (long, short) in [("prod-db:5432/shop", "prod-db/shop"), ("[::1]:5432/a", "[::1]/a"), (":5432/a", ":5432/a"), ("", "")] {
             assert_eq!(short_address(long), short);
+        }
+        for kept in ["prod-db:5433/shop", "prod-db:15432/shop", "/run/pg/shop"] {
+            assert_eq!(short_address(kept), kept);
         }
     }
 

@@ -15,7 +15,13 @@ use crate::{
 };
 
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
-    let (top, bottom) = if two_panes(area) { split_rows(area, area.height - 12) } else { split_rows(area, area.height.saturating_sub(6)) };
+    let statements = view.statements(state);
+    let details = match (statements.is_empty(), two_panes(area)) {
+        (true, _) => 0,
+        (false, true) => 12,
+        (false, false) => 6,
+    };
+    let (top, bottom) = split_rows(area, area.height.saturating_sub(details));
     let failed = state.failed_statements.iter().filter(|f| !f.skipped).count();
     let skipped = state.failed_statements.len() - failed;
     let right = [view.filter_text(), format!("{failed} failed  {skipped} skipped")].join("  ").trim().to_owned();
@@ -39,11 +45,9 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let now = Row::new(view).text(" ", Style::new()).left(now, usize::from(inner.width).saturating_sub(2), view.style(Role::Dim));
     let (head, rest) = split_rows(inner, 3);
     text::lines(frame, head, vec![run.line(), now.line()]);
-    let statements = view.statements(state);
     let selected = view.selected(Stage::Schema, state);
     if statements.is_empty() {
         text::lines(frame, rest, vec![Line::styled(" No statement failed.", view.style(Role::Dim))]);
-        pane(frame, bottom, "", "", Role::Plain, view);
         return;
     }
     let object = statements.iter().map(|f| text::width(&f.object)).max().unwrap_or(0).clamp(12, 36);
