@@ -13,7 +13,7 @@ use super::client::Client;
 use crate::{
     error::Result,
     lsn::Lsn,
-    name::{TableName, literal},
+    name::{TableName, ident, literal},
 };
 
 /// Facts about PostgreSQL's versions, by `server_version_num / 10000`.
@@ -147,7 +147,7 @@ pub fn setting_sql(setting: &str) -> String {
 
 /// A setting of an extension has a dot in its name.
 fn ident_of_setting(name: &str) -> String {
-    name.split('.').map(crate::name::ident).collect::<Vec<_>>().join(".")
+    name.split('.').map(ident).collect::<Vec<_>>().join(".")
 }
 
 /// One value of any query that yields one row.
@@ -336,6 +336,34 @@ pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<Str
     let sql = "select attname::text as name from pg_stats where schemaname = $1 and tablename = $2 and avg_width < 100
                 group by attname order by max(case when n_distinct < 0 then -n_distinct * 1e9 else n_distinct end * (1 - null_frac)) desc, attname";
     Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// How many tables and partitions there are, and for how many locks the server has room (PostgreSQL documentation 20.12).
+pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
+    let sql = format!(
+        "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {OWN_SCHEMAS}) as tables,
+                current_setting('max_locks_per_transaction')::bigint
+                * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) as locks"
+    );
+    let row = client.query_one(&sql, &[]).await?;
+    Ok((row.get::<_, i64>("tables") as u64, row.get::<_, i64>("locks") as u64))
+}
+
+/// Whether a column is NULL in some row of a table or its partitions; `None` when it could not be found out in time (`5s`), by
+/// statistics neither.
+pub async fn has_null(client: &Client, table: &TableName, column: &str, time: &str) -> Result<Option<bool>> {
+    let sql = format!("select exists (select from {} where {} is null)", table.sql(), ident(column));
+    client.batch_execute(&format!("begin read only; set local statement_timeout = {}", literal(time))).await?;
+    let found = value::<bool>(client, &sql).await;
+    client.batch_execute("rollback").await?;
+    match found {
+        Err(e) if e.has_code("57014") => {
+            let sql = "select bool_or(null_frac > 0) as some from pg_stats where schemaname = $1 and tablename = $2 and attname = $3";
+            let some: Option<bool> = client.query_one(sql, &[&table.schema, &table.name, &column]).await?.get("some");
+            Ok(some.filter(|some| *some))
+        }
+        found => found.map(Some),
+    }
 }
 
 /// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.

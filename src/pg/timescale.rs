@@ -1,4 +1,4 @@
-//! TimescaleDB on the target: versions, hypertables, and what their keys must hold.
+//! TimescaleDB: versions, hypertables, and what their keys must hold; on the target, but for what the source has of it.
 
 use std::collections::HashMap;
 
@@ -73,6 +73,15 @@ pub async fn hypertables(client: &Client) -> Result<HashMap<TableName, Vec<Dimen
         found.entry(table).or_default().push(Dimension { column: r.get("column"), interval: r.get("step"), width: r.get("width") });
     }
     Ok(found)
+}
+
+/// The names of the hypertables, of any version from 1.0 on; none without the extension.
+pub async fn hypertable_names(client: &Client) -> Result<Vec<TableName>> {
+    if client.query_opt("select from pg_extension where extname = 'timescaledb'", &[]).await?.is_none() {
+        return Ok(Vec::new());
+    }
+    let sql = "select schema_name::text as schema, table_name::text as name from _timescaledb_catalog.hypertable order by 1, 2";
+    Ok(client.query(sql, &[]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,8 @@ const PROPOSE_FROM: u64 = 1 << 20;
 const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
+/// A column is looked through for NULL for so long at most.
+const LOOK_FOR_NULL: &str = "5s";
 
 pub async fn run(m: &mut Migration) -> Result<()> {
     m.enter(Stage::Hypertables).await;
@@ -49,11 +51,13 @@ pub async fn run(m: &mut Migration) -> Result<()> {
         }
     }
     let finished = m.is_finished(Stage::Hypertables);
+    let mut looked = HashMap::new();
     loop {
         let candidates = candidates(m, &source, &relations).await?;
         m.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
         let problem = check_plan(m, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
         let problem = if problem.is_some() { problem } else { one_table::problem(m, &source, &relations).await? };
+        let problem = if problem.is_some() { problem } else { without_time(m, &source, &candidates, &mut looked).await? };
         if finished && problem.is_none() {
             break;
         }
@@ -64,7 +68,7 @@ pub async fn run(m: &mut Migration) -> Result<()> {
                 one_table::adopt(m, &relations).await?;
                 m.save_plan()?;
             }
-            Answer::Other(Command::Recheck) => {}
+            Answer::Other(Command::Recheck) => looked.clear(),
             Answer::Other(other) => m.refuse(&other, Stage::Hypertables).await,
         }
     }
@@ -144,6 +148,39 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
     let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
     let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
     Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
+}
+
+/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `looked`: at which columns, and what was found.
+async fn without_time(
+    m: &Migration,
+    source: &Client,
+    candidates: &[Candidate],
+    looked: &mut HashMap<(TableName, String), bool>,
+) -> Result<Option<String>> {
+    for c in candidates.iter().filter(|c| !c.made) {
+        let Some(h) = &c.chosen else { continue };
+        if c.columns.iter().any(|t| t.name == h.time_column && t.not_null) {
+            continue;
+        }
+        let key = (c.table.clone(), h.time_column.clone());
+        let known = match looked.get(&key) {
+            Some(found) => Some(*found),
+            None => catalog::has_null(source, &c.table, &h.time_column, LOOK_FOR_NULL).await?,
+        };
+        if known.is_none() {
+            let text = format!("{}: whether {} is NULL in some row was not found out in {LOOK_FOR_NULL}", c.table, h.time_column);
+            m.notice(Level::Warn, format!("{text}; such a row would stop its copy")).await;
+        }
+        let found = known.unwrap_or(false);
+        looked.insert(key, found);
+        if found {
+            let (table, column) = (&c.table, crate::name::plain_ident(&h.time_column));
+            return Ok(Some(format!(
+                "{table} has rows whose {column} is NULL, which a hypertable refuses: give them a value on the source, or choose another column"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 async fn candidates(m: &Migration, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {

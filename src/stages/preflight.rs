@@ -108,6 +108,12 @@ pub async fn run(m: &mut Migration) -> Result<()> {
     m.finish(Stage::Preflight).await
 }
 
+/// Some of these, by name.
+fn first_few(names: &[String]) -> String {
+    let some = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > NAMED { format!("{some}, …") } else { some }
+}
+
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -336,8 +342,25 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
             );
         }
     }
+    let (tables, locks) = catalog::tables_and_locks(source).await?;
+    if tables > locks {
+        checks.warn(
+            "room for locks",
+            format!("pg_dump locks {tables} tables and partitions at once; the source has room for about {locks} locks"),
+            "raise max_locks_per_transaction and restart the source, or leave tables out",
+        );
+    }
+    let hypertables = timescale::hypertable_names(source).await?;
+    let hypertables: Vec<String> = hypertables.into_iter().filter(|h| relations.iter().any(|r| r.table == *h)).map(|h| h.to_string()).collect();
+    if !hypertables.is_empty() {
+        checks.fail(
+            "source has no hypertables",
+            format!("{} of its tables are hypertables already: {}", hypertables.len(), first_few(&hypertables)),
+            "hyperlift reads plain PostgreSQL tables, and the rows of these are in chunks: leave them out (--exclude table:…), and move them by pg_dump with timescaledb_pre_restore()",
+        );
+    }
     replication_right(m, checks, from).await;
-    let foreign: Vec<String> = relations.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).take(5).collect();
+    let foreign: Vec<String> = relations.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).collect();
     let create: bool = catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?;
     checks.require(
         "ownership",
@@ -346,7 +369,7 @@ async fn source_checks(m: &Migration, checks: &mut Checks, source: &Client, from
         if foreign.is_empty() {
             format!("{} may not create publications in this database", from.user)
         } else {
-            format!("{} does not own {}", from.user, foreign.join(", "))
+            format!("{} does not own {}", from.user, first_few(&foreign))
         },
         &format!("connect as the owner of the tables or a superuser; grant create on database {} to {}", from.database, from.user),
     );

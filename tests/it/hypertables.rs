@@ -2,6 +2,7 @@
 //! on every kind of TimescaleDB that this machine has.
 
 use super::runner::{Ended, Running, eventually};
+use super::support::hyperlift;
 use hyperlift::demo::compare::compare;
 use hyperlift::demo::data::{self, Size};
 use hyperlift::demo::servers::{Server, ServerOptions};
@@ -255,10 +256,12 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             alter table public.coded replica identity full;
             create table public.ruled (ts timestamptz primary key);
             create rule ignored as on insert to public.ruled where new.ts < '2000-01-01' do instead nothing;
+            create table public.timeless (id int primary key, ts timestamptz);
             create table public.\"one\" (id int, ts timestamptz, primary key (id, ts));
             create table public.many (ts timestamptz primary key, one_id int, one_ts timestamptz, foreign key (one_id, one_ts) references public.\"one\");
             insert into public.keyed select i, now() from generate_series(1, 10) i;
-            insert into public.child select i, i, now() from generate_series(1, 10) i";
+            insert into public.child select i, i, now() from generate_series(1, 10) i;
+            insert into public.timeless values (1, now()), (2, null)";
         execute(&sides.source, tables).await.unwrap();
         let cases = [
             (3, by_ts(&[("child", "refuse")]), "public.child: key child_pkey lacks ts and the plan says refuse"),
@@ -266,6 +269,8 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             (3, by_ts(&[("keyed", "plain-index")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
             (3, by_ts(&[("coded", "extend")]), "public.coded: key coded_code: it is on an expression"),
             (3, by_ts(&[("ruled", "extend")]), "public.ruled cannot be converted: it has rules"),
+            // H-5
+            (3, by_ts(&[("timeless", "extend")]), "public.timeless has rows whose ts is NULL, which a hypertable refuses"),
             (3, by_ts(&[("one", "extend"), ("many", "extend")]), "public.many: its foreign key many_one_id_one_ts_fkey points at public.one"),
             (2, by_ts(&[("child", "extend")]).replace("\"ts\"", "\"at\""), "the plan: public.child has no column at"),
             (2, by_ts(&[("nobody", "extend")]), "the plan names public.nobody, which the source does not have"),
@@ -283,6 +288,12 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
         // the same directory goes on with a plan that can be carried out
         sides.migrate(&by_ts(&[("child", "extend"), ("many", "extend")]), &["update public.child set ts = ts + interval '3 days' where id = 1"]).await;
         assert_eq!(sides.on_target(HYPERTABLES).await, ["public.child ts 1 day", "public.many ts 1 day"]);
+
+        // h_16: as a source they would seem to be empty
+        let checked = hyperlift().args(["check", "--source", &sides.target.uri, "--target", &sides.source]).output().await.unwrap();
+        let (code, text) = (checked.status.code(), String::from_utf8_lossy(&checked.stdout));
+        let expected = "check source has no hypertables: FAIL 2 of its tables are hypertables already: public.child, public.many";
+        assert!(code == Some(3) && text.contains(expected), "{text}{}", String::from_utf8_lossy(&checked.stderr));
     })
     .await;
 }

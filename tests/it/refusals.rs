@@ -106,6 +106,24 @@ async fn a_source_without_logical_wal_is_refused() {
 }
 
 #[tokio::test]
+async fn b_23_too_little_room_for_the_locks_of_pg_dump_is_told_beforehand() {
+    let few = ServerOptions::default().setting("max_locks_per_transaction", "10").setting("max_connections", "20");
+    let (server, pair) = (Server::start(few.setting("max_wal_senders", "5")).await.unwrap(), pair_with_tables().await);
+    let source = Database { uri: server.create_database("many").await.unwrap() };
+    let check = async || {
+        let output = hyperlift().args(["check", "--source", &source.uri, "--target", &pair.target.uri]).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let tables = "do $$ begin for n in 1..201 loop execute format('create table public.t%s (id int primary key)', n); commit; end loop; end $$";
+    source.execute(tables).await;
+    let text = check().await;
+    assert!(text.contains("room for locks: WARN pg_dump locks 201 tables and partitions at once; the source has room for about 200"), "{text}");
+    source.execute("drop table public.t1").await;
+    assert!(!check().await.contains("room for locks"));
+}
+
+#[tokio::test]
 async fn c_31_a_source_that_would_wait_for_hyperlift_is_refused() {
     for names in ["*", "FIRST 1 (hyperlift)"] {
         let pair = Pair::own(ServerOptions::default()).await;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Checks, NAMED};
+use super::{Checks, NAMED, first_few};
 use crate::{
     error::Result,
     migration::Migration,
@@ -101,7 +101,7 @@ pub(super) async fn checks(
                 "target is empty",
                 objects.is_empty(),
                 "no user tables",
-                format!("it holds {}{}", objects.iter().take(5).cloned().collect::<Vec<_>>().join(", "), if objects.len() > 5 { ", …" } else { "" }),
+                format!("it holds {}", first_few(&objects)),
                 "migrate into an empty database: create one, or drop what is there",
             );
         }
