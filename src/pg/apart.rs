@@ -32,7 +32,7 @@ select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname),
             else 'let it end with the source, then create it there' || case when $2 then '' else '; --subscriptions creates it disabled' end end
   from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())
 union all
-select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target', 'alter database … set it there, if it fits'
+select 'database settings', 'SETTING ' || setting || ' of the database', 'not set on the target', 'alter database ... set it there, if it fits'
   from (select unnest(setconfig) as setting from pg_db_role_setting
          where setrole = 0 and setdatabase = (select oid from pg_database where datname = current_database())) s
 union all
@@ -40,20 +40,20 @@ select 'grants on the database', 'GRANTS on the database', 'stay on the source: 
        'grant connect, create and temporary on the target as needed'
   from pg_database where datname = current_database() and datacl is not null
 union all
-select 'comment on the database', 'COMMENT on the database', 'stays on the source', 'comment on database … is ' || quote_literal(shobj_description(oid, 'pg_database'))
+select 'comment on the database', 'COMMENT on the database', 'stays on the source', 'comment on database ... is ' || quote_literal(shobj_description(oid, 'pg_database'))
   from pg_database where datname = current_database() and shobj_description(oid, 'pg_database') is not null
 union all
-select 'security labels', 'SECURITY LABELS of ' || provider, 'stay on the source, ' || count(*) || ' of them', 'security label … on the target'
+select 'security labels', 'SECURITY LABELS of ' || provider, 'stay on the source, ' || count(*) || ' of them', 'security label ... on the target'
   from pg_seclabel group by provider
 union all
 select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname),
        'goes to the default tablespace of the target: ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname),
-       'alter … set tablespace there after the migration'
+       'alter ... set tablespace there after the migration'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_tablespace t on t.oid = c.reltablespace
  where n.nspname !~ '^(pg_|information_schema)' group by t.spcname
 union all
 select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname), 'unlogged, copied once: later changes are in no stream',
-       'alter table … set logged on the source before the copy, or move what changed by hand after the cutover'
+       'alter table ... set logged on the source before the copy, or move what changed by hand after the cutover'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and c.relpersistence = 'u' and n.nspname !~ '^(pg_|information_schema)'
 union all
@@ -129,7 +129,7 @@ pub struct ExtensionTable {
     /// Quoted.
     pub table: String,
     pub sequence: bool,
-    /// `where …`, which the user's own rows satisfy; often empty.
+    /// `where ...`, which the user's own rows satisfy; often empty.
     pub condition: String,
     /// Quoted columns of the table.
     pub columns: String,

@@ -116,6 +116,41 @@ async fn n_1_any_name_is_carried_through() {
     pair.assert_same_schema().await;
 }
 
+#[tokio::test]
+async fn t_11_a_source_in_latin1_arrives_in_utf8() {
+    let pair = Pair::shared_in("LATIN1").await;
+    let schema = "
+        create table public.\"größe\" (\"schlüssel\" text primary key, \"wörter\" text[], j jsonb, c char(4) default 'ä' check (c <> 'ß'));
+        comment on table public.\"größe\" is 'einhundertfünfzig';
+        create index \"zurück\" on public.\"größe\" (lower(\"schlüssel\"));
+        create table public.\"lose\" (a text);
+        alter table public.lose replica identity full;
+        insert into public.\"größe\" select 'é' || n, array['ü' || n, null], jsonb_build_object('ñ', 'ÿ') from generate_series(1, 200) n;
+        insert into public.lose values ('à'), ('b')";
+    pair.source.execute(schema).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let changes = "
+        insert into public.\"größe\" values ('neu ½', '{ö}', '\"ê\"', 'æ');
+        update public.\"größe\" set c = 'ö', \"schlüssel\" = 'ê' || \"schlüssel\" where \"schlüssel\" like 'é1%';
+        delete from public.\"größe\" where \"schlüssel\" = 'é2';
+        update public.lose set a = a || 'ç'";
+    pair.source.execute(changes).await;
+    migration.level_with(&pair.source).await;
+    migration.finish(&pair).await;
+    pair.assert_same_schema().await;
+    // As the client reads them: the servers' own bytes differ.
+    for rows in
+        ["select * from public.\"größe\" order by md5(convert_to(\"schlüssel\", 'UTF8'))", "select * from public.lose order by convert_to(a, 'UTF8')"]
+    {
+        let arrived = pair.target.rows(rows).await;
+        assert!(arrived.len() > 1);
+        assert_eq!(arrived, pair.source.rows(rows).await);
+    }
+    assert_eq!(pair.target.value("select obj_description('public.\"größe\"'::regclass)").await, "einhundertfünfzig");
+}
+
 /// A TOML string.
 fn toml_string(text: &str) -> String {
     serde_json::to_string(text).unwrap()

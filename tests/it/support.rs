@@ -87,7 +87,7 @@ impl Database {
     }
 
     async fn dump_by(&self, program: &Path, options: &[&str]) -> BTreeSet<String> {
-        let output = Command::new(program).arg("--schema-only").args(options).arg(&self.uri).output().await.unwrap();
+        let output = Command::new(program).args(["--schema-only", "--encoding=UTF8"]).args(options).arg(&self.uri).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let token = text.lines().find_map(|l| l.strip_prefix("\\restrict ")).unwrap_or_default();
@@ -127,6 +127,15 @@ impl Pair {
     pub async fn shared() -> Self {
         let (source, target) = SHARED.get_or_init(|| servers(ServerOptions::default())).await;
         Self { source: database(source).await, target: database(target).await, own: None }
+    }
+
+    /// The same, with a source in another encoding than UTF8.
+    pub async fn shared_in(encoding: &str) -> Self {
+        let pair = Self::shared().await;
+        let (server, name) = (&SHARED.get().expect("it was started").0, format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let sql = format!("create database {name} encoding '{encoding}' locale 'C' template template0");
+        server.execute("postgres", &sql).await.unwrap();
+        Self { source: Database { uri: server.uri(&name) }, ..pair }
     }
 
     /// Two empty databases on servers of their own.

@@ -93,7 +93,7 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
 /// is left out.
 pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
-        .args(["--schema-only", "--no-tablespaces", "--no-security-labels"])
+        .args(["--schema-only", "--no-tablespaces", "--no-security-labels", "--encoding=UTF8"])
         .args((!plan.publications).then_some("--no-publications"))
         .args((!plan.subscriptions).then_some("--no-subscriptions"))
         .args((!plan.owners).then_some("--no-owner"))
@@ -117,8 +117,9 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         return Err(Error::failed(format!("pg_dump of the source failed: {}", line.trim_start_matches("pg_dump: error: ")))
             .hint("the schema is dumped with the source's own user: it must be able to read every table's definition"));
     }
-    let text = String::from_utf8(output.stdout)
-        .map_err(|_| Error::failed("pg_dump printed text that is not UTF-8").hint("set client_encoding of the source database to UTF8"))?;
+    let text = String::from_utf8(output.stdout).map_err(|_| {
+        Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: mend them there")
+    })?;
     let text = clean(&text);
     Ok(if omitted.is_empty() { text } else { entries::in_scope(&text, omitted) })
 }
