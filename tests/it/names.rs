@@ -151,6 +151,23 @@ async fn t_11_a_source_in_latin1_arrives_in_utf8() {
     assert_eq!(pair.target.value("select obj_description('public.\"größe\"'::regclass)").await, "einhundertfünfzig");
 }
 
+#[tokio::test]
+async fn t_11_bytes_of_a_source_in_sql_ascii_that_are_not_utf8_are_found_by_the_statement_of_the_error() {
+    let pair = Pair::shared_in("SQL_ASCII").await;
+    let schema = "
+        create table public.t (id int primary key, \"a b\" text, n int);
+        insert into public.t values (1, 'ascii', 1), (2, E'\\xc3\\xa9\\xe2\\x82\\xac\\xf0\\x9f\\x90\\x98\\xed\\x9f\\xbf', null), (3, E'caf\\xe9', 3), (4, null, 4), (5, E'\\xc3', 5)";
+    pair.source.execute(schema).await;
+    let mut migration = Migration::of(&pair);
+    let ended = migration.ended_at_once().await;
+    ended.assert_code(1);
+    let (_, statement) = ended.stderr.split_once("retry: ").expect(&ended.stderr);
+    assert_eq!(pair.source.rows(statement.trim()).await, ["(0,3)", "(0,5)"]);
+    pair.source.execute("update public.t set \"a b\" = E'caf\\xc3\\xa9' where id in (3, 5)").await;
+    migration.cut_over(&pair).await;
+    assert_eq!(pair.target.rows("select * from public.t order by id").await, ["1|ascii|1", "2|é€🐘\u{d7ff}|∅", "3|café|3", "4|∅|4", "5|café|5"]);
+}
+
 /// A TOML string.
 fn toml_string(text: &str) -> String {
     serde_json::to_string(text).unwrap()

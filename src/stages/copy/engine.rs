@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     chunks::Chunking,
-    format::Types,
+    format::{self, Types},
     parts,
     queue::{Queue, Task},
     throttle::Throttle,
@@ -84,9 +84,12 @@ impl Shared {
     }
 
     /// A relation failed: it is tried again under another snapshot, after passing trouble at once, else when the operator says so.
-    pub async fn failed(self: &Arc<Self>, mut task: Task, error: Error, (rows, bytes): (u64, u64)) -> Result<()> {
+    pub async fn failed(self: &Arc<Self>, mut task: Task, mut error: Error, (rows, bytes): (u64, u64)) -> Result<()> {
         if error.is_stop() {
             return Err(error);
+        }
+        if error.has_code("22021") && self.types.encodings.0 == "SQL_ASCII" {
+            error = error.hint(format::not_utf8(&task.relation));
         }
         let table = task.relation.table.clone();
         tracing::warn!(table = %table, %error, "the copy failed");
@@ -184,7 +187,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let types = Types {
         source: catalog::binary_types(&source).await?,
         target: catalog::binary_types(&target).await?,
-        same_encoding: catalog::encoding(&source).await? == catalog::encoding(&target).await?,
+        encodings: (catalog::encoding(&source).await?, catalog::encoding(&target).await?),
     };
     let hypertables = hypertables(m, &target).await?;
     let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::event::CopyFormat;
+use crate::{event::CopyFormat, name::ident, pg::catalog::Relation};
 
 /// What both sides know of types in binary form.
 pub struct Types {
     /// By type OID, see [`crate::pg::catalog::binary_types`].
     pub source: HashMap<u32, String>,
     pub target: HashMap<u32, String>,
-    /// Both databases have the same encoding. Values are converted in either format; but only text says which byte is wrong.
-    pub same_encoding: bool,
+    /// The encodings of the source and of the target.
+    pub encodings: (String, String),
 }
 
 impl Types {
@@ -20,8 +20,19 @@ impl Types {
             let form = self.source.get(on_source);
             form.is_some() && form == target.get(name).and_then(|on_target| self.target.get(on_target))
         };
-        if self.same_encoding && source.iter().all(same) { CopyFormat::Binary } else { CopyFormat::Text }
+        if self.encodings.0 == self.encodings.1 && source.iter().all(same) { CopyFormat::Binary } else { CopyFormat::Text }
     }
+}
+
+/// What finds the rows of a source in SQL_ASCII, which is any bytes, whose text is not UTF-8 (PostgreSQL documentation 24.3.4; RFC 3629).
+pub fn not_utf8(relation: &Relation) -> String {
+    const UTF8: &str = "^([0-7].|(c[2-9a-f]|d.)[89ab].|(e0[ab]|e[1-9a-cef][89ab]|ed[89]).[89ab].|(f0[9ab]|f[1-3][89ab]|f48).([89ab].){2})*$";
+    let columns: Vec<String> = relation.columns.iter().map(|c| ident(&c.name)).collect();
+    format!(
+        "mend them on the source, then retry: select ctid from {} where encode(convert_to(concat_ws('|', {}), 'SQL_ASCII'), 'hex') !~ '{UTF8}'",
+        relation.table.sql(),
+        columns.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -34,7 +45,7 @@ mod tests {
         let mut types = Types {
             source: forms(&[(23, "23"), (25, "25"), (16_400, "public.mood"), (16_500, "25")]),
             target: forms(&[(23, "23"), (25, "25"), (90_400, "public.mood"), (90_500, "23")]),
-            same_encoding: true,
+            encodings: ("UTF8".into(), "UTF8".into()),
         };
         let on_source = |list: &[(&str, u32)]| list.iter().map(|(name, oid)| ((*name).to_owned(), *oid)).collect::<Vec<_>>();
         let on_target = |list: &[(&str, u32)]| list.iter().map(|(name, oid)| ((*name).to_owned(), *oid)).collect::<HashMap<_, _>>();
@@ -52,7 +63,7 @@ mod tests {
         ] {
             assert_eq!(types.format(&on_source(&source), &on_target(&target)), format, "{source:?} {target:?}");
         }
-        types.same_encoding = false;
+        types.encodings.0 = "LATIN1".into();
         assert_eq!(types.format(&on_source(&[("a", 23)]), &on_target(&[("a", 23)])), CopyFormat::Text);
     }
 }

@@ -127,6 +127,12 @@ pub(super) async fn checks(
     let (a, b): (String, String) = (catalog::value(source, encoding).await?, catalog::value(target, encoding).await?);
     if a == b {
         checks.ok("encodings", a);
+    } else if a == "SQL_ASCII" {
+        checks.warn(
+            "encodings",
+            format!("source {a}, which is any bytes, target {b}"),
+            "see that all text is UTF-8: a row that is not stops its copy, and one that is written later stops the replication for good",
+        );
     } else {
         checks.warn("encodings", format!("source {a}, target {b}"), "values that the target cannot hold will fail to copy");
     }
