@@ -57,12 +57,15 @@ pub struct App {
     cutover_box: Option<(u64, Instant)>,
     stop_asked: Option<Instant>,
     message_until: Option<Instant>,
+    /// The prompt that was open at the last look.
+    prompt: Option<u64>,
     draft_until: Option<Instant>,
 }
 
 impl App {
     pub fn new(ascii: bool, mono: bool, zone: TimeZone) -> Self {
-        Self { view: View::new(ascii, mono, zone), last_key: None, cutover_box: None, stop_asked: None, message_until: None, draft_until: None }
+        let view = View::new(ascii, mono, zone);
+        Self { view, last_key: None, cutover_box: None, stop_asked: None, message_until: None, prompt: None, draft_until: None }
     }
 
     /// Draws the whole screen.
@@ -91,7 +94,10 @@ impl App {
     /// Lets go what has had its time; true when the screen changes by it.
     pub fn tick(&mut self, state: &State, now: Instant) -> bool {
         let mut changed = false;
-        if self.message_until.is_some_and(|t| t <= now) {
+        let prompt = state.prompt.as_ref().map(|p| p.id);
+        // What was said of an earlier question is not true of this one.
+        let asked = prompt.is_some() && prompt != std::mem::replace(&mut self.prompt, prompt);
+        if self.message_until.is_some_and(|t| t <= now || asked) {
             self.message_until = None;
             self.view.message = None;
             changed = true;

@@ -5,7 +5,7 @@ use ratatui::{Terminal, backend::TestBackend, layout::Rect};
 use std::time::{Duration, Instant};
 
 use crate::{
-    event::{Command, Event, PromptKind, Stage, StageState},
+    event::{Command, Event, Level, PromptKind, Stage, StageState},
     plan::{IdentityChoice, KeyChoice},
     state::State,
     ui::{
@@ -95,6 +95,18 @@ fn moment((_, story, prepare): &Moment, ascii: bool) -> (App, State) {
 
 fn named(name: &str) -> &'static Moment {
     MOMENTS.iter().find(|m| m.0 == name).unwrap()
+}
+
+#[test]
+fn an_answer_leaves_when_a_question_opens_behind_it() {
+    let (mut app, now) = (fixture::app(false), Instant::now());
+    let (before, open) = (fixture::starting().state, fixture::preflight().state);
+    app.say(Level::Info, "nothing waits for c", now);
+    assert!(!app.tick(&before, now) && app.view.message.is_some());
+    assert!(app.tick(&open, now) && app.view.message.is_none());
+    // What is said of the question itself stays.
+    app.say(Level::Info, "not yet: 1 failed", now);
+    assert!(!app.tick(&open, now) && app.view.message.is_some());
 }
 
 #[test]
