@@ -72,13 +72,15 @@ pub async fn run(m: &mut Migration, mut replay: Replay) -> Result<()> {
 
 /// Returns when the cutover was confirmed, the end LSN, and tables and changes.
 async fn until_drained(m: &mut Migration, replay: &mut Replay) -> Result<(Instant, Lsn, (u64, u64))> {
+    // Asked for here, and not within the downtime: it takes seconds with filters over thousands of tables.
+    let omitted = extent::resolve(&m.source("cutover").await?, &m.plan).await?;
     loop {
         replay.wait_for_cutover(m).await?;
         let confirmed = Instant::now();
         m.finish(Stage::CatchUp).await?;
         catchup::skip_verify(m).await;
         m.enter(Stage::Cutover).await;
-        match drain(m, replay).await? {
+        match drain(m, replay, &omitted).await? {
             Ok(end) => return Ok((confirmed, end, replay.counts())),
             Err(reason) => {
                 m.reporter.report(Event::CutoverAborted { reason }).await;
@@ -94,7 +96,7 @@ async fn stepped(m: &Migration, step: CutoverStep, done: bool, detail: impl Into
 }
 
 /// Steps 1 to 5: the end of the stream is applied, nothing came after it, sequences are set. The inner error is why it was given up.
-async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, String>> {
+async fn drain(m: &mut Migration, replay: &mut Replay, omitted: &Omitted) -> Result<Result<Lsn, String>> {
     replay.resume(m).await;
     let source = m.source("cutover").await?;
     if catalog::prepared_transactions(&source).await? > 0 {
@@ -121,7 +123,7 @@ async fn drain(m: &mut Migration, replay: &mut Replay) -> Result<Result<Lsn, Str
             Err(_) => return Ok(Err(LATE.into())),
         };
         stepped(m, CutoverStep::Sequences, false, "").await;
-        let set = sequences(m, &source).await?;
+        let set = sequences(m, &source, omitted).await?;
         stepped(m, CutoverStep::Sequences, true, format!("{set} set")).await;
         let Some(looked) = late_write(m, replay, &source, after, CutoverStep::LateWritesAgain).await? else { return Ok(Err(ABORTED.into())) };
         match looked {
@@ -198,14 +200,11 @@ async fn settle_late_write(m: &mut Migration, replay: &mut Replay) -> Result<boo
 
 /// Sets the target's sequences to where the source's stand. Never backwards, but for those that nobody has used on the target, and those
 /// that begin anew at their end.
-async fn sequences(m: &Migration, source: &Client) -> Result<usize> {
+async fn sequences(m: &Migration, source: &Client, omitted: &Omitted) -> Result<usize> {
     let target = m.target("cutover").await?;
     let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
     let mut set = Vec::new();
-    let here = catalog::sequences(source).await?;
-    let missing = here.iter().any(|s| !there.contains_key(&s.table));
-    let omitted = if missing { extent::resolve(source, &m.plan).await? } else { Omitted::default() };
-    for s in here.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
+    for s in catalog::sequences(source).await?.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
         let Some(known) = there.get(&s.table) else {
             m.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
             continue;
