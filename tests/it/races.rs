@@ -236,6 +236,26 @@ async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
 }
 
 #[tokio::test]
+async fn a_copy_counts_on_a_source_that_nobody_writes_to_after_a_switch_of_the_wal_file() {
+    let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off")).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    // Now and then it would write a record of its own.
+    let bgwriter = pair.source.value("select pid from pg_stat_activity where backend_type = 'background writer'").await;
+    let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &bgwriter]).status().unwrap().success());
+    signal("-STOP");
+    pair.source.execute("select pg_switch_wal()").await;
+    assert_eq!(pair.source.value("select pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()").await, "t");
+    lock.batch_execute("commit").await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    signal("-CONT");
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
 async fn c_29_what_a_crash_of_the_source_undoes_is_not_copied() {
     let pair = Pair::own(ServerOptions::default().setting("synchronous_commit", "off").setting("autovacuum", "off")).await;
     pair.source.execute(TABLES).await;

@@ -189,7 +189,7 @@ impl Worker {
         let copied = transfer::rows(&shared, &route, &mut session.wire, &mut target, &mut heard).await.map_err(|broken| broken.error)?;
         *moved = (copied.rows_in, copied.bytes);
         if !durable {
-            source::wait_durable(&mut session.wire, frame.at).await?;
+            source::wait_durable(&shared, &mut session.wire, frame.at).await?;
         }
         transfer::commit_whole(&mut target, task.relation.oid, task.target.attempt, frame, copied).await?;
         (self.source, self.target) = (Some(session), Some(target));
@@ -322,7 +322,7 @@ impl Worker {
     /// All parts are in: they count once L is durable on the source (I3), by one statement on the target.
     async fn finish(&mut self, open: &Arc<Open>, mut keeper: Session) -> Result<()> {
         let recorded = async {
-            source::wait_durable(&mut keeper.wire, open.frame.at).await?;
+            source::wait_durable(&self.shared, &mut keeper.wire, open.frame.at).await?;
             loop {
                 match self.record(open).await {
                     Ok(true) => return Ok(()),
