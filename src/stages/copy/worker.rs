@@ -27,8 +27,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     number: u32,
     source: Option<Session>,
-    /// The relation whose snapshot the session of the source has joined.
-    joined: Option<u32>,
+    /// Whose snapshot the session of the source has joined: a relation that is tried again has another one.
+    joined: Option<Arc<Open>>,
     target: Option<Wire>,
 }
 
@@ -50,7 +50,7 @@ impl Worker {
                 self.rest().await;
                 self.shared.throttle.resumed().await?;
             }
-            let work = if let Some(work) = self.shared.queue.take_now(self.joined) {
+            let work = if let Some(work) = self.shared.queue.take_now(self.joined.as_ref()) {
                 work
             } else {
                 self.rest().await;
@@ -250,7 +250,7 @@ impl Worker {
         }
         // Its transaction goes on: the next part of this relation is read in it, too.
         if matches!(outcome, Outcome::Done) {
-            (self.source, self.joined) = (Some(session), Some(open.task.relation.oid));
+            (self.source, self.joined) = (Some(session), Some(Arc::clone(open)));
         }
         self.leave(open, None, false, outcome).await
     }
@@ -264,8 +264,8 @@ impl Worker {
     }
 
     /// A session of our own that reads under the relation's snapshot.
-    async fn joined_session(&mut self, open: &Open) -> Result<Session> {
-        let joined = self.joined.take() == Some(open.task.relation.oid);
+    async fn joined_session(&mut self, open: &Arc<Open>) -> Result<Session> {
+        let joined = self.joined.take().is_some_and(|joined| Arc::ptr_eq(&joined, open));
         let mut session = self.source_session().await?;
         if !joined {
             source::join(&mut session, &open.task.relation, &open.frame.exported).await?;
