@@ -198,7 +198,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: m.cancel.child_token(), failures };
     let (jobs, incoming) = mpsc::unbounded_channel();
     let (finished, mut done) = mpsc::unbounded_channel();
-    tasks.run(indexes::build(m, asker.clone(), incoming, finished));
+    tasks.run(indexes::build(m, relations, asker.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
         m.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
@@ -298,8 +298,8 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
         let mut tables = if r.partitioned && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
-        let own: Vec<Statement> = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
-        let statements = indexes::statements_for(&own, &tables, identity.as_deref());
+        let own = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
+        let statements = indexes::in_order(own, identity.as_deref());
         match entries.get(&r.oid).map(|e| &e.state) {
             Some(RelationState::Copied { .. }) => {
                 sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });
