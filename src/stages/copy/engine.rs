@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     event::{Command, Event, Level, Stage, TableState},
+    lsn::Lsn,
     migration::Migration,
     name::TableName,
     pg::{
@@ -62,6 +63,8 @@ pub struct Shared {
     asker: Asker,
     jobs: mpsc::UnboundedSender<Job>,
     tasks: Tasks,
+    /// The greatest L, for the receiver.
+    copied_at: watch::Sender<Lsn>,
 }
 
 impl Shared {
@@ -69,8 +72,9 @@ impl Shared {
         self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
     }
 
-    /// A relation is copied: its indexes are due.
-    pub async fn copied(&self, task: Task, rows: u64, bytes: u64) {
+    /// A relation is copied, at this L: its indexes are due.
+    pub async fn copied(&self, task: Task, at: Lsn, rows: u64, bytes: u64) {
+        self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
         self.settled(TableState::Waiting, task, rows, bytes).await;
     }
 
@@ -174,7 +178,7 @@ impl Tasks {
 }
 
 /// Copies what is not copied yet, and builds indexes, until everything is there.
-pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statement]) -> Result<()> {
+pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
     let target = m.target("copy").await?;
     // From here on no session of an earlier run can record anything.
     ledger::begin_attempts(&target).await?;
@@ -225,6 +229,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         asker,
         jobs,
         tasks: tasks.clone(),
+        copied_at,
     });
     let mut started = 0;
     let result = loop {

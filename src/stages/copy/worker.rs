@@ -149,7 +149,7 @@ impl Worker {
         shared.progress(&table, 0, 0);
         if whole {
             let copied = self.whole(&task, &frame, &parts[0], durable, (session, target), moved).await?;
-            shared.copied(task, copied.rows_in, copied.bytes).await;
+            shared.copied(task, frame.at, copied.rows_in, copied.bytes).await;
             return Ok(());
         }
         self.target = Some(target);
@@ -343,7 +343,7 @@ impl Worker {
                 if keeper.end().await.is_ok() && self.source.is_none() {
                     (self.source, self.joined) = (Some(keeper), None);
                 }
-                self.shared.copied(open.task.clone(), rows, bytes).await;
+                self.shared.copied(open.task.clone(), open.frame.at, rows, bytes).await;
                 Ok(())
             }
             Err(error) => self.shared.failed(open.task.clone(), error, (rows, bytes)).await,
