@@ -55,7 +55,7 @@ impl Receiving {
             publications: vec![job.publication.clone()],
             system_id: job.system_id.clone(),
         };
-        Receiver::start(origin, job.spool.clone(), job.start, job.start, CancellationToken::new()).await.map(Self)
+        Receiver::start(origin, job.spool.clone(), (job.start, job.start, job.start), CancellationToken::new()).await.map(Self)
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

@@ -176,6 +176,13 @@ pub enum RelationState {
     Skipped,
 }
 
+impl RelationState {
+    /// L, if it is copied.
+    pub fn copied_at(&self) -> Option<Lsn> {
+        if let Self::Copied { at, .. } = self { Some(*at) } else { None }
+    }
+}
+
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
         .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])

@@ -69,14 +69,15 @@ pub struct Receiver {
     pub status: watch::Receiver<Status>,
     wanted: watch::Sender<Lsn>,
     applied: watch::Sender<Lsn>,
+    copied: watch::Sender<Lsn>,
     result: oneshot::Receiver<Result<()>>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
 
 impl Receiver {
-    /// Opens the spool and starts receiving. `start` is the LSN at which the slot became consistent.
-    pub async fn start(origin: Origin, spool_dir: PathBuf, start: Lsn, confirmed: Lsn, cancel: CancellationToken) -> Result<Self> {
+    /// Opens the spool and starts receiving. `start` is the LSN at which the slot became consistent, `copied` the greatest L by now.
+    pub async fn start(origin: Origin, spool_dir: PathBuf, (start, confirmed, copied): (Lsn, Lsn, Lsn), cancel: CancellationToken) -> Result<Self> {
         let dir = spool_dir.clone();
         let writer = tokio::task::spawn_blocking(move || Writer::open(&dir, start)).await.expect("opening the spool does not panic")?;
         let end = writer.end();
@@ -93,9 +94,11 @@ impl Receiver {
         let (status_sender, status) = watch::channel(first);
         let (wanted, wanted_receiver) = watch::channel(Lsn::ZERO);
         let (applied, applied_receiver) = watch::channel(Lsn::ZERO);
+        let (copied, copied_receiver) = watch::channel(copied);
         let cancel = cancel.child_token();
         let spooler = Spooler::start(writer, spool_dir.clone(), status_sender.clone(), applied_receiver);
-        let session = Session { origin, wanted: wanted_receiver, status: status_sender, spooler, dir: spool_dir, cancel: cancel.clone() };
+        let (dir, ending) = (spool_dir, cancel.clone());
+        let session = Session { origin, wanted: wanted_receiver, copied: copied_receiver, status: status_sender, spooler, dir, cancel: ending };
         let ended = CancellationToken::new();
         let over = ended.clone().drop_guard();
         let (ending, result) = oneshot::channel();
@@ -105,7 +108,7 @@ impl Receiver {
             let _over = over;
             let _ = ending.send(runtime.block_on(session.run()));
         })?;
-        Ok(Self { status, wanted, applied, result, cancel, ended })
+        Ok(Self { status, wanted, applied, copied, result, cancel, ended })
     }
 
     /// A handle for waiting that does not borrow the receiver.
@@ -120,6 +123,11 @@ impl Receiver {
             *a = lsn.max(*a);
             raise
         });
+    }
+
+    /// Is to be told of each L: a source that has gone back behind one is refused (I5).
+    pub fn copied(&self) -> watch::Sender<Lsn> {
+        self.copied.clone()
     }
 
     pub fn has_ended(&self) -> bool {

@@ -65,13 +65,14 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     let statements = statements(m, &source, &relations).await?;
     let target = m.target("copy").await?;
     plan_lanes(&target, &relations).await?;
+    let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
-    let receiver = Receiver::start(origin(m), m.work.spool(), start, confirmed, m.cancel.clone()).await?;
+    let receiver = Receiver::start(origin(m), m.work.spool(), (start, confirmed, copied), m.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
         result = async {
-            engine::run(m, &relations, &statements).await?;
+            engine::run(m, &relations, &statements, receiver.copied()).await?;
             large_objects::copy(m).await?;
             extension_rows::copy(m).await?;
             rest_of_indexes(m, &statements).await

@@ -424,7 +424,7 @@ fn differing(m: &Migration) -> Result<()> {
 async fn written_since(m: &Migration, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = m.source("cutover").await?;
     let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &slot::Names::of(&m.record.id).slot).await?) else { return Ok(Vec::new()) };
-    let receiver = Receiver::start(copy::origin(m), m.work.spool(), start, slot.confirmed, m.cancel.clone()).await?;
+    let receiver = Receiver::start(copy::origin(m), m.work.spool(), (start, slot.confirmed, end), m.cancel.clone()).await?;
     let look = async {
         let now = catalog::mark_end_of_stream(&source).await?;
         receiver.reacher().reach(now).await

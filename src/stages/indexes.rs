@@ -68,18 +68,17 @@ pub fn settings(index_jobs: u32) -> String {
     )
 }
 
-/// The statements of a relation, and of its leaves, in the order in which they are to be built.
-pub fn statements_for(statements: &[Statement], tables: &[TableName], identity_index: Option<&str>) -> Vec<Statement> {
-    let mut own: Vec<Statement> =
-        statements.iter().filter(|s| s.phase == Phase::Index && s.table.as_ref().is_some_and(|t| tables.contains(t))).cloned().collect();
+/// Puts the statements of a relation, and of its leaves, in the order in which they are to be built.
+pub fn in_order(mut statements: Vec<Statement>, identity_index: Option<&str>) -> Vec<Statement> {
     // A stable sort: the identity's index first, the order of the dump otherwise.
-    own.sort_by_key(|s| s.makes.as_deref() != identity_index || identity_index.is_none());
-    own
+    statements.sort_by_key(|s| s.makes.as_deref() != identity_index || identity_index.is_none());
+    statements
 }
 
 /// Builds what comes until there is no more; `done` hears of each relation that is finished.
 pub fn build(
     m: &Migration,
+    relations: &[catalog::Relation],
     asker: Asker,
     jobs: mpsc::UnboundedReceiver<Job>,
     done: mpsc::UnboundedSender<TableName>,
@@ -87,8 +86,11 @@ pub fn build(
     let count = m.config.index_jobs.max(1);
     let prefix = m.application("index-");
     let session = |n| Worker { number: n, session: ddl::Session::new(&m.config.target, format!("{prefix}{n}"), settings(count)) };
+    let hypertables: HashSet<TableName> = m.plan.hypertables.iter().map(|h| h.table.clone()).collect();
+    let roots = relations.iter().filter(|r| r.partitioned && !m.plan.is_one_table(&r.table)).map(|r| r.table.clone());
     let builders = Builders {
-        hypertables: m.plan.hypertables.iter().map(|h| h.table.clone()).collect(),
+        divided: roots.chain(hypertables.iter().cloned()).collect(),
+        hypertables,
         reporter: m.reporter.clone(),
         asker,
         done,
@@ -169,6 +171,8 @@ struct Worker {
 /// What is started and ended by the one task that knows of everything.
 struct Builders {
     hypertables: HashSet<TableName>,
+    /// They, and the roots of partitions.
+    divided: HashSet<TableName>,
     reporter: Reporter,
     asker: Asker,
     done: mpsc::UnboundedSender<TableName>,
@@ -256,7 +260,7 @@ impl Builders {
 
     async fn by_waves(&mut self, relation: usize) {
         let r = &mut self.relations[relation];
-        let waves = plan::waves(&r.table, &r.statements, self.hypertables.contains(&r.table));
+        let waves = plan::waves(&r.table, &r.statements, self.divided.contains(&r.table));
         r.waves = waves.into_iter().map(|waves| (waves, 0)).collect();
         let first = plan::leave_statistics(&r.statements);
         self.report(relation).await;

@@ -2,7 +2,7 @@
 //!
 //! Each is made and filled in one transaction of the target, with its comment, owner and grants: one that is there is whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use tokio_postgres::Transaction;
 
 use crate::{
@@ -39,8 +39,10 @@ pub async fn copy(m: &mut Migration) -> Result<()> {
         m.notice(Level::Info, format!("{} large objects are copied; changes from now on do not follow", missing.len())).await;
     }
     let roles = crate::pg::catalog::role_names(&target).await?;
-    for batch in missing.chunks(BATCH) {
+    let mut left: VecDeque<&[u32]> = missing.chunks(BATCH).collect();
+    while let Some(batch) = left.pop_front() {
         let rights = rights(&m.plan, (&source, &target), batch, &roles).await?;
+        source.batch_execute("savepoint batch").await?;
         match m.unless_stopped(copy_batch(&source, &mut target, batch, &rights)).await {
             Ok(failed) => {
                 for (reason, statements) in failed {
@@ -49,11 +51,13 @@ pub async fn copy(m: &mut Migration) -> Result<()> {
                 }
             }
             Err(e) if e.is_stop() || e.is_transient() => return Err(e.context("large objects")),
+            // Each by itself, so that only those that cannot be copied are left.
+            Err(_) if batch.len() > 1 => batch.chunks(1).rev().for_each(|one| left.push_front(one)),
             Err(e) => {
-                let what = format!("LARGE OBJECTS {} to {}", batch[0], batch[batch.len() - 1]);
-                m.not_moved(what, format!("{e}: move them with pg_dump --blobs, or connect as their owner")).await?;
+                m.not_moved(format!("LARGE OBJECT {}", batch[0]), format!("{e}: move it with pg_dump --blobs, or connect as its owner")).await?;
             }
         }
+        source.batch_execute("rollback to batch; release batch").await?;
     }
     ledger::record_step(&target, STEP).await
 }

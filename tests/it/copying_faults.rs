@@ -170,3 +170,24 @@ async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
     pair.assert_equal().await;
     assert_eq!(pair.target.rows(LARGE_OBJECTS).await, wanted);
 }
+
+#[tokio::test]
+async fn large_objects_that_the_user_may_not_read_are_named_and_the_others_moved() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    let database = pair.source.value("select current_database()").await;
+    pair.source
+        .execute(&format!(
+            "create role mover login replication; alter database {database} owner to mover; set role mover;
+             create table public.t (id int primary key); select lo_from_bytea(i::oid, 'own') from generate_series(10001, 10250) i;
+             reset role; select lo_from_bytea(i::oid, 'strange') from unnest(array[9000, 11000]) i"
+        ))
+        .await;
+    let mut migration = Migration::between(&pair.source.uri.replace("postgres@", "mover@"), &pair.target.uri).arguments(&["--skip-roles"]);
+    migration.start();
+    let named = |e: &Event| matches!(e, Event::NotMoved { object, reason } if object == "LARGE OBJECT 9000" && reason.contains("permission denied"));
+    migration.event("the object that cannot be read", named).await;
+    migration.stage(Stage::CatchUp).await;
+    let moved = "select min(oid), max(oid), count(*) from pg_largeobject_metadata where lo_get(oid) = 'own'";
+    assert_eq!(pair.target.rows(moved).await, ["10001|10250|250"]);
+    migration.stop().await.assert_code(4);
+}

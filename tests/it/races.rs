@@ -11,6 +11,7 @@ use hyperlift::{
         conninfo::Conninfo,
     },
 };
+use std::path::Path;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -236,6 +237,26 @@ async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
 }
 
 #[tokio::test]
+async fn a_copy_counts_on_a_source_that_nobody_writes_to_after_a_switch_of_the_wal_file() {
+    let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off")).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    // Now and then it would write a record of its own.
+    let bgwriter = pair.source.value("select pid from pg_stat_activity where backend_type = 'background writer'").await;
+    let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &bgwriter]).status().unwrap().success());
+    signal("-STOP");
+    pair.source.execute("select pg_switch_wal()").await;
+    assert_eq!(pair.source.value("select pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()").await, "t");
+    lock.batch_execute("commit").await.unwrap();
+    migration.stage(Stage::CatchUp).await;
+    signal("-CONT");
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
 async fn c_29_what_a_crash_of_the_source_undoes_is_not_copied() {
     let pair = Pair::own(ServerOptions::default().setting("synchronous_commit", "off").setting("autovacuum", "off")).await;
     pair.source.execute(TABLES).await;
@@ -358,4 +379,36 @@ async fn a_lost_spool_is_refused_and_nothing_is_skipped() {
     std::fs::rename(&aside, &spool).unwrap();
     migration.cut_over(&pair).await;
     pair.assert_equal().await;
+}
+
+#[tokio::test]
+async fn i_5_a_source_that_has_gone_back_behind_a_copy_is_refused() {
+    let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off")).await;
+    pair.source.execute(TABLES).await;
+    pair.source.execute(FIRST).await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    let lock = first_copy_stands(&pair, &mut migration).await;
+    let server = pair.source_server();
+    let (data, backup) = (server.dir().join("data"), server.dir().join("backup"));
+    let copy = |from: &Path, to: &Path| assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    server.kill().await.unwrap();
+    copy(&data, &backup);
+    server.restart().await.unwrap();
+    // Copied is what the stream has not brought yet.
+    let walsender = "select active_pid from pg_replication_slots where active";
+    until("the stream", async || !pair.source.rows(walsender).await.is_empty()).await;
+    assert!(std::process::Command::new("kill").args(["-STOP", &pair.source.value(walsender).await]).status().unwrap().success());
+    pair.source.execute("insert into public.bag select i, repeat('lost', 100) from generate_series(1, 20000) i").await;
+    lock.batch_execute("commit").await.unwrap();
+    until("the copies", async || pair.target.value("select count(*) from _hyperlift.relation where state = 'copied'").await == "3").await;
+    migration.kill().await;
+    server.kill().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    server.restart().await.unwrap();
+    // Past what was received, and not past what was copied.
+    pair.source.execute("insert into public.bag select i, 'another' from generate_series(1, 20) i; checkpoint").await;
+    migration.start();
+    let ended = migration.ended().await;
+    assert!(ended.stderr.contains("the source has gone back"), "{}", ended.stderr);
 }

@@ -44,6 +44,8 @@ const DISK_RESERVE: u64 = 512 << 20;
 pub(super) struct Session {
     pub(super) origin: Origin,
     pub(super) wanted: watch::Receiver<Lsn>,
+    /// The greatest L.
+    pub(super) copied: watch::Receiver<Lsn>,
     pub(super) status: watch::Sender<Status>,
     pub(super) spooler: Spooler,
     /// The spool's directory.
@@ -151,7 +153,8 @@ impl Session {
 
         let origin = self.origin.clone();
         let mut wire = Wire::open_replication(&origin.source, &origin.application_name).await?;
-        self.identify(&mut wire, end.lsn).await?;
+        let copied = *self.copied.borrow();
+        self.identify(&mut wire, end.lsn.max(copied)).await?;
         // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
         wire.simple("set wal_sender_timeout = '5min'").await?;
         let publications = origin.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
@@ -175,7 +178,8 @@ impl Session {
         result
     }
 
-    /// Another system is refused, and so is one that has gone back, or that left the old timeline before what was received (I5).
+    /// Another system is refused, and so is one that has gone back, or that left the old timeline, before `end` of what was received and
+    /// copied (I5).
     async fn identify(&self, wire: &mut Wire, end: Lsn) -> Result<()> {
         let rows = wire.simple("IDENTIFY_SYSTEM").await?;
         let field = |n: usize| rows.first().and_then(|r| r.get(n).cloned().flatten()).unwrap_or_default();
@@ -185,7 +189,7 @@ impl Session {
                 .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
         }
         let back = |where_: String| {
-            Err(Error::refused(format!("the source has gone back: {where_}, but {end} was received"))
+            Err(Error::refused(format!("the source has gone back: {where_}, but what was received and copied goes up to {end}"))
                 .detail("it was restored from a backup, or another server took over before it had everything")
                 .hint("what was copied and replayed may no longer be on the source: run `hyperlift clean`, empty the target and start again"))
         };

@@ -1,5 +1,6 @@
 //! Barriers (I7): all lanes stop together, because somebody asked for it, or because one of them has to do something for all.
 
+use std::collections::HashSet;
 use tokio::sync::oneshot;
 
 use super::{Router, State, lane_gone, send};
@@ -71,6 +72,8 @@ impl Router {
         }
         let (xid, commit) = (transaction.xid, transaction.commit);
         let (mut statements, mut targets) = (Vec::new(), Vec::new());
+        // One-table relations all of whose partitions are named.
+        let (named, mut emptied) = (oids.iter().copied().collect::<HashSet<u32>>(), HashSet::new());
         for oid in oids {
             let known = state
                 .known
@@ -78,7 +81,7 @@ impl Router {
                 .ok_or_else(|| Error::failed(format!("a TRUNCATE of a relation that the stream has not described (OID {oid})")))?;
             let Some(target) = known.target else { continue };
             let relation = &self.shared.relations[target];
-            if !relation.wants(commit, xid) {
+            if !relation.wants(commit, xid) || emptied.contains(&target) {
                 continue;
             }
             let own = TableName::new(&known.message.schema, &known.message.name);
@@ -90,7 +93,11 @@ impl Router {
                 () if relation.target.kind == TableKind::Partitioned => format!("truncate {}", own.sql()),
                 () => {
                     let table = relation.table.clone();
-                    self.without_partition(oids, *oid, &own, &table).await?
+                    let (statement, whole) = self.without_partition(&named, *oid, &own, &table).await?;
+                    if whole {
+                        emptied.insert(target);
+                    }
+                    statement
                 }
             };
             if !statements.contains(&statement) {
@@ -114,25 +121,26 @@ impl Router {
 
     /// What the TRUNCATE of a partition is where its root is one table. A TRUNCATE of the root names all leaves. The bounds of one are
     /// those which it had at the copy and has now; where they are not known for sure, the statement fails with a text that tells the
-    /// operator what to do.
-    async fn without_partition(&mut self, truncated: &[u32], oid: u32, partition: &TableName, table: &TableName) -> Result<String> {
+    /// operator what to do. With it, whether it is the whole table that is truncated.
+    async fn without_partition(&mut self, named: &HashSet<u32>, oid: u32, partition: &TableName, table: &TableName) -> Result<(String, bool)> {
         let now = self.partition(oid).await?;
-        if now.as_ref().is_some_and(|(_, leaves)| leaves.iter().all(|leaf| truncated.contains(leaf))) {
-            return Ok(format!("truncate {}", table.sql()));
+        if now.as_ref().is_some_and(|(_, leaves)| leaves.iter().all(|leaf| named.contains(leaf))) {
+            return Ok((format!("truncate {}", table.sql()), true));
         }
         let bounds = match (self.partitions.get(&oid).map(|p| p.bounds.clone()), now.map(|(p, _)| p.bounds)) {
             (Some(then), Some(now)) => then.filter(|then| now.as_ref() == Some(then)),
             (Some(then), None) => then,
             (None, now) => now.flatten(),
         };
-        Ok(bounds.map_or_else(
+        let statement = bounds.map_or_else(
             || {
                 let text = literal(&format!("{partition} was truncated on the source; which of the rows of {table} were in it is not known here"));
                 let hint = literal(&format!("delete those rows from {table} on the target by hand, then go on without this statement"));
                 format!("do {}", literal(&format!("begin raise exception using message = {text}, hint = {hint}; end")))
             },
             |bounds| format!("delete from {} where {bounds}", table.sql()),
-        ))
+        );
+        Ok((statement, false))
     }
 
     /// All lanes stop, one of them runs statements for all and moves all positions in one transaction, and they go on.

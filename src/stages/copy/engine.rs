@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     event::{Command, Event, Level, Stage, TableState},
+    lsn::Lsn,
     migration::Migration,
     name::TableName,
     pg::{
@@ -62,6 +63,8 @@ pub struct Shared {
     asker: Asker,
     jobs: mpsc::UnboundedSender<Job>,
     tasks: Tasks,
+    /// The greatest L, for the receiver.
+    copied_at: watch::Sender<Lsn>,
 }
 
 impl Shared {
@@ -69,8 +72,9 @@ impl Shared {
         self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
     }
 
-    /// A relation is copied: its indexes are due.
-    pub async fn copied(&self, task: Task, rows: u64, bytes: u64) {
+    /// A relation is copied, at this L: its indexes are due.
+    pub async fn copied(&self, task: Task, at: Lsn, rows: u64, bytes: u64) {
+        self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
         self.settled(TableState::Waiting, task, rows, bytes).await;
     }
 
@@ -177,7 +181,7 @@ impl Tasks {
 }
 
 /// Copies what is not copied yet, and builds indexes, until everything is there.
-pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statement]) -> Result<()> {
+pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
     let target = m.target("copy").await?;
     // From here on no session of an earlier run can record anything.
     ledger::begin_attempts(&target).await?;
@@ -201,7 +205,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: m.cancel.child_token(), failures };
     let (jobs, incoming) = mpsc::unbounded_channel();
     let (finished, mut done) = mpsc::unbounded_channel();
-    tasks.run(indexes::build(m, asker.clone(), incoming, finished));
+    tasks.run(indexes::build(m, relations, asker.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
         m.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
@@ -228,6 +232,7 @@ pub async fn run(m: &mut Migration, relations: &[Relation], statements: &[Statem
         asker,
         jobs,
         tasks: tasks.clone(),
+        copied_at,
     });
     let mut started = 0;
     let result = loop {
@@ -301,8 +306,8 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
         let mut tables = if r.partitioned && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
-        let own: Vec<Statement> = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
-        let statements = indexes::statements_for(&own, &tables, identity.as_deref());
+        let own = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
+        let statements = indexes::in_order(own, identity.as_deref());
         match entries.get(&r.oid).map(|e| &e.state) {
             Some(RelationState::Copied { .. }) => {
                 sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });

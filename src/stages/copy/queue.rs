@@ -178,13 +178,13 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something to do, if there is something right now. `joined` is the relation whose snapshot the job's own session has.
+    /// Something to do, if there is something right now. `joined` is whose snapshot the job's own session has.
     ///
     /// All go to the largest relation together: its indexes take longest, and are built while the smaller ones are copied.
-    pub fn take_now(&self, joined: Option<u32>) -> Option<Work> {
+    pub fn take_now(&self, joined: Option<&Arc<Open>>) -> Option<Work> {
         let mut inner = self.lock();
         for open in &inner.open {
-            if let Some((part, keeper)) = open.take(joined == Some(open.task.relation.oid)) {
+            if let Some((part, keeper)) = open.take(joined.is_some_and(|joined| Arc::ptr_eq(joined, open))) {
                 return Some(Work::Part(Arc::clone(open), part, keeper));
             }
         }

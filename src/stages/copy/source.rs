@@ -1,6 +1,9 @@
 //! The source's side of a copy: sessions, locks, and snapshots that may be used (I1, I3).
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use super::{
     Shared,
@@ -23,6 +26,8 @@ use crate::{
 
 /// A source whose tables are locked exclusively is not waited for longer than this at a time.
 const LOCK_TIMEOUT: &str = "2s";
+/// WAL that is not flushed by then is helped along: the server flushes what was committed several times a second.
+const MOVE_ON_AFTER: Duration = Duration::from_secs(1);
 
 /// What makes the server read ranges of blocks or of keys, and nothing but them.
 const BY_RANGES: &str = "set local enable_seqscan = off; set local max_parallel_workers_per_gather = 0";
@@ -194,12 +199,20 @@ pub async fn join(session: &mut Session, relation: &Relation, exported: &str) ->
 
 /// I3: what was copied must be durable on the source before it counts. The session that took the snapshot still lives, so the server
 /// has not crashed in between.
-pub async fn wait_durable(wire: &mut Wire, at: Lsn) -> Result<()> {
+pub async fn wait_durable(shared: &Shared, wire: &mut Wire, at: Lsn) -> Result<()> {
+    let mut moved = Instant::now();
     loop {
         let rows = wire.simple("select pg_current_wal_flush_lsn()::text").await.map_err(|e| e.context("source"))?;
         let flushed: Lsn = rows.first().and_then(|r| r[0].as_deref()).unwrap_or_default().parse()?;
         if flushed >= at {
             return Ok(());
+        }
+        if moved.elapsed() > MOVE_ON_AFTER {
+            // L may stand behind the header of a page on which there is nothing yet, as after a switch of the WAL file: a source that
+            // nobody writes to would never come so far.
+            let other = client::connect(&shared.config.source, Side::Source, &format!("{}watch", shared.prefix)).await?;
+            server_slot::horizon(&other).await?;
+            moved = Instant::now();
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

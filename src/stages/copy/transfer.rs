@@ -182,9 +182,10 @@ pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, only:
 /// Whether the target has a table of this name below the relation.
 pub async fn has_leaf(target: &mut Wire, relation: &TableName, leaf: &TableName) -> Result<bool> {
     let sql = format!(
-        "select exists (select from pg_partition_tree(to_regclass({})) where isleaf and relid = to_regclass({}))::text",
-        literal(&relation.sql()),
-        literal(&leaf.sql())
+        "select exists (select from pg_class where oid = to_regclass({}) and relkind <> 'p' and relispartition
+                           and pg_partition_root(oid) = to_regclass({}))::text",
+        literal(&leaf.sql()),
+        literal(&relation.sql())
     );
     let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
     Ok(rows.first().and_then(|r| r[0].as_deref()) == Some("true"))

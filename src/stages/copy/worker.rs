@@ -27,8 +27,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     number: u32,
     source: Option<Session>,
-    /// The relation whose snapshot the session of the source has joined.
-    joined: Option<u32>,
+    /// Whose snapshot the session of the source has joined: a relation that is tried again has another one.
+    joined: Option<Arc<Open>>,
     target: Option<Wire>,
 }
 
@@ -50,7 +50,7 @@ impl Worker {
                 self.rest().await;
                 self.shared.throttle.resumed().await?;
             }
-            let work = if let Some(work) = self.shared.queue.take_now(self.joined) {
+            let work = if let Some(work) = self.shared.queue.take_now(self.joined.as_ref()) {
                 work
             } else {
                 self.rest().await;
@@ -149,7 +149,7 @@ impl Worker {
         shared.progress(&table, 0, 0);
         if whole {
             let copied = self.whole(&task, &frame, &parts[0], durable, (session, target), moved).await?;
-            shared.copied(task, copied.rows_in, copied.bytes).await;
+            shared.copied(task, frame.at, copied.rows_in, copied.bytes).await;
             return Ok(());
         }
         self.target = Some(target);
@@ -189,7 +189,7 @@ impl Worker {
         let copied = transfer::rows(&shared, &route, &mut session.wire, &mut target, &mut heard).await.map_err(|broken| broken.error)?;
         *moved = (copied.rows_in, copied.bytes);
         if !durable {
-            source::wait_durable(&mut session.wire, frame.at).await?;
+            source::wait_durable(&shared, &mut session.wire, frame.at).await?;
         }
         transfer::commit_whole(&mut target, task.relation.oid, task.target.attempt, frame, copied).await?;
         (self.source, self.target) = (Some(session), Some(target));
@@ -250,7 +250,7 @@ impl Worker {
         }
         // Its transaction goes on: the next part of this relation is read in it, too.
         if matches!(outcome, Outcome::Done) {
-            (self.source, self.joined) = (Some(session), Some(open.task.relation.oid));
+            (self.source, self.joined) = (Some(session), Some(Arc::clone(open)));
         }
         self.leave(open, None, false, outcome).await
     }
@@ -264,8 +264,8 @@ impl Worker {
     }
 
     /// A session of our own that reads under the relation's snapshot.
-    async fn joined_session(&mut self, open: &Open) -> Result<Session> {
-        let joined = self.joined.take() == Some(open.task.relation.oid);
+    async fn joined_session(&mut self, open: &Arc<Open>) -> Result<Session> {
+        let joined = self.joined.take().is_some_and(|joined| Arc::ptr_eq(&joined, open));
         let mut session = self.source_session().await?;
         if !joined {
             source::join(&mut session, &open.task.relation, &open.frame.exported).await?;
@@ -322,7 +322,7 @@ impl Worker {
     /// All parts are in: they count once L is durable on the source (I3), by one statement on the target.
     async fn finish(&mut self, open: &Arc<Open>, mut keeper: Session) -> Result<()> {
         let recorded = async {
-            source::wait_durable(&mut keeper.wire, open.frame.at).await?;
+            source::wait_durable(&self.shared, &mut keeper.wire, open.frame.at).await?;
             loop {
                 match self.record(open).await {
                     Ok(true) => return Ok(()),
@@ -343,7 +343,7 @@ impl Worker {
                 if keeper.end().await.is_ok() && self.source.is_none() {
                     (self.source, self.joined) = (Some(keeper), None);
                 }
-                self.shared.copied(open.task.clone(), rows, bytes).await;
+                self.shared.copied(open.task.clone(), open.frame.at, rows, bytes).await;
                 Ok(())
             }
             Err(error) => self.shared.failed(open.task.clone(), error, (rows, bytes)).await,

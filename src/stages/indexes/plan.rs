@@ -3,7 +3,7 @@
 //! CREATE INDEX takes SHARE, which lets others of its kind in; ADD CONSTRAINT takes ACCESS EXCLUSIVE, which waits for all of them and
 //! holds up those that come later. So they never run at the same time on one table, and a key of a plain table is built as an index.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::{
     name::TableName,
@@ -64,22 +64,19 @@ impl Step {
 pub type Wave = Vec<Step>;
 
 /// The statements of a relation, by its tables (itself, or its leaves): each table's waves are run one after the other, those of different
-/// tables independently. The order of the statements is kept where nothing speaks against it.
-pub fn waves(relation: &TableName, statements: &[Statement], is_hypertable: bool) -> Vec<VecDeque<Wave>> {
+/// tables independently. The order of the statements is kept where nothing speaks against it. `divided`: a hypertable or a partition root, which
+/// takes over no index that is there (H-2).
+pub fn waves(relation: &TableName, statements: &[Statement], divided: bool) -> Vec<VecDeque<Wave>> {
     let mut tables: Vec<(&Option<TableName>, Vec<&Statement>)> = Vec::new();
+    let mut places = HashMap::new();
     for s in statements {
-        match tables.iter_mut().find(|(table, _)| *table == &s.table) {
+        let place = *places.entry(&s.table).or_insert(tables.len());
+        match tables.get_mut(place) {
             Some((_, own)) => own.push(s),
             None => tables.push((&s.table, vec![s])),
         }
     }
-    // A partition root has leaves; it takes over no index that is there, as little as a hypertable does (H-2).
-    let is_root = tables.len() > 1;
-    let one = |(table, own): &(&Option<TableName>, Vec<&Statement>)| {
-        let direct = table.as_ref() == Some(relation) && (is_hypertable || is_root);
-        of_table(own, direct)
-    };
-    tables.iter().map(one).collect()
+    tables.iter().map(|(table, own)| of_table(own, divided && table.as_ref() == Some(relation))).collect()
 }
 
 /// Whether ANALYZE finds nothing more once these are there: none is on an expression. What is not understood may be.
@@ -138,11 +135,11 @@ mod tests {
     }
 
     /// `i:name` builds an index, `k:name` only takes one over, `|` waits.
-    fn shown(statements: &[Statement], hypertable: bool) -> Vec<String> {
+    fn shown(statements: &[Statement], divided: bool) -> Vec<String> {
         let step = |s: &Step| s.index.as_ref().map_or_else(|| format!("k:{}", &s.object[2..]), |i| format!("i:{i}"));
         let wave = |w: &Wave| w.iter().map(step).collect::<Vec<_>>().join(" ");
         let table = |waves: &VecDeque<Wave>| waves.iter().map(wave).collect::<Vec<_>>().join(" | ");
-        waves(&TableName::new("s", "t"), statements, hypertable).iter().map(table).collect()
+        waves(&TableName::new("s", "t"), statements, divided).iter().map(table).collect()
     }
 
     #[test]
@@ -158,7 +155,7 @@ mod tests {
     fn h_2_keys_of_hypertables_and_partition_roots_are_made_directly_and_first() {
         assert_eq!(shown(&[key("t", "k"), index("t", "i"), index("t", "j")], true), ["i:k | i:i i:j"]);
         let partitioned = [key("t", "k"), index("t", "i"), key("leaf", "lk"), index("leaf", "li"), key("other", "ok")];
-        assert_eq!(shown(&partitioned, false), ["i:k | i:i", "i:lk i:li | k:lk", "i:ok"]);
+        assert_eq!(shown(&partitioned, true), ["i:k | i:i", "i:lk i:li | k:lk", "i:ok"]);
     }
 
     #[test]
