@@ -7,11 +7,12 @@ mod shapes;
 
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
+use tokio_postgres::SimpleQueryMessage;
 
 pub use self::{partitions::*, relations::*, sessions::*, shapes::*};
 use super::client::Client;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     lsn::Lsn,
     name::{TableName, ident, literal},
 };
@@ -316,11 +317,6 @@ pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
     Ok(found)
 }
 
-/// The end of the source's WAL that is flushed.
-pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
-    value::<String>(client, "select pg_current_wal_flush_lsn()::text").await?.parse()
-}
-
 /// The end of the source's WAL that is flushed, and what the clock of the source says.
 pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
     let sql = "select pg_current_wal_flush_lsn()::text as lsn, (extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds";
@@ -366,10 +362,13 @@ pub async fn has_null(client: &Client, table: &TableName, column: &str, time: &s
     }
 }
 
-/// A commit of our own, flushed: every transaction that committed before has a smaller LSN. Works on an idle source, too.
+/// A place in the WAL behind every transaction that has committed before, with a commit of our own behind it: the stream gets there on an
+/// idle source, too. Where the WAL is flushed to need not be such a place: it may be within somebody's unfinished record.
 pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
-    client.batch_execute("begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit").await?;
-    flushed_lsn(client).await
+    let sql = "begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit";
+    let answer = client.simple_query(sql).await?;
+    let lsn = answer.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { row.get(0) } else { None });
+    lsn.ok_or_else(|| Error::failed("the source does not say where it wrote the end of the stream"))?.parse()
 }
 
 /// Materialised views that are populated, in the order of their dependencies.
