@@ -209,7 +209,10 @@ impl Session {
             }
         }
         if known != Some(timeline) {
-            std::fs::write(&file, timeline.to_string())?;
+            let new = self.dir.join("timeline.new");
+            std::fs::write(&new, timeline.to_string())?;
+            std::fs::File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, &file)?;
         }
         Ok(())
     }
