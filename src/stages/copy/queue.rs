@@ -212,11 +212,12 @@ impl Queue {
         }
     }
 
-    /// A relation is to be tried again.
+    /// A relation is to be tried again, behind the next one: what fails for ever must not keep a single job from all others.
     pub fn put_back(&self, task: Task) {
         let mut inner = self.lock();
         inner.opening = None;
-        inner.waiting.push_front(task);
+        let place = inner.waiting.len().min(1);
+        inner.waiting.insert(place, task);
         self.changed.notify_waiters();
     }
 
