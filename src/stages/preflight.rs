@@ -195,6 +195,7 @@ async fn check(m: &Migration) -> Result<(Vec<Check>, Option<Facts>)> {
     m.reporter.report(Event::RelationsFound { relations: summaries }).await;
     source_checks(m, &mut checks, &source, &from, &relations).await?;
     target::checks(m, &mut checks, &source, &target, (&from, &to), &timescale).await?;
+    target::checkpoints(&mut checks, &target, relations.iter().map(|r| r.bytes).sum()).await?;
     machine_checks(m, &mut checks, &from, &relations).await;
     Ok((checks.found, Some(Facts { source: from, target: to, timescale, endpoints })))
 }

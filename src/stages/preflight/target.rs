@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::{Checks, NAMED, first_few};
 use crate::{
     error::Result,
+    format,
     migration::Migration,
     pg::{
         apart,
@@ -15,6 +16,29 @@ use crate::{
     },
     stages::roles,
 };
+
+/// So many checkpoints are worth a word.
+const MANY_CHECKPOINTS: u64 = 20;
+
+/// A target that is set up for small changes stops to write everything to disk over and over while it is filled (PostgreSQL documentation
+/// 14.4.6).
+pub async fn checkpoints(checks: &mut Checks, target: &Client, bytes: u64) -> Result<()> {
+    let megabytes: i64 = catalog::value(target, "select setting::bigint from pg_settings where name = 'max_wal_size'").await?;
+    let room = (megabytes as u64) << 20;
+    if bytes / MANY_CHECKPOINTS > room {
+        checks.warn(
+            "max_wal_size",
+            format!(
+                "{} on the target: while {} come it makes a checkpoint for every {}",
+                format::bytes(room),
+                format::bytes(bytes),
+                format::bytes(room)
+            ),
+            "alter system set max_wal_size = '32GB', then select pg_reload_conf(), for the time of the migration",
+        );
+    }
+    Ok(())
+}
 
 pub(super) async fn checks(
     m: &Migration,
