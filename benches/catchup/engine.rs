@@ -14,7 +14,7 @@ use hyperlift::{
     },
     replay::{
         lane::{ConflictPolicy, Lane, Progress, Shared, Trouble},
-        receiver::{Origin, Receiver, Status},
+        receiver::{Origin, Places, Receiver, Status},
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
         spool::Writer,
@@ -55,7 +55,7 @@ impl Receiving {
             publications: vec![job.publication.clone()],
             system_id: job.system_id.clone(),
         };
-        Receiver::start(origin, job.spool.clone(), (job.start, job.start, job.start), CancellationToken::new()).await.map(Self)
+        Receiver::start(origin, job.spool.clone(), Places { start: job.start, confirmed: job.start, copied: job.start }, CancellationToken::new()).await.map(Self)
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

@@ -51,6 +51,17 @@ pub struct Origin {
     pub system_id: String,
 }
 
+/// Places in the source's WAL when receiving begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// At which the slot became consistent.
+    pub start: Lsn,
+    /// Up to which the slot was told that we have everything.
+    pub confirmed: Lsn,
+    /// The greatest L: nothing is copied from behind it.
+    pub copied: Lsn,
+}
+
 impl Status {
     /// End of the last transaction that changed rows; zero before there was one.
     pub fn last_write(&self) -> Lsn {
@@ -76,8 +87,9 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Opens the spool and starts receiving. `start` is the LSN at which the slot became consistent, `copied` the greatest L by now.
-    pub async fn start(origin: Origin, spool_dir: PathBuf, (start, confirmed, copied): (Lsn, Lsn, Lsn), cancel: CancellationToken) -> Result<Self> {
+    /// Opens the spool and starts receiving.
+    pub async fn start(origin: Origin, spool_dir: PathBuf, places: Places, cancel: CancellationToken) -> Result<Self> {
+        let Places { start, confirmed, copied } = places;
         let dir = spool_dir.clone();
         let writer = tokio::task::spawn_blocking(move || Writer::open(&dir, start)).await.expect("opening the spool does not panic")?;
         let end = writer.end();

@@ -33,7 +33,7 @@ use crate::{
         ledger,
         slot::Names,
     },
-    replay::receiver::{self, Origin, Receiver},
+    replay::receiver::{self, Origin, Places, Receiver},
     scope::Extent,
 };
 
@@ -67,7 +67,7 @@ pub async fn run(m: &mut Migration) -> Result<Replication> {
     plan_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
-    let receiver = Receiver::start(origin(m), m.work.spool(), (start, confirmed, copied), m.cancel.clone()).await?;
+    let receiver = Receiver::start(origin(m), m.work.spool(), Places { start, confirmed, copied }, m.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), m.reporter.clone()));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {

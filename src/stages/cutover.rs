@@ -22,7 +22,7 @@ use crate::{
         extent::{self, Omitted},
         ledger, slot,
     },
-    replay::{receiver::Receiver, spool},
+    replay::{receiver::{Places, Receiver}, spool},
 };
 
 /// The statements of the schema as they were when the copy began, in the work directory.
@@ -424,7 +424,7 @@ fn differing(m: &Migration) -> Result<()> {
 async fn written_since(m: &Migration, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = m.source("cutover").await?;
     let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &slot::Names::of(&m.record.id).slot).await?) else { return Ok(Vec::new()) };
-    let receiver = Receiver::start(copy::origin(m), m.work.spool(), (start, slot.confirmed, end), m.cancel.clone()).await?;
+    let receiver = Receiver::start(copy::origin(m), m.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, m.cancel.clone()).await?;
     let look = async {
         let now = catalog::mark_end_of_stream(&source).await?;
         receiver.reacher().reach(now).await

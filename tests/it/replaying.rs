@@ -18,7 +18,7 @@ use hyperlift::{
     replay::{
         lane::{self, ConflictPolicy, Lane, Shared, Trouble},
         pgoutput::{self, Message, OldKind, Operation, Value},
-        receiver::{Origin, Receiver},
+        receiver::{Origin, Places, Receiver},
         relation::{Counters, Relation},
         router::{self, BarrierRequest, LANE_QUEUE, Router},
         spool::{self, Reader},
@@ -111,7 +111,7 @@ impl Stream {
             publications: vec![names.publication, names.insert_only],
             system_id: system_id.clone(),
         };
-        let receiver = Receiver::start(origin, folder.path().join("spool"), (start, start, start), CancellationToken::new()).await.unwrap();
+        let receiver = Receiver::start(origin, folder.path().join("spool"), Places { start, confirmed: start, copied: start }, CancellationToken::new()).await.unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 

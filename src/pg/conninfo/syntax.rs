@@ -71,7 +71,7 @@ fn uri(rest: &str) -> Result<Vec<(String, String)>> {
     }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (hosts, dbname) = rest.split_once('/').unwrap_or((rest, ""));
-    if account.is_none() && dbname.contains('@') {
+    if dbname.contains('@') {
         return Err(Error::usage("the URI has an \"@\" after its first \"/\"")
             .hint("in a user name, password or database name write / as %2F, @ as %40, : as %3A, ? as %3F"));
     }

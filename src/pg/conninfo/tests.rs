@@ -50,6 +50,7 @@ fn a_string_is_completed_from_the_environment_and_defaults() {
 fn wrong_values_are_named_and_passwords_are_not() {
     for (text, part) in [
         ("host=h pasword=hunter2", "\"pasword\""),
+        ("postgres://u:hunter2@hunter2/x@h/d", "after its first"),
         ("postgres://u:hunter2@h?foo=bar", "\"foo\""),
         ("host=h port=x password=hunter2", "port of host 1"),
         ("host=h port=0", "port of host 1"),
