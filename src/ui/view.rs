@@ -205,6 +205,11 @@ impl View {
         }
     }
 
+    /// Why a list is empty, when something would stand in it without the filter; else `otherwise`.
+    pub fn empty_list(&self, otherwise: &str) -> String {
+        if self.filter.value().is_empty() { format!(" {otherwise}") } else { " Nothing matches the filter (/ changes it, esc clears it).".into() }
+    }
+
     /// Failures first, then warnings.
     pub fn checks<'a>(&self, state: &'a State) -> Vec<&'a Check> {
         let mut checks: Vec<_> = state.checks.iter().filter(|c| self.matches(&c.name, verdict_word(c.verdict))).collect();

@@ -113,7 +113,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     });
     let below = split_rows(inner, used).1;
     if rows.is_empty() {
-        text::lines(frame, below, vec![Line::styled(" No candidates are listed yet.", view.style(Role::Dim))]);
+        text::lines(frame, below, vec![Line::styled(view.empty_list("No candidates are listed yet."), view.style(Role::Dim))]);
     } else if below.height >= 2 {
         let others = if state.candidates.iter().any(|c| c.partitions > 0) { "keep as it is   [1] one plain table" } else { "keep plain" };
         let legend = format!(" [x] convert   [ ] {others}   [-] cannot be converted (enter: why)");

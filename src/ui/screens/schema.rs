@@ -42,7 +42,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let statements = view.statements(state);
     let selected = view.selected(Stage::Schema, state);
     if statements.is_empty() {
-        text::lines(frame, rest, vec![Line::styled(" No statement failed.", view.style(Role::Dim))]);
+        text::lines(frame, rest, vec![Line::styled(view.empty_list("No statement failed."), view.style(Role::Dim))]);
         pane(frame, bottom, "", "", Role::Plain, view);
         return;
     }
