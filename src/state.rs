@@ -464,6 +464,21 @@ impl State {
         self.index.get(table).and_then(|i| self.tables.get(*i))
     }
 
+    /// Tables that arrive without all of their changes, or without rows, as the operator chose.
+    pub fn half_moved(&self) -> Vec<String> {
+        let names = |all: Vec<String>, text: &str, why: &str| (!all.is_empty()).then(|| format!("{text} of {} ({why})", all.join(", ")));
+        let insert_only = self.identities.iter().filter(|r| r.state == IdentityState::Accepted).map(|r| r.table.to_string()).collect();
+        let skipped = self.tables.iter().filter(|t| t.state == TableState::Skipped).map(|t| t.summary.table.to_string()).collect();
+        let found = [names(insert_only, "UPDATE and DELETE", "insert-only"), names(skipped, "rows and changes", "skipped")];
+        found.into_iter().flatten().collect()
+    }
+
+    /// What an altered table waits for: the statement that its target needs.
+    pub fn waits(&self, table: &Table) -> Option<&FailedStatement> {
+        let name = table.summary.table.to_string();
+        self.failed_statements.iter().find(|f| !f.skipped && f.object == name)
+    }
+
     pub fn stage_state(&self, stage: Stage) -> StageState {
         self.stages.get(&stage).copied().unwrap_or_default()
     }

@@ -237,7 +237,7 @@ impl View {
             "state" => tables.sort_by_key(|t| (state_rank(t.state), std::cmp::Reverse(t.summary.bytes))),
             "size" => tables.sort_by_key(|t| std::cmp::Reverse(t.summary.bytes)),
             "progress" => tables.sort_by(|a, b| a.fraction().total_cmp(&b.fraction())),
-            "changes" => tables.sort_by_key(|t| (t.diverged.is_none(), std::cmp::Reverse(t.changes()))),
+            "changes" => tables.sort_by_key(|t| (t.diverged.is_none() && state.waits(t).is_none(), std::cmp::Reverse(t.changes()))),
             _ => tables.sort_by(|a, b| a.summary.table.cmp(&b.summary.table)),
         }
         tables

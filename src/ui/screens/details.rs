@@ -29,15 +29,20 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         Stage::Identity => view.selected_identity(state).map(|r| identity::explain(r, columns, view)),
         Stage::Schema => view.statements(state).get(selected).map(|f| schema::explain(f, columns, view)),
         Stage::Hypertables => view.selected_candidate(state).map(|c| hypertables::explain(c, columns, view)),
-        Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, columns, view)),
+        Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, state, columns, view)),
         _ => None,
     }
     .unwrap_or_default()
 }
 
-fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
+fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'static>> {
     let room = columns.saturating_sub(3);
     let mut out = Vec::new();
+    if let Some(waits) = state.waits(t) {
+        out.extend(schema::explain(waits, columns, view));
+        out.push(Line::raw(" y copies the statement for the target; r goes on once it has run there."));
+        out.push(Line::default());
+    }
     let mut say = |text: String, role| out.extend(wrap(&text, room).into_iter().map(|l| Line::styled(format!(" {l}"), view.style(role))));
     if let Some(error) = &t.error {
         say(format!("{}: {error}", t.state.word()), Role::Failed);
