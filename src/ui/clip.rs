@@ -86,7 +86,8 @@ pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
 
 /// What becomes of the keys that lack the time column, after the copy.
 pub fn later_sql(candidate: &Candidate, hypertable: &Hypertable) -> Vec<String> {
-    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column));
+    // A key with an obstacle holds up the whole conversion.
+    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column) && k.obstacle.is_none());
     let list = |columns: &[&str]| columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
     lacking
         .filter_map(|key| {
