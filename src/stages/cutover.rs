@@ -420,7 +420,7 @@ pub async fn finish(m: &mut Migration) -> Result<()> {
 }
 
 fn late_error() -> Error {
-    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
+    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named as late writes: move those rows by hand")
 }
 
 /// Tables that differ with the operator's consent are told of once more, and make another exit code.
