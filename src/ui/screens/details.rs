@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, text::Line};
 
 use crate::{
-    event::Stage,
+    event::{Stage, TableState},
     format,
     state::{State, Table},
     ui::{
@@ -73,16 +73,23 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
     say(format!("size       {} on disk, ~{} rows (estimated)", format::bytes(s.bytes), format::count(s.rows)), Role::Plain);
     let how = t.format.map(|f| format!(", {}, {}", f.word(), if t.parts == 1 { "1 part".into() } else { format!("{} parts", t.parts) }));
     let how = how.unwrap_or_default();
+    let earlier = t.format.is_none() && matches!(t.state, TableState::Waiting | TableState::Indexing | TableState::Done);
     say(
-        format!(
-            "copied     {} rows, {} on the wire, {}{how}",
-            format::count(t.copied_rows),
-            format::bytes(t.copied_bytes),
-            format::rate(t.meter.rate())
-        ),
+        if earlier {
+            "copied     by an earlier run".into()
+        } else {
+            format!(
+                "copied     {} rows, {} on the wire, {}{how}",
+                format::count(t.copied_rows),
+                format::bytes(t.copied_bytes),
+                format::rate(t.meter.rate())
+            )
+        },
         Role::Plain,
     );
-    say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
+    if !earlier {
+        say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
+    }
     say(format!("indexes    {} of {}", t.indexes_done, t.indexes_total), Role::Plain);
     for b in &t.building {
         let phase = if b.phase.is_empty() { String::new() } else { format!(", {}, ~{:.0}%", b.phase, b.fraction * 100.0) };
