@@ -385,7 +385,9 @@ impl State {
             }
             Event::PromptOpened { prompt } => {
                 let earlier = self.prompt.replace(prompt.clone());
-                self.behind.extend(earlier.filter(|p| p.kind == PromptKind::Trouble && p.stage == prompt.stage));
+                // The cutover's box may be closed again while a change still waits.
+                let stays = |p: &Prompt| p.stage == prompt.stage || prompt.kind == PromptKind::Cutover;
+                self.behind.extend(earlier.filter(|p| p.kind == PromptKind::Trouble && stays(p)));
             }
             Event::PromptClosed { id } => {
                 self.behind.retain(|p| p.id != *id);
@@ -460,6 +462,21 @@ impl State {
 
     pub fn table(&self, table: &TableName) -> Option<&Table> {
         self.index.get(table).and_then(|i| self.tables.get(*i))
+    }
+
+    /// Tables that arrive without all of their changes, or without rows, as the operator chose.
+    pub fn half_moved(&self) -> Vec<String> {
+        let names = |all: Vec<String>, text: &str, why: &str| (!all.is_empty()).then(|| format!("{text} of {} ({why})", all.join(", ")));
+        let insert_only = self.identities.iter().filter(|r| r.state == IdentityState::Accepted).map(|r| r.table.to_string()).collect();
+        let skipped = self.tables.iter().filter(|t| t.state == TableState::Skipped).map(|t| t.summary.table.to_string()).collect();
+        let found = [names(insert_only, "UPDATE and DELETE", "insert-only"), names(skipped, "rows and changes", "skipped")];
+        found.into_iter().flatten().collect()
+    }
+
+    /// What an altered table waits for: the statement that its target needs.
+    pub fn waits(&self, table: &Table) -> Option<&FailedStatement> {
+        let name = table.summary.table.to_string();
+        self.failed_statements.iter().find(|f| !f.skipped && f.object == name)
     }
 
     pub fn stage_state(&self, stage: Stage) -> StageState {
@@ -626,6 +643,17 @@ mod tests {
             fold([(0, opened(1)), (1, opened(2)), (2, opened(3))].into_iter().chain(closed).collect()).prompt.map(|p| p.id)
         };
         assert_eq!([shown(&[1]), shown(&[3]), shown(&[2, 3]), shown(&[3, 1, 2])], [Some(3), Some(2), Some(1), None]);
+    }
+
+    #[test]
+    fn a_question_stays_open_behind_the_cutover_box() {
+        let opened = |id, stage, kind| (0, Event::PromptOpened { prompt: Prompt { id, stage, kind, text: String::new(), blocked_by: None } });
+        let (trouble, cutover) = (opened(1, Stage::CatchUp, PromptKind::Trouble), opened(2, Stage::Cutover, PromptKind::Cutover));
+        let closed = |id| (1, Event::PromptClosed { id });
+        // The box is opened again whenever its gates were looked at.
+        let box_closed = [trouble, cutover.clone(), cutover, closed(2)];
+        assert_eq!(fold(box_closed.to_vec()).prompt.map(|p| p.id), Some(1));
+        assert_eq!(fold(box_closed.into_iter().chain([closed(1)]).collect()).prompt, None);
     }
 
     #[test]

@@ -55,7 +55,9 @@ impl Receiving {
             publications: vec![job.publication.clone()],
             system_id: job.system_id.clone(),
         };
-        Receiver::start(origin, job.spool.clone(), Places { start: job.start, confirmed: job.start, copied: job.start }, CancellationToken::new()).await.map(Self)
+        Receiver::start(origin, job.spool.clone(), Places { start: job.start, confirmed: job.start, copied: job.start }, CancellationToken::new())
+            .await
+            .map(Self)
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

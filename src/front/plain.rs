@@ -229,13 +229,17 @@ impl Printer {
         if before == Some(state) {
             return None;
         }
-        let took = self.state.table(table).and_then(|t| Some(between(t.started?, t.finished?)));
+        let known = self.state.table(table);
+        let earlier = known.is_some_and(|t| t.format.is_none());
+        let took = known.and_then(|t| Some(between(t.started?, t.finished?)));
         let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
         Some(match state {
             // That it began is told with its format.
             TableState::Queued | TableState::Copying => return None,
             TableState::Done if before.is_some_and(TableState::is_copied) => format!("indexed {table}"),
             TableState::Indexing if before == Some(TableState::Waiting) => return None,
+            // What the source's statistics say of it, not what was copied.
+            TableState::Waiting | TableState::Indexing | TableState::Done if earlier => format!("copied {table}: by an earlier run"),
             TableState::Waiting | TableState::Indexing | TableState::Done => {
                 format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes))
             }
@@ -368,6 +372,15 @@ mod tests {
             source_time: None,
             lanes: vec![],
         }
+    }
+
+    #[test]
+    fn what_an_earlier_run_copied_is_not_told_with_the_rows_that_statistics_guess() {
+        let table = TableName::new("public", "orders");
+        let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
+        let copied = Event::CopyProgress { table, state: TableState::Waiting, rows: 1000, bytes: 10 << 20, error: None };
+        let lines = print(vec![(0, opened()), (1, Event::RelationsFound { relations: vec![relation] }), (2, copied)]);
+        assert!(lines.contains("copied public.orders: by an earlier run") && !lines.contains("1 000 rows"), "{lines}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    event::{IdentityState, Stage, TableState},
+    event::{IdentityState, Stage, StageState, TableState},
     format,
     state::{Ended, State},
 };
@@ -20,8 +20,11 @@ use crate::{
 /// ```
 pub fn exit_summary(state: &State) -> String {
     let completed = state.cutover.completed.as_ref();
+    // A run of a migration that an earlier one has cut over only finishes and cleans up.
+    let over = completed.is_some() || state.stage_state(Stage::Done) == StageState::Done;
     let how = match (&state.ended, completed) {
         (_, Some(_)) => "COMPLETED".to_owned(),
+        (None, None) if over => "COMPLETED".to_owned(),
         (Some(Ended::Failed { .. }), None) => format!("FAILED at {}", state.stage.unwrap_or(Stage::Preflight).title()),
         _ => format!("STOPPED at {}", state.stage.unwrap_or(Stage::Preflight).title()),
     };
@@ -41,20 +44,19 @@ pub fn exit_summary(state: &State) -> String {
             line("hint", hint);
         }
     }
-    if let Some(completed) = completed {
-        let hyper = state.tables.iter().filter(|t| t.summary.kind == crate::event::RelationKind::Hypertable).count();
-        let (changes, run) = (format::count(completed.changes), if state.resumed { " in this run" } else { "" });
-        line("tables", &format!("{}, {hyper} of them hypertables; {changes} changes replayed{run}", completed.tables));
-        let insert_only: Vec<String> = state.identities.iter().filter(|r| r.state == IdentityState::Accepted).map(|r| r.table.to_string()).collect();
-        if !insert_only.is_empty() {
-            line("not moved", &format!("UPDATE and DELETE of {} (insert-only)", insert_only.join(", ")));
+    if over {
+        if let Some(completed) = completed {
+            let hyper = state.tables.iter().filter(|t| t.summary.kind == crate::event::RelationKind::Hypertable).count();
+            let (changes, run) = (format::count(completed.changes), if state.resumed { " in this run" } else { "" });
+            line("tables", &format!("{}, {hyper} of them hypertables; {changes} changes replayed{run}", completed.tables));
         }
-        let skipped: Vec<String> = state.tables.iter().filter(|t| t.state == TableState::Skipped).map(|t| t.summary.table.to_string()).collect();
-        if !skipped.is_empty() {
-            line("not moved", &format!("rows and changes of {} (skipped)", skipped.join(", ")));
+        for what in state.half_moved() {
+            line("not moved", &what);
         }
         not_moved(state, &mut line);
-        line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
+        if let Some(completed) = completed {
+            line("downtime", &format!("{:.1} s", completed.downtime_ms as f64 / 1000.0));
+        }
         late_writes(state, &mut line);
         differing(state, &mut line);
         for (what, error) in &state.cutover.cleaned {
@@ -164,6 +166,15 @@ mod tests {
         let mut s = fixture::starting();
         s.then(1, Event::Stopped { stage: Stage::Preflight });
         insta::assert_snapshot!(exit_summary(&s.state));
+    }
+
+    #[test]
+    fn a_migration_that_an_earlier_run_completed_is_not_to_be_continued() {
+        let mut s = fixture::starting();
+        s.then(0, Event::StageChanged { stage: Stage::Done, state: StageState::Running });
+        s.then(1, Event::StageChanged { stage: Stage::Done, state: StageState::Done });
+        let text = exit_summary(&s.state);
+        assert!(text.contains("COMPLETED after") && text.contains("point the application") && !text.contains("continue"), "{text}");
     }
 
     #[test]

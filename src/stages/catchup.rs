@@ -345,6 +345,9 @@ impl Replay {
                 sql: sql.clone().unwrap_or_default(),
             },
         };
+        // The error of a change names its row, which the journal alone may have.
+        let told = if trouble.sql.is_some() { trouble.error.message.as_str() } else { "a change waits for the operator" };
+        tracing::error!(object, sqlstate = trouble.error.sqlstate, "{told}");
         m.reporter.report(event).await;
         let text = match &trouble.sql {
             None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),

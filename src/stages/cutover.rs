@@ -22,7 +22,10 @@ use crate::{
         extent::{self, Omitted},
         ledger, slot,
     },
-    replay::{receiver::{Places, Receiver}, spool},
+    replay::{
+        receiver::{Places, Receiver},
+        spool,
+    },
 };
 
 /// The statements of the schema as they were when the copy began, in the work directory.
@@ -277,10 +280,23 @@ async fn behind_the_cutover(m: &mut Migration) -> Result<()> {
         }
     }
     refresh_views(m, &target).await?;
+    if let Err(e) = changed_tables(m).await {
+        m.not_moved("TABLES", format!("whether any were made or altered on the source since the copy is not known: {e}")).await?;
+    }
     if let Err(e) = large_objects::look_for_changes(m).await {
         m.not_moved("LARGE OBJECTS", format!("whether they changed since the copy is not known: {e}")).await?;
     }
     m.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
+    Ok(())
+}
+
+/// Tables that were made on the source since the copy, or altered so that replay did not see it: the cutover is possible with them.
+async fn changed_tables(m: &mut Migration) -> Result<()> {
+    let source = m.source("cutover").await?;
+    let now = catalog::shapes(&source, &m.plan.scope).await?;
+    for (table, how) in catalog::differences(&m.record.shapes, &now) {
+        m.not_moved(format!("TABLE {table}"), format!("{how}; compare it with the target's and move what is missing by hand")).await?;
+    }
     Ok(())
 }
 
@@ -406,7 +422,7 @@ pub async fn finish(m: &mut Migration) -> Result<()> {
 }
 
 fn late_error() -> Error {
-    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named above; move those rows by hand")
+    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named as late writes: move those rows by hand")
 }
 
 /// Tables that differ with the operator's consent are told of once more, and make another exit code.
@@ -424,7 +440,8 @@ fn differing(m: &Migration) -> Result<()> {
 async fn written_since(m: &Migration, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = m.source("cutover").await?;
     let (Some(start), Some(slot)) = (m.record.slot, slot::slot(&source, &slot::Names::of(&m.record.id).slot).await?) else { return Ok(Vec::new()) };
-    let receiver = Receiver::start(copy::origin(m), m.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, m.cancel.clone()).await?;
+    let receiver =
+        Receiver::start(copy::origin(m), m.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, m.cancel.clone()).await?;
     let look = async {
         let now = catalog::mark_end_of_stream(&source).await?;
         receiver.reacher().reach(now).await

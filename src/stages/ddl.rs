@@ -185,6 +185,7 @@ pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
 }
 
 pub async fn report_failure(reporter: &Reporter, object: &str, sql: &str, e: &Error) {
+    tracing::error!(object, sqlstate = e.sqlstate, "failed: {}", e.message);
     reporter
         .report(Event::StatementFailed { object: object.into(), message: e.message.clone(), sqlstate: e.sqlstate.clone(), sql: sql.into() })
         .await;

@@ -41,8 +41,9 @@ pub fn text(state: &State, view: &View) -> String {
             format!("{} {}{error}\n", t.summary.table, t.state.word())
         }),
         Stage::CatchUp => {
-            let slow = view.selected_table(stage, state).and_then(|t| t.slow.as_ref());
-            slow.map_or_else(|| positions(state), |slow| slow.fix.clone() + "\n")
+            let table = view.selected_table(stage, state);
+            let waits = table.and_then(|t| state.waits(t)).map(|f| f.sql.trim_end().to_owned() + ";\n");
+            waits.or_else(|| Some(table?.slow.as_ref()?.fix.clone() + "\n")).unwrap_or_else(|| positions(state))
         }
         _ => positions(state),
     }
@@ -85,7 +86,8 @@ pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
 
 /// What becomes of the keys that lack the time column, after the copy.
 pub fn later_sql(candidate: &Candidate, hypertable: &Hypertable) -> Vec<String> {
-    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column));
+    // A key with an obstacle holds up the whole conversion.
+    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column) && k.obstacle.is_none());
     let list = |columns: &[&str]| columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
     lacking
         .filter_map(|key| {

@@ -555,3 +555,53 @@ fn text_is_copied_and_sql_is_written() {
     select(&mut desk.app, Stage::CatchUp, "public.regions");
     assert_eq!(desk.key('y'), [Effect::Copy("create index concurrently on public.regions (name);\n".into())]);
 }
+
+#[test]
+fn a_list_that_the_filter_empties_says_so_and_its_title_keeps_the_filter() {
+    for (story, size) in [fixture::preflight, fixture::identity, fixture::schema, fixture::hypertables, fixture::copy].into_iter().zip([WIDE; 5]) {
+        let mut app = fixture::app(false);
+        app.view.filter = "nothing of this name".into();
+        let screen = draw(&app, &story().state, size);
+        assert!(screen.contains("Nothing matches the filter") && screen.contains("filter: nothing of this name"), "{screen}");
+    }
+}
+
+#[test]
+fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
+    let mut s = fixture::catch_up();
+    let (object, message, sql) = (table("regions").to_string(), "it was altered on the source", "alter table public.regions add column prio integer");
+    s.then(0, Event::StatementFailed { object, message: message.into(), sqlstate: None, sql: sql.into() });
+    s.prompt(9, Stage::CatchUp, PromptKind::Trouble, &format!("{message}. {}", "Run on the target: a long statement; ".repeat(20)), None);
+    let mut app = fixture::app(false);
+    for size in [WIDE, NARROW] {
+        app.view.overlay = None;
+        let screen = draw(&app, &s.state, size);
+        let first = screen.lines().find(|l| l.contains('›')).unwrap();
+        assert!(first.contains("public.regions") && first.contains("ALTERED"), "{screen}");
+        let band: Vec<_> = screen.lines().filter(|l| l.starts_with('┃')).collect();
+        assert!(band[band.len() - 2].ends_with('…') && band[band.len() - 1].contains("enter details"), "{screen}");
+        app.view.overlay = Some(Overlay::Details);
+        let details = draw(&app, &s.state, size);
+        assert!(details.contains(sql) && details.contains("r goes on"), "{details}");
+    }
+}
+
+#[test]
+fn what_holds_up_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_run() {
+    let mut s = fixture::hypertables();
+    let mut candidates = fixture::candidates();
+    let events = candidates.iter_mut().find(|c| c.table == table("events")).unwrap();
+    events.keys[0].obstacle = Some("a foreign key points at it, which needs it as it is".into());
+    s.then(0, Event::CandidatesListed { candidates });
+    let why = "public.events: key events_pkey: a foreign key points at it, which needs it as it is";
+    s.prompt(4, Stage::Hypertables, PromptKind::Continue, "3 tables become hypertables, 4 stay plain. Nothing runs until you press c.", Some(why));
+    let mut app = fixture::app(false);
+    select(&mut app, Stage::Hypertables, "public.events");
+    for (swapped, size) in [(false, WIDE), (true, NARROW)] {
+        app.view.swapped = swapped;
+        let screen = draw(&app, &s.state, size);
+        let words = screen.replace(['┃', '│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("Not yet: {why}.")) && words.contains("key events_pkey, and cannot be added: a foreign key"), "{screen}");
+        assert!(!screen.contains("create_hypertable") && !screen.contains("add primary key"), "{screen}");
+    }
+}

@@ -205,6 +205,11 @@ impl View {
         }
     }
 
+    /// Why a list is empty, when something would stand in it without the filter; else `otherwise`.
+    pub fn empty_list(&self, otherwise: &str) -> String {
+        if self.filter.value().is_empty() { format!(" {otherwise}") } else { " Nothing matches the filter (/ changes it, esc clears it).".into() }
+    }
+
     /// Failures first, then warnings.
     pub fn checks<'a>(&self, state: &'a State) -> Vec<&'a Check> {
         let mut checks: Vec<_> = state.checks.iter().filter(|c| self.matches(&c.name, verdict_word(c.verdict))).collect();
@@ -232,7 +237,7 @@ impl View {
             "state" => tables.sort_by_key(|t| (state_rank(t.state), std::cmp::Reverse(t.summary.bytes))),
             "size" => tables.sort_by_key(|t| std::cmp::Reverse(t.summary.bytes)),
             "progress" => tables.sort_by(|a, b| a.fraction().total_cmp(&b.fraction())),
-            "changes" => tables.sort_by_key(|t| (t.diverged.is_none(), std::cmp::Reverse(t.changes()))),
+            "changes" => tables.sort_by_key(|t| (t.diverged.is_none() && state.waits(t).is_none(), std::cmp::Reverse(t.changes()))),
             _ => tables.sort_by(|a, b| a.summary.table.cmp(&b.summary.table)),
         }
         tables

@@ -191,3 +191,36 @@ async fn large_objects_that_the_user_may_not_read_are_named_and_the_others_moved
     assert_eq!(pair.target.rows(moved).await, ["10001|10250|250"]);
     migration.stop().await.assert_code(4);
 }
+
+#[tokio::test]
+async fn a_table_whose_check_reads_a_smaller_one_is_copied_behind_it() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.codes (code int primary key); insert into public.codes select generate_series(1, 9);
+             create function public.known(n int) returns bool stable language sql as $$ select exists (select from public.codes where code = n) $$;
+             create table public.large (id int primary key, code int check (public.known(code)), v text);
+             insert into public.large select i, i % 9 + 1, repeat('x', 100) from generate_series(1, 5000) i;
+             create table public.middle (id int primary key, v text); insert into public.middle select i, repeat('y', 100) from generate_series(1, 500) i",
+        )
+        .await;
+    let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+
+    // Nothing comes behind it: the row breaks the check wherever it is.
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.t (id int primary key, n int); insert into public.t values (1, -1);
+             create function public.fine(n int) returns bool stable language sql as $$ select current_database() <> 'x' and n > 0 $$;
+             alter table public.t add constraint positive check (public.fine(n)) not valid;
+             update pg_constraint set convalidated = true where conname = 'positive'",
+        )
+        .await;
+    let ended = Migration::of(&pair).ended_at_once().await;
+    ended.assert_code(1);
+    assert!(ended.stderr.contains("positive") && ended.stderr.contains("drop the constraint on the target"), "{}", ended.stderr);
+}

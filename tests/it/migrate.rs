@@ -7,11 +7,11 @@ use hyperlift::{
         servers::ServerOptions,
         writer::{Load, Writer},
     },
-    event::{CutoverStep, Event, Stage, TableState},
+    event::{Command, CutoverStep, Event, PromptKind, Stage, TableState},
 };
 use std::time::Duration;
 
-use crate::support::{Database, Migration, Pair, until};
+use crate::support::{Database, InProcess, Migration, Pair, until};
 
 /// What the demo's tables without an identity get.
 pub const DEMO_PLAN: &str = r#"
@@ -171,6 +171,23 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
     writer.stop().await.unwrap();
     migration.finish(&pair).await;
     pair.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c_12_a_table_that_was_made_meanwhile_is_named_at_the_end() {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.t (id int primary key); insert into public.t values (1)").await;
+    let mut migration = InProcess::start(&pair, &["--analyze-below", "1GB"], |config| config.interactive = true);
+    migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
+    pair.source.execute("create table public.young (id int primary key); insert into public.young values (1)").await;
+    migration.until(|s| !s.gates.is_empty() && s.gates.iter().all(|g| g.passed || !g.hard)).await;
+    migration.command(Command::OpenCutover).await;
+    let asked = migration.until(|s| s.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
+    migration.command(Command::ConfirmCutover { prompt: asked.prompt.unwrap().id }).await;
+    let done = migration.until(|s| s.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
+    assert!(!done.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.not_moved);
+    migration.command(Command::Leave).await;
+    migration.ended().await.unwrap();
 }
 
 #[tokio::test]

@@ -111,7 +111,10 @@ impl Stream {
             publications: vec![names.publication, names.insert_only],
             system_id: system_id.clone(),
         };
-        let receiver = Receiver::start(origin, folder.path().join("spool"), Places { start, confirmed: start, copied: start }, CancellationToken::new()).await.unwrap();
+        let receiver =
+            Receiver::start(origin, folder.path().join("spool"), Places { start, confirmed: start, copied: start }, CancellationToken::new())
+                .await
+                .unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 

@@ -65,22 +65,31 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
     Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
-/// What is not as it was, in words for the operator; partitions that were added are replicated and make no difference.
-pub fn difference(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape>) -> Option<String> {
+/// Tables that are not as they were, and how; partitions that were added are replicated and make no difference.
+pub fn differences(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape>) -> Vec<(String, &'static str)> {
     if before.is_empty() {
-        return None;
+        return Vec::new();
     }
-    let new = now.keys().filter(|t| !before.contains_key(*t)).map(|t| format!("{t} is new and not part of this migration"));
+    let new = now.keys().filter(|t| !before.contains_key(*t)).map(|t| (t.clone(), "is new and not part of this migration"));
     let changed = before.iter().filter_map(|(table, was)| {
-        let Some(is) = now.get(table) else { return Some(format!("{table} is gone or renamed")) };
-        match () {
-            () if was.oid != is.oid || was.columns != is.columns => Some(format!("{table} has other columns")),
-            () if was.leaves.iter().any(|leaf| !is.leaves.contains(leaf)) => Some(format!("a partition of {table} was dropped or detached")),
-            () => None,
-        }
+        let how = match now.get(table) {
+            None => "is gone or renamed",
+            Some(is) if was.oid != is.oid || was.columns != is.columns => "has other columns",
+            Some(is) if was.leaves.iter().any(|leaf| !is.leaves.contains(leaf)) => "has lost a partition: it was dropped or detached",
+            Some(_) => return None,
+        };
+        Some((table.clone(), how))
     });
-    let all: Vec<String> = new.chain(changed).collect();
-    all.first().map(|first| if all.len() > 1 { format!("{first}, and {} more", all.len() - 1) } else { first.clone() })
+    new.chain(changed).collect()
+}
+
+/// The first of them in words for the operator, and how many more there are.
+pub fn difference(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape>) -> Option<String> {
+    match &differences(before, now)[..] {
+        [] => None,
+        [(table, how)] => Some(format!("{table} {how}")),
+        [(table, how), more @ ..] => Some(format!("{table} {how}, and {} more", more.len())),
+    }
 }
 
 /// What a column has by default.
@@ -125,7 +134,7 @@ mod tests {
         assert_eq!(difference(&before, &map(&[("a.t", t.clone()), ("a.p", shape(2, "b", &[7, 8, 9]))])), None);
         for (now, words) in [
             (map(&[("a.t", shape(1, "x", &[])), ("a.p", p.clone())]), "a.t has other columns"),
-            (map(&[("a.t", t.clone()), ("a.p", shape(2, "b", &[7]))]), "a partition of a.p was dropped or detached"),
+            (map(&[("a.t", t.clone()), ("a.p", shape(2, "b", &[7]))]), "a.p has lost a partition: it was dropped or detached"),
             (map(&[("a.p", p.clone())]), "a.t is gone or renamed"),
             (map(&[("a.t", t), ("a.p", p), ("a.n", shape(3, "c", &[]))]), "a.n is new and not part of this migration"),
         ] {

@@ -67,6 +67,9 @@ pub struct Shared {
     copied_at: watch::Sender<Lsn>,
 }
 
+/// Of a constraint, or of a partition that is missing.
+const CHECK_VIOLATION: &str = "23514";
+
 impl Shared {
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
         self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
@@ -104,7 +107,29 @@ impl Shared {
             self.queue.put_back(task);
             return Ok(());
         }
-        let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(error.to_string()) };
+        if error.has_code(CHECK_VIOLATION) {
+            error = error.hint(
+                "if the check reads another table, that one may not be copied yet: retry. Otherwise the row breaks it on the source, too: \
+                 drop the constraint on the target until after the cutover, then retry",
+            );
+            if !std::mem::replace(&mut task.late, true) {
+                match self.queue.put_last(task) {
+                    Ok(()) => {
+                        self.reporter
+                            .report(Event::CopyProgress { table: table.clone(), state: TableState::Queued, rows: 0, bytes: 0, error: None })
+                            .await;
+                        let text = format!(
+                            "copy {table}: a check refuses a row, perhaps as it reads a table that comes later: tried again behind the others"
+                        );
+                        self.reporter.notice(Level::Warn, text).await;
+                        return Ok(());
+                    }
+                    Err(back) => task = back,
+                }
+            }
+        }
+        let told = error.hint.as_ref().map_or_else(|| error.to_string(), |hint| format!("{error}. What to do: {hint}"));
+        let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(told) };
         self.reporter.report(event).await;
         // The job goes on with others while the operator thinks.
         let shared = Arc::clone(self);
@@ -317,7 +342,7 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
             }
             _ => {
                 let target = unfinished.remove(&r.oid).unwrap_or_default();
-                sorted.todo.push(Task { relation: r.clone(), statements, target, tried: false });
+                sorted.todo.push(Task { relation: r.clone(), statements, target, tried: false, late: false });
             }
         }
     }

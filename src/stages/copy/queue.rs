@@ -32,6 +32,8 @@ pub struct Task {
     pub target: Unfinished,
     /// It was tried before in this run.
     pub tried: bool,
+    /// It was put behind all others once: a check of it may read them.
+    pub late: bool,
 }
 
 /// Under which snapshot a relation is copied, and how.
@@ -219,6 +221,18 @@ impl Queue {
         let place = inner.waiting.len().min(1);
         inner.waiting.insert(place, task);
         self.changed.notify_waiters();
+    }
+
+    /// A relation is to be tried again behind all that wait; when nothing does, it comes back.
+    pub fn put_last(&self, task: Task) -> Result<(), Task> {
+        let mut inner = self.lock();
+        if inner.waiting.is_empty() && inner.open.is_empty() {
+            return Err(task);
+        }
+        inner.opening = None;
+        inner.waiting.push_back(task);
+        self.changed.notify_waiters();
+        Ok(())
     }
 
     /// A relation is open: its parts can be taken.

@@ -149,8 +149,9 @@ fn lanes_in_short(lanes: &[&LaneStatus]) -> String {
 }
 
 /// What is worst comes first: that it stands still, that it differs, that it is slow.
-fn table_state(table: &Table) -> (String, Role) {
+fn table_state(table: &Table, state: &State) -> (String, Role) {
     match table {
+        _ if state.waits(table).is_some() => ("ALTERED".into(), Role::Failed),
         Table { diverged: Some(_), .. } => ("DIVERGED".into(), Role::Failed),
         Table { missed: 1_000.., .. } => (">999 missed".into(), Role::Attention),
         Table { missed: 1.., .. } => (format!("{} missed", table.missed), Role::Attention),
@@ -185,7 +186,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     };
     let head = row(["TABLE", "INSERT", "UPDATE", "DELETE", "PATH"].map(str::to_owned), ("STATE".to_owned(), plain));
     list(frame, inner, head, &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
-        let (word, role) = table_state(table);
+        let (word, role) = table_state(table, state);
         let [inserts, updates, deletes] = [table.inserts, table.updates, table.deletes].map(format::short_count);
         let path = table.path().map_or("", Path::word).to_owned();
         row([table.summary.table.to_string(), inserts, updates, deletes, path], (word, view.style(role)))

@@ -108,7 +108,7 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         row.right(left(table, state, now), if wide { 11 } else { 8 }, plain).line()
     });
     if rows.is_empty() {
-        let text = if state.tables.is_empty() { " No tables are known yet." } else { " No table matches the filter (esc clears it)." };
+        let text = view.empty_list("No tables are known yet.");
         text::lines(frame, split_rows(body, used).1, vec![Line::styled(text, view.style(Role::Dim))]);
     }
     totals(frame, total, wide, state, view);

@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, text::Line};
 
 use crate::{
-    event::Stage,
+    event::{Stage, TableState},
     format,
     state::{State, Table},
     ui::{
@@ -29,15 +29,20 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         Stage::Identity => view.selected_identity(state).map(|r| identity::explain(r, columns, view)),
         Stage::Schema => view.statements(state).get(selected).map(|f| schema::explain(f, columns, view)),
         Stage::Hypertables => view.selected_candidate(state).map(|c| hypertables::explain(c, columns, view)),
-        Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, columns, view)),
+        Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, state, columns, view)),
         _ => None,
     }
     .unwrap_or_default()
 }
 
-fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
+fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'static>> {
     let room = columns.saturating_sub(3);
     let mut out = Vec::new();
+    if let Some(waits) = state.waits(t) {
+        out.extend(schema::explain(waits, columns, view));
+        out.push(Line::raw(" y copies the statement for the target; r goes on once it has run there."));
+        out.push(Line::default());
+    }
     let mut say = |text: String, role| out.extend(wrap(&text, room).into_iter().map(|l| Line::styled(format!(" {l}"), view.style(role))));
     if let Some(error) = &t.error {
         say(format!("{}: {error}", t.state.word()), Role::Failed);
@@ -68,16 +73,23 @@ fn table(t: &Table, columns: usize, view: &View) -> Vec<Line<'static>> {
     say(format!("size       {} on disk, ~{} rows (estimated)", format::bytes(s.bytes), format::count(s.rows)), Role::Plain);
     let how = t.format.map(|f| format!(", {}, {}", f.word(), if t.parts == 1 { "1 part".into() } else { format!("{} parts", t.parts) }));
     let how = how.unwrap_or_default();
+    let earlier = t.format.is_none() && matches!(t.state, TableState::Waiting | TableState::Indexing | TableState::Done);
     say(
-        format!(
-            "copied     {} rows, {} on the wire, {}{how}",
-            format::count(t.copied_rows),
-            format::bytes(t.copied_bytes),
-            format::rate(t.meter.rate())
-        ),
+        if earlier {
+            "copied     by an earlier run".into()
+        } else {
+            format!(
+                "copied     {} rows, {} on the wire, {}{how}",
+                format::count(t.copied_rows),
+                format::bytes(t.copied_bytes),
+                format::rate(t.meter.rate())
+            )
+        },
         Role::Plain,
     );
-    say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
+    if !earlier {
+        say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
+    }
     say(format!("indexes    {} of {}", t.indexes_done, t.indexes_total), Role::Plain);
     for b in &t.building {
         let phase = if b.phase.is_empty() { String::new() } else { format!(", {}, ~{:.0}%", b.phase, b.fraction * 100.0) };

@@ -4,7 +4,7 @@ use ratatui::{Frame, layout::Rect, text::Line};
 use std::time::Duration;
 
 use crate::{
-    event::{RelationKind, TableState},
+    event::{RelationKind, Stage, TableState},
     format,
     state::State,
     ui::{
@@ -28,7 +28,9 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         out.extend(wrap(text, room).into_iter().map(|l| Line::styled(format!("   {l}"), view.style(role))));
     };
     let Some(completed) = &state.cutover.completed else {
-        say("The migration is not completed yet.", Role::Dim);
+        let text =
+            if state.stage == Some(Stage::Done) { "An earlier run has completed the migration." } else { "The migration is not completed yet." };
+        say(text, Role::Dim);
         return out;
     };
     say("Migration successfully completed", Role::Ok);
@@ -57,9 +59,12 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
         let missed = if table.missed > 0 { format!("{} changes were not applied", format::count(table.missed)) } else { "as you accepted".into() };
         say(&format!("DIFFERS from the source: {}, {missed}", table.summary.table), Role::Attention);
     }
-    if !state.not_moved.is_empty() {
+    if !state.not_moved.is_empty() || !state.half_moved().is_empty() {
         say("", Role::Plain);
         say("Not moved, or not as it was:", Role::Attention);
+        for what in state.half_moved() {
+            say(&format!("  {what}"), Role::Attention);
+        }
         for (object, reason) in &state.not_moved {
             say(&format!("  {object}: {reason}"), Role::Attention);
         }

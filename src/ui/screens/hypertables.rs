@@ -113,7 +113,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     });
     let below = split_rows(inner, used).1;
     if rows.is_empty() {
-        text::lines(frame, below, vec![Line::styled(" No candidates are listed yet.", view.style(Role::Dim))]);
+        text::lines(frame, below, vec![Line::styled(view.empty_list("No candidates are listed yet."), view.style(Role::Dim))]);
     } else if below.height >= 2 {
         let others = if state.candidates.iter().any(|c| c.partitions > 0) { "keep as it is   [1] one plain table" } else { "keep plain" };
         let legend = format!(" [x] convert   [ ] {others}   [-] cannot be converted (enter: why)");
@@ -169,6 +169,15 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
     let Some(hypertable) = view.hypertable(candidate) else { return paragraph("There is no column of time or of whole numbers.", Role::Plain) };
     let column = candidate.columns.iter().find(|c| c.name == hypertable.time_column);
     let mut lines = fields(candidate, &hypertable, column, columns, view);
+    for key in candidate.keys.iter().filter(|k| !candidate.made && !k.columns.contains(&hypertable.time_column)) {
+        let Some(obstacle) = &key.obstacle else { continue };
+        let text = format!("Cannot be converted by this column: it is not in key {}, and cannot be added: {obstacle}.", plain_ident(&key.name));
+        lines.push(Line::default());
+        lines.extend(paragraph(&text, Role::Attention));
+    }
+    if candidate.keys.iter().any(|k| !candidate.made && !k.columns.contains(&hypertable.time_column) && k.obstacle.is_some()) {
+        return lines;
+    }
     lines.push(Line::default());
     lines.extend(paragraph("Statements that will run on the TARGET only:", Role::Dim));
     let mut statement = |head: &str, sql: &str| {
@@ -210,7 +219,7 @@ fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeCo
         None => ("kept: contains the time column".to_owned(), String::new()),
         Some(first) => {
             let more = if lacking.len() > 1 { format!(" and {} more", lacking.len() - 1) } else { String::new() };
-            let note = first.obstacle.as_ref().map_or_else(|| "a unique key must contain the time column".to_owned(), |o| format!("obstacle: {o}"));
+            let note = "a unique key must contain the time column".to_owned();
             (format!("{}{more}", key_sentence(hypertable.key, &first.columns, &hypertable.time_column)), note)
         }
     };

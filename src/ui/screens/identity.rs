@@ -109,7 +109,7 @@ fn checklist(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     });
     if rows.is_empty() {
         let below = split_rows(inner, 1).1;
-        text::lines(frame, below, vec![Line::styled(" No tables are listed yet.", view.style(Role::Dim))]);
+        text::lines(frame, below, vec![Line::styled(view.empty_list("No tables are listed yet."), view.style(Role::Dim))]);
     }
 }
 

@@ -43,13 +43,13 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
             .line()
     });
     let below = split_rows(inner, used).1;
-    if below.height >= 3 && !state.tables.is_empty() {
+    if checks.is_empty() {
+        text::lines(frame, below, vec![Line::styled(view.empty_list("No checks yet."), view.style(Role::Dim))]);
+    } else if below.height >= 3 && !state.tables.is_empty() {
         let bytes = state.tables.iter().map(|t| t.summary.bytes).sum();
         let rows = state.tables.iter().map(|t| t.summary.rows).sum();
         let text = format!(" To be moved: {} tables, {}, ~{} rows.", state.tables.len(), format::bytes(bytes), format::count(rows));
         text::lines(frame, below, vec![Line::default(), Line::styled(text, view.style(Role::Busy))]);
-    } else if checks.is_empty() {
-        text::lines(frame, below, vec![Line::styled(" No checks yet.", view.style(Role::Dim))]);
     }
     if let Some(check) = checks.get(selected) {
         let inner = pane(frame, bottom, &check.name, verdict_word(check.verdict), Role::Plain, view);

@@ -47,7 +47,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     text::lines(frame, head, vec![run.line(), now.line()]);
     let selected = view.selected(Stage::Schema, state);
     if statements.is_empty() {
-        text::lines(frame, rest, vec![Line::styled(" No statement failed.", view.style(Role::Dim))]);
+        text::lines(frame, rest, vec![Line::styled(view.empty_list("No statement failed."), view.style(Role::Dim))]);
         return;
     }
     let object = statements.iter().map(|f| text::width(&f.object)).max().unwrap_or(0).clamp(12, 36);

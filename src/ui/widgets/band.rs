@@ -15,7 +15,7 @@ use crate::{
         keys::{self, Action, Context},
         theme::Role,
         view::{self, View},
-        widgets::text::{Row, lines, width, wrap},
+        widgets::text::{Row, cut, lines, width, wrap},
     },
 };
 
@@ -82,6 +82,9 @@ struct Band {
     keys: String,
 }
 
+/// Bytes of a reason that stands beside the keys on a narrow screen.
+const SHORT_REASON: usize = 16;
+
 fn prompt_band(state: &State, view: &View) -> Option<Band> {
     let attention = |text: String, keys: &str| Some(Band { role: Role::Attention, text, keys: keys.to_owned() });
     match &state.ended {
@@ -118,14 +121,16 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
     let failures = view::failures(state);
     match &state.prompt {
         Some(p) if p.kind == PromptKind::Continue => {
-            let mut keys = match &p.blocked_by {
-                Some(why) => format!("[ c continue ] (not yet: {why})"),
-                None => "[ c continue ]".to_owned(),
+            let again = matches!(p.stage, Stage::Preflight | Stage::Identity | Stage::Hypertables);
+            let keys = |first: &str| format!("{first}{}    [ q quit ]", if again { "    [ R check again ]" } else { "" });
+            return match &p.blocked_by {
+                None => attention(format!("CONTINUE?  {}", p.text), &keys("[ c continue ]")),
+                Some(why) if why.len() <= SHORT_REASON => {
+                    attention(format!("CONTINUE?  {}", p.text), &keys(&format!("[ c continue ] (not yet: {why})")))
+                }
+                // It would be cut beside the keys.
+                Some(why) => attention(format!("CONTINUE?  Not yet: {why}."), &keys("[ c continue ] (not yet)")),
             };
-            if matches!(p.stage, Stage::Preflight | Stage::Identity | Stage::Hypertables) {
-                keys += "    [ R check again ]";
-            }
-            return attention(format!("CONTINUE?  {}", p.text), &(keys + "    [ q quit ]"));
         }
         Some(p) if p.kind == PromptKind::Trouble => return attention(p.text.clone(), "[ r retry ]    [ K skip ]    [ enter details ]"),
         _ => {}
@@ -171,26 +176,29 @@ fn transactions(n: usize) -> String {
 /// Lines of the band, at least two so that the body seldom moves.
 pub fn prompt_height(area: Rect, state: &State, view: &View) -> u16 {
     let most = if area.height >= 24 { 4 } else { 3 };
-    prompt_lines(usize::from(area.width), state, view).len().clamp(2, most) as u16
+    prompt_lines(usize::from(area.width), most, state, view).len().max(2) as u16
 }
 
-fn prompt_lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
+/// In at most `rows` lines. The keys stay; what else does not fit is in the log and on the details screen.
+fn prompt_lines(columns: usize, rows: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     let Some(band) = prompt_band(state, view) else { return Vec::new() };
     let style = view.style(band.role);
     let room = columns.saturating_sub(3);
     let row = |text: &str| Row::new(view).text(format!("{} ", view.symbols.band), style).left(text, room, style).line();
     let keys = (!band.keys.is_empty()).then(|| row(&band.keys));
-    wrap(&band.text, room).iter().map(|t| row(t)).chain(keys).collect()
+    let most = rows.saturating_sub(keys.iter().len());
+    let mut text = wrap(&band.text, room);
+    if text.len() > most {
+        text.truncate(most);
+        if let Some(last) = text.last_mut() {
+            *last = format!("{} {}", cut(last, room.saturating_sub(2), ""), view.symbols.ellipsis);
+        }
+    }
+    text.iter().map(|t| row(t)).chain(keys).collect()
 }
 
 pub fn prompt(frame: &mut Frame, area: Rect, state: &State, view: &View) {
-    let mut out = prompt_lines(usize::from(area.width), state, view);
-    let rows = usize::from(area.height);
-    if out.len() > rows && rows > 0 {
-        // The keys stay; what else does not fit is in the log and on the details screen.
-        out.drain(rows - 1..out.len() - 1);
-    }
-    lines(frame, area, out);
+    lines(frame, area, prompt_lines(usize::from(area.width), usize::from(area.height), state, view));
 }
 
 /// The keys of this context that would do something now, and the state of the run at the right.

@@ -129,13 +129,21 @@ impl Row {
     }
 }
 
+/// As much of a title as is worth showing beside what stands at the right.
+const SHORTEST_TITLE: usize = 12;
+
 /// A bordered pane with a title at its left and another one at its right; returns the inside.
 pub fn pane(frame: &mut Frame, area: Rect, title: &str, right: &str, role: Role, view: &View) -> Rect {
     let style = view.style(role);
     let columns = usize::from(area.width.saturating_sub(4));
-    let title = cut(title, columns, view.symbols.ellipsis);
+    // What stands at the right (counts, the filter) says more than the end of a title.
+    let beside = if right.is_empty() { 0 } else { width(right) + 4 };
+    let room = if beside + SHORTEST_TITLE <= columns { columns - beside } else { columns };
+    // `Preflight — both sides, …`: the first word is the title, if need be.
+    let short = title.split_once(&format!(" {} ", view.symbols.dash)).map_or(title, |(short, _)| short);
+    let title = cut(if width(title) <= room { title } else { short }, room, view.symbols.ellipsis);
     let mut block = Block::new().borders(Borders::ALL).border_set(view.symbols.border).border_style(style);
-    if width(&title) + width(right) + 4 <= columns && !right.is_empty() {
+    if !right.is_empty() && width(&title) + beside <= columns {
         block = block.title_top(Line::styled(format!(" {right} "), style).right_aligned());
     }
     if !title.is_empty() {
