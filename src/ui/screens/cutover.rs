@@ -10,7 +10,7 @@ use crate::{
         screens::catch_up::gate_line,
         theme::Role,
         view::{self, View},
-        widgets::text::{self, Row, pane, wrap},
+        widgets::text::{self, Row, cut, pane, wrap},
     },
 };
 
@@ -125,12 +125,14 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
             lines.extend(paragraph(&format!("On confirm: {}.", plan.join(", ")), Role::Plain));
             lines.extend(paragraph("Until step 6 you can go back (x). The source keeps all its data in any case.", Role::Plain));
             blank(&mut lines);
-            let confirm = match view::can_confirm(state) {
-                Ok(_) => "[ Y  cut over now ]".to_owned(),
-                Err(why) => format!("( Y  {why} )"),
+            // A reason may be cut off, the way back never.
+            let keys = match view::can_confirm(state) {
+                Ok(_) => "[ Y  cut over now ]    [ esc  not yet ]".to_owned(),
+                Err(why) => format!("[ esc  not yet ]    ( Y  {why} )"),
             };
             lines.push(Line::styled("   Enter does nothing here. Y counts when no key came for half a second.", view.style(Role::Dim)));
-            lines.push(Line::styled(format!("      {confirm}    [ esc  not yet ]"), view.style(Role::Attention)));
+            let keys = cut(&keys, columns.saturating_sub(7), view.symbols.ellipsis);
+            lines.push(Line::styled(format!("      {keys}"), view.style(Role::Attention)));
         }
         None => {
             lines.extend(running(state, view).into_iter().map(|l| Line::raw(format!("   {l}"))));
