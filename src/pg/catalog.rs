@@ -334,12 +334,15 @@ pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<Str
     Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
 }
 
-/// How many tables and partitions there are, and for how many locks the server has room (PostgreSQL documentation 20.12).
+/// For how many locks the server has room, in SQL (PostgreSQL documentation 20.12).
+pub(super) const LOCKS: &str = "current_setting('max_locks_per_transaction')::bigint
+    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)";
+
+/// How many tables and partitions there are, and for how many locks the server has room.
 pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
     let sql = format!(
         "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {OWN_SCHEMAS}) as tables,
-                current_setting('max_locks_per_transaction')::bigint
-                * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) as locks"
+                {LOCKS} as locks"
     );
     let row = client.query_one(&sql, &[]).await?;
     Ok((row.get::<_, i64>("tables") as u64, row.get::<_, i64>("locks") as u64))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::client::Client;
+use super::{catalog::LOCKS, client::Client};
 use crate::{
     error::Result,
     name::{TableName, literal},
@@ -96,15 +96,12 @@ pub struct Dimension {
 /// How many chunks may be made before a copy: an eighth of the locks that the server has room for, a thousand at most; 0 where it
 /// cannot make them. `_timescaledb_functions.create_chunk` is internal, and in every version from 2.12 to 2.29.
 pub async fn chunks_beforehand(client: &Client) -> Result<u64> {
-    let row = client
-        .query_one(
-            "select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-                             where n.nspname = '_timescaledb_functions' and p.proname = 'create_chunk' and has_function_privilege(p.oid, 'execute')) as can,
-                    current_setting('max_locks_per_transaction')::bigint
-                    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) as locks",
-            &[],
-        )
-        .await?;
+    let sql = format!(
+        "select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                         where n.nspname = '_timescaledb_functions' and p.proname = 'create_chunk' and has_function_privilege(p.oid, 'execute')) as can,
+                {LOCKS} as locks"
+    );
+    let row = client.query_one(&sql, &[]).await?;
     Ok(if row.get("can") { (row.get::<_, i64>("locks") as u64 / 8).min(1_000) } else { 0 })
 }
 

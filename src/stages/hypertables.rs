@@ -242,7 +242,7 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
     match timed {
         None if columns.is_empty() => "no time column".into(),
         None => "integer columns only".into(),
-        Some(_) if r.indexes.iter().any(|i| i.referenced) => "a foreign key points here".into(),
+        Some(_) if r.indexes.iter().any(|i| i.referenced) => "FK points here".into(),
         Some(_) if r.rows > 0 && (r.updated_rows + r.deleted_rows) * 5 > r.rows => "updated often".into(),
         Some(_) if r.bytes < PROPOSE_FROM => "small".into(),
         Some(c) if c.not_null => APPEND_ONLY.into(),

@@ -67,6 +67,8 @@ pub struct Shared {
     copied_at: watch::Sender<Lsn>,
 }
 
+/// Bytes that are no text in their encoding.
+const BAD_BYTES: &str = "22021";
 /// Of a constraint, or of a partition that is missing.
 const CHECK_VIOLATION: &str = "23514";
 
@@ -95,7 +97,7 @@ impl Shared {
         if error.is_stop() {
             return Err(error);
         }
-        if error.has_code("22021") && self.types.encodings.0 == "SQL_ASCII" {
+        if error.has_code(BAD_BYTES) && self.types.encodings.0 == "SQL_ASCII" {
             error = error.hint(format::not_utf8(&task.relation));
         }
         let table = task.relation.table.clone();

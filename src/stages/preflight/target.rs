@@ -147,8 +147,7 @@ pub(super) async fn checks(
     if !catalog::value::<bool>(target, "select current_setting('is_superuser') = 'on'").await? {
         no_superuser(m, checks, source, target, to, &wanted).await?;
     }
-    let encoding = "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()";
-    let (a, b): (String, String) = (catalog::value(source, encoding).await?, catalog::value(target, encoding).await?);
+    let (a, b) = (catalog::encoding(source).await?, catalog::encoding(target).await?);
     if a == b {
         checks.ok("encodings", a);
     } else if a == "SQL_ASCII" {

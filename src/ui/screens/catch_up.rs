@@ -64,7 +64,8 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let level = match r.level_in() {
         _ if near => "level".to_owned(),
         Some(d) => format!("level in {}", format::duration(d)),
-        None if r.lag.is_none() => "nothing is applied yet".into(),
+        // As "behind" says.
+        None if r.lag.is_none() => String::new(),
         None => "not gaining".into(),
     };
     let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };

@@ -163,7 +163,7 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
         return Some(Band {
             role: Role::Busy,
             text,
-            keys: if open == 0 { "[ c cutover box ]".into() } else { "[ C look at the cutover box ]".into() },
+            keys: if view::can_open_cutover(state) { "[ c cutover box ]".into() } else { "[ C look at the cutover box ]".into() },
         });
     }
     None
