@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     error::{Error, Result},
-    pg::conninfo::Conninfo,
+    pg::connect::conninfo::Conninfo,
     plan::Plan,
     scope::Scope,
 };

@@ -10,7 +10,7 @@
 //!   orchestrator ◀──Command── front ends
 //! ```
 //!
-//! The migration itself is read in [`stages`]; a module uses only modules further down in this list.
+//! The migration itself is read in [`migration`]; a module uses only modules further down in this list.
 
 pub mod run;
 
@@ -22,17 +22,18 @@ pub mod front;
 pub mod report;
 
 pub mod migration;
-pub mod stages;
 
 pub mod demo;
 
 pub mod replay;
 
 pub mod bus;
-pub mod journal;
 pub mod state;
+pub mod work_dir;
 
 pub mod config;
+pub mod record;
+
 pub mod event;
 
 pub mod pg;

@@ -1,289 +1,77 @@
-//! The orchestrator: opens the work directory, walks the stages, owns the cancellation, hands commands to the stage that runs.
+//! The walk through a migration: nine stages in their order, and where a later run takes it up again.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+pub mod context;
+pub mod prompts;
+pub mod relations;
+pub mod restore;
+pub mod stages;
 
-use crate::{
-    bus::Reporter,
-    config::Config,
-    error::{Error, Result},
-    event::{Command, Endpoint, Event, Level, Prompt, PromptKind, Stage, StageState},
-    journal::{Record, WorkDir, new_id},
-    pg::{
-        client::{self, Client, Side},
-        timescale::Timescale,
+use self::{
+    context::Context,
+    stages::{
+        catch_up, copy,
+        cutover::{self, Outcome},
+        done, hypertables, identity, preflight, schema, verify,
     },
-    plan::Plan,
-    scope::Scope,
-    stages::{catchup, copy, cutover, hypertables, identity, preflight, schema},
+};
+use crate::{
+    error::{Error, Result},
+    event::{Event, Stage},
 };
 
-/// What every stage works with.
-pub struct Migration {
-    pub config: Arc<Config>,
-    pub work: WorkDir,
-    pub record: Record,
-    pub plan: Plan,
-    pub reporter: Reporter,
-    pub commands: mpsc::Receiver<Command>,
-    pub cancel: CancellationToken,
-    pub timescale: Timescale,
-    /// The state of the source's catalogs before its schema was dumped last, and the dump.
-    pub dumped: Mutex<Option<(String, Arc<str>)>>,
-    /// Source and target as the header shows them.
-    pub endpoints: (Endpoint, Endpoint),
-    prompts: u64,
-    /// The open prompts about what failed, by object.
-    troubles: HashMap<String, Vec<u64>>,
-    /// The filters that this run was given, which need not be those with which the migration began.
-    asked_scope: Scope,
-}
-
-/// What a stage learns from a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Continue,
-    /// Another command that the stage has to carry out before it asks again.
-    Other(Command),
-}
-
-impl Migration {
-    pub fn new(config: Config, work: WorkDir, reporter: Reporter, commands: mpsc::Receiver<Command>, cancel: CancellationToken) -> Result<Self> {
-        let record = if work.is_resumed() { work.read_record()? } else { Record { id: new_id(), ..Record::default() } };
-        let mut plan = match (&config.plan, work.read_plan()?) {
-            (Some(given), _) => given.clone(),
-            (None, Some(stored)) => stored,
-            (None, None) => Plan::default(),
-        };
-        plan.owners |= config.owners;
-        plan.grants |= config.grants;
-        plan.publications |= config.publications;
-        plan.subscriptions |= config.subscriptions;
-        plan.roles.extend(config.roles.clone());
-        if config.owners || config.grants || config.publications || config.subscriptions || !config.roles.is_empty() {
-            // The run that continues has to read the schema with the same eyes.
-            work.write_plan(&plan)?;
-        }
-        let asked_scope = if config.scope.is_everything() { plan.scope.clone() } else { config.scope.clone() };
-        plan.scope = if record.finished.contains(&Stage::Preflight) { record.scope.clone() } else { asked_scope.clone() };
-        let endpoint = |address| Endpoint { address, ..Endpoint::default() };
-        let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
-        Ok(Self {
-            config: Arc::new(config),
-            work,
-            record,
-            plan,
-            reporter,
-            commands,
-            cancel,
-            timescale: Timescale::default(),
-            dumped: Mutex::default(),
-            endpoints,
-            prompts: 0,
-            troubles: HashMap::new(),
-            asked_scope,
+/// Runs the migration to its end, or to a stop. Every step can be killed and run again (I12).
+pub async fn run(cx: &mut Context) -> Result<()> {
+    cx.reporter
+        .report(Event::Opened {
+            id: cx.record.id.clone(),
+            dir: cx.work.path().display().to_string(),
+            source: cx.endpoints.0.clone(),
+            target: cx.endpoints.1.clone(),
+            resumed: cx.work.is_resumed(),
         })
+        .await;
+    for (object, reason) in cx.record.not_moved.clone() {
+        cx.reporter.report(Event::NotMoved { object, reason }).await;
     }
-
-    /// Walks the stages to the end. Every step can be killed and run again (I12).
-    pub async fn run(&mut self) -> Result<()> {
-        self.reporter
-            .report(Event::Opened {
-                id: self.record.id.clone(),
-                dir: self.work.path().display().to_string(),
-                source: self.endpoints.0.clone(),
-                target: self.endpoints.1.clone(),
-                resumed: self.work.is_resumed(),
-            })
-            .await;
-        for (object, reason) in self.record.not_moved.clone() {
-            self.reporter.report(Event::NotMoved { object, reason }).await;
+    let result = stages(cx).await;
+    match &result {
+        Ok(()) => {}
+        Err(e) if e.is_stop() || cx.cancel.is_cancelled() => {
+            cx.reporter.report(Event::Stopped { stage: cx.current() }).await;
+            return Err(Error::stopped());
         }
-        let result = self.stages().await;
-        match &result {
-            Ok(()) => {}
-            Err(e) if e.is_stop() || self.cancel.is_cancelled() => {
-                self.reporter.report(Event::Stopped { stage: self.current() }).await;
-                return Err(Error::stopped());
-            }
-            Err(e) => {
-                tracing::error!(error = %e, hint = e.hint, "the migration failed");
-                self.reporter.report(Event::Failed { message: e.to_string(), hint: e.hint.clone() }).await;
-            }
-        }
-        result
-    }
-
-    /// Something of the source that the target does not have; remembered for the report at the end, and told once in a run.
-    pub async fn not_moved(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
-        let found = (object.into(), reason.into());
-        if self.record.not_moved.contains(&found) {
-            return Ok(());
-        }
-        let (object, reason) = found.clone();
-        self.record.not_moved.push(found);
-        self.save()?;
-        self.reporter.report(Event::NotMoved { object, reason }).await;
-        Ok(())
-    }
-
-    /// Filters are fixed once the migration has begun: what is published and copied cannot become another selection.
-    fn same_scope(&self) -> Result<()> {
-        match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {
-            None => Ok(()),
-            Some(difference) => {
-                let begun = if self.plan.scope.is_everything() { "none".into() } else { self.plan.scope.to_string() };
-                Err(Error::refused(format!("the filters are not those with which this migration began: {difference}")).hint(format!(
-                    "give none, or those with which it began ({begun}); for other filters run `hyperlift clean`, empty the target and start anew"
-                )))
-            }
+        Err(e) => {
+            tracing::error!(error = %e, hint = e.hint, "the migration failed");
+            cx.reporter.report(Event::Failed { message: e.to_string(), hint: e.hint.clone() }).await;
         }
     }
+    result
+}
 
-    async fn stages(&mut self) -> Result<()> {
-        self.same_scope()?;
-        if self.record.completed {
-            return cutover::after(self).await;
+/// The nine stages. Each knows from the record and from the target what an earlier run has finished, and does the rest.
+async fn stages(cx: &mut Context) -> Result<()> {
+    cx.same_scope()?;
+    if cx.record.completed {
+        return done::resume(cx).await;
+    }
+    // Only the target is asked, because the source may be gone by then.
+    if cx.is_finished(Stage::CatchUp) && cutover::is_past_return(cx).await? {
+        cutover::resume(cx).await?;
+        return done::resume(cx).await;
+    }
+    preflight::run(cx).await?;
+    identity::run(cx).await?;
+    schema::run(cx).await?;
+    hypertables::run(cx).await?;
+    let replication = copy::run(cx).await?;
+    let mut replay = catch_up::start(cx, replication).await?;
+    let replication = loop {
+        replay = catch_up::run(cx, replay).await?;
+        verify::run(cx).await;
+        match cutover::run(cx, replay).await? {
+            Outcome::Complete(replication) => break replication,
+            Outcome::Aborted(goes_on) => replay = *goes_on,
         }
-        // Asked of the target alone: the source may be gone by then.
-        if self.is_finished(Stage::CatchUp) && cutover::is_past_return(self).await? {
-            return cutover::finish(self).await;
-        }
-        preflight::run(self).await?;
-        identity::run(self).await?;
-        schema::run(self).await?;
-        hypertables::run(self).await?;
-        let replication = copy::run(self).await?;
-        let replay = catchup::start(self, replication).await?;
-        cutover::run(self, replay).await
-    }
-
-    fn current(&self) -> Stage {
-        Stage::ALL.into_iter().find(|s| !self.record.finished.contains(s)).unwrap_or(Stage::Done)
-    }
-
-    pub async fn enter(&self, stage: Stage) {
-        tracing::info!(stage = stage.title(), "stage");
-        self.reporter.report(Event::StageChanged { stage, state: StageState::Running }).await;
-    }
-
-    /// The stage is finished: recorded first, reported afterwards.
-    pub async fn finish(&mut self, stage: Stage) -> Result<()> {
-        if !self.record.finished.contains(&stage) {
-            self.record.finished.push(stage);
-            self.save()?;
-        }
-        self.reporter.report(Event::StageChanged { stage, state: StageState::Done }).await;
-        Ok(())
-    }
-
-    pub fn is_finished(&self, stage: Stage) -> bool {
-        self.record.finished.contains(&stage)
-    }
-
-    pub fn save(&self) -> Result<()> {
-        self.work.write_record(&self.record)
-    }
-
-    /// Takes over the choices of the plan, in the work directory, too.
-    pub fn save_plan(&self) -> Result<()> {
-        self.work.write_plan(&self.plan)
-    }
-
-    pub fn application(&self, worker: &str) -> String {
-        format!("hyperlift/{}/{worker}", self.record.id)
-    }
-
-    pub async fn source(&self, worker: &str) -> Result<Client> {
-        client::connect(&self.config.source, Side::Source, &self.application(worker)).await
-    }
-
-    pub async fn target(&self, worker: &str) -> Result<Client> {
-        client::connect(&self.config.target, Side::Target, &self.application(worker)).await
-    }
-
-    /// Runs work until it ends or the operator stops.
-    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            () = self.cancel.cancelled() => Err(Error::stopped()),
-            result = work => result,
-        }
-    }
-
-    /// The next command; a stop is an error.
-    pub async fn command(&mut self) -> Result<Command> {
-        tokio::select! {
-            () = self.cancel.cancelled() => Err(Error::stopped()),
-            command = self.commands.recv() => command.ok_or_else(Error::stopped),
-        }
-    }
-
-    pub fn next_prompt(&mut self, stage: Stage, kind: PromptKind, text: impl Into<String>, blocked_by: Option<String>) -> Prompt {
-        self.prompts += 1;
-        Prompt { id: self.prompts, stage, kind, text: text.into(), blocked_by }
-    }
-
-    /// Brings trouble with an object to the operator.
-    pub async fn open_trouble(&mut self, stage: Stage, object: &str, text: impl Into<String>) {
-        let prompt = self.next_prompt(stage, PromptKind::Trouble, text, None);
-        self.troubles.entry(object.to_owned()).or_default().push(prompt.id);
-        self.reporter.report(Event::PromptOpened { prompt }).await;
-    }
-
-    /// The operator has answered: its prompts close, and what is tried again is void until it fails again.
-    pub async fn close_trouble(&mut self, object: &str, retried: bool) {
-        if retried {
-            self.reporter.report(Event::StatementRetried { object: object.to_owned() }).await;
-        }
-        for id in self.troubles.remove(object).unwrap_or_default() {
-            self.reporter.report(Event::PromptClosed { id }).await;
-        }
-    }
-
-    /// Asks whether to continue. With `--yes` it continues by itself when nothing blocks; without anybody to ask, what blocks is an error.
-    pub async fn ask_continue(&mut self, stage: Stage, text: impl Into<String>, blocked_by: Option<String>) -> Result<Answer> {
-        let text = text.into();
-        if let (Some(why), false) = (&blocked_by, self.config.interactive) {
-            return Err(Error::refused(format!("{}: {why}", stage.title())).detail(text));
-        }
-        if self.config.yes && blocked_by.is_none() {
-            return Ok(Answer::Continue);
-        }
-        let prompt = self.next_prompt(stage, PromptKind::Continue, text, blocked_by.clone());
-        let id = prompt.id;
-        self.reporter.report(Event::PromptOpened { prompt }).await;
-        let answer = loop {
-            match self.command().await? {
-                Command::Continue { prompt } if prompt == id && blocked_by.is_none() => break Answer::Continue,
-                Command::Continue { .. } => {
-                    let why = blocked_by.clone().unwrap_or_else(|| "that question is answered already".into());
-                    self.reporter.report(Event::CommandRefused { command: "continue".into(), why: format!("not yet: {why}") }).await;
-                }
-                other @ (Command::Recheck
-                | Command::SetIdentity { .. }
-                | Command::SelectHypertables { .. }
-                | Command::Retry { .. }
-                | Command::Skip { .. }) => {
-                    break Answer::Other(other);
-                }
-                other => self.refuse(&other, stage).await,
-            }
-        };
-        self.reporter.report(Event::PromptClosed { id }).await;
-        Ok(answer)
-    }
-
-    /// A command that this stage has no use for.
-    pub async fn refuse(&self, command: &Command, stage: Stage) {
-        let name = serde_json::to_value(command).ok().and_then(|v| v.get("command")?.as_str().map(str::to_owned)).unwrap_or_default();
-        self.reporter.report(Event::CommandRefused { command: name, why: format!("not possible in stage {}", stage.title()) }).await;
-    }
-
-    pub async fn notice(&self, level: Level, text: impl Into<String>) {
-        self.reporter.notice(level, text).await;
-    }
+    };
+    done::run(cx, replication).await
 }

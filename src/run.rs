@@ -2,6 +2,7 @@
 
 pub mod demo;
 
+use crate::migration;
 use std::{
     io::{self, Write as _},
     sync::Arc,
@@ -21,11 +22,13 @@ use crate::{
     error::{Error, Result},
     event::{self, PromptKind, Stamped},
     front,
-    journal::WorkDir,
-    migration::Migration,
+    migration::{
+        context::Context,
+        stages::{done::clean, preflight},
+    },
     report::summary::exit_summary,
-    stages::{clean, preflight},
     ui,
+    work_dir::WorkDir,
 };
 
 /// Runs what the command line says and returns the exit code.
@@ -57,7 +60,7 @@ async fn migrate(args: &MigrateArgs) -> Result<()> {
 
 /// Everything that runs around a migration.
 pub struct Session {
-    migration: Migration,
+    migration: Context,
     front: FrontEnd,
     kind: FrontKind,
     printer: Option<JoinHandle<Result<()>>>,
@@ -83,7 +86,7 @@ impl Session {
         let cancel = CancellationToken::new();
         signals(&cancel, &front)?;
         let commands = dispatch(bus.commands, cancel.clone());
-        let migration = Migration::new(config, work, bus.reporter, commands, cancel.clone())?;
+        let migration = Context::new(config, work, bus.reporter, commands, cancel.clone())?;
         Ok(Self { migration, front, kind, printer, options, cancel, hub: bus.hub, _log: log })
     }
 
@@ -94,7 +97,7 @@ impl Session {
     /// Runs the migration to its end, or to a stop, with its front end.
     pub async fn migrate(self) -> Result<()> {
         let Self { mut migration, front, kind, printer, options, cancel, hub, _log } = self;
-        let work = tokio::spawn(async move { migration.run().await });
+        let work = tokio::spawn(async move { migration::run(&mut migration).await });
         let result = if kind == FrontKind::Dashboard { with_dashboard(work, front.clone(), options, cancel).await } else { joined(work.await) };
         let state = front.state.clone();
         drop(front);
@@ -232,7 +235,7 @@ async fn clean(args: &MigrateArgs) -> Result<()> {
     let left = clean::run(&migration.config, &migration.work, &migration.record, &migration.reporter).await;
     if left.is_empty() && !migration.record.completed {
         // Nothing is left to continue: the directory serves a new migration.
-        migration.record = crate::journal::Record::default();
+        migration.record = crate::record::Record::default();
         std::fs::remove_file(migration.work.path().join("migration.json"))?;
     }
     drop((migration, front));

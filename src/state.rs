@@ -2,7 +2,7 @@
 //!
 //! Rates and estimates are computed here from absolute samples, so a dropped progress event changes nothing.
 
-mod left;
+mod eta;
 mod meter;
 mod table;
 
@@ -155,7 +155,7 @@ pub struct State {
     pub table_jobs: u32,
     pub index_jobs: u32,
     pub paused: bool,
-    copying: left::Copying,
+    copying: eta::Copying,
     /// What is waited for, and the sessions that hold it up.
     pub waiting: Option<(String, Vec<Holder>)>,
     pub replay: Replay,

@@ -6,11 +6,11 @@ use hyperlift::{
     lsn::{Lsn, Position},
     pg::{
         catalog,
-        client::{self, Client, Side},
-        conninfo::Conninfo,
+        client::{self, Client},
+        connect::{conninfo::Conninfo, session::Side},
         ledger,
         snapshot::Snapshot,
-        target, timescale,
+        target_table, timescale,
     },
     replay::{
         lane::{ConflictPolicy, Lane, Progress, Shared, Trouble},
@@ -123,7 +123,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         load[lane] += found.bytes + 1;
         let missing = || Error::failed(format!("{} is not on the target", found.table));
         let hypertable = job.hypertables && timescale::hypertables(&target).await?.contains_key(&found.table);
-        let shape = target::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
+        let shape = target_table::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
         relations.push(Relation {
             oid: found.oid,
             table: found.table,

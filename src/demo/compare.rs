@@ -4,10 +4,14 @@
 //! be held against each other.
 
 use super::{connect, rows};
-use crate::error::{Error, Result};
-use crate::name::{TableName, ident};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use crate::{
+    error::{Error, Result},
+    name::{TableName, ident},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use tokio_postgres::Client;
 
 /// Something that is not the same on both sides.

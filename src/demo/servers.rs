@@ -5,15 +5,16 @@
 
 use super::{execute, query_text};
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::io::{BufRead, BufReader, Write as _};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Signals are ignored so that nothing but the end of the pipe ends the keeper: a ctrl-c in the terminal must not take the servers away
 /// before the migration has stopped, and a closed stdout must not keep the folder from being removed.

@@ -1,13 +1,19 @@
 //! Where a throw-away TimescaleDB can be had on this machine: a server that was named, the installed extension, or PGlite.
 
-use super::execute;
-use super::servers::{Programs, Server, ServerOptions, blocking, output};
-use crate::error::{Error, Result};
-use crate::name::ident;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use super::{
+    execute,
+    servers::{Programs, Server, ServerOptions, blocking, output},
+};
+use crate::{
+    error::{Error, Result},
+    name::ident,
+};
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 /// The superuser URI of a server with TimescaleDB; each use gets a new database on it.
 const GIVEN: &str = "HYPERLIFT_TEST_TIMESCALE";

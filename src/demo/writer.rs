@@ -4,16 +4,24 @@
 //! updates beside a large value, cascading deletes, TRUNCATE. Sessions keep off each other's rows, so that every error of a statement
 //! was caused from outside: it ends the session and is returned by [`Writer::stop`].
 
-use super::actions::{ACTIONS, Action, PAUSE};
-use super::connect;
+use super::{
+    actions::{ACTIONS, Action, PAUSE},
+    connect,
+};
 use crate::error::{Error, Kind, Result};
-use std::collections::BTreeMap;
-use std::ops::AddAssign;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use std::{
+    collections::BTreeMap,
+    ops::AddAssign,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 

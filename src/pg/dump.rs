@@ -1,23 +1,24 @@
 //! The schema as pg_dump prints it, taken apart statement by statement and understood with PostgreSQL's own parser.
 
-mod alter;
-mod entries;
-mod older;
+mod alter_table;
+mod classify;
+mod downgrade;
+pub mod index_build;
+mod privileges;
 mod program;
 mod publications;
-mod rights;
-mod understand;
+mod toc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
-use self::understand::understand;
+use self::classify::classify;
 pub use self::{
-    older::Note,
+    downgrade::Note,
     program::{PgDump, find},
 };
-use super::{conninfo::Conninfo, extent::Omitted};
+use super::{catalog::exclusion::Omitted, connect::conninfo::Conninfo};
 use crate::{error::Result, name::TableName, plan::Plan};
 
 /// When a statement is run.
@@ -108,7 +109,7 @@ pub struct Target {
 /// The schema in the order of the dump, for this target; with a digest by which a changed schema is noticed.
 pub async fn schema(text: Arc<str>, plan: &Plan, target: Target) -> Result<Schema> {
     let plan = plan.clone();
-    let understood = tokio::task::spawn_blocking(move || understand(&text, &plan, target));
+    let understood = tokio::task::spawn_blocking(move || classify(&text, &plan, target));
     understood.await.expect("parsing does not panic")
 }
 

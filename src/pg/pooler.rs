@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{conninfo::Conninfo, wire::Wire};
+use super::{connect::conninfo::Conninfo, wire::Wire};
 use crate::error::{Error, Result};
 
 /// A pooler without a free session keeps us waiting.

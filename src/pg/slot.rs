@@ -5,34 +5,8 @@ use crate::{
     error::{Error, Result},
     lsn::Lsn,
     name::{TableName, ident},
+    pg::own::Names,
 };
-
-/// Names of what a migration makes on the source.
-#[derive(Clone, Debug)]
-pub struct Names {
-    pub slot: String,
-    /// All operations.
-    pub publication: String,
-    /// Inserts and truncates of tables without a usable identity.
-    pub insert_only: String,
-}
-
-/// Publications of this and other migrations, as a pattern of names.
-pub const OWN_PUBLICATIONS: &str = "^hyperlift_";
-
-pub fn is_own_publication(name: &str) -> bool {
-    name.starts_with("hyperlift_")
-}
-
-impl Names {
-    pub fn of(migration: &str) -> Self {
-        Self {
-            slot: format!("hyperlift_{migration}"),
-            publication: format!("hyperlift_{migration}"),
-            insert_only: format!("hyperlift_{migration}_insert_only"),
-        }
-    }
-}
 
 /// A published relation.
 pub struct Published<'a> {

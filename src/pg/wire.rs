@@ -10,21 +10,25 @@ mod script;
 mod socket;
 mod startup;
 
-use std::collections::HashMap;
-use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use self::socket::Io;
-use super::attempt::{Attempts, reason};
-use super::client::{Side, session_settings};
-use super::conninfo::Conninfo;
-use super::tls::Tls;
+use super::connect::{
+    conninfo::Conninfo,
+    hosts::{Attempts, reason},
+    session::{Side, session_settings},
+    tls::Tls,
+};
 use crate::error::{Error, Result};
 
 pub use copy::{Copied, Pipe, pipe_copy};
@@ -111,7 +115,7 @@ impl Wire {
 
     /// `server_version_num`: 150020 for 15.20.
     pub fn version(&self) -> u32 {
-        super::client::version_num(self.parameter("server_version").unwrap_or_default())
+        crate::pg::connect::session::version_num(self.parameter("server_version").unwrap_or_default())
     }
 
     /// What stops this connection's statement from elsewhere.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, idents},
-    pg::target::{EQUALS, Equality, TableKind, TargetColumn},
+    pg::target_table::{EQUALS, Equality, TableKind, TargetColumn},
 };
 
 /// A parameter in text format; `None` is NULL.
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         lsn::{Lsn, Position},
-        pg::{snapshot::Snapshot, target::TargetTable},
+        pg::{snapshot::Snapshot, target_table::TargetTable},
         replay::pgoutput::{ColumnMessage, encode},
     };
     use std::sync::Arc;

@@ -252,7 +252,7 @@ mod tests {
     use crate::{
         lsn::{Lsn, Position},
         name::TableName,
-        pg::{snapshot::Snapshot, target::TargetTable},
+        pg::{snapshot::Snapshot, target_table::TargetTable},
         replay::pgoutput::{self, ColumnMessage, encode},
     };
     use proptest::prelude::*;

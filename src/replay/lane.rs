@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     lsn::{Lsn, Position},
-    pg::conninfo::Conninfo,
+    pg::connect::conninfo::Conninfo,
 };
 
 /// A batch is applied when it has this many changes, or takes so many bytes, or is so old; a transaction that touches a deferrable

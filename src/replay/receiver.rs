@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
-    pg::conninfo::Conninfo,
+    pg::connect::conninfo::Conninfo,
 };
 
 /// What others want to know of the receiver. Absolute values.

@@ -5,7 +5,7 @@ use super::change::Change;
 use crate::{
     lsn::Lsn,
     name::TableName,
-    pg::{ledger::Spread, snapshot::Snapshot, target::TargetTable},
+    pg::{ledger::Spread, snapshot::Snapshot, target_table::TargetTable},
 };
 
 /// One replayed relation: a table, or a partition root with all its leaves.

@@ -10,7 +10,7 @@ use crate::{
     pg::{
         catalog::{self, ShapeColumn},
         client::Client,
-        target::TargetTable,
+        target_table::TargetTable,
     },
 };
 
@@ -142,7 +142,7 @@ mod tests {
         lsn::Lsn,
         pg::{
             snapshot::Snapshot,
-            target::{Equality, TargetColumn},
+            target_table::{Equality, TargetColumn},
         },
         replay::pgoutput::ColumnMessage,
     };

@@ -30,8 +30,8 @@ use crate::{
     name::TableName,
     pg::{
         catalog::{self, Partition, ShapeColumn},
-        client::{self, Client, Side},
-        conninfo::Conninfo,
+        client::{self, Client},
+        connect::{conninfo::Conninfo, session::Side},
         ledger::Spread,
     },
 };

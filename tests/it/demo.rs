@@ -1,16 +1,20 @@
 //! The throw-away servers, the demo data, the writer and the comparison: what all other tests stand on.
 
-use hyperlift::demo::compare::{Difference, compare};
-use hyperlift::demo::data::{self, Size};
-use hyperlift::demo::servers::{Programs, Server, ServerOptions};
-use hyperlift::demo::timescale::{start_timescale, timescale_kinds};
-use hyperlift::demo::writer::{Load, Writer};
-use hyperlift::demo::{execute, query_text};
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use hyperlift::demo::{
+    compare::{Difference, compare},
+    data::{self, Size},
+    execute, query_text,
+    servers::{Programs, Server, ServerOptions},
+    timescale::{start_timescale, timescale_kinds},
+    writer::{Load, Writer},
+};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 async fn number_in(uri: &str, sql: &str) -> i64 {
     query_text(uri, sql).await.unwrap()[0][0].as_ref().unwrap().parse().unwrap()

@@ -2,12 +2,14 @@
 
 use super::runner::{eventually, program};
 use hyperlift::demo::timescale::{TimescaleKind, timescale_kinds};
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+};
 use tempfile::TempDir;
 
 /// A demo whose servers and files all lie in one folder.

@@ -1,19 +1,23 @@
 //! Tables that become hypertables: their keys, their indexes, and changes that a hypertable takes only in another form. Each test runs
 //! on every kind of TimescaleDB that this machine has.
 
-use super::runner::{Ended, Running, eventually};
-use super::support::hyperlift;
-use hyperlift::demo::compare::compare;
-use hyperlift::demo::data::{self, Size};
-use hyperlift::demo::servers::{Server, ServerOptions};
-use hyperlift::demo::timescale::{Target, TimescaleKind, start_timescale, timescale_kinds};
-use hyperlift::demo::writer::{Load, Writer};
-use hyperlift::demo::{connect, execute, query_text};
+use super::{
+    runner::{Ended, Running, eventually},
+    support::hyperlift,
+};
+use hyperlift::demo::{
+    compare::compare,
+    connect,
+    data::{self, Size},
+    execute, query_text,
+    servers::{Server, ServerOptions},
+    timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
+    writer::{Load, Writer},
+};
 use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A source, an empty TimescaleDB, and a folder for the work directory and the plan.

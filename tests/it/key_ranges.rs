@@ -3,9 +3,12 @@
 use hyperlift::{
     demo::servers::ServerOptions,
     event::{Stage, TableState},
+    migration::stages::copy::{key_ranges, parts::KeyRanges},
     name::TableName,
-    pg::{client::Side, conninfo::Conninfo, wire::Wire},
-    stages::copy::{keys, parts::KeyRanges},
+    pg::{
+        connect::{conninfo::Conninfo, session::Side},
+        wire::Wire,
+    },
 };
 
 use crate::support::{Database, InProcess, Pair, until};
@@ -16,7 +19,7 @@ async fn cut(database: &Database, table: &str) -> KeyRanges {
     let blocks = database.value("select pg_relation_size('public.t') / 8192").await.parse().unwrap();
     let mut wire = Wire::open(&Conninfo::parse(&database.uri).unwrap(), Side::Source, "test").await.unwrap();
     wire.simple("begin isolation level repeatable read read only").await.unwrap();
-    let found = keys::ranges(&mut wire, &TableName::new("public", "t"), blocks, 10).await.unwrap();
+    let found = key_ranges::ranges(&mut wire, &TableName::new("public", "t"), blocks, 10).await.unwrap();
     let conditions = found.conditions();
     let times = conditions.iter().map(|c| format!("coalesce({c}, false)::int")).collect::<Vec<_>>().join(" + ");
     assert_eq!(database.value(&format!("select count(*) from public.t where {times} <> 1")).await, "0", "{table}: {conditions:?}");

@@ -10,8 +10,10 @@ use hyperlift::{
 };
 use std::{path::PathBuf, time::Duration};
 
-use crate::migrate::DEMO_PLAN;
-use crate::support::{Migration, Pair, until};
+use crate::{
+    migrate::DEMO_PLAN,
+    support::{Migration, Pair, until},
+};
 
 const HYPERTABLE: &str = r#"
 [[hypertable]]

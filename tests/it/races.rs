@@ -7,8 +7,8 @@ use hyperlift::{
     lsn::Lsn,
     pg::{
         catalog,
-        client::{self, Side},
-        conninfo::Conninfo,
+        client::{self},
+        connect::{conninfo::Conninfo, session::Side},
     },
 };
 use std::path::Path;

@@ -7,12 +7,13 @@ use hyperlift::{
     name::TableName,
     pg::{
         catalog::{self, ShapeColumn},
-        client::{self, Client, Side},
-        conninfo::Conninfo,
+        client::{self, Client},
+        connect::{conninfo::Conninfo, session::Side},
         ledger,
-        slot::{self, Names, Published},
+        own::Names,
+        slot::{self, Published},
         snapshot::Snapshot,
-        target::{self, TableKind},
+        target_table::{self, TableKind},
         timescale,
     },
     replay::{
@@ -200,7 +201,7 @@ impl<'a> Replay<'a> {
         let (mut relations, mut leaves) = (Vec::new(), HashMap::new());
         for (index, r) in self.stream.relations.iter().enumerate() {
             let hypertable = has_timescale && timescale::hypertables(client).await.unwrap().contains_key(&r.table);
-            let shape = target::target_table(client, &r.table, hypertable).await.unwrap().expect("the target has the table");
+            let shape = target_table::target_table(client, &r.table, hypertable).await.unwrap().expect("the target has the table");
             if shape.kind == TableKind::Partitioned {
                 leaves.extend(catalog::leaves(client, &r.table).await.unwrap().into_iter().map(|leaf| (leaf, index)));
             }

@@ -12,9 +12,9 @@ use hyperlift::{
     },
     error::Result,
     event::{self, Event, Stage, StageState, Stamped},
-    journal::WorkDir,
     lsn::Lsn,
     state::State,
+    work_dir::WorkDir,
 };
 use std::{
     collections::BTreeSet,
@@ -439,8 +439,8 @@ impl InProcess {
         let bus = bus::start(|_| {}, Some(listener));
         let cancel = CancellationToken::new();
         let work = WorkDir::open(&config.dir).unwrap();
-        let mut migration = hyperlift::migration::Migration::new(config, work, bus.reporter, bus.commands, cancel.clone()).unwrap();
-        let run = tokio::spawn(async move { migration.run().await });
+        let mut migration = hyperlift::migration::context::Context::new(config, work, bus.reporter, bus.commands, cancel.clone()).unwrap();
+        let run = tokio::spawn(async move { hyperlift::migration::run(&mut migration).await });
         Self { front: bus.front, events, run, cancel, _folder: folder }
     }
 

@@ -1,14 +1,17 @@
 //! The program in a terminal, as an operator sees and drives it.
 
-use super::demo_run::expect_nothing_left;
-use super::runner::eventually;
+use super::{demo_run::expect_nothing_left, runner::eventually};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use std::io::{Read, Write};
-use std::num::NonZeroU16;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    num::NonZeroU16,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tempfile::TempDir;
 
 /// What the dashboard asks of an operator between another key and `Y`.

@@ -1,13 +1,19 @@
 //! The frame client and the SQL client against PostgreSQL 15.
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
-use hyperlift::error::{Error, Kind};
-use hyperlift::lsn::Lsn;
-use hyperlift::pg::client::{self, Side};
-use hyperlift::pg::conninfo::Conninfo;
-use hyperlift::pg::wire::{Copied, ReplicationMessage, Wire, pipe_copy};
+use hyperlift::{
+    error::{Error, Kind},
+    lsn::Lsn,
+    pg::{
+        client::{self},
+        connect::{conninfo::Conninfo, session::Side},
+        wire::{Copied, ReplicationMessage, Wire, pipe_copy},
+    },
+};
 use tokio::time::timeout;
 
 use crate::bare_server::Server;

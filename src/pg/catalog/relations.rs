@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{OWN_SCHEMAS, versions};
+use super::versions;
 use crate::{
     error::{Error, Result},
     name::TableName,
-    pg::client::Client,
+    pg::{client::Client, own::OWN_SCHEMAS},
 };
 
 /// A unique index of a relation.

@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::OWN_SCHEMAS;
 use crate::{
     error::Result,
     name::TableName,
-    pg::client::Client,
+    pg::{client::Client, own::OWN_SCHEMAS},
     scope::{Extent, Scope},
 };
 

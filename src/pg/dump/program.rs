@@ -5,12 +5,12 @@ use std::{
     process::Stdio,
 };
 
-use super::entries;
+use super::toc;
 use crate::{
     error::{Error, Result},
     pg::{
-        conninfo::Conninfo,
-        extent::{Omitted, exact_pattern},
+        catalog::exclusion::{Omitted, exact_pattern},
+        connect::conninfo::Conninfo,
     },
     plan::Plan,
 };
@@ -121,7 +121,7 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: mend them there")
     })?;
     let text = clean(&text);
-    Ok(if omitted.is_empty() { text } else { entries::in_scope(&text, omitted) })
+    Ok(if omitted.is_empty() { text } else { toc::in_scope(&text, omitted) })
 }
 
 /// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. Other lines that look like

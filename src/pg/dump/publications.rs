@@ -11,9 +11,9 @@ use pg_query::{
 
 use super::{
     Target,
-    alter::string_node,
-    older::Note,
-    understand::{deparse, table_of},
+    alter_table::string_node,
+    classify::{deparse, table_of},
+    downgrade::Note,
 };
 use crate::{
     error::Result,
@@ -124,7 +124,7 @@ fn option_name(option: &Node) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::{
-        pg::dump::{Phase, Statement, understand},
+        pg::dump::{Phase, Statement, classify},
         plan::{Hypertable, KeyChoice},
     };
 
@@ -134,7 +134,7 @@ mod tests {
     fn understood(sql: &str, target: Target) -> (Vec<Statement>, Vec<Note>, String) {
         let table = TableName::new("app", "metrics");
         let hypertable = Hypertable { table, time_column: "ts".into(), chunk_interval: "1 day".into(), key: KeyChoice::Extend };
-        let schema = understand(sql, &Plan { hypertables: vec![hypertable], ..Plan::default() }, target).unwrap();
+        let schema = classify(sql, &Plan { hypertables: vec![hypertable], ..Plan::default() }, target).unwrap();
         (schema.statements, schema.notes, schema.digest)
     }
 

@@ -1,9 +1,11 @@
 //! COPY out of one server into another: CopyData frames are passed on as they are, whatever their format.
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;

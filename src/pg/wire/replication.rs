@@ -6,8 +6,10 @@ use bytes::{Buf, BufMut, Bytes};
 use postgres_protocol::message::frontend;
 
 use super::{Wire, server_error};
-use crate::error::{Error, Result};
-use crate::lsn::Lsn;
+use crate::{
+    error::{Error, Result},
+    lsn::Lsn,
+};
 
 /// What a walsender sends.
 #[derive(Clone, Debug, PartialEq, Eq)]

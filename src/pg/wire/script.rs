@@ -1,11 +1,13 @@
 //! Many requests in one flight: they are sent one behind the other while the answers to the first ones come in, so that a batch costs
 //! one round trip, not one a statement.
 
-use std::borrow::Cow;
-use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;

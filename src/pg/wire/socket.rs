@@ -1,18 +1,22 @@
 //! Opens a connection to one server, encrypted if asked for, and sends CancelRequests over others.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream, lookup_host},
+};
 
-use crate::error::{Error, Result};
-use crate::pg::attempt::{Candidate, Encryption, Trouble, reason};
-use crate::pg::conninfo::{Conninfo, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
-use crate::pg::tls::Tls;
+use crate::{
+    error::{Error, Result},
+    pg::connect::{
+        conninfo::{Conninfo, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES},
+        hosts::{Candidate, Encryption, Trouble, reason},
+        tls::Tls,
+    },
+};
 
 /// Any of a TCP, TLS or unix connection.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}

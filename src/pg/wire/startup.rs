@@ -3,16 +3,24 @@
 use std::collections::HashMap;
 
 use bytes::{Buf, BytesMut};
-use postgres_protocol::authentication::{md5_hash, sasl};
-use postgres_protocol::message::frontend;
+use postgres_protocol::{
+    authentication::{md5_hash, sasl},
+    message::frontend,
+};
 use tokio_postgres::config::ChannelBinding;
 
-use super::socket::{self, Canceller, Socket};
-use super::{Frame, READ_BYTES, Wire, server_error};
-use crate::error::{Error, Result};
-use crate::pg::attempt::{Candidate, Trouble};
-use crate::pg::conninfo::{Conninfo, Session};
-use crate::pg::tls::Tls;
+use super::{
+    Frame, READ_BYTES, Wire, server_error,
+    socket::{self, Canceller, Socket},
+};
+use crate::{
+    error::{Error, Result},
+    pg::connect::{
+        conninfo::{Conninfo, Session},
+        hosts::{Candidate, Trouble},
+        tls::Tls,
+    },
+};
 
 /// Connects to one candidate.
 pub async fn connect(info: &Conninfo, candidate: &Candidate, tls: &Tls, application_name: &str, replication: bool) -> Result<Wire, Trouble> {

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     lsn::Position,
     pg::{
-        client::Side,
+        connect::session::Side,
         ledger,
         wire::{Answer, Request, Wire},
     },

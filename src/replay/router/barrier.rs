@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     lsn::Position,
     name::{TableName, literal},
-    pg::target::TableKind,
+    pg::target_table::TableKind,
     replay::{
         change::Change,
         lane::{Feed, Stretch, Together},

@@ -9,8 +9,9 @@ use crate::{
     name::TableName,
     pg::{
         catalog::{self, ShapeColumn},
-        client::{self, Side},
-        target, timescale,
+        client::{self},
+        connect::session::Side,
+        target_table, timescale,
     },
     replay::{
         lane::{Feed, Resolution, Trouble},
@@ -69,7 +70,7 @@ impl Router {
         let is_leaf = message.oid != relation.oid;
         // It may have been renamed meanwhile, and its name may be another table's.
         if let Some(table) = catalog::name_of(&client, relation.target.oid).await?
-            && let Some(target) = target::target_table(&client, &table, hypertables).await?
+            && let Some(target) = target_table::target_table(&client, &table, hypertables).await?
         {
             let before = self.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
             let due = reshape::statements(&table, is_leaf, message, before, &target, &definitions);

@@ -8,7 +8,7 @@ use crate::{
     lsn::Position,
     pg::{
         ledger::{self, Spread},
-        target::Equality,
+        target_table::Equality,
     },
     replay::{
         key,

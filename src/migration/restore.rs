@@ -1,0 +1,86 @@
+//! Dumping the schema of the source and running it on the target, statement by statement.
+
+pub mod ddl;
+pub mod flatten;
+pub mod memberships;
+pub mod roles;
+pub mod statements;
+
+use crate::pg::connect::session::version_num;
+use std::sync::Arc;
+
+use super::{context::Context, prompts};
+use crate::{
+    error::Result,
+    event::{Event, Stage},
+    pg::{
+        catalog::{
+            self,
+            exclusion::{self, Omitted},
+        },
+        client::Client,
+        dump::{self, Phase, Schema, Statement},
+        ledger,
+    },
+    plan::Plan,
+};
+
+/// The schema as it is now, with the plan's hypertables in it and without what is left out. While the source's catalogs stay as they
+/// were, it is not dumped again.
+pub async fn dump(cx: &Context) -> Result<Schema> {
+    let source = cx.source("schema").await?;
+    let state = catalog::schema_state(&source).await?;
+    let known = cx.dumped.lock().ok().and_then(|dumped| dumped.clone());
+    let text = match known {
+        Some((then, text)) if then == state => text,
+        _ => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
+    };
+    drop(source);
+    if let Ok(mut dumped) = cx.dumped.lock() {
+        *dumped = Some((state, text.clone()));
+    }
+    understood(cx, text, &cx.plan).await
+}
+
+/// The schema as pg_dump prints it, without what is left out.
+pub async fn print(cx: &Context, source: &Client, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
+    let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
+    dump::text(&program, &cx.config.source, plan, omitted).await
+}
+
+/// The statements of such a text, for this target.
+pub async fn understood(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
+    let timescale = cx.timescale.installed.is_some() || cx.timescale.available.is_some();
+    let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
+    let mut schema = dump::schema(text, plan, target).await?;
+    if cx.config.skip_extensions {
+        schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
+    }
+    Ok(schema)
+}
+
+/// Runs the statements that come before the rows.
+pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
+    // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
+    let mut session = ddl::Session::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
+    let target = session.client().await?;
+    let mut executed = ledger::executed(target, Phase::PreData.word()).await?;
+    executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
+    let statements = memberships::possible(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
+    let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
+    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let reporter = cx.reporter.clone();
+    let total = statements.len() as u64;
+    let work = async {
+        let progress = |done: usize, statement: &Statement| {
+            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
+        };
+        ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
+        ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;
+        reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
+        Ok(())
+    };
+    tokio::pin!(work);
+    prompts::with_desk(cx, &mut desk, Stage::Schema, work).await?;
+    ledger::flush(&cx.target("schema").await?).await
+}

@@ -1,0 +1,192 @@
+//! Running the schema's statements on the target, each with its ledger row in one transaction (I2).
+
+use std::{collections::HashSet, time::Duration};
+
+use crate::{
+    bus::Reporter,
+    error::{Error, Result},
+    event::{Event, Level},
+    migration::prompts::{Asker, Resolution},
+    pg::{
+        catalog::versions,
+        client::{self, Client},
+        connect::{conninfo::Conninfo, session::Side},
+        dump::Statement,
+        ledger,
+    },
+};
+
+/// A connection to the target for DDL, made again when it breaks.
+pub struct Session {
+    target: Conninfo,
+    application_name: String,
+    /// Run once on each connection.
+    settings: String,
+    client: Option<Client>,
+}
+
+impl Session {
+    pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
+        Self { target: target.clone(), application_name, settings: settings.into(), client: None }
+    }
+
+    pub async fn client(&mut self) -> Result<&Client> {
+        if self.client.as_ref().is_none_or(|c| c.is_closed()) {
+            let fresh = client::connect(&self.target, Side::Target, &self.application_name).await?;
+            fresh.batch_execute(&self.settings).await?;
+            self.client = Some(fresh);
+        }
+        Ok(self.client.as_ref().expect("it was just connected"))
+    }
+
+    async fn execute(&mut self, sql: &str) -> Result<()> {
+        in_transaction(self.client().await?, sql).await
+    }
+
+    /// Whether the ledger has a statement: the answer to an earlier attempt was lost, or an earlier run's session committed late.
+    pub async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
+        Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
+    }
+
+    /// What `search_path` is by default on the source.
+    async fn source_path(&mut self) -> Option<String> {
+        ledger::migration(self.client().await.ok()?).await.ok()??.search_path
+    }
+}
+
+/// Statements run in one transaction; each takes a few locks until its end.
+const BATCH: usize = 100;
+/// Something that the statement needs is not found: `undefined_function`, `_table`, `_object`, `invalid_schema_name`.
+const NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+
+/// Runs statements in their order, as many as it takes in one transaction; where one of these fails, each by itself. Without somebody to
+/// ask, a statement that fails is skipped and the ledger says why.
+pub async fn run_all(
+    session: &mut Session,
+    statements: &[&Statement],
+    executed: &HashSet<String>,
+    reporter: &Reporter,
+    asker: Option<&Asker>,
+    progress: impl Fn(usize, &Statement),
+) -> Result<()> {
+    for (n, batch) in statements.chunks(BATCH).enumerate() {
+        let left: Vec<&Statement> = batch.iter().copied().filter(|s| !executed.contains(&s.digest())).collect();
+        let Some(first) = left.first() else { continue };
+        progress(n * BATCH, first);
+        if left.len() > 1 && session.execute(&together(&left)).await.is_ok() {
+            continue;
+        }
+        for (i, statement) in left.into_iter().enumerate() {
+            progress(n * BATCH + i, statement);
+            run_or_skip(session, statement, executed, reporter, asker).await?;
+        }
+    }
+    Ok(())
+}
+
+fn together(statements: &[&Statement]) -> String {
+    statements.iter().map(|s| with_record(s)).collect::<Vec<_>>().join(";\n")
+}
+
+/// The statement, and the one that records it.
+fn with_record(statement: &Statement) -> String {
+    let record = ledger::record_ddl(statement.phase.word(), &statement.object, &statement.digest());
+    format!("{};\n{record}", statement.sql.trim_end_matches(';'))
+}
+
+/// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
+pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
+    run_or_skip(session, statement, executed, reporter, Some(asker)).await
+}
+
+async fn run_or_skip(
+    session: &mut Session,
+    statement: &Statement,
+    executed: &HashSet<String>,
+    reporter: &Reporter,
+    asker: Option<&Asker>,
+) -> Result<bool> {
+    let digest = statement.digest();
+    if executed.contains(&digest) {
+        return Ok(true);
+    }
+    let phase = statement.phase.word();
+    let done = with_record(statement);
+    loop {
+        let e = match patiently(session, &statement.object, &done, reporter).await {
+            Ok(()) => return Ok(true),
+            Err(e) => e,
+        };
+        if session.has(phase, &digest).await.unwrap_or(false) {
+            return Ok(true);
+        }
+        let Some(asker) = asker else {
+            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
+            return Ok(false);
+        };
+        report_failure(reporter, &statement.object, statement.shown(), &e).await;
+        let reason = e.to_string();
+        match asker.ask(&statement.object, e).await? {
+            Resolution::Retry => {}
+            Resolution::Skip => {
+                session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
+                reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
+/// count on the `search_path` of the source's database (N-4).
+pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+    let mut delay = Duration::from_millis(250);
+    let mut with_path = None;
+    loop {
+        match session.execute(with_path.as_deref().unwrap_or(sql)).await {
+            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            Err(e) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
+                let Some(path) = session.source_path().await else { return Err(e) };
+                if with_path.is_some() {
+                    return Err(look_elsewhere(e, session.client().await?.version(), &path));
+                }
+                with_path = Some(format!("set local search_path = {path};\n{sql}"));
+                continue;
+            }
+            other => return other,
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(10));
+    }
+}
+
+/// What is not found on the path of the source either: newer servers do not look at it where an index or a materialised view is filled.
+pub fn look_elsewhere(e: Error, version: u32, path: &str) -> Error {
+    if version / 10_000 < versions::CATALOG_PATH_ALONE || !NOT_FOUND.iter().any(|code| e.has_code(code)) {
+        return e;
+    }
+    e.hint(format!(
+        "from PostgreSQL {} on functions of indexes and materialised views find by search_path only what is in the catalog: \
+         alter function … set search_path = {path} on the target, then retry",
+        versions::CATALOG_PATH_ALONE
+    ))
+}
+
+/// Runs statements as one transaction.
+pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
+    let result = client.batch_execute(&format!("begin;\n{sql};\ncommit")).await;
+    if let Err(e) = result {
+        let error = Error::from(e);
+        // Without this an error would leave the session in the failed transaction.
+        client.batch_execute("rollback").await.ok();
+        return Err(error);
+    }
+    Ok(())
+}
+
+pub async fn report_failure(reporter: &Reporter, object: &str, sql: &str, e: &Error) {
+    tracing::error!(object, sqlstate = e.sqlstate, "failed: {}", e.message);
+    reporter
+        .report(Event::StatementFailed { object: object.into(), message: e.message.clone(), sqlstate: e.sqlstate.clone(), sql: sql.into() })
+        .await;
+}

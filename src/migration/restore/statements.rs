@@ -1,0 +1,24 @@
+//! The statements of the schema as they were when the copy began, kept in the work directory: the cutover must know them even if the
+//! source is gone by then.
+
+use crate::{
+    error::{Error, Result},
+    migration::context::Context,
+    pg::dump::Statement,
+};
+
+/// The statements of the schema as they were when the copy began, in the work directory.
+pub const STATEMENTS: &str = "sql/statements.json";
+
+/// Without those that may hold a password: they have been run.
+pub fn write(cx: &Context, statements: &[Statement]) -> Result<()> {
+    let kept: Vec<&Statement> = statements.iter().filter(|s| !s.secret).collect();
+    cx.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
+}
+
+pub fn read(cx: &Context) -> Result<Vec<Statement>> {
+    let path = cx.work.path().join(STATEMENTS);
+    let text =
+        std::fs::read(&path).map_err(|e| Error::failed(format!("cannot read {}: {e}", path.display())).hint("restore the file from a backup"))?;
+    Ok(serde_json::from_slice(&text)?)
+}

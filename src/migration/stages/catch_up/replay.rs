@@ -1,0 +1,132 @@
+//! The replay that runs: what is known of it, and how it is watched.
+
+use super::{super::copy::Replication, counters, lag};
+use crate::pg::catalog::exclusion::Omitted;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    error::{Error, Result},
+    event::{Command, Event},
+    lsn::Lsn,
+    migration::context::Context,
+    name::TableName,
+    pg::{client::Client, slot},
+    replay::{
+        lane::{self, Resolution},
+        relation::Relation,
+        router::{self, BarrierRequest},
+    },
+};
+
+/// A source that does not answer within this time is looked at again later.
+pub(super) const LOOK: Duration = Duration::from_secs(3);
+
+pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+
+/// The running replay.
+pub struct Replay {
+    pub replication: Replication,
+    pub(super) relations: Arc<Vec<Relation>>,
+    pub(super) lanes: Vec<watch::Receiver<lane::Progress>>,
+    pub(super) counters: Vec<counters::Tally>,
+    pub(super) router: watch::Receiver<router::Progress>,
+    pub(super) barriers: mpsc::Sender<BarrierRequest>,
+    pub(super) paused: watch::Sender<bool>,
+    pub(super) trouble: mpsc::Receiver<lane::Trouble>,
+    /// Tables whose DDL was followed.
+    pub(super) reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
+    pub(super) failures: mpsc::UnboundedReceiver<Error>,
+    /// Troubles that wait for the operator, by the name of their table.
+    pub(super) open: HashMap<String, (Option<TableName>, Vec<oneshot::Sender<Resolution>>)>,
+    /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
+    pub(super) accepted: HashSet<TableName>,
+    pub(super) tasks: TaskTracker,
+    pub(super) cancel: CancellationToken,
+    /// For looking at the source.
+    pub(super) source: Client,
+    pub(super) analyze: Analyze,
+    pub(super) probe: Option<(Lsn, Instant)>,
+    pub(super) round_trip: Option<Duration>,
+    pub(super) last_write: (Lsn, Instant),
+    pub(super) slot_checked: Option<Instant>,
+    pub(super) slot: Option<slot::Slot>,
+    /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not looked at yet.
+    pub(super) prepared: Option<i64>,
+    /// What has changed in the source's schema since the copy.
+    pub(super) altered: Option<String>,
+    /// Lanes that are held up, as it was last said.
+    pub(super) held_up: Option<String>,
+    /// Where the stream begins: nothing before it is owed to the target.
+    pub(super) start: Lsn,
+    /// Where the source stood, and when.
+    pub(super) history: lag::History,
+    pub lag: Option<u64>,
+    /// What the filters leave out. It is resolved before the cutover, because that takes seconds with filters over thousands of tables.
+    pub excluded: Omitted,
+    /// When the cutover was confirmed last: the downtime begins.
+    pub confirmed: Instant,
+}
+
+/// Where replay stands: everything before is applied.
+pub(super) struct Applied {
+    pub(super) lanes: Vec<Lsn>,
+    /// The slowest of them.
+    pub(super) all: Lsn,
+}
+
+pub(super) enum Analyze {
+    NotYet,
+    Running(watch::Receiver<bool>),
+    Done,
+}
+
+/// What happened while replay was driven.
+pub enum Driven<T> {
+    Done(T),
+    /// A command that is not about replay's own troubles.
+    Command(Command),
+}
+
+impl Replay {
+    /// Where each lane stands, and replay as a whole.
+    pub(super) fn applied(&self) -> Applied {
+        // The lanes first: what is received meanwhile must not count as theirs.
+        let lanes: Vec<Lsn> = self.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
+        let status = self.replication.receiver.status.borrow();
+        let (quiet, needs) = status.quiet;
+        let nothing_under_way = status.end.lsn >= needs && self.router.borrow().routed >= status.end.lsn;
+        // A lane that has applied all that came is level: what the source wrote since is not for us.
+        let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(quiet) } else { lsn }).collect();
+        Applied { all: lanes.iter().min().copied().unwrap_or(self.start), lanes }
+    }
+
+    /// Everything up to `lsn` is received, spooled and applied by all lanes, which then stood still together.
+    pub fn barrier(&self, lsn: Lsn) -> impl Future<Output = Result<()>> + use<> {
+        let (reached, answer) = oneshot::channel();
+        let barriers = self.barriers.clone();
+        let mut receiver = self.replication.receiver.reacher();
+        Box::pin(async move {
+            receiver.reach(lsn).await?;
+            let gone = || Error::failed("the replay router has ended").hint("see the log for the reason");
+            barriers.send(BarrierRequest { lsn, reached }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())
+        })
+    }
+
+    /// A paused replay would never drain.
+    pub async fn resume(&self, cx: &Context) {
+        if self.paused.send_replace(false) {
+            cx.reporter.report(Event::Paused { paused: false }).await;
+        }
+    }
+
+    pub fn counts(&self) -> (u64, u64) {
+        (self.relations.iter().filter(|r| !r.skipped).count() as u64, self.lanes.iter().map(|l| l.borrow().changes).sum())
+    }
+}

@@ -1,0 +1,79 @@
+//! Lag, rates and positions, measured twice a second.
+
+use super::replay::{Applied, LOOK, Replay};
+use crate::pg::own::Names;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+use crate::{
+    error::{Error, Result},
+    event::{Event, LaneStatus},
+    lsn::Lsn,
+    migration::context::Context,
+    pg::{catalog, slot},
+    replay::lane::{self},
+    state::between,
+};
+
+impl Replay {
+    pub(super) async fn sample(&mut self, cx: &mut Context) -> Result<()> {
+        let asked = Instant::now();
+        let (source, source_time) = match tokio::time::timeout(LOOK, catalog::flushed_lsn_and_time(&self.source)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(e)) if !e.is_transient() => return Err(e.context("source")),
+            _ => {
+                // The receiver tells of the broken source; here it is only looked at again.
+                if let Ok(Ok(fresh)) = tokio::time::timeout(LOOK, cx.source("lag")).await {
+                    self.source = fresh;
+                }
+                return Ok(());
+            }
+        };
+        if self.replication.receiver.has_ended() {
+            let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
+            return Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: it continues"));
+        }
+        let Applied { all: applied, lanes: stand } = self.applied();
+        let status = self.replication.receiver.status.borrow().clone();
+        let durable = self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default();
+        self.replication.receiver.applied(durable);
+        self.history.note(source, asked);
+        self.history.forget_before(durable);
+        self.measure_round_trip(source, applied);
+        if status.last_write() != self.last_write.0 {
+            self.last_write = (status.last_write(), Instant::now());
+        }
+        let lag = source.since(applied);
+        self.lag = Some(lag);
+        let last_commit = self.router.borrow().last_commit;
+        let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
+        let behind = |lsn: Lsn| self.history.behind(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<lane::Progress>, Lsn))| {
+            let p = progress.borrow();
+            LaneStatus {
+                lane: i as u32,
+                applied,
+                lag: source.since(applied),
+                lag_ms: behind(applied),
+                waiting: p.waiting,
+                held_up: p.held_up.clone(),
+            }
+        };
+        let lanes = self.lanes.iter().zip(stand).enumerate().map(lane).collect();
+        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
+        let (lag_ms, source_time) = (behind(applied), Some(source_time));
+        cx.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
+        self.tell_counters(cx).await?;
+        if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
+            self.slot_checked = Some(Instant::now());
+            self.slot = slot::slot(&self.source, &Names::of(&cx.record.id).slot).await.unwrap_or(None);
+            self.look_at_the_source(cx).await;
+            if let Some(s) = &self.slot {
+                cx.reporter.report(Event::SlotChecked { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes }).await;
+            }
+        }
+        self.analyze_when_near(cx, lag).await;
+        cx.reporter.report(Event::GatesChecked { gates: self.gates(cx) }).await;
+        Ok(())
+    }
+}

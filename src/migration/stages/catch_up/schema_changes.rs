@@ -1,0 +1,49 @@
+//! A table of the source that was altered while its changes are replayed.
+
+use super::replay::{LOOK, Replay};
+use crate::migration::restore::{self, statements};
+use std::sync::Arc;
+
+use crate::{
+    error::Result,
+    event::Level,
+    migration::context::Context,
+    pg::{
+        catalog,
+        dump::{Phase, Statement},
+        ledger::{self},
+    },
+    replay::router::{self},
+    scope::Scope,
+};
+
+impl Replay {
+    /// A table of the target was altered as its source was: what is compared from now on.
+    pub(super) async fn follow(&mut self, cx: &mut Context, reshaped: router::Reshaped) -> Result<()> {
+        let router::Reshaped { oid, before, now, columns } = reshaped;
+        let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source, &Scope::default())).await.ok().and_then(Result::ok).unwrap_or_default();
+        cx.record.shapes.retain(|_, shape| shape.oid != oid);
+        let names = |shape: &[catalog::ShapeColumn]| {
+            shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
+        };
+        // The source may be further than the stream; then the next change of the table tells.
+        let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
+        let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), catalog::Shape { oid, columns, leaves: Vec::new() }));
+        cx.record.shapes.insert(name, shape);
+        cx.save()?;
+        ledger::rename_relation(&cx.target("catch-up").await?, oid, &now).await?;
+        let relations = Arc::make_mut(&mut self.relations);
+        relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
+        self.slot_checked = None;
+        // Triggers, foreign keys and grants, too, are as the source has them now.
+        let fresh = cx.unless_stopped(restore::dump(cx)).await?.statements;
+        let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| self.relations.iter().any(|r| r.table == *t));
+        let fresh = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover && ours(s));
+        let statements: Vec<_> = statements::read(cx)?.into_iter().filter(|s| s.phase < Phase::Cutover).chain(fresh).collect();
+        statements::write(cx, &statements)?;
+        let text =
+            if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
+        cx.notice(Level::Info, text).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
+
+use crate::migration::restore;
+
+use crate::{
+    error::Result,
+    event::{Event, Level, Stage},
+    migration::{context::Context, restore::roles},
+    pg::{
+        catalog::{self},
+        client::Client,
+        dump::Statement,
+        ledger,
+        timescale::{self, Timescale},
+    },
+};
+
+pub async fn run(cx: &mut Context) -> Result<()> {
+    cx.enter(Stage::Schema).await;
+    let source = cx.source("schema").await?;
+    let mut target = cx.target("schema").await?;
+    let ended = catalog::end_leftovers(&target, &cx.record.id).await? + catalog::end_leftovers(&source, &cx.record.id).await?;
+    if ended > 0 {
+        cx.notice(Level::Info, format!("ended {ended} sessions that an earlier run left behind")).await;
+    }
+    let migration = ledger::Migration {
+        id: cx.record.id.clone(),
+        source_system_id: cx.record.source.system_id.clone(),
+        source_db: cx.record.source.database.clone(),
+        lanes: cx.config.replay_lanes,
+        search_path: catalog::default_search_path(&source).await?,
+        finished: false,
+    };
+    ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
+    if !cx.is_finished(Stage::Schema) {
+        let (schema, timescale) = cx.unless_stopped(async { tokio::try_join!(restore::dump(cx), create_timescale(cx, &target)) }).await?;
+        cx.record.schema = Some(schema.digest.clone());
+        cx.save()?;
+        // What becomes of publications depends on hypertables, which may still be chosen.
+        for (object, reason) in schema.notes.iter().filter(|(object, _)| !object.starts_with("PUBLICATION ")) {
+            cx.not_moved(object, reason).await?;
+        }
+        cx.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
+        if !cx.config.skip_roles {
+            roles::create(cx, &source, &target).await?;
+        }
+        if let Some(timescale) = timescale {
+            cx.notice(Level::Info, format!("TimescaleDB {} created", timescale.installed.clone().unwrap_or_default())).await;
+            cx.endpoints.1.timescale.clone_from(&timescale.installed);
+            cx.timescale = timescale;
+            let (source, target) = cx.endpoints.clone();
+            cx.reporter.report(Event::Connected { source, target }).await;
+        }
+        drop(target);
+        restore::restore(cx, &schema).await?;
+    }
+    cx.finish(Stage::Schema).await
+}
+
+fn text_of(statements: &[Statement]) -> String {
+    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.shown().trim_end_matches(';'));
+    statements.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// Creates the extension where it can be had and is not there yet.
+async fn create_timescale(cx: &Context, target: &Client) -> Result<Option<Timescale>> {
+    if cx.timescale.installed.is_some() || cx.timescale.available.is_none() {
+        return Ok(None);
+    }
+    target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
+    timescale::inspect(target).await.map(Some)
+}

@@ -1,0 +1,262 @@
+//! Which servers are tried, in what order and with what encryption (libpq's rules), and what a failure means to an operator.
+//!
+//! Shared by both clients, so that they reach the same server and report the same words.
+
+use std::{collections::VecDeque, io, time::Duration};
+
+use super::conninfo::{Conninfo, Host, Session, SslMode};
+use crate::error::{Error, Kind};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    Plain,
+    /// TLS if the server offers it.
+    Offered,
+    Required,
+}
+
+/// One way to try.
+#[derive(Clone)]
+pub struct Candidate {
+    pub host: Host,
+    pub encryption: Encryption,
+    /// What the server must answer about `transaction_read_only`.
+    pub session: Session,
+    /// Only worth it when the one before failed for its encryption.
+    otherwise: bool,
+}
+
+/// The candidates that are left, and why the earlier ones failed.
+pub struct Attempts {
+    left: VecDeque<Candidate>,
+    failures: Vec<Error>,
+}
+
+impl Attempts {
+    pub fn new(info: &Conninfo) -> Self {
+        let encryptions: &[Encryption] = match info.ssl().mode {
+            SslMode::Disable => &[Encryption::Plain],
+            SslMode::Allow => &[Encryption::Plain, Encryption::Required],
+            SslMode::Prefer => &[Encryption::Offered, Encryption::Plain],
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Encryption::Required],
+        };
+        let sessions: &[Session] = match info.session() {
+            Session::Any => &[Session::Any],
+            Session::ReadWrite => &[Session::ReadWrite],
+            Session::ReadOnly => &[Session::ReadOnly],
+            Session::PreferStandby => &[Session::ReadOnly, Session::Any],
+        };
+        let mut left = VecDeque::new();
+        for &session in sessions {
+            for host in info.hosts() {
+                let encryptions = if host.is_unix() { &[Encryption::Plain] } else { encryptions };
+                for (i, &encryption) in encryptions.iter().enumerate() {
+                    left.push_back(Candidate { host: host.clone(), encryption, session, otherwise: i > 0 });
+                }
+            }
+        }
+        Self { left, failures: Vec::new() }
+    }
+
+    /// Notes why `candidate` failed and drops what cannot do better.
+    pub fn failed(&mut self, trouble: Trouble, candidate: &Candidate, info: &Conninfo) {
+        if !trouble.is_about_encryption() {
+            while self.left.front().is_some_and(|next| next.otherwise) {
+                self.left.pop_front();
+            }
+        }
+        let answered = matches!(trouble, Trouble::Server(_) | Trouble::NoPassword | Trouble::Authentication(_));
+        let error = trouble.explain(info, &candidate.host);
+        // A server that was reached and says no is an answer; libpq asks no other either.
+        if answered && error.kind == Kind::Refused && !self.left.front().is_some_and(|next| next.otherwise) {
+            self.left.clear();
+        }
+        self.failures.push(error);
+    }
+
+    /// The last failure, with the others as its detail.
+    pub fn into_error(mut self) -> Error {
+        let Some(mut last) = self.failures.pop() else { return Error::failed("no host to connect to") };
+        let mut others: Vec<String> = self.failures.iter().map(Error::to_string).collect();
+        others.dedup();
+        others.retain(|other| *other != last.to_string());
+        if !others.is_empty() {
+            last.detail = Some(last.detail.into_iter().chain(others).collect::<Vec<_>>().join("; "));
+        }
+        last
+    }
+}
+
+impl Iterator for Attempts {
+    type Item = Candidate;
+    fn next(&mut self) -> Option<Candidate> {
+        self.left.pop_front()
+    }
+}
+
+/// Why a connection did not come about.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The network or the operating system.
+    Io(io::Error),
+    Timeout(Duration),
+    /// The server closed the connection without a word.
+    Closed,
+    NoTls,
+    /// The TLS request was answered with an error, whose text nobody vouches for (CVE-2024-10977).
+    TlsRequestFailed,
+    Tls(io::Error),
+    NoPassword,
+    /// SCRAM: the server does not know our password, or we cannot speak its method.
+    Authentication(String),
+    /// An ErrorResponse.
+    Server(Error),
+    /// `target_session_attrs` asks for another kind of server.
+    Session(&'static str),
+    Other(Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(e) }
+    }
+}
+
+impl Trouble {
+    fn is_about_encryption(&self) -> bool {
+        match self {
+            Self::NoTls | Self::Tls(_) | Self::TlsRequestFailed => true,
+            // "no pg_hba.conf entry for host …, SSL encryption"
+            Self::Server(e) => e.has_code("28000"),
+            _ => false,
+        }
+    }
+
+    /// The words for an operator; the kinds are those of every connection error.
+    fn explain(self, info: &Conninfo, host: &Host) -> Error {
+        match self {
+            Self::Io(e) => Error::connection(format!("cannot connect to {host}: {}", reason(&e)))
+                .hint("check the host, the port, and that nothing between blocks the connection")
+                .source(e),
+            Self::Timeout(after) => Error::connection(format!("cannot connect to {host}: no answer within {} s", after.as_secs()))
+                .hint("check the host, the port and the firewalls between; connect_timeout sets the patience"),
+            Self::Closed => Error::connection(format!("{host} closed the connection before it was made"))
+                .hint("check that a PostgreSQL server listens there; its log may say more"),
+            Self::NoTls => {
+                Error::refused(format!("{host} offers no TLS")).hint("enable ssl on the server, or set sslmode=disable if the network is trusted")
+            }
+            Self::TlsRequestFailed => Error::connection(format!("{host} answers the request for TLS with an error"))
+                .hint("check that a PostgreSQL server listens there; its log may say more"),
+            Self::Tls(e) if e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
+                Error::refused(format!("no TLS connection to {host}: {e}"))
+                    .hint("check sslmode, sslrootcert, sslcert and sslkey against the server's certificate")
+                    .source(e)
+            }
+            Self::Tls(e) => Error::connection(format!("no TLS connection to {host}: {}", reason(&e))).source(e),
+            Self::NoPassword => Error::refused(format!("{host} asks for the password of user \"{}\" and there is none", info.user()))
+                .hint("set PGPASSWORD, or add a line to ~/.pgpass (mode 0600): host:port:dbname:user:password"),
+            Self::Authentication(why) => Error::refused(format!("{host} and user \"{}\" cannot authenticate: {why}", info.user())),
+            Self::Session(found) => Error::refused(format!("{host} is {found}")).hint("target_session_attrs asks for another kind of server"),
+            Self::Server(e) => refusal(e, info, host),
+            Self::Other(e) => e.context(host),
+        }
+    }
+}
+
+/// What a server said instead of letting us in.
+fn refusal(e: Error, info: &Conninfo, host: &Host) -> Error {
+    let code = e.sqlstate.clone().unwrap_or_default();
+    let (kind, hint) = match code.as_str() {
+        "28P01" => (Kind::Refused, "check the user and the password (PGPASSWORD, ~/.pgpass)"),
+        "28000" => (Kind::Refused, "check the user, and that the server's pg_hba.conf lets it in from here"),
+        "3D000" => (Kind::Refused, "create the database, or correct its name"),
+        "42501" => (Kind::Refused, "grant the user the right to connect (and replication, where asked for)"),
+        "57P03" => (Kind::Connection, "the server is starting, stopping or recovering: try again in a moment"),
+        "53300" => (Kind::Connection, "raise max_connections of the server, or use fewer connections"),
+        _ => (e.kind, ""),
+    };
+    let mut e = e.context(format!("{host} refuses user \"{}\"", info.user()));
+    e.kind = kind;
+    if e.hint.is_none() && !hint.is_empty() {
+        e.hint = Some(hint.to_owned());
+    }
+    e
+}
+
+/// The reason that the operating system gives, without its number.
+pub fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(text: &str) -> Conninfo {
+        Conninfo::parse_with(text, &|name| (name == "HOME").then(|| "/nonexistent".to_owned())).unwrap()
+    }
+
+    fn plan(text: &str) -> String {
+        let tried = Attempts::new(&info(text)).map(|c| format!("{} {:?} {:?}", c.host, c.encryption, c.session));
+        tried.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn hosts_are_tried_in_their_order() {
+        for (text, expected) in [
+            ("user=u host=a", "a:5432 Offered Any, a:5432 Plain Any"),
+            ("user=u host=a sslmode=allow", "a:5432 Plain Any, a:5432 Required Any"),
+            ("user=u host=a,b sslmode=verify-ca", "a:5432 Required Any, b:5432 Required Any"),
+            ("user=u host=/run,b sslmode=disable", "/run:5432 Plain Any, b:5432 Plain Any"),
+            ("user=u host=/run sslmode=require", "/run:5432 Plain Any"),
+            ("user=u host=a sslmode=require target_session_attrs=prefer-standby", "a:5432 Required ReadOnly, a:5432 Required Any"),
+        ] {
+            assert_eq!(plan(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_is_tried_again_only_after_trouble_with_tls() {
+        let info = info("user=u host=a,b");
+        let fails = |trouble: Trouble| {
+            let mut attempts = Attempts::new(&info);
+            let first = attempts.next().unwrap();
+            attempts.failed(trouble, &first, &info);
+            attempts.next().map(|next| (next.host.name, next.encryption))
+        };
+        let tls = || io::Error::other(rustls::Error::DecryptError);
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(fails(Trouble::Tls(tls())), Some(("a".to_owned(), Encryption::Plain)));
+        assert_eq!(fails(Trouble::Server(Error::database("28000", "no entry", None, None))), Some(("a".to_owned(), Encryption::Plain)));
+        assert_eq!(fails(Trouble::Io(refused())), Some(("b".to_owned(), Encryption::Offered)));
+        assert_eq!(fails(Trouble::Server(Error::database("57P03", "starting", None, None))), Some(("b".to_owned(), Encryption::Offered)));
+        assert_eq!(fails(Trouble::Server(Error::database("28P01", "wrong", None, None))), None);
+        assert_eq!(fails(Trouble::NoPassword), None);
+        assert_eq!(fails(Trouble::Session("read-only")), Some(("b".to_owned(), Encryption::Offered)));
+    }
+
+    #[test]
+    fn every_failure_names_the_host_and_a_remedy() {
+        let info = info("user=u host=db.example port=6 password=hunter2");
+        let host = &info.hosts()[0];
+        for (trouble, kind) in [
+            (Trouble::Io(io::Error::from_raw_os_error(111)), Kind::Connection),
+            (Trouble::Timeout(Duration::from_secs(10)), Kind::Connection),
+            (Trouble::Closed, Kind::Connection),
+            (Trouble::NoTls, Kind::Refused),
+            (Trouble::TlsRequestFailed, Kind::Connection),
+            (Trouble::Tls(io::Error::other(rustls::Error::DecryptError)), Kind::Refused),
+            (Trouble::NoPassword, Kind::Refused),
+            (Trouble::Server(Error::database("28P01", "wrong", None, None)), Kind::Refused),
+            (Trouble::Server(Error::database("3D000", "none", None, None)), Kind::Refused),
+            (Trouble::Server(Error::database("57P03", "starting", None, None)), Kind::Connection),
+        ] {
+            let e = trouble.explain(&info, host);
+            assert!(e.kind == kind && e.to_string().contains("db.example:6") && e.hint.is_some(), "{e:?}");
+            assert!(!format!("{e:?}").contains("hunter2"));
+        }
+        let e = Trouble::Io(io::Error::from_raw_os_error(111)).explain(&info, host);
+        assert_eq!(e.to_string(), "cannot connect to db.example:6: Connection refused");
+    }
+}

@@ -1,0 +1,64 @@
+//! What a session of hyperlift is, for both clients: which server, and the settings that it begins with.
+
+use std::fmt;
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Source,
+    Target,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// The statements that make a session independent of what the server, the database or the role has set: values print the same
+/// on both sides, names are what they say, and nothing times out behind our back.
+///
+/// They are statements and not startup options because poolers drop those.
+pub fn session_settings(side: Side, version_num: u32) -> String {
+    let mut settings = vec![
+        "client_encoding = 'UTF8'",
+        "datestyle = 'ISO, YMD'",
+        "intervalstyle = 'postgres'",
+        "timezone = 'UTC'",
+        "extra_float_digits = 3",
+        "bytea_output = 'hex'",
+        "lc_monetary = 'C'",
+        "xmloption = 'content'",
+        "search_path = ''",
+        "row_security = off",
+        // Compiling takes longer than what is asked of the catalogs, and than applying a batch.
+        "jit = off",
+        "statement_timeout = 0",
+        "lock_timeout = 0",
+        "idle_in_transaction_session_timeout = 0",
+    ];
+    if version_num >= 140_000 {
+        settings.push("idle_session_timeout = 0");
+    }
+    if version_num >= 170_000 {
+        settings.push("transaction_timeout = 0");
+    }
+    settings.extend(match side {
+        // Not for a standby that is gone: what we change on the source must not hang on it.
+        Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local"],
+        Side::Target => ["check_function_bodies = off", "synchronous_commit = on"],
+    });
+    format!("set {};\n", settings.join(";\nset "))
+}
+
+/// `server_version_num` from `server_version`: 150020 for `15.20 (Debian 15.20-1)`, 90624 for `9.6.24`, 180000 for `18beta1`.
+pub fn version_num(server_version: &str) -> u32 {
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().unwrap_or(0);
+    let mut parts = server_version.split('.');
+    let major = digits(parts.next().unwrap_or_default());
+    let minor = digits(parts.next().unwrap_or_default());
+    if major >= 10 { major * 10_000 + minor } else { major * 10_000 + minor * 100 + digits(parts.next().unwrap_or_default()) }
+}

@@ -1,0 +1,440 @@
+//! Understanding a dump: its statements, with the phase of each, edited where the order of a live migration needs another form.
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{AConst, AlterTableType, CmdType, CommentStmt, IndexStmt, ObjectType, RangeVar, VariableSetStmt, a_const},
+};
+
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+
+use super::{
+    Phase, Schema, Statement, Target,
+    alter_table::{alter_table, index_column, index_element, is_plain_index, qualified_name},
+    downgrade::{Adapted, Note, Older},
+    hex,
+    privileges::{is_right, map_roles, member_of},
+    publications::{self, publication_of},
+};
+use crate::{
+    error::{Error, Result},
+    name::{TableName, ident, literal},
+    pg::own::is_own_publication,
+    plan::{KeyChoice, Plan},
+};
+
+/// Splits a dump and sorts its statements into phases.
+pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema> {
+    let parts = match pg_query::split_with_parser(text) {
+        Ok(parts) => parts,
+        // One statement that the parser does not know must not hide the others.
+        Err(_) => pg_query::split_with_scanner(text).map_err(|e| Error::failed(format!("cannot split the dump of the schema: {e}")))?,
+    };
+    let mut reader = Reader {
+        plan,
+        target,
+        older: Older::new(target.major),
+        statements: Vec::new(),
+        notes: Vec::new(),
+        hash: Sha256::new(),
+        section: Phase::PreData,
+        access_method: None,
+        grantor: None,
+        unpublished: HashSet::new(),
+    };
+    let mut header = None;
+    let mut end = 0;
+    for part in parts {
+        // The parts are slices of the text; pg_dump's comment before one names what it belongs to, and what follows it, too.
+        let start = part.as_ptr() as usize - text.as_ptr() as usize;
+        let sql = strip_comments(part);
+        let body = start + (sql.as_ptr() as usize - part.as_ptr() as usize);
+        header = text[end..body].lines().rfind(|l| l.starts_with("-- Name: ")).or(header);
+        end = start + part.len();
+        if sql.is_empty() {
+            continue;
+        }
+        let label = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
+        reader.read(sql, label)?;
+    }
+    Ok(Schema { statements: reader.statements, digest: hex(reader.hash), notes: reader.notes })
+}
+
+/// `-- Name: orders_pkey; Type: CONSTRAINT; Schema: public; Owner: -` as `CONSTRAINT public.orders_pkey`.
+fn label(header: &str) -> String {
+    // From the right: a name may look like what follows it.
+    let (rest, schema) = header.rsplit_once("; Owner: ").map_or(header, |(rest, _)| rest).rsplit_once("; Schema: ").unwrap_or((header, ""));
+    let (name, kind) = rest.rsplit_once("; Type: ").unwrap_or((rest, ""));
+    let name = name.strip_prefix("-- Name: ").unwrap_or(name);
+    if schema.is_empty() || schema == "-" { format!("{kind} {name}") } else { format!("{kind} {schema}.{name}") }
+}
+
+/// The statement without the comment lines that pg_dump puts before it.
+fn strip_comments(part: &str) -> &str {
+    let mut rest = part.trim();
+    while rest.starts_with("--") {
+        rest = rest.split_once('\n').map_or("", |(_, after)| after).trim_start();
+    }
+    rest
+}
+
+pub(super) fn table_of(relation: Option<&RangeVar>) -> Option<TableName> {
+    relation.map(|r| TableName::new(&r.schemaname, &r.relname))
+}
+
+pub(super) fn deparse(node: &NodeEnum) -> Result<String> {
+    node.deparse(pg_query::DeparseOptions::default()).map_err(|e| Error::failed(format!("cannot print an edited statement: {e}")))
+}
+
+/// Reads the statements of a dump in their order.
+struct Reader<'a> {
+    plan: &'a Plan,
+    target: Target,
+    older: Older,
+    statements: Vec<Statement>,
+    notes: Vec<Note>,
+    /// Of all statements that are the application's.
+    hash: Sha256,
+    /// The phase of what needs no other: pg_dump writes what comes after the data behind all that comes before it.
+    section: Phase,
+    /// `SET default_table_access_method`, where it is not the usual one.
+    access_method: Option<String>,
+    /// `SET SESSION AUTHORIZATION`: who grants.
+    grantor: Option<String>,
+    /// Publications that are not made on the target.
+    unpublished: HashSet<String>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, sql: &str, label: String) -> Result<()> {
+        let parsed = match pg_query::parse(sql, pg_query::ParserOptions::default()) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                // Newer than the parser: it is sent as it was printed.
+                tracing::warn!("{label} is not understood: {e}");
+                self.hash.update(sql);
+                self.statements.push(Statement::new(self.section, label, sql));
+                return Ok(());
+            }
+        };
+        let Some(node) = parsed.protobuf.stmts.into_iter().next().and_then(|s| s.stmt).and_then(|s| s.node) else { return Ok(()) };
+        // They are there from the copy on.
+        if publication_of(&node).is_some_and(is_own_publication) {
+            return Ok(());
+        }
+        self.hash.update(sql);
+        if begins_post_data(&node) {
+            self.section = Phase::PostIndex;
+        }
+        match node {
+            NodeEnum::VariableSetStmt(ref s) => self.set(s),
+            // The session's settings are hyperlift's own; views are refreshed after the cutover.
+            NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
+            node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
+            node => {
+                for Adapted { node, sql, phase } in self.older.adapt(node, sql, &label, &mut self.notes)? {
+                    let before = self.statements.len();
+                    self.sort(node, &sql, label.clone())?;
+                    self.statements[before..].iter_mut().for_each(|s| s.phase = phase.unwrap_or(s.phase));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a setting of the dump means for the statements behind it.
+    fn set(&mut self, s: &VariableSetStmt) {
+        let value = s.args.first().and_then(|a| match &a.node {
+            Some(NodeEnum::AConst(AConst { val: Some(a_const::Val::Sval(text)), .. })) => Some(text.sval.clone()),
+            _ => None,
+        });
+        match s.name.as_str() {
+            "default_table_access_method" => self.access_method = value.filter(|v| v != "heap" && !v.is_empty()),
+            "session_authorization" => self.grantor = value,
+            _ => {}
+        }
+    }
+
+    /// Sorts one statement, edited where the target or the order of a live migration needs another form.
+    fn sort(&mut self, mut node: NodeEnum, sql: &str, object: String) -> Result<()> {
+        let mut statement = Statement::new(self.section, object, sql);
+        let (roles, mapped) = map_roles(&mut node, &self.plan.roles);
+        statement.roles = roles;
+        if mapped {
+            statement.sql = deparse(&node)?;
+        }
+        if is_right(&node) {
+            statement.member_of = member_of(&mut node);
+            if !matches!(node, NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_)) {
+                statement.object.insert_str(0, "owner of ");
+            }
+            self.statements.push(self.right(statement));
+            return Ok(());
+        }
+        match node {
+            NodeEnum::CreateSchemaStmt(mut s) => {
+                s.if_not_exists = true;
+                statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
+            }
+            NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+                if let NodeEnum::CreateStmt(s) = &mut node
+                    && s.partspec.is_some()
+                    && table_of(s.relation.as_ref()).is_some_and(|t| self.plan.is_one_table(&t))
+                {
+                    s.partspec = None;
+                    statement.sql = deparse(&node)?;
+                }
+                if let Some(method) = &self.access_method {
+                    let setting = "set local default_table_access_method =";
+                    statement.sql = format!("{setting} {};\n{};\n{setting} default", ident(method), statement.sql);
+                }
+            }
+            NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
+            NodeEnum::CommentStmt(ref s) => {
+                self.comment(s, statement);
+                return Ok(());
+            }
+            NodeEnum::IndexStmt(s) => index(&mut statement, *s, self.plan)?,
+            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, s, statement, self.plan),
+            NodeEnum::CreateTrigStmt(_) | NodeEnum::CreatePolicyStmt(_) => statement.phase = Phase::Cutover,
+            // They would fire at hyperlift's own statements.
+            NodeEnum::CreateEventTrigStmt(_) | NodeEnum::AlterEventTrigStmt(_) => statement.phase = Phase::Handover,
+            NodeEnum::AlterObjectDependsStmt(s) if s.object_type == ObjectType::ObjectTrigger as i32 => statement.phase = Phase::Cutover,
+            // A constraint that was added to a domain later may not hold for rows that are there, and would be looked at again whenever
+            // replay writes such a row.
+            NodeEnum::AlterDomainStmt(s) if s.subtype == "C" => statement.phase = Phase::Cutover,
+            // A view's own rule belongs to the view; other rules would change what replay writes.
+            NodeEnum::RuleStmt(r) if r.event != CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
+            // TimescaleDB makes no hypertable of what is published.
+            NodeEnum::CreatePublicationStmt(s) => {
+                statement.phase = Phase::Handover;
+                let name = s.pubname.clone();
+                let Some(sql) = publications::create(s, sql, self.target, &mut self.notes)? else {
+                    self.unpublished.insert(name);
+                    return Ok(());
+                };
+                statement.sql = sql;
+            }
+            NodeEnum::AlterPublicationStmt(s) => {
+                statement.phase = Phase::Handover;
+                if !publications::may_add(&s, self.plan, &mut self.notes) {
+                    return Ok(());
+                }
+            }
+            NodeEnum::CreateSubscriptionStmt(s) => {
+                statement.phase = Phase::Subscription;
+                statement.secret = true;
+                statement.sql = publications::without_slot(s, self.target)?;
+            }
+            // Options may hold passwords, which no file and no screen may show (I13).
+            NodeEnum::CreateUserMappingStmt(_) | NodeEnum::CreateForeignServerStmt(_) => statement.secret = true,
+            _ => {}
+        }
+        self.statements.push(statement);
+        Ok(())
+    }
+
+    /// Owners and grants come last of all: until then everything belongs to the user of the migration.
+    fn right(&self, mut statement: Statement) -> Statement {
+        statement.phase = Phase::Handover;
+        if let Some(grantor) = &self.grantor {
+            let grantor = self.plan.roles.get(grantor).unwrap_or(grantor);
+            statement.sql = format!("set local role {};\n{};\nset local role none", ident(grantor), statement.sql);
+            statement.roles.push(grantor.clone());
+            statement.member_of.push(grantor.clone());
+        }
+        statement
+    }
+
+    /// A comment comes right behind what it is about.
+    fn comment(&mut self, s: &CommentStmt, mut statement: Statement) {
+        use ObjectType as O;
+        const LAST: [O; 3] = [O::ObjectEventTrigger, O::ObjectPublication, O::ObjectSubscription];
+        if s.objtype == O::ObjectExtension as i32 {
+            // Its own comment comes with it; another one needs its owner.
+            let name = s.object.as_ref().and_then(|o| if let Some(NodeEnum::String(name)) = &o.node { Some(literal(&name.sval)) } else { None });
+            statement.phase = Phase::Handover;
+            statement.sql = format!(
+                "do {} ",
+                literal(&format!(
+                    "begin if obj_description((select oid from pg_extension where extname = {}), 'pg_extension') is distinct from {} then\n{};\nend if; end",
+                    name.unwrap_or_default(),
+                    literal(&s.comment),
+                    statement.sql
+                ))
+            );
+        } else if self.section == Phase::PostIndex {
+            if s.objtype == O::ObjectTabconstraint as i32
+                && let [schema, table, name] = qualified_name(s.object.as_deref())[..]
+                && is_plain_index(&self.statements, &TableName::new(schema, table), name)
+            {
+                let index = TableName::new(schema, name);
+                statement.sql = format!("comment on index {} is {}", index.sql(), literal(&s.comment));
+            } else if [O::ObjectTrigger, O::ObjectPolicy, O::ObjectRule, O::ObjectTabconstraint, O::ObjectDomconstraint]
+                .iter()
+                .any(|o| *o as i32 == s.objtype)
+            {
+                statement.phase = Phase::Cutover;
+            } else if LAST.iter().any(|o| *o as i32 == s.objtype) {
+                statement.phase = Phase::Handover;
+            }
+        }
+        self.statements.push(statement);
+    }
+}
+
+/// Whether pg_dump writes such a statement only behind the data.
+fn begins_post_data(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::IndexStmt(_)
+        | NodeEnum::CreateTrigStmt(_)
+        | NodeEnum::CreatePolicyStmt(_)
+        | NodeEnum::CreateStatsStmt(_)
+        | NodeEnum::CreateEventTrigStmt(_)
+        | NodeEnum::CreatePublicationStmt(_)
+        | NodeEnum::CreateSubscriptionStmt(_)
+        | NodeEnum::RuleStmt(_) => true,
+        NodeEnum::AlterDomainStmt(s) => s.subtype == "C",
+        NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| match &c.node {
+            Some(NodeEnum::AlterTableCmd(c)) => {
+                [AlterTableType::AtAddConstraint, AlterTableType::AtEnableRowSecurity].iter().any(|kind| *kind as i32 == c.subtype)
+            }
+            _ => false,
+        }),
+        _ => false,
+    }
+}
+
+/// An index; a unique one of a hypertable has its time column.
+fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<()> {
+    statement.phase = Phase::Index;
+    statement.table = table_of(s.relation.as_ref());
+    statement.makes = Some(s.idxname.clone());
+    if let (Some(table), Some(relation)) = (&statement.table, s.relation.as_mut())
+        && !relation.inh
+        && plan.is_one_table(table)
+    {
+        // Of a partitioned table; those of its partitions would be attached to it.
+        relation.inh = true;
+        statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s.clone())))?;
+    }
+    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(()) };
+    if s.index_params.iter().filter_map(index_column).any(|c| c == hypertable.time_column) {
+        return Ok(());
+    }
+    match hypertable.key {
+        KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
+        KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
+    }
+    statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s)))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Hypertable;
+
+    const TARGET: Target = Target { major: 18, timescale: true };
+
+    fn plan(key: KeyChoice) -> Plan {
+        let table = TableName::new("public", "events");
+        Plan { hypertables: vec![Hypertable { table, time_column: "ts".into(), chunk_interval: "1 day".into(), key }], ..Plan::default() }
+    }
+
+    fn one(sql: &str, plan: &Plan) -> Vec<Statement> {
+        classify(sql, plan, TARGET).unwrap().statements
+    }
+
+    #[test]
+    fn post_data_is_sorted_into_phases() {
+        let sql = "
+--
+-- Name: t_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.t
+    ADD CONSTRAINT t_pkey PRIMARY KEY (id);
+CREATE INDEX i ON public.t USING btree (a) WHERE (s = 'x'::text);
+ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(id);
+CREATE TRIGGER g BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.f();
+ALTER TABLE public.t DISABLE TRIGGER g;
+CREATE POLICY p ON public.t USING (true);
+ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
+CREATE STATISTICS public.s ON a, b FROM public.t;
+ALTER TABLE public.t CLUSTER ON t_pkey;";
+        let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object)).collect();
+        let phases: Vec<Phase> = found.iter().map(|f| f.0).collect();
+        let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
+        assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
+        assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
+    }
+
+    #[test]
+    fn n_2_an_unedited_statement_is_sent_as_it_was_printed() {
+        let sql = "CREATE INDEX i ON public.t USING btree (a)   WHERE (s = 'it''s'::text)";
+        assert_eq!(one(sql, &Plan::default())[0].sql, sql);
+    }
+
+    #[test]
+    fn h_1_only_is_taken_off_for_hypertables_and_kept_for_others() {
+        let sql = "ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id, ts);";
+        assert!(!one(sql, &plan(KeyChoice::Extend))[0].sql.to_uppercase().contains("ONLY"));
+        assert!(one(sql, &Plan::default())[0].sql.contains("ONLY"));
+    }
+
+    #[test]
+    fn h_15_a_partitioned_table_is_made_without_partitions_where_the_plan_says_so() {
+        let dump = "CREATE TABLE public.events (\n    id integer NOT NULL,\n    ts date DEFAULT now()\n)\nPARTITION BY RANGE (ts);\nCREATE INDEX i ON ONLY public.events USING btree (id);\nALTER TABLE public.events ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES public.u(id);";
+        let merged = one(dump, &Plan { one_table: [TableName::new("public", "events")].into(), ..Plan::default() });
+        assert_eq!(merged[0].sql, "CREATE TABLE public.events (id int NOT NULL, ts date DEFAULT now())");
+        assert_eq!(merged[1].sql, "CREATE INDEX i ON public.events USING btree (id)");
+        assert!(merged[2].sql.ends_with("NOT VALID") && merged[2].validate.is_some());
+        assert_eq!(one(dump, &plan(KeyChoice::Extend))[..2], merged[..2], "a hypertable has no other partitions");
+        let kept = one(dump, &Plan::default());
+        assert!(kept[0].sql.ends_with("PARTITION BY RANGE (ts)") && kept[1].sql.contains("ONLY") && kept[2].validate.is_none());
+    }
+
+    #[test]
+    fn h_3_a_key_without_the_time_column_is_extended_or_becomes_an_index() {
+        let key = "ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id);";
+        assert_eq!(one(key, &plan(KeyChoice::Extend))[0].sql, "ALTER TABLE public.events ADD CONSTRAINT k PRIMARY KEY (id, ts)");
+        assert_eq!(one(key, &plan(KeyChoice::PlainIndex))[0].sql, "create index \"k\" on \"public\".\"events\" (\"id\")");
+        let index = "CREATE UNIQUE INDEX i ON public.events USING btree (a, lower(b));";
+        assert_eq!(one(index, &plan(KeyChoice::Extend))[0].sql, "CREATE UNIQUE INDEX i ON public.events USING btree (a, lower(b), ts)");
+        assert_eq!(one(index, &plan(KeyChoice::PlainIndex))[0].sql, "CREATE INDEX i ON public.events USING btree (a, lower(b))");
+    }
+
+    #[test]
+    fn h_3_what_refers_to_a_key_that_became_an_index_follows() {
+        let sql = "
+ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id);
+CREATE UNIQUE INDEX i ON public.events USING btree (a);
+ALTER TABLE ONLY public.events REPLICA IDENTITY USING INDEX i;
+COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key';";
+        let found: Vec<String> = one(sql, &plan(KeyChoice::PlainIndex)).into_iter().map(|s| s.sql).collect();
+        assert_eq!(found[2..], ["comment on index \"public\".\"k\" is 'it''s a key'"]);
+        let found: Vec<String> = one(sql, &plan(KeyChoice::Extend)).into_iter().map(|s| s.sql).collect();
+        assert_eq!(
+            found[2..],
+            ["ALTER TABLE public.events REPLICA IDENTITY USING INDEX i", "COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key'"]
+        );
+    }
+
+    #[test]
+    fn b_3_an_identity_is_by_default_until_the_cutover() {
+        let sql = "ALTER TABLE public.t ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.t_id_seq START WITH 1 INCREMENT BY 1 NO MINVALUE NO MAXVALUE CACHE 1);";
+        let found = one(sql, &Plan::default());
+        assert_eq!(found[0].phase, Phase::Cutover);
+        assert!(found[0].sql.ends_with("set generated always"));
+        assert!(found[1].sql.contains("BY DEFAULT") && found[1].sql.contains("t_id_seq"), "{}", found[1].sql);
+    }
+
+    #[test]
+    fn a_foreign_key_is_not_valid_first_and_validated_later() {
+        let found = one("ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(id) ON DELETE CASCADE;", &Plan::default());
+        assert!(found[0].sql.ends_with("NOT VALID") && found[0].sql.contains("CASCADE"), "{}", found[0].sql);
+        assert_eq!(found[0].validate.as_deref(), Some("alter table only \"public\".\"t\" validate constraint \"f\""));
+    }
+}

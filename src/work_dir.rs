@@ -1,0 +1,179 @@
+//! The work directory: who may use it, what this migration is, and what it has changed on the source.
+//!
+//! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so it is 0700.
+
+use crate::record::Record;
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{Error, Result},
+    event::Stamped,
+    plan::Plan,
+};
+
+pub struct WorkDir {
+    path: PathBuf,
+    /// Held for as long as the program runs.
+    _lock: File,
+    resumed: bool,
+}
+
+impl WorkDir {
+    /// Opens or makes the directory and takes its lock.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fresh = !path.exists();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| unusable(path, &e))?;
+        if fresh {
+            // The mode above is subject to umask only downwards; what was there before is the operator's.
+            let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+        }
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(Error::usage(format!("another hyperlift works in {}", path.display()))
+                    .hint("find it with `ps aux | grep hyperlift`; only one may run a migration"));
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(unusable(path, &e)),
+        }
+        for dir in ["sql", "report"] {
+            std::fs::create_dir_all(path.join(dir)).map_err(|e| unusable(path, &e))?;
+        }
+        let resumed = path.join("migration.json").exists();
+        if !resumed && !fresh {
+            let strange = std::fs::read_dir(path)
+                .map_err(|e| unusable(path, &e))?
+                .flatten()
+                .map(|e| e.file_name().to_string_lossy().into_owned())
+                .find(|n| !KNOWN.contains(&n.as_str()));
+            if let Some(name) = strange {
+                return Err(Error::usage(format!("{} is not hyperlift's: it holds {name}", path.display()))
+                    .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made"));
+            }
+        }
+        Ok(Self { path: path.into(), _lock: lock, resumed })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.path.join("spool")
+    }
+
+    /// Whether an earlier run left its record here.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    pub fn read_record(&self) -> Result<Record> {
+        let path = self.path.join("migration.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::usage(format!("cannot read {}: {e}", path.display())))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::usage(format!("{} is damaged: {e}", path.display())).hint("restore it from a backup, or start in a new directory"))
+    }
+
+    pub fn write_record(&self, record: &Record) -> Result<()> {
+        self.replace("migration.json", serde_json::to_string_pretty(record)?.as_bytes())
+    }
+
+    pub fn read_plan(&self) -> Result<Option<Plan>> {
+        let path = self.path.join("plan.toml");
+        if path.exists() { Plan::read(&path).map(Some) } else { Ok(None) }
+    }
+
+    pub fn write_plan(&self, plan: &Plan) -> Result<()> {
+        self.replace("plan.toml", plan.to_toml().as_bytes())
+    }
+
+    /// Writes a file as a whole: a temporary one, synced, renamed over the old one, and the directory synced.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(path.parent().unwrap_or(&self.path))?.sync_all()
+        };
+        write().map_err(|e| Error::failed(format!("cannot write {}: {e}", path.display())).hint("check the disk of the work directory"))
+    }
+
+    /// The journal of facts, one JSON object a line.
+    pub fn journal(&self) -> Result<impl FnMut(&Stamped) + Send + 'static> {
+        let path = self.path.join("journal.jsonl");
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|e| unusable(&path, &e))?;
+        Ok(move |event: &Stamped| {
+            let line = serde_json::to_string(event).map_err(std::io::Error::other).and_then(|line| writeln!(file, "{line}"));
+            if let Err(error) = line {
+                tracing::warn!(%error, "cannot write the journal");
+            }
+        })
+    }
+
+    pub fn remove_spool(&self) -> Result<()> {
+        match std::fs::remove_dir_all(self.spool()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What hyperlift itself puts into its directory.
+const KNOWN: &[&str] = &[
+    "lock", "migration.json", "migration.json.new", "plan.toml", "plan.toml.new", "journal.jsonl", "hyperlift.log", "control.sock", "spool", "sql",
+    "report",
+];
+
+/// A directory that cannot be used, with its owner where that is the reason.
+fn unusable(path: &Path, e: &std::io::Error) -> Error {
+    let error = Error::usage(format!("the work directory {} cannot be used: {e}", path.display()));
+    if e.kind() != std::io::ErrorKind::PermissionDenied {
+        return error.hint("give --dir a directory on a disk with room for the spool");
+    }
+    // The nearest thing that exists tells who owns it.
+    let owner = path.ancestors().find_map(|p| std::fs::metadata(p).ok().map(|m| (p.to_path_buf(), m.uid(), m.mode() & 0o7777)));
+    match owner {
+        Some((owned, uid, mode)) => error
+            .detail(format!("{} belongs to uid {uid} (mode {mode:o})", owned.display()))
+            .hint(format!("run as that user, or: chown -R $(id -u) {}", owned.display())),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::Stage, lsn::Lsn, record::new_id};
+
+    #[test]
+    fn a_directory_serves_one_program_at_a_time_and_keeps_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a1");
+        let work = WorkDir::open(&path).unwrap();
+        assert!(!work.is_resumed());
+        assert!(WorkDir::open(&path).err().unwrap().to_string().contains("another hyperlift"));
+        let record = Record { id: new_id(), slot: Some(Lsn(7)), finished: vec![Stage::Identity], ..Record::default() };
+        work.write_record(&record).unwrap();
+        drop(work);
+        let work = WorkDir::open(&path).unwrap();
+        assert!(work.is_resumed());
+        assert_eq!(work.read_record().unwrap(), record);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_directory_with_other_things_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("holiday.jpg"), "").unwrap();
+        let error = WorkDir::open(dir.path()).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("holiday.jpg"));
+    }
+}
