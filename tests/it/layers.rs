@@ -43,6 +43,19 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
     ),
     (
+        "migration::stages::copy",
+        &[
+            &["engine"],
+            &["worker"],
+            &["failures"],
+            &["shared"],
+            &["queue", "indexes", "large_objects", "extension_rows"],
+            &["source", "transfer", "chunks"],
+            &["slot", "spec", "tasks", "key_ranges", "format", "throttle"],
+            &["parts"],
+        ],
+    ),
+    (
         "pg",
         &[
             &["ledger", "slot"],

@@ -7,14 +7,18 @@
 mod chunks;
 mod engine;
 pub mod extension_rows;
+mod failures;
 mod format;
 pub mod indexes;
 pub mod key_ranges;
 pub mod large_objects;
 pub mod parts;
 mod queue;
+mod shared;
 pub mod slot;
 mod source;
+mod spec;
+mod tasks;
 mod throttle;
 mod transfer;
 mod worker;
@@ -22,8 +26,6 @@ mod worker;
 use crate::migration::{relations, restore, restore::statements};
 use std::time::Duration;
 use tokio::sync::watch;
-
-use self::engine::Shared;
 
 use crate::{
     bus::Reporter,

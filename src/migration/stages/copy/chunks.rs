@@ -5,8 +5,8 @@
 //! that stays empty, whatever a row from the year 4000 does to the range, and the cost is bounded whether the time has an index or not.
 //! A chunk that the sample has missed is created by the stream that needs it.
 
-use super::Shared;
 use crate::{
+    bus::Reporter,
     error::Result,
     event::Level,
     name::ident,
@@ -46,7 +46,7 @@ fn chunk_of(column: &str, type_oid: u32, width: i64) -> Option<(String, String)>
 
 /// Creates the chunks that the relation's rows will need; whether several streams may write into it.
 pub async fn create(
-    shared: &Shared,
+    reporter: &Reporter,
     chunking: &Chunking,
     (source, blocks, columns): (&mut Wire, u64, &[(String, u32)]),
     target: &mut Wire,
@@ -69,7 +69,7 @@ pub async fn create(
             "{table} has more than {} chunks: it is copied by one job at a time, because more would wait for each other's chunks",
             chunking.most
         );
-        shared.reporter.notice(Level::Info, text).await;
+        reporter.notice(Level::Info, text).await;
         return Ok(false);
     }
     let ranges = numbers.iter().filter_map(|n| Some((n.checked_mul(width)?, n.checked_add(1)?.checked_mul(width)?)));
@@ -80,7 +80,7 @@ pub async fn create(
             Err(Failed { error, .. }) if error.is_transient() => return Err(error.context("target")),
             Err(Failed { error, .. }) => {
                 let text = format!("chunks of {table} cannot be made beforehand ({error}): it is copied by one job at a time");
-                shared.reporter.notice(Level::Info, text).await;
+                reporter.notice(Level::Info, text).await;
                 return Ok(false);
             }
         }

@@ -12,12 +12,10 @@ use std::{
 };
 use tokio::sync::Notify;
 
-use super::{parts::Part, source::Session};
+use super::{parts::Part, source::SourceSession, spec::CopySpec};
 use crate::{
     error::Error,
-    event::CopyFormat,
-    lsn::Lsn,
-    pg::{catalog::Relation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
+    pg::{catalog::Relation, dump::Statement, ledger::Unfinished},
 };
 
 /// So long others wait for the parts of a large relation before they begin the next one. It may have to wait for a lock.
@@ -36,24 +34,10 @@ pub struct Task {
     pub late: bool,
 }
 
-/// Under which snapshot a relation is copied, and how.
-pub struct Frame {
-    pub snapshot: Snapshot,
-    /// L: where the source's WAL ended right after.
-    pub at: Lsn,
-    /// For `set transaction snapshot`.
-    pub exported: String,
-    pub columns: Vec<String>,
-    pub format: CopyFormat,
-    pub parts: u32,
-    /// No more jobs may write at once.
-    pub streams: u32,
-}
-
 /// A relation that is being copied in several parts.
 pub struct Open {
     pub task: Task,
-    pub frame: Frame,
+    pub spec: CopySpec,
     progress: Mutex<Progress>,
 }
 
@@ -62,7 +46,7 @@ struct Progress {
     /// Jobs that are at a part.
     running: u32,
     /// While nobody uses it.
-    keeper: Option<Session>,
+    keeper: Option<SourceSession>,
     /// Further sessions can have its lock.
     joinable: bool,
     failed: Option<Error>,
@@ -72,10 +56,10 @@ struct Progress {
 }
 
 impl Open {
-    pub fn new(task: Task, frame: Frame, parts: Vec<Part>, keeper: Session) -> Self {
+    pub fn new(task: Task, spec: CopySpec, parts: Vec<Part>, keeper: SourceSession) -> Self {
         let progress =
             Progress { left: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
-        Self { task, frame, progress: Mutex::new(progress) }
+        Self { task, spec, progress: Mutex::new(progress) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -107,15 +91,15 @@ impl Open {
     }
 
     /// The keeper of a relation that has no parts.
-    pub fn take_keeper(&self) -> Option<Session> {
+    pub fn take_keeper(&self) -> Option<SourceSession> {
         self.lock().keeper.take()
     }
 
     /// A part for this job, with the keeper if it is free.
-    fn take(&self, joined: bool) -> Option<(Part, Option<Session>)> {
+    fn take(&self, joined: bool) -> Option<(Part, Option<SourceSession>)> {
         let mut p = self.lock();
         let may_read = p.keeper.is_some() || joined || p.joinable;
-        if p.failed.is_some() || p.running >= self.frame.streams || !may_read {
+        if p.failed.is_some() || p.running >= self.spec.streams || !may_read {
             return None;
         }
         let part = p.left.pop_front()?;
@@ -129,14 +113,14 @@ impl Open {
 /// What a job does next.
 pub enum Work {
     Relation(Task),
-    Part(Arc<Open>, Part, Option<Session>),
+    Part(Arc<Open>, Part, Option<SourceSession>),
 }
 
 /// How it stands with a relation after a part of it.
 pub enum After {
     Going,
     /// All parts are in; nobody but the keeper is left.
-    Complete(Session),
+    Complete(SourceSession),
     Failed(Error),
 }
 
@@ -253,7 +237,7 @@ impl Queue {
     }
 
     /// A job leaves a part. `keeper` comes back from whoever used it, `None` if it is gone or was not used; with it goes the snapshot.
-    pub fn leave(&self, open: &Arc<Open>, keeper: Option<Session>, used_keeper: bool, outcome: Outcome) -> After {
+    pub fn leave(&self, open: &Arc<Open>, keeper: Option<SourceSession>, used_keeper: bool, outcome: Outcome) -> After {
         let mut p = open.lock();
         p.running -= 1;
         if used_keeper && keeper.is_none() {

@@ -6,19 +6,19 @@ use std::{
 };
 
 use super::{
-    Shared,
     parts::{Heap, Ranges},
     slot,
 };
 use crate::{
+    bus::Reporter,
     error::{Error, Result},
     event::Level,
     lsn::Lsn,
     name::{TableName, literal},
     pg::{
         catalog::{self, Relation},
-        client::{self},
-        connect::session::Side,
+        client::{self, Client},
+        connect::{conninfo::Conninfo, session::Side},
         slot as server_slot,
         snapshot::Snapshot,
         wire::{Answer, Failed, Request, Wire},
@@ -33,19 +33,36 @@ const MOVE_ON_AFTER: Duration = Duration::from_secs(1);
 /// What makes the server read ranges of blocks or of keys, and nothing but them.
 const BY_RANGES: &str = "set local enable_seqscan = off; set local max_parallel_workers_per_gather = 0";
 
+/// How the copies reach the source.
+pub struct Source {
+    pub conninfo: Conninfo,
+    pub reporter: Reporter,
+    /// `hyperlift/<id>/`
+    pub prefix: String,
+    /// Transactions below it are not streamed: a snapshot must see all of them.
+    pub horizon: u64,
+}
+
+impl Source {
+    pub async fn connect(&self, worker: &str) -> Result<SourceSession> {
+        let wire = Wire::open(&self.conninfo, Side::Source, &format!("{}{worker}", self.prefix)).await?;
+        Ok(SourceSession { wire, in_transaction: false })
+    }
+
+    /// For looking at the source beside a session that copies.
+    async fn watcher(&self) -> Result<Client> {
+        client::connect(&self.conninfo, Side::Source, &format!("{}watch", self.prefix)).await
+    }
+}
+
 /// A session of the source.
-pub struct Session {
+pub struct SourceSession {
     pub wire: Wire,
     /// It has a transaction: a snapshot, and locks.
     pub in_transaction: bool,
 }
 
-impl Session {
-    pub async fn connect(shared: &Shared, worker: &str) -> Result<Self> {
-        let wire = Wire::open(&shared.config.source, Side::Source, &format!("{}{worker}", shared.prefix)).await?;
-        Ok(Self { wire, in_transaction: false })
-    }
-
+impl SourceSession {
     /// What ends the transaction that there may be, at the front of other statements.
     fn ending(&mut self) -> &'static str {
         // They are all read-only, and some have failed.
@@ -80,7 +97,7 @@ impl Session {
 }
 
 /// What a session of the source has taken.
-pub struct Taken {
+pub struct TableSnapshot {
     pub snapshot: Snapshot,
     pub at: Lsn,
     /// L is flushed already.
@@ -109,7 +126,7 @@ fn text(answers: &[Answer], at: usize, row: usize, column: usize) -> String {
 
 /// Lock, snapshot, L, columns, in this order and in one flight; again until every transaction that the slot does not stream is visible.
 /// A transaction that the session still has is ended.
-pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -> Result<Taken> {
+pub async fn open(source: &Source, session: &mut SourceSession, relation: &Relation) -> Result<TableSnapshot> {
     let what = format!("the copy of {}", relation.table);
     let begin = format!("begin isolation level repeatable read read only; {}", lock(relation));
     let (table, oid) = (relation.table.sql(), relation.oid.to_string());
@@ -122,7 +139,7 @@ pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -
         let answers = match session.wire.run(requests).await {
             Ok(answers) => answers,
             Err(Failed { error, .. }) if error.has_code("55P03") => {
-                shared.reporter.notice(Level::Info, format!("{what} waits: the table is locked on the source")).await;
+                source.reporter.notice(Level::Info, format!("{what} waits: the table is locked on the source")).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -134,23 +151,23 @@ pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -
                 .hint("was it dropped and made again, or renamed? Run `hyperlift clean`, empty the target and start again"));
         }
         let (snapshot, at): (Snapshot, Lsn) = (text(&answers, 1, 0, 0).parse()?, text(&answers, 1, 0, 1).parse()?);
-        if snapshot.xmin < shared.horizon {
+        if snapshot.xmin < source.horizon {
             // The lock is not held while we wait for somebody.
             session.end().await?;
-            let watcher = client::connect(&shared.config.source, Side::Source, &format!("{}watch", shared.prefix)).await?;
-            let holders = catalog::holders(&watcher, Some(shared.horizon)).await?;
+            let watcher = source.watcher().await?;
+            let holders = catalog::holders(&watcher, Some(source.horizon)).await?;
             if holders.is_empty() {
                 // Nobody holds it back: the counter itself stands below, as it may after a crash of the source. This moves it on.
                 server_slot::horizon(&watcher).await?;
             }
-            slot::show(&shared.reporter, &what, holders, &mut shown).await;
+            slot::show(&source.reporter, &what, holders, &mut shown).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;
         }
-        slot::show(&shared.reporter, &what, Vec::new(), &mut shown).await;
+        slot::show(&source.reporter, &what, Vec::new(), &mut shown).await;
         let flushed: Lsn = text(&answers, 1, 0, 2).parse()?;
         let columns = (0..answers[2].rows.len()).map(|row| (text(&answers, 2, row, 0), text(&answers, 2, row, 1).parse().unwrap_or(0))).collect();
-        return Ok(Taken { snapshot, at, durable: flushed >= at, columns });
+        return Ok(TableSnapshot { snapshot, at, durable: flushed >= at, columns });
     }
 }
 
@@ -183,7 +200,7 @@ pub async fn export(wire: &mut Wire) -> Result<String> {
 
 /// Reads under a keeper's snapshot from now on. It may not wait for long: an ALTER TABLE that waits for the keeper goes before us, and
 /// would never get its turn (55P03).
-pub async fn join(session: &mut Session, relation: &Relation, exported: &str) -> Result<()> {
+pub async fn join(session: &mut SourceSession, relation: &Relation, exported: &str) -> Result<()> {
     let begin = format!(
         "{}begin isolation level repeatable read read only; set transaction snapshot {}; {BY_RANGES}; {}",
         session.ending(),
@@ -200,7 +217,7 @@ pub async fn join(session: &mut Session, relation: &Relation, exported: &str) ->
 
 /// I3: what was copied must be durable on the source before it counts. The session that took the snapshot still lives, so the server
 /// has not crashed in between.
-pub async fn wait_durable(shared: &Shared, wire: &mut Wire, at: Lsn) -> Result<()> {
+pub async fn wait_durable(source: &Source, wire: &mut Wire, at: Lsn) -> Result<()> {
     let mut moved = Instant::now();
     loop {
         let rows = wire.simple("select pg_current_wal_flush_lsn()::text").await.map_err(|e| e.context("source"))?;
@@ -211,7 +228,7 @@ pub async fn wait_durable(shared: &Shared, wire: &mut Wire, at: Lsn) -> Result<(
         if moved.elapsed() > MOVE_ON_AFTER {
             // L may stand behind the header of a page on which there is nothing yet, as after a switch of the WAL file: a source that
             // nobody writes to would never come so far.
-            let other = client::connect(&shared.config.source, Side::Source, &format!("{}watch", shared.prefix)).await?;
+            let other = source.watcher().await?;
             server_slot::horizon(&other).await?;
             moved = Instant::now();
         }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{Shared, parts::Part, queue::Frame};
+use super::{parts::Part, spec::CopySpec, throttle::Throttle};
 use crate::{
     error::{Error, Kind, Result},
     event::CopyFormat,
@@ -18,14 +18,16 @@ pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// Between which tables a part goes.
 pub struct Route<'a> {
     pub part: &'a Part,
-    pub frame: &'a Frame,
+    pub spec: &'a CopySpec,
     /// The target's table: the relation, or its leaf.
     pub into: &'a TableName,
+    /// What the transaction of the target begins with, see [`ledger::Migration::path`].
+    pub path: &'a str,
 }
 
 impl Route<'_> {
     fn copy_out(&self) -> String {
-        let (list, from) = (idents(&self.frame.columns), self.part.table.sql());
+        let (list, from) = (idents(&self.spec.columns), self.part.table.sql());
         let rows = match &self.part.condition {
             Some(condition) => format!("(select {list} from only {from} where {condition})"),
             None => format!("{from} ({list})"),
@@ -34,11 +36,11 @@ impl Route<'_> {
     }
 
     fn copy_in(&self) -> String {
-        format!("copy {} ({}) from stdin{}", self.into.sql(), idents(&self.frame.columns), self.options())
+        format!("copy {} ({}) from stdin{}", self.into.sql(), idents(&self.spec.columns), self.options())
     }
 
     fn options(&self) -> &'static str {
-        match self.frame.format {
+        match self.spec.format {
             CopyFormat::Binary => " (format binary)",
             CopyFormat::Text => "",
         }
@@ -60,17 +62,17 @@ impl Broken {
 
 /// Copies the rows into a transaction of the target that stays open. `heard` is told the rows and bytes so far, and may stop it.
 pub async fn rows(
-    shared: &Shared,
+    throttle: &Throttle,
     route: &Route<'_>,
     source: &mut Wire,
     target: &mut Wire,
     heard: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
 ) -> Result<Copied, Broken> {
-    if route.frame.columns.is_empty() {
+    if route.spec.columns.is_empty() {
         return no_columns(route, source, target).await.map_err(Broken::quiet);
     }
     let (out, into) = (route.copy_out(), route.copy_in());
-    let begin = format!("begin; {}", shared.path);
+    let begin = format!("begin; {}", route.path);
     let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after(&begin, &into));
     sends.map_err(|e| Broken::quiet(e.context("source")))?;
     takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
@@ -84,7 +86,7 @@ pub async fn rows(
         }
         let held = async {
             heard(pipe.frames, pipe.bytes)?;
-            shared.throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
+            throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
         };
         held.await.map_err(|error| Broken { error, source_sends: true })?;
     };
@@ -112,15 +114,9 @@ fn parameters(values: &[String]) -> Vec<Option<Cow<'_, [u8]>>> {
 }
 
 /// Records the relation as copied in the transaction that copied it whole, and commits.
-pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, copied: Copied) -> Result<()> {
-    let values = [
-        oid.to_string(),
-        attempt.to_string(),
-        frame.snapshot.to_string(),
-        frame.at.to_string(),
-        copied.rows_in.to_string(),
-        copied.bytes.to_string(),
-    ];
+pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, spec: &CopySpec, copied: Copied) -> Result<()> {
+    let values =
+        [oid.to_string(), attempt.to_string(), spec.snapshot.to_string(), spec.at.to_string(), copied.rows_in.to_string(), copied.bytes.to_string()];
     commit(target, ledger::RECORD_WHOLE, &values).await.map_err(|e| {
         // Another session was faster: one of an earlier attempt, or our own whose answer was lost. The next attempt begins anew.
         if e.has_code("23505") || e.has_code("23502") { Error::connection(format!("another session has copied it: {e}")) } else { e }
@@ -128,15 +124,9 @@ pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, frame: &Fra
 }
 
 /// Records a part in the transaction that copied it, and commits.
-pub async fn commit_part(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, part: &Part, copied: Copied) -> Result<()> {
-    let values = [
-        oid.to_string(),
-        attempt.to_string(),
-        part.number.to_string(),
-        frame.parts.to_string(),
-        copied.rows_in.to_string(),
-        copied.bytes.to_string(),
-    ];
+pub async fn commit_part(target: &mut Wire, oid: u32, attempt: i32, spec: &CopySpec, part: &Part, copied: Copied) -> Result<()> {
+    let values =
+        [oid.to_string(), attempt.to_string(), part.number.to_string(), spec.parts.to_string(), copied.rows_in.to_string(), copied.bytes.to_string()];
     commit(target, ledger::RECORD_PART, &values).await
 }
 
@@ -159,8 +149,8 @@ pub async fn recorded(target: &mut Wire, oid: u32, attempt: i32, part: &Part) ->
 
 /// Records a relation as copied once all its parts are recorded; whether they are. A target that crashes may lose those that it had not
 /// flushed yet.
-pub async fn record_parts(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame) -> Result<bool> {
-    let values = [oid.to_string(), attempt.to_string(), frame.snapshot.to_string(), frame.at.to_string(), frame.parts.to_string()];
+pub async fn record_parts(target: &mut Wire, oid: u32, attempt: i32, spec: &CopySpec) -> Result<bool> {
+    let values = [oid.to_string(), attempt.to_string(), spec.snapshot.to_string(), spec.at.to_string(), spec.parts.to_string()];
     let answers = target
         .run(vec![Request::Execute(ledger::RECORD_PARTS.into(), parameters(&values))])
         .await

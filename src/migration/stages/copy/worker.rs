@@ -3,10 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Shared, chunks, key_ranges,
+    chunks, failures, key_ranges,
     parts::{self, Part, Ranges},
-    queue::{After, Frame, Open, Outcome, Task, Work},
-    source::{self, Session, Taken},
+    queue::{After, Open, Outcome, Task, Work},
+    shared::CopyShared,
+    source::{self, SourceSession, TableSnapshot},
+    spec::CopySpec,
     transfer::{self, Broken, PROGRESS_EVERY, Route},
 };
 use crate::{
@@ -24,16 +26,16 @@ use crate::{
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 pub struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<CopyShared>,
     number: u32,
-    source: Option<Session>,
+    source: Option<SourceSession>,
     /// Whose snapshot the session of the source has joined: a relation that is tried again has another one.
     joined: Option<Arc<Open>>,
     target: Option<Wire>,
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, number: u32) -> Self {
+    pub fn new(shared: Arc<CopyShared>, number: u32) -> Self {
         Self { shared, number, source: None, joined: None, target: None }
     }
 
@@ -74,10 +76,10 @@ impl Worker {
         }
     }
 
-    async fn source_session(&mut self) -> Result<Session> {
+    async fn source_session(&mut self) -> Result<SourceSession> {
         match self.source.take() {
             Some(session) => Ok(session),
-            None => Session::connect(&self.shared, &format!("copy-{}", self.number + 1)).await,
+            None => self.shared.source.connect(&format!("copy-{}", self.number + 1)).await,
         }
     }
 
@@ -101,7 +103,7 @@ impl Worker {
             Err(error) => {
                 // Sessions in the middle of something are no good any more.
                 (self.source, self.target) = (None, None);
-                self.shared.failed(task, error, moved).await
+                failures::failed(&self.shared, task, error, moved).await
             }
         }
     }
@@ -109,7 +111,7 @@ impl Worker {
     async fn open(&mut self, mut task: Task, moved: &mut (u64, u64)) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let mut session = self.source_session().await?;
-        let taken = source::open(&shared, &mut session, &task.relation).await?;
+        let taken = source::open(&shared.source, &mut session, &task.relation).await?;
         let relation = &task.relation;
         let chunking = shared.hypertables.get(&relation.table);
         let mut heaps = Vec::new();
@@ -136,25 +138,25 @@ impl Worker {
         let mut streams = u32::MAX;
         if let Some(chunking) = chunking.filter(|_| !whole) {
             let blocks = heaps.iter().map(|h| h.blocks).sum();
-            let made = chunks::create(&shared, chunking, (&mut session.wire, blocks, &taken.columns), &mut target, relation).await?;
+            let made = chunks::create(&shared.reporter, chunking, (&mut session.wire, blocks, &taken.columns), &mut target, relation).await?;
             streams = if made { u32::MAX } else { 1 };
         }
         let exported = if whole { String::new() } else { source::export(&mut session.wire).await? };
         let format = shared.types.format(&taken.columns, &task.target.columns);
-        let Taken { snapshot, at, durable, columns } = taken;
+        let TableSnapshot { snapshot, at, durable, columns } = taken;
         let columns = columns.into_iter().map(|(name, _)| name).collect();
-        let frame = Frame { snapshot, at, exported, columns, format, parts: parts.len() as u32, streams };
+        let spec = CopySpec { snapshot, at, exported, columns, format, parts: parts.len() as u32, streams };
         let table = relation.table.clone();
-        shared.reporter.report(Event::CopyBegun { table: table.clone(), format, parts: frame.parts.max(1) }).await;
+        shared.reporter.report(Event::CopyBegun { table: table.clone(), format, parts: spec.parts.max(1) }).await;
         shared.progress(&table, 0, 0);
         if whole {
-            let copied = self.whole(&task, &frame, &parts[0], durable, (session, target), moved).await?;
-            shared.copied(task, frame.at, copied.rows_in, copied.bytes).await;
+            let copied = self.whole(&task, &spec, &parts[0], durable, (session, target), moved).await?;
+            shared.copied(task, spec.at, copied.rows_in, copied.bytes).await;
             return Ok(());
         }
         self.target = Some(target);
         let nothing = parts.is_empty();
-        let open = Arc::new(Open::new(task, frame, parts, session));
+        let open = Arc::new(Open::new(task, spec, parts, session));
         if nothing {
             // A partition root without partitions.
             let keeper = open.take_keeper().ok_or_else(|| Error::failed("a session was lost"))?;
@@ -168,14 +170,14 @@ impl Worker {
     async fn whole(
         &mut self,
         task: &Task,
-        frame: &Frame,
+        spec: &CopySpec,
         part: &Part,
         durable: bool,
-        (mut session, mut target): (Session, Wire),
+        (mut session, mut target): (SourceSession, Wire),
         moved: &mut (u64, u64),
     ) -> Result<Copied> {
         let table = &task.relation.table;
-        let route = Route { part, frame, into: table };
+        let route = Route { part, spec, into: table, path: &self.shared.path };
         let shared = Arc::clone(&self.shared);
         let mut last = std::time::Instant::now();
         let mut heard = |rows, bytes| {
@@ -186,18 +188,18 @@ impl Worker {
             }
             Ok(())
         };
-        let copied = transfer::rows(&shared, &route, &mut session.wire, &mut target, &mut heard).await.map_err(|broken| broken.error)?;
+        let copied = transfer::rows(&shared.throttle, &route, &mut session.wire, &mut target, &mut heard).await.map_err(|broken| broken.error)?;
         *moved = (copied.rows_in, copied.bytes);
         if !durable {
-            source::wait_durable(&shared, &mut session.wire, frame.at).await?;
+            source::wait_durable(&shared.source, &mut session.wire, spec.at).await?;
         }
-        transfer::commit_whole(&mut target, task.relation.oid, task.target.attempt, frame, copied).await?;
+        transfer::commit_whole(&mut target, task.relation.oid, task.target.attempt, spec, copied).await?;
         (self.source, self.target) = (Some(session), Some(target));
         Ok(copied)
     }
 
     /// One of several parts.
-    async fn part(&mut self, open: &Arc<Open>, mut part: Part, keeper: Option<Session>) -> Result<()> {
+    async fn part(&mut self, open: &Arc<Open>, mut part: Part, keeper: Option<SourceSession>) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let through_keeper = keeper.is_some();
         let mut session = match keeper {
@@ -256,24 +258,24 @@ impl Worker {
     }
 
     /// Passing trouble with a part: it is copied again under the snapshot that lives.
-    async fn try_again(&mut self, open: &Arc<Open>, keeper: Option<Session>, through_keeper: bool, part: Part, error: Error) -> Result<()> {
-        let text = format!("copy {}, part {} of {}: {error}; trying again", open.task.relation.table, part.number + 1, open.frame.parts);
+    async fn try_again(&mut self, open: &Arc<Open>, keeper: Option<SourceSession>, through_keeper: bool, part: Part, error: Error) -> Result<()> {
+        let text = format!("copy {}, part {} of {}: {error}; trying again", open.task.relation.table, part.number + 1, open.spec.parts);
         self.shared.reporter.notice(Level::Warn, text).await;
         tokio::time::sleep(AGAIN_AFTER).await;
         self.leave(open, keeper, through_keeper, Outcome::Again(part)).await
     }
 
     /// A session of our own that reads under the relation's snapshot.
-    async fn joined_session(&mut self, open: &Arc<Open>) -> Result<Session> {
+    async fn joined_session(&mut self, open: &Arc<Open>) -> Result<SourceSession> {
         let joined = self.joined.take().is_some_and(|joined| Arc::ptr_eq(&joined, open));
         let mut session = self.source_session().await?;
         if !joined {
-            source::join(&mut session, &open.task.relation, &open.frame.exported).await?;
+            source::join(&mut session, &open.task.relation, &open.spec.exported).await?;
         }
         Ok(session)
     }
 
-    async fn move_part(&mut self, open: &Arc<Open>, part: &Part, session: &mut Session, so_far: &mut (i64, i64)) -> Result<Copied, Broken> {
+    async fn move_part(&mut self, open: &Arc<Open>, part: &Part, session: &mut SourceSession, so_far: &mut (i64, i64)) -> Result<Copied, Broken> {
         let shared = Arc::clone(&self.shared);
         let relation = &open.task.relation;
         let mut target = self.target_session().await.map_err(Broken::quiet)?;
@@ -286,7 +288,7 @@ impl Worker {
         }
         let to_leaf = relation.partitioned && transfer::has_leaf(&mut target, &relation.table, &part.table).await.map_err(Broken::quiet)?;
         let into: &TableName = if to_leaf { &part.table } else { &relation.table };
-        let route = Route { part, frame: &open.frame, into };
+        let route = Route { part, spec: &open.spec, into, path: &self.shared.path };
         let mut heard = |rows: u64, bytes: u64| {
             if open.has_failed() {
                 return Err(Error::connection("another part of the table failed"));
@@ -299,8 +301,8 @@ impl Worker {
             }
             Ok(())
         };
-        let copied = transfer::rows(&self.shared, &route, &mut session.wire, &mut target, &mut heard).await?;
-        match transfer::commit_part(&mut target, relation.oid, attempt, &open.frame, part, copied).await {
+        let copied = transfer::rows(&self.shared.throttle, &route, &mut session.wire, &mut target, &mut heard).await?;
+        match transfer::commit_part(&mut target, relation.oid, attempt, &open.spec, part, copied).await {
             Ok(()) => {}
             // An earlier try of this part was committed although we have not heard of it.
             Err(e) if e.has_code("23505") && part.failures > 0 => {}
@@ -311,18 +313,18 @@ impl Worker {
     }
 
     /// Gives a part back; whoever is the last with a relation settles it.
-    async fn leave(&mut self, open: &Arc<Open>, keeper: Option<Session>, used_keeper: bool, outcome: Outcome) -> Result<()> {
+    async fn leave(&mut self, open: &Arc<Open>, keeper: Option<SourceSession>, used_keeper: bool, outcome: Outcome) -> Result<()> {
         match self.shared.queue.leave(open, keeper, used_keeper, outcome) {
             After::Going => Ok(()),
             After::Complete(keeper) => self.finish(open, keeper).await,
-            After::Failed(error) => self.shared.failed(open.task.clone(), error, open.moved()).await,
+            After::Failed(error) => failures::failed(&self.shared, open.task.clone(), error, open.moved()).await,
         }
     }
 
     /// All parts are in: they count once L is durable on the source (I3), by one statement on the target.
-    async fn finish(&mut self, open: &Arc<Open>, mut keeper: Session) -> Result<()> {
+    async fn finish(&mut self, open: &Arc<Open>, mut keeper: SourceSession) -> Result<()> {
         let recorded = async {
-            source::wait_durable(&self.shared, &mut keeper.wire, open.frame.at).await?;
+            source::wait_durable(&self.shared.source, &mut keeper.wire, open.spec.at).await?;
             loop {
                 match self.record(open).await {
                     Ok(true) => return Ok(()),
@@ -343,17 +345,17 @@ impl Worker {
                 if keeper.end().await.is_ok() && self.source.is_none() {
                     (self.source, self.joined) = (Some(keeper), None);
                 }
-                self.shared.copied(open.task.clone(), open.frame.at, rows, bytes).await;
+                self.shared.copied(open.task.clone(), open.spec.at, rows, bytes).await;
                 Ok(())
             }
-            Err(error) => self.shared.failed(open.task.clone(), error, (rows, bytes)).await,
+            Err(error) => failures::failed(&self.shared, open.task.clone(), error, (rows, bytes)).await,
         }
     }
 
     /// Whether the target has all parts.
     async fn record(&mut self, open: &Open) -> Result<bool> {
         let mut target = self.target_session().await?;
-        let complete = transfer::record_parts(&mut target, open.task.relation.oid, open.task.target.attempt, &open.frame).await?;
+        let complete = transfer::record_parts(&mut target, open.task.relation.oid, open.task.target.attempt, &open.spec).await?;
         self.target = Some(target);
         Ok(complete)
     }

@@ -1,0 +1,68 @@
+//! What the jobs of the copy share.
+
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    chunks::Chunking,
+    format::Types,
+    indexes::Job,
+    queue::{Queue, Task},
+    source::Source,
+    tasks::StageTasks,
+    throttle::Throttle,
+};
+use crate::{
+    bus::Reporter,
+    config::Config,
+    event::{Event, TableState},
+    lsn::Lsn,
+    migration::prompts::Asker,
+    name::TableName,
+};
+
+/// What the jobs share.
+pub struct CopyShared {
+    pub config: Arc<Config>,
+    pub reporter: Reporter,
+    pub source: Source,
+    /// `hyperlift/<id>/`
+    pub prefix: String,
+    /// Larger relations are cut, bytes.
+    pub split: u64,
+    pub types: Types,
+    /// TimescaleDB refuses ONLY on these.
+    pub hypertables: HashMap<TableName, Chunking>,
+    /// What a transaction of the target begins with: checks and generated columns call the application's functions, too.
+    pub path: String,
+    pub queue: Queue,
+    pub throttle: Throttle,
+    /// How many jobs there are to be.
+    pub wanted: watch::Receiver<u32>,
+    pub asker: Asker,
+    pub index_jobs: mpsc::UnboundedSender<Job>,
+    pub tasks: StageTasks,
+    /// The greatest L, for the receiver.
+    pub copied_at: watch::Sender<Lsn>,
+}
+
+impl CopyShared {
+    pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
+        self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
+    }
+
+    /// A relation is copied, at this L: its indexes are due.
+    pub async fn copied(&self, task: Task, at: Lsn, rows: u64, bytes: u64) {
+        self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
+        self.settled(TableState::Waiting, task, rows, bytes).await;
+    }
+
+    /// A relation is copied, or skipped.
+    pub async fn settled(&self, state: TableState, task: Task, rows: u64, bytes: u64) {
+        let skipped = state == TableState::Skipped;
+        let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped, fresh: !skipped };
+        self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
+        let _ = self.index_jobs.send(job);
+        self.queue.settled();
+    }
+}
