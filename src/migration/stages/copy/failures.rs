@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{format, queue::Task, shared::CopyShared, transfer};
+use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
 use crate::{
     error::{Error, Result},
     event::{Event, Level, TableState},
@@ -16,20 +16,20 @@ const BAD_BYTES: &str = "22021";
 const CHECK_VIOLATION: &str = "23514";
 
 /// A relation failed: it is tried again under another snapshot, after passing trouble at once, else when the operator says so.
-pub async fn failed(shared: &Arc<CopyShared>, mut task: Task, mut error: Error, (rows, bytes): (u64, u64)) -> Result<()> {
+pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut error: Error, (rows, bytes): (u64, u64)) -> Result<()> {
     if error.is_stop() {
         return Err(error);
     }
     if error.has_code(BAD_BYTES) && shared.types.encodings.0 == "SQL_ASCII" {
-        error = error.hint(format::not_utf8(&task.relation));
+        error = error.hint(format::not_utf8(&entry.relation));
     }
-    let table = task.relation.table.clone();
+    let table = entry.relation.table.clone();
     tracing::warn!(table = %table, %error, "the copy failed");
-    task.tried = true;
+    entry.tried = true;
     if error.is_transient() {
         shared.reporter.notice(Level::Warn, format!("copy {table}: {error}; trying again")).await;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        shared.queue.put_back(task);
+        shared.queue.put_back(entry);
         return Ok(());
     }
     if error.has_code(CHECK_VIOLATION) {
@@ -37,8 +37,8 @@ pub async fn failed(shared: &Arc<CopyShared>, mut task: Task, mut error: Error, 
             "if the check reads another table, that one may not be copied yet: retry. Otherwise the row breaks it on the source, too: \
              drop the constraint on the target until after the cutover, then retry",
         );
-        if !std::mem::replace(&mut task.late, true) {
-            match shared.queue.put_last(task) {
+        if !std::mem::replace(&mut entry.late, true) {
+            match shared.queue.put_last(entry) {
                 Ok(()) => {
                     shared
                         .reporter
@@ -49,7 +49,7 @@ pub async fn failed(shared: &Arc<CopyShared>, mut task: Task, mut error: Error, 
                     shared.reporter.notice(Level::Warn, text).await;
                     return Ok(());
                 }
-                Err(back) => task = back,
+                Err(back) => entry = back,
             }
         }
     }
@@ -58,19 +58,19 @@ pub async fn failed(shared: &Arc<CopyShared>, mut task: Task, mut error: Error, 
     shared.reporter.report(event).await;
     // The job goes on with others while the operator thinks.
     let asking = Arc::clone(shared);
-    shared.tasks.run(async move { ask(&asking, task, error).await });
+    shared.tasks.run(async move { ask(&asking, entry, error).await });
     Ok(())
 }
 
-async fn ask(shared: &CopyShared, mut task: Task, mut error: Error) -> Result<()> {
-    let (table, oid) = (task.relation.table.clone(), task.relation.oid);
+async fn ask(shared: &CopyShared, mut entry: CopyQueueEntry, mut error: Error) -> Result<()> {
+    let (table, oid) = (entry.relation.table.clone(), entry.relation.oid);
     loop {
         let answer = shared.asker.ask(table.to_string(), error.context("copy")).await?;
-        match answered(shared, &mut task, answer).await {
-            Ok(()) if answer == Resolution::Retry => shared.queue.put_back(task),
+        match answered(shared, &mut entry, answer).await {
+            Ok(()) if answer == Resolution::Retry => shared.queue.put_back(entry),
             Ok(()) => {
                 tracing::info!(oid, "skipped");
-                shared.settled(TableState::Skipped, task, 0, 0).await;
+                shared.settled(TableState::Skipped, entry, 0, 0).await;
             }
             Err(e) => {
                 error = e;
@@ -82,18 +82,18 @@ async fn ask(shared: &CopyShared, mut task: Task, mut error: Error) -> Result<()
 }
 
 /// Before another try the target is looked at again: the operator may have changed the table. A skipped table is left empty.
-async fn answered(shared: &CopyShared, task: &mut Task, answer: Resolution) -> Result<()> {
-    let oid = task.relation.oid;
+async fn answered(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Resolution) -> Result<()> {
+    let oid = entry.relation.oid;
     let worker = format!("{}copy", shared.prefix);
     let target = client::connect(&shared.config.target, Side::Target, &worker).await?;
     if let Some(found) = ledger::unfinished(&target, Some(oid)).await?.remove(&oid) {
-        task.target = found;
+        entry.target = found;
     }
     if answer == Resolution::Skip {
-        if task.target.used {
-            let only = !task.relation.partitioned && !shared.hypertables.contains_key(&task.relation.table);
+        if entry.target.used {
+            let only = !entry.relation.partitioned && !shared.hypertables.contains_key(&entry.relation.table);
             let mut wire = Wire::open(&shared.config.target, Side::Target, &worker).await?;
-            transfer::begin_attempt(&mut wire, oid, &task.relation.table, only).await?;
+            transfer::begin_attempt(&mut wire, oid, &entry.relation.table, only).await?;
         }
         ledger::skip_relation(&target, oid).await?;
     }

@@ -34,11 +34,11 @@ use crate::{
         ledger,
     },
 };
-use plan::{Step, Wave};
-use progress::{Seen, Watcher};
+use plan::{BuildStep, BuildWave};
+use progress::{BuildMonitor, BuildProgress};
 
 /// A copied relation whose indexes are due.
-pub struct Job {
+pub struct IndexJob {
     pub table: TableName,
     pub rows: u64,
     pub bytes: u64,
@@ -80,15 +80,15 @@ pub fn build(
     cx: &Context,
     relations: &[catalog::Relation],
     asker: Asker,
-    jobs: mpsc::UnboundedReceiver<Job>,
+    jobs: mpsc::UnboundedReceiver<IndexJob>,
     done: mpsc::UnboundedSender<TableName>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let count = cx.config.index_jobs.max(1);
     let prefix = cx.application("index-");
-    let session = |n| Worker { number: n, session: ddl::Session::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
+    let session = |n| IndexWorker { number: n, session: ddl::Session::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
     let hypertables: HashSet<TableName> = cx.plan.hypertables.iter().map(|h| h.table.clone()).collect();
     let roots = relations.iter().filter(|r| r.partitioned && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
-    let builders = Builders {
+    let builders = IndexBuilders {
         divided: roots.chain(hypertables.iter().cloned()).collect(),
         hypertables,
         reporter: cx.reporter.clone(),
@@ -107,13 +107,13 @@ pub fn build(
 }
 
 /// One relation, from the copy to its last index.
-struct Relation {
+struct IndexedRelation {
     table: TableName,
     rows: u64,
     bytes: u64,
     statements: Vec<Statement>,
     /// What is still to come of each of its tables, and how many steps of the present wave are not finished.
-    waves: Vec<(VecDeque<Wave>, usize)>,
+    waves: Vec<(VecDeque<BuildWave>, usize)>,
     /// Indexes that are built, and of how many.
     done: u64,
     total: u64,
@@ -128,74 +128,74 @@ struct Relation {
 
 /// What a worker does at a time.
 #[derive(Clone, Debug)]
-enum Work {
+enum IndexWork {
     /// A small relation as a whole, with ANALYZE.
-    Whole(Vec<Step>),
+    Whole(Vec<BuildStep>),
     /// A step of this table of the relation.
-    Step(usize, Step),
+    Step(usize, BuildStep),
     /// Recorded as skipped.
-    Skip(usize, Step, String),
+    Skip(usize, BuildStep, String),
     Analyze,
 }
 
-/// Work of a relation that may begin; the largest relation first, otherwise in the order in which it came.
-struct Ready {
+/// IndexWork of a relation that may begin; the largest relation first, otherwise in the order in which it came.
+struct ReadyWork {
     bytes: u64,
     came: std::cmp::Reverse<usize>,
     relation: usize,
-    work: Work,
+    work: IndexWork,
 }
 
-impl Ord for Ready {
+impl Ord for ReadyWork {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.bytes, self.came).cmp(&(other.bytes, other.came))
     }
 }
-impl PartialOrd for Ready {
+impl PartialOrd for ReadyWork {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl PartialEq for Ready {
+impl PartialEq for ReadyWork {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
-impl Eq for Ready {}
+impl Eq for ReadyWork {}
 
-struct Worker {
+struct IndexWorker {
     number: u32,
     session: ddl::Session,
 }
 
 /// What is started and ended by the one task that knows of everything.
-struct Builders {
+struct IndexBuilders {
     hypertables: HashSet<TableName>,
     /// They, and the roots of partitions.
     divided: HashSet<TableName>,
     reporter: Reporter,
     asker: Asker,
     done: mpsc::UnboundedSender<TableName>,
-    relations: Vec<Relation>,
-    ready: BinaryHeap<Ready>,
+    relations: Vec<IndexedRelation>,
+    ready: BinaryHeap<ReadyWork>,
     pushed: usize,
-    idle: Vec<Worker>,
+    idle: Vec<IndexWorker>,
     /// By the worker's number: the relation, and the index that is built.
     at_work: HashMap<u32, (usize, Option<String>)>,
-    running: JoinSet<(Worker, usize, Work, Result<()>)>,
+    running: JoinSet<(IndexWorker, usize, IndexWork, Result<()>)>,
     /// What failed waits here for the operator, not in a worker.
-    asking: JoinSet<(usize, Work, String, Result<Resolution>)>,
+    asking: JoinSet<(usize, IndexWork, String, Result<Resolution>)>,
     /// Digests of statements that need not run.
     executed: HashSet<String>,
 }
 
-impl Builders {
-    async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<Job>) -> Result<()> {
+impl IndexBuilders {
+    async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<IndexJob>) -> Result<()> {
         let mut session = ddl::Session::new(&target, format!("{prefix}0"), "");
         self.executed = ledger::executed(session.client().await?, Phase::Index.word()).await?;
         drop(session);
         let mut watching = JoinSet::new();
-        let mut watcher = Some(Watcher { target, prefix, client: None });
+        let mut watcher = Some(BuildMonitor { target, prefix, client: None });
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
@@ -235,27 +235,27 @@ impl Builders {
         self.ready.is_empty() && self.running.is_empty() && self.asking.is_empty()
     }
 
-    async fn take(&mut self, job: Job) {
-        let Job { table, rows, bytes, statements, skipped, fresh: changed } = job;
+    async fn take(&mut self, job: IndexJob) {
+        let IndexJob { table, rows, bytes, statements, skipped, fresh: changed } = job;
         let (total, relation) = (statements.len() as u64, self.relations.len());
-        let whole: Vec<Step> = statements.iter().map(Step::of).filter(|s| self.is_due(s)).collect();
+        let whole: Vec<BuildStep> = statements.iter().map(BuildStep::of).filter(|s| self.is_due(s)).collect();
         let done = total - whole.len() as u64;
         let small = bytes < SMALL && (1..=SMALL_STATEMENTS).contains(&whole.len()) && !self.hypertables.contains(&table);
         let (waves, building) = (Vec::new(), Vec::new());
         let (begun, analyzed) = (false, false);
-        self.relations.push(Relation { table, rows, bytes, statements, waves, done, total, building, begun, changed, analyzed, skipped });
-        if small { self.push(relation, Work::Whole(whole)) } else { self.by_waves(relation).await }
+        self.relations.push(IndexedRelation { table, rows, bytes, statements, waves, done, total, building, begun, changed, analyzed, skipped });
+        if small { self.push(relation, IndexWork::Whole(whole)) } else { self.by_waves(relation).await }
     }
 
     /// Not run yet, nor what needs it.
-    fn is_due(&self, step: &Step) -> bool {
+    fn is_due(&self, step: &BuildStep) -> bool {
         std::iter::once(&step.digest).chain(&step.needed_by).all(|digest| !self.executed.contains(digest))
     }
 
-    fn push(&mut self, relation: usize, work: Work) {
+    fn push(&mut self, relation: usize, work: IndexWork) {
         let bytes = self.relations[relation].bytes;
         self.pushed += 1;
-        self.ready.push(Ready { bytes, came: std::cmp::Reverse(self.pushed), relation, work });
+        self.ready.push(ReadyWork { bytes, came: std::cmp::Reverse(self.pushed), relation, work });
     }
 
     async fn by_waves(&mut self, relation: usize) {
@@ -264,7 +264,7 @@ impl Builders {
         r.waves = waves.into_iter().map(|waves| (waves, 0)).collect();
         let first = plan::leave_statistics(&r.statements);
         self.report(relation).await;
-        if first { self.push(relation, Work::Analyze) } else { self.begin_waves(relation).await }
+        if first { self.push(relation, IndexWork::Analyze) } else { self.begin_waves(relation).await }
     }
 
     async fn begin_waves(&mut self, relation: usize) {
@@ -277,11 +277,11 @@ impl Builders {
     /// Makes the next wave of a table of the relation ready.
     fn next_wave(&mut self, relation: usize, table: usize) {
         while let Some(wave) = self.relations[relation].waves[table].0.pop_front() {
-            let wave: Wave = wave.into_iter().filter(|s| self.is_due(s)).collect();
+            let wave: BuildWave = wave.into_iter().filter(|s| self.is_due(s)).collect();
             if !wave.is_empty() {
                 self.relations[relation].waves[table].1 = wave.len();
                 for step in wave {
-                    self.push(relation, Work::Step(table, step));
+                    self.push(relation, IndexWork::Step(table, step));
                 }
                 return;
             }
@@ -291,19 +291,19 @@ impl Builders {
     async fn if_built(&mut self, relation: usize) {
         let r = &self.relations[relation];
         if r.waves.iter().all(|(waves, left)| waves.is_empty() && *left == 0) {
-            if r.analyzed { self.finish(relation).await } else { self.push(relation, Work::Analyze) }
+            if r.analyzed { self.finish(relation).await } else { self.push(relation, IndexWork::Analyze) }
         }
     }
 
     /// Gives workers what may begin.
     async fn start(&mut self) {
         while !self.idle.is_empty() && !self.ready.is_empty() {
-            let (Some(mut worker), Some(Ready { relation, work, .. })) = (self.idle.pop(), self.ready.pop()) else { return };
+            let (Some(mut worker), Some(ReadyWork { relation, work, .. })) = (self.idle.pop(), self.ready.pop()) else { return };
             if !std::mem::replace(&mut self.relations[relation].begun, true) {
                 self.tell_state(relation, TableState::Indexing).await;
             }
             let r = &mut self.relations[relation];
-            let index = if let Work::Step(_, step) = &work { step.index.clone() } else { None };
+            let index = if let IndexWork::Step(_, step) = &work { step.index.clone() } else { None };
             self.at_work.insert(worker.number, (relation, index.clone()));
             if let Some(index) = index {
                 r.building.push(index);
@@ -318,18 +318,18 @@ impl Builders {
         }
     }
 
-    async fn ended(&mut self, relation: usize, work: Work, result: Result<()>) {
+    async fn ended(&mut self, relation: usize, work: IndexWork, result: Result<()>) {
         let r = &mut self.relations[relation];
         r.changed |= result.is_ok();
         match (work, result) {
-            (Work::Whole(steps), Ok(())) => {
+            (IndexWork::Whole(steps), Ok(())) => {
                 r.done += steps.len() as u64;
                 self.report(relation).await;
                 self.finish(relation).await;
             }
             // Each by itself, so that the one that fails can be named.
-            (Work::Whole(_), Err(_)) => self.by_waves(relation).await,
-            (Work::Step(table, step) | Work::Skip(table, step, _), Ok(())) => {
+            (IndexWork::Whole(_), Err(_)) => self.by_waves(relation).await,
+            (IndexWork::Step(table, step) | IndexWork::Skip(table, step, _), Ok(())) => {
                 r.building.retain(|name| step.index.as_ref() != Some(name));
                 // An index that a key takes over counts as that key.
                 r.done += u64::from(step.needed_by.is_none_or(|key| self.executed.contains(&key)));
@@ -342,8 +342,8 @@ impl Builders {
                     self.if_built(relation).await;
                 }
             }
-            (work @ (Work::Step(_, _) | Work::Skip(..)), Err(error)) => {
-                let (Work::Step(_, step) | Work::Skip(_, step, _)) = &work else { return };
+            (work @ (IndexWork::Step(_, _) | IndexWork::Skip(..)), Err(error)) => {
+                let (IndexWork::Step(_, step) | IndexWork::Skip(_, step, _)) = &work else { return };
                 r.building.retain(|name| step.index.as_ref() != Some(name));
                 let object = step.object.clone();
                 ddl::report_failure(&self.reporter, &object, &step.sql, &error).await;
@@ -352,7 +352,7 @@ impl Builders {
                 let failure = error.to_string();
                 self.asking.spawn(async move { (relation, work, failure, asker.ask(object, error).await) });
             }
-            (Work::Analyze, result) => {
+            (IndexWork::Analyze, result) => {
                 if let Err(e) = result {
                     // Catch-up tries again.
                     self.reporter.notice(Level::Warn, format!("ANALYZE of {}: {e}", self.relations[relation].table)).await;
@@ -363,12 +363,12 @@ impl Builders {
         }
     }
 
-    async fn answered(&mut self, relation: usize, work: Work, failure: String, resolution: Resolution) {
+    async fn answered(&mut self, relation: usize, work: IndexWork, failure: String, resolution: Resolution) {
         match (resolution, work) {
-            (Resolution::Skip, Work::Step(table, step) | Work::Skip(table, step, _)) => {
+            (Resolution::Skip, IndexWork::Step(table, step) | IndexWork::Skip(table, step, _)) => {
                 self.executed.extend(step.needed_by.clone());
                 self.reporter.report(Event::StatementSkipped { object: step.object.clone() }).await;
-                self.push(relation, Work::Skip(table, step, failure));
+                self.push(relation, IndexWork::Skip(table, step, failure));
             }
             (_, work) => self.push(relation, work),
         }
@@ -382,20 +382,20 @@ impl Builders {
 
     /// What is skipped stays so.
     async fn tell_state(&self, relation: usize, state: TableState) {
-        let Relation { table, rows, bytes, skipped, .. } = &self.relations[relation];
+        let IndexedRelation { table, rows, bytes, skipped, .. } = &self.relations[relation];
         if !skipped {
             self.reporter.report(Event::CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None }).await;
         }
     }
 
     async fn report(&self, relation: usize) {
-        let Relation { table, done, total, building, .. } = &self.relations[relation];
+        let IndexedRelation { table, done, total, building, .. } = &self.relations[relation];
         let event = Event::IndexProgress { table: table.clone(), done: *done, total: *total, building: building.clone() };
         self.reporter.report(event).await;
     }
 
-    fn tell(&self, seen: &[Seen]) {
-        for Seen { worker, phase, fraction } in seen {
+    fn tell(&self, seen: &[BuildProgress]) {
+        for BuildProgress { worker, phase, fraction } in seen {
             if let Some((relation, Some(index))) = self.at_work.get(worker) {
                 let (table, index) = (self.relations[*relation].table.clone(), index.clone());
                 self.reporter.progress(Event::IndexBuilding { table, index, phase: phase.clone(), fraction: *fraction });
@@ -408,12 +408,12 @@ fn survived<T>(joined: std::result::Result<T, JoinError>) -> Result<T> {
     joined.map_err(|e| Error::failed(format!("an index worker died: {e}")))
 }
 
-impl Work {
+impl IndexWork {
     async fn run(&self, session: &mut ddl::Session, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
         match self {
             Self::Whole(steps) => {
                 let first = std::iter::once(NOT_FLUSHED.to_owned());
-                let all: Vec<String> = first.chain(steps.iter().map(Step::recorded)).chain([analyze(table)]).collect();
+                let all: Vec<String> = first.chain(steps.iter().map(BuildStep::recorded)).chain([analyze(table)]).collect();
                 ddl::patiently(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
@@ -435,7 +435,7 @@ fn analyze(table: &TableName) -> String {
     format!("analyze {}", table.sql())
 }
 
-impl Step {
+impl BuildStep {
     async fn run(&self, session: &mut ddl::Session, reporter: &Reporter) -> Result<()> {
         let recorded = self.recorded();
         let Err(e) = ddl::patiently(session, &self.object, &recorded, reporter).await else { return Ok(()) };

@@ -23,7 +23,7 @@ const OPENING: Duration = Duration::from_secs(1);
 
 /// A relation to be copied, and what the target has of it.
 #[derive(Clone)]
-pub struct Task {
+pub struct CopyQueueEntry {
     pub relation: Relation,
     /// For its indexes.
     pub statements: Vec<Statement>,
@@ -35,8 +35,8 @@ pub struct Task {
 }
 
 /// A relation that is being copied in several parts.
-pub struct Open {
-    pub task: Task,
+pub struct OpenRelation {
+    pub entry: CopyQueueEntry,
     pub spec: CopySpec,
     progress: Mutex<Progress>,
 }
@@ -55,11 +55,11 @@ struct Progress {
     reported: Option<Instant>,
 }
 
-impl Open {
-    pub fn new(task: Task, spec: CopySpec, parts: Vec<Part>, keeper: SourceSession) -> Self {
+impl OpenRelation {
+    pub fn new(entry: CopyQueueEntry, spec: CopySpec, parts: Vec<Part>, keeper: SourceSession) -> Self {
         let progress =
             Progress { left: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
-        Self { task, spec, progress: Mutex::new(progress) }
+        Self { entry, spec, progress: Mutex::new(progress) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -111,13 +111,13 @@ impl Open {
 }
 
 /// What a job does next.
-pub enum Work {
-    Relation(Task),
-    Part(Arc<Open>, Part, Option<SourceSession>),
+pub enum CopyWork {
+    Relation(CopyQueueEntry),
+    Part(Arc<OpenRelation>, Part, Option<SourceSession>),
 }
 
 /// How it stands with a relation after a part of it.
-pub enum After {
+pub enum AfterPart {
     Going,
     /// All parts are in; nobody but the keeper is left.
     Complete(SourceSession),
@@ -125,7 +125,7 @@ pub enum After {
 }
 
 /// How a part ended.
-pub enum Outcome {
+pub enum PartOutcome {
     Done,
     /// Copied again, by whoever takes it.
     Again(Part),
@@ -134,7 +134,7 @@ pub enum Outcome {
     Failed(Error),
 }
 
-pub struct Queue {
+pub struct CopyQueue {
     inner: Mutex<Inner>,
     changed: Notify,
     /// Larger relations are cut, bytes.
@@ -142,18 +142,18 @@ pub struct Queue {
 }
 
 struct Inner {
-    waiting: VecDeque<Task>,
+    waiting: VecDeque<CopyQueueEntry>,
     /// The largest first.
-    open: Vec<Arc<Open>>,
+    open: Vec<Arc<OpenRelation>>,
     /// When somebody began to open a relation that will have parts for others.
     opening: Option<Instant>,
     /// Relations that are neither copied nor skipped.
     unfinished: usize,
 }
 
-impl Queue {
+impl CopyQueue {
     /// The largest relation comes first.
-    pub fn new(mut tasks: Vec<Task>, split: u64) -> Self {
+    pub fn new(mut tasks: Vec<CopyQueueEntry>, split: u64) -> Self {
         tasks.sort_by_key(|t| Reverse(t.relation.bytes));
         let unfinished = tasks.len();
         let inner = Inner { waiting: tasks.into(), open: Vec::new(), opening: None, unfinished };
@@ -167,23 +167,23 @@ impl Queue {
     /// Something to do, if there is something right now. `joined` is whose snapshot the job's own session has.
     ///
     /// All go to the largest relation together: its indexes take longest, and are built while the smaller ones are copied.
-    pub fn take_now(&self, joined: Option<&Arc<Open>>) -> Option<Work> {
+    pub fn take_now(&self, joined: Option<&Arc<OpenRelation>>) -> Option<CopyWork> {
         let mut inner = self.lock();
         for open in &inner.open {
             if let Some((part, keeper)) = open.take(joined.is_some_and(|joined| Arc::ptr_eq(joined, open))) {
-                return Some(Work::Part(Arc::clone(open), part, keeper));
+                return Some(CopyWork::Part(Arc::clone(open), part, keeper));
             }
         }
         if inner.opening.is_some_and(|since| since.elapsed() < OPENING) {
             return None;
         }
-        let task = inner.waiting.pop_front()?;
-        inner.opening = (task.relation.bytes > self.split).then(Instant::now);
-        Some(Work::Relation(task))
+        let entry = inner.waiting.pop_front()?;
+        inner.opening = (entry.relation.bytes > self.split).then(Instant::now);
+        Some(CopyWork::Relation(entry))
     }
 
     /// Waits for something to do; `None` when everything is done.
-    pub async fn take(&self) -> Option<Work> {
+    pub async fn take(&self) -> Option<CopyWork> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -199,32 +199,32 @@ impl Queue {
     }
 
     /// A relation is to be tried again, behind the next one: what fails for ever must not keep a single job from all others.
-    pub fn put_back(&self, task: Task) {
+    pub fn put_back(&self, entry: CopyQueueEntry) {
         let mut inner = self.lock();
         inner.opening = None;
         let place = inner.waiting.len().min(1);
-        inner.waiting.insert(place, task);
+        inner.waiting.insert(place, entry);
         self.changed.notify_waiters();
     }
 
     /// A relation is to be tried again behind all that wait; when nothing does, it comes back.
-    pub fn put_last(&self, task: Task) -> Result<(), Task> {
+    pub fn put_last(&self, entry: CopyQueueEntry) -> Result<(), CopyQueueEntry> {
         let mut inner = self.lock();
         if inner.waiting.is_empty() && inner.open.is_empty() {
-            return Err(task);
+            return Err(entry);
         }
         inner.opening = None;
-        inner.waiting.push_back(task);
+        inner.waiting.push_back(entry);
         self.changed.notify_waiters();
         Ok(())
     }
 
     /// A relation is open: its parts can be taken.
-    pub fn opened(&self, open: Arc<Open>) {
+    pub fn opened(&self, open: Arc<OpenRelation>) {
         let mut inner = self.lock();
         inner.opening = None;
         inner.open.push(open);
-        inner.open.sort_by_key(|o| Reverse(o.task.relation.bytes));
+        inner.open.sort_by_key(|o| Reverse(o.entry.relation.bytes));
         self.changed.notify_waiters();
     }
 
@@ -237,7 +237,7 @@ impl Queue {
     }
 
     /// A job leaves a part. `keeper` comes back from whoever used it, `None` if it is gone or was not used; with it goes the snapshot.
-    pub fn leave(&self, open: &Arc<Open>, keeper: Option<SourceSession>, used_keeper: bool, outcome: Outcome) -> After {
+    pub fn leave(&self, open: &Arc<OpenRelation>, keeper: Option<SourceSession>, used_keeper: bool, outcome: PartOutcome) -> AfterPart {
         let mut p = open.lock();
         p.running -= 1;
         if used_keeper && keeper.is_none() {
@@ -245,13 +245,13 @@ impl Queue {
         }
         p.keeper = p.keeper.take().or(keeper);
         match outcome {
-            Outcome::Done => {}
-            Outcome::Again(part) => p.left.push_front(part),
-            Outcome::Unjoinable(part) => {
+            PartOutcome::Done => {}
+            PartOutcome::Again(part) => p.left.push_front(part),
+            PartOutcome::Unjoinable(part) => {
                 p.joinable = false;
                 p.left.push_front(part);
             }
-            Outcome::Failed(error) => {
+            PartOutcome::Failed(error) => {
                 // What failed for good says more than what passes.
                 if p.failed.as_ref().is_none_or(Error::is_transient) {
                     p.failed = Some(error);
@@ -259,19 +259,19 @@ impl Queue {
             }
         }
         let after = match () {
-            () if p.running > 0 || (p.failed.is_none() && !p.left.is_empty()) => After::Going,
+            () if p.running > 0 || (p.failed.is_none() && !p.left.is_empty()) => AfterPart::Going,
             () => match (p.failed.take(), p.keeper.take()) {
-                (Some(error), _) => After::Failed(error),
-                (None, Some(keeper)) => After::Complete(keeper),
-                (None, None) => After::Failed(Error::connection("the session that held the snapshot on the source is gone")),
+                (Some(error), _) => AfterPart::Failed(error),
+                (None, Some(keeper)) => AfterPart::Complete(keeper),
+                (None, None) => AfterPart::Failed(Error::connection("the session that held the snapshot on the source is gone")),
             },
         };
-        if !matches!(after, After::Going) {
+        if !matches!(after, AfterPart::Going) {
             // Nobody takes from it any more.
             p.left.clear();
         }
         drop(p);
-        if !matches!(after, After::Going) {
+        if !matches!(after, AfterPart::Going) {
             self.lock().open.retain(|o| !Arc::ptr_eq(o, open));
         }
         self.changed.notify_waiters();

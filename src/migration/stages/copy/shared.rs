@@ -6,9 +6,9 @@ use tokio::sync::{mpsc, watch};
 use super::{
     chunks::Chunking,
     format::Types,
-    indexes::Job,
-    queue::{Queue, Task},
-    source::Source,
+    indexes::IndexJob,
+    queue::{CopyQueue, CopyQueueEntry},
+    source::CopySource,
     tasks::StageTasks,
     throttle::Throttle,
 };
@@ -25,7 +25,7 @@ use crate::{
 pub struct CopyShared {
     pub config: Arc<Config>,
     pub reporter: Reporter,
-    pub source: Source,
+    pub source: CopySource,
     /// `hyperlift/<id>/`
     pub prefix: String,
     /// Larger relations are cut, bytes.
@@ -35,12 +35,12 @@ pub struct CopyShared {
     pub hypertables: HashMap<TableName, Chunking>,
     /// What a transaction of the target begins with: checks and generated columns call the application's functions, too.
     pub path: String,
-    pub queue: Queue,
+    pub queue: CopyQueue,
     pub throttle: Throttle,
     /// How many jobs there are to be.
     pub wanted: watch::Receiver<u32>,
     pub asker: Asker,
-    pub index_jobs: mpsc::UnboundedSender<Job>,
+    pub index_jobs: mpsc::UnboundedSender<IndexJob>,
     pub tasks: StageTasks,
     /// The greatest L, for the receiver.
     pub copied_at: watch::Sender<Lsn>,
@@ -52,15 +52,15 @@ impl CopyShared {
     }
 
     /// A relation is copied, at this L: its indexes are due.
-    pub async fn copied(&self, task: Task, at: Lsn, rows: u64, bytes: u64) {
+    pub async fn copied(&self, entry: CopyQueueEntry, at: Lsn, rows: u64, bytes: u64) {
         self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
-        self.settled(TableState::Waiting, task, rows, bytes).await;
+        self.settled(TableState::Waiting, entry, rows, bytes).await;
     }
 
     /// A relation is copied, or skipped.
-    pub async fn settled(&self, state: TableState, task: Task, rows: u64, bytes: u64) {
+    pub async fn settled(&self, state: TableState, entry: CopyQueueEntry, rows: u64, bytes: u64) {
         let skipped = state == TableState::Skipped;
-        let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped, fresh: !skipped };
+        let job = IndexJob { table: entry.relation.table, rows, bytes, statements: entry.statements, skipped, fresh: !skipped };
         self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
         let _ = self.index_jobs.send(job);
         self.queue.settled();

@@ -34,7 +34,7 @@ const MOVE_ON_AFTER: Duration = Duration::from_secs(1);
 const BY_RANGES: &str = "set local enable_seqscan = off; set local max_parallel_workers_per_gather = 0";
 
 /// How the copies reach the source.
-pub struct Source {
+pub struct CopySource {
     pub conninfo: Conninfo,
     pub reporter: Reporter,
     /// `hyperlift/<id>/`
@@ -43,7 +43,7 @@ pub struct Source {
     pub horizon: u64,
 }
 
-impl Source {
+impl CopySource {
     pub async fn connect(&self, worker: &str) -> Result<SourceSession> {
         let wire = Wire::open(&self.conninfo, Side::Source, &format!("{}{worker}", self.prefix)).await?;
         Ok(SourceSession { wire, in_transaction: false })
@@ -126,7 +126,7 @@ fn text(answers: &[Answer], at: usize, row: usize, column: usize) -> String {
 
 /// Lock, snapshot, L, columns, in this order and in one flight; again until every transaction that the slot does not stream is visible.
 /// A transaction that the session still has is ended.
-pub async fn open(source: &Source, session: &mut SourceSession, relation: &Relation) -> Result<TableSnapshot> {
+pub async fn open(source: &CopySource, session: &mut SourceSession, relation: &Relation) -> Result<TableSnapshot> {
     let what = format!("the copy of {}", relation.table);
     let begin = format!("begin isolation level repeatable read read only; {}", lock(relation));
     let (table, oid) = (relation.table.sql(), relation.oid.to_string());
@@ -217,7 +217,7 @@ pub async fn join(session: &mut SourceSession, relation: &Relation, exported: &s
 
 /// I3: what was copied must be durable on the source before it counts. The session that took the snapshot still lives, so the server
 /// has not crashed in between.
-pub async fn wait_durable(source: &Source, wire: &mut Wire, at: Lsn) -> Result<()> {
+pub async fn wait_durable(source: &CopySource, wire: &mut Wire, at: Lsn) -> Result<()> {
     let mut moved = Instant::now();
     loop {
         let rows = wire.simple("select pg_current_wal_flush_lsn()::text").await.map_err(|e| e.context("source"))?;

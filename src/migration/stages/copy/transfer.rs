@@ -16,7 +16,7 @@ use crate::{
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// Between which tables a part goes.
-pub struct Route<'a> {
+pub struct PartRoute<'a> {
     pub part: &'a Part,
     pub spec: &'a CopySpec,
     /// The target's table: the relation, or its leaf.
@@ -25,7 +25,7 @@ pub struct Route<'a> {
     pub path: &'a str,
 }
 
-impl Route<'_> {
+impl PartRoute<'_> {
     fn copy_out(&self) -> String {
         let (list, from) = (idents(&self.spec.columns), self.part.table.sql());
         let rows = match &self.part.condition {
@@ -48,12 +48,12 @@ impl Route<'_> {
 }
 
 /// Why a part did not get through, and whether the source is still sending it.
-pub struct Broken {
+pub struct TransferError {
     pub error: Error,
     pub source_sends: bool,
 }
 
-impl Broken {
+impl TransferError {
     /// An error that leaves the source ready for another statement, if its connection stands.
     pub fn quiet(error: Error) -> Self {
         Self { error, source_sends: false }
@@ -63,43 +63,43 @@ impl Broken {
 /// Copies the rows into a transaction of the target that stays open. `heard` is told the rows and bytes so far, and may stop it.
 pub async fn rows(
     throttle: &Throttle,
-    route: &Route<'_>,
+    route: &PartRoute<'_>,
     source: &mut Wire,
     target: &mut Wire,
     heard: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
-) -> Result<Copied, Broken> {
+) -> Result<Copied, TransferError> {
     if route.spec.columns.is_empty() {
-        return no_columns(route, source, target).await.map_err(Broken::quiet);
+        return no_columns(route, source, target).await.map_err(TransferError::quiet);
     }
     let (out, into) = (route.copy_out(), route.copy_in());
     let begin = format!("begin; {}", route.path);
     let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after(&begin, &into));
-    sends.map_err(|e| Broken::quiet(e.context("source")))?;
-    takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
+    sends.map_err(|e| TransferError::quiet(e.context("source")))?;
+    takes.map_err(|e| TransferError { error: e.context("target"), source_sends: true })?;
     let mut pipe = Pipe::default();
     let mut passed = 0;
     let copied = loop {
         match pipe.step(source, target).await {
             Ok(Some(copied)) => break copied,
             Ok(None) => {}
-            Err(error) => return Err(Broken { error, source_sends: !pipe.source_ended }),
+            Err(error) => return Err(TransferError { error, source_sends: !pipe.source_ended }),
         }
         let held = async {
             heard(pipe.frames, pipe.bytes)?;
             throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
         };
-        held.await.map_err(|error| Broken { error, source_sends: true })?;
+        held.await.map_err(|error| TransferError { error, source_sends: true })?;
     };
     if copied.rows_in != copied.rows_out {
         let error = Error::new(Kind::Differs, format!("{} rows were read but {} were written", copied.rows_out, copied.rows_in))
             .hint("does a trigger or a rule of the target drop rows? Take it away and retry");
-        return Err(Broken::quiet(error));
+        return Err(TransferError::quiet(error));
     }
     Ok(copied)
 }
 
 /// Rows without columns: as many as the source has. COPY cannot name no columns.
-async fn no_columns(route: &Route<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
+async fn no_columns(route: &PartRoute<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
     let condition = route.part.condition.as_ref().map_or_else(String::new, |c| format!(" where {c}"));
     let count = format!("select count(*) from only {}{condition}", route.part.table.sql());
     let rows = source.simple(&count).await.map_err(|e| e.context("source"))?;

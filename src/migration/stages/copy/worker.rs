@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use super::{
     chunks, failures, key_ranges,
     parts::{self, Part, Ranges},
-    queue::{After, Open, Outcome, Task, Work},
+    queue::{AfterPart, CopyQueueEntry, CopyWork, OpenRelation, PartOutcome},
     shared::CopyShared,
     source::{self, SourceSession, TableSnapshot},
     spec::CopySpec,
-    transfer::{self, Broken, PROGRESS_EVERY, Route},
+    transfer::{self, PROGRESS_EVERY, PartRoute, TransferError},
 };
 use crate::{
     error::{Error, Result},
@@ -22,19 +22,19 @@ use crate::{
     },
 };
 
-/// After passing trouble it is tried again this much later.
+/// AfterPart passing trouble it is tried again this much later.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-pub struct Worker {
+pub struct CopyWorker {
     shared: Arc<CopyShared>,
     number: u32,
     source: Option<SourceSession>,
     /// Whose snapshot the session of the source has joined: a relation that is tried again has another one.
-    joined: Option<Arc<Open>>,
+    joined: Option<Arc<OpenRelation>>,
     target: Option<Wire>,
 }
 
-impl Worker {
+impl CopyWorker {
     pub fn new(shared: Arc<CopyShared>, number: u32) -> Self {
         Self { shared, number, source: None, joined: None, target: None }
     }
@@ -60,8 +60,8 @@ impl Worker {
                 work
             };
             match work {
-                Work::Relation(task) => self.relation(task).await?,
-                Work::Part(open, part, keeper) => self.part(&open, part, keeper).await?,
+                CopyWork::Relation(entry) => self.relation(entry).await?,
+                CopyWork::Part(open, part, keeper) => self.part(&open, part, keeper).await?,
             }
         }
     }
@@ -95,24 +95,24 @@ impl Worker {
     }
 
     /// Opens a relation; copies it if it is one part, hands out its parts otherwise.
-    async fn relation(&mut self, task: Task) -> Result<()> {
+    async fn relation(&mut self, entry: CopyQueueEntry) -> Result<()> {
         self.joined = None;
         let mut moved = (0, 0);
-        match self.open(task.clone(), &mut moved).await {
+        match self.open(entry.clone(), &mut moved).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 // Sessions in the middle of something are no good any more.
                 (self.source, self.target) = (None, None);
-                failures::failed(&self.shared, task, error, moved).await
+                failures::failed(&self.shared, entry, error, moved).await
             }
         }
     }
 
-    async fn open(&mut self, mut task: Task, moved: &mut (u64, u64)) -> Result<()> {
+    async fn open(&mut self, mut entry: CopyQueueEntry, moved: &mut (u64, u64)) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let mut session = self.source_session().await?;
-        let taken = source::open(&shared.source, &mut session, &task.relation).await?;
-        let relation = &task.relation;
+        let taken = source::open(&shared.source, &mut session, &entry.relation).await?;
+        let relation = &entry.relation;
         let chunking = shared.hypertables.get(&relation.table);
         let mut heaps = Vec::new();
         if relation.partitioned || relation.bytes > shared.split {
@@ -130,10 +130,10 @@ impl Worker {
         }
         let whole = !relation.partitioned && parts.len() == 1;
         let mut target = self.target_session().await?;
-        if !whole || task.target.used || task.tried {
+        if !whole || entry.target.used || entry.tried {
             let only = !relation.partitioned && chunking.is_none();
-            task.target.attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
-            task.target.used = true;
+            entry.target.attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
+            entry.target.used = true;
         }
         let mut streams = u32::MAX;
         if let Some(chunking) = chunking.filter(|_| !whole) {
@@ -142,7 +142,7 @@ impl Worker {
             streams = if made { u32::MAX } else { 1 };
         }
         let exported = if whole { String::new() } else { source::export(&mut session.wire).await? };
-        let format = shared.types.format(&taken.columns, &task.target.columns);
+        let format = shared.types.format(&taken.columns, &entry.target.columns);
         let TableSnapshot { snapshot, at, durable, columns } = taken;
         let columns = columns.into_iter().map(|(name, _)| name).collect();
         let spec = CopySpec { snapshot, at, exported, columns, format, parts: parts.len() as u32, streams };
@@ -150,13 +150,13 @@ impl Worker {
         shared.reporter.report(Event::CopyBegun { table: table.clone(), format, parts: spec.parts.max(1) }).await;
         shared.progress(&table, 0, 0);
         if whole {
-            let copied = self.whole(&task, &spec, &parts[0], durable, (session, target), moved).await?;
-            shared.copied(task, spec.at, copied.rows_in, copied.bytes).await;
+            let copied = self.whole(&entry, &spec, &parts[0], durable, (session, target), moved).await?;
+            shared.copied(entry, spec.at, copied.rows_in, copied.bytes).await;
             return Ok(());
         }
         self.target = Some(target);
         let nothing = parts.is_empty();
-        let open = Arc::new(Open::new(task, spec, parts, session));
+        let open = Arc::new(OpenRelation::new(entry, spec, parts, session));
         if nothing {
             // A partition root without partitions.
             let keeper = open.take_keeper().ok_or_else(|| Error::failed("a session was lost"))?;
@@ -169,15 +169,15 @@ impl Worker {
     /// A relation of one part: one transaction on either side.
     async fn whole(
         &mut self,
-        task: &Task,
+        entry: &CopyQueueEntry,
         spec: &CopySpec,
         part: &Part,
         durable: bool,
         (mut session, mut target): (SourceSession, Wire),
         moved: &mut (u64, u64),
     ) -> Result<Copied> {
-        let table = &task.relation.table;
-        let route = Route { part, spec, into: table, path: &self.shared.path };
+        let table = &entry.relation.table;
+        let route = PartRoute { part, spec, into: table, path: &self.shared.path };
         let shared = Arc::clone(&self.shared);
         let mut last = std::time::Instant::now();
         let mut heard = |rows, bytes| {
@@ -193,102 +193,115 @@ impl Worker {
         if !durable {
             source::wait_durable(&shared.source, &mut session.wire, spec.at).await?;
         }
-        transfer::commit_whole(&mut target, task.relation.oid, task.target.attempt, spec, copied).await?;
+        transfer::commit_whole(&mut target, entry.relation.oid, entry.target.attempt, spec, copied).await?;
         (self.source, self.target) = (Some(session), Some(target));
         Ok(copied)
     }
 
     /// One of several parts.
-    async fn part(&mut self, open: &Arc<Open>, mut part: Part, keeper: Option<SourceSession>) -> Result<()> {
+    async fn part(&mut self, open: &Arc<OpenRelation>, mut part: Part, keeper: Option<SourceSession>) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let through_keeper = keeper.is_some();
         let mut session = match keeper {
             Some(mut keeper) => {
                 self.rest().await;
                 if let Err(e) = keeper.set_savepoint().await {
-                    return self.leave(open, None, true, Outcome::Failed(e)).await;
+                    return self.leave(open, None, true, PartOutcome::Failed(e)).await;
                 }
                 keeper
             }
             None => match self.joined_session(open).await {
                 Ok(session) => session,
                 Err(e) if e.is_stop() => return Err(e),
-                Err(e) if e.has_code("55P03") => return self.leave(open, None, false, Outcome::Unjoinable(part)).await,
+                Err(e) if e.has_code("55P03") => return self.leave(open, None, false, PartOutcome::Unjoinable(part)).await,
                 Err(e) => return self.try_again(open, None, false, part, e).await,
             },
         };
         let mut so_far = (0i64, 0i64);
         let moved = self.move_part(open, &part, &mut session, &mut so_far).await;
-        let table = &open.task.relation.table;
+        let table = &open.entry.relation.table;
         let (outcome, alive) = match moved {
             Ok(copied) => {
                 let (rows, bytes, _) = open.add(copied.rows_in as i64 - so_far.0, copied.bytes as i64 - so_far.1, PROGRESS_EVERY);
                 shared.progress(table, rows, bytes);
                 let alive = !through_keeper || session.release_savepoint().await;
-                (Outcome::Done, alive)
+                (PartOutcome::Done, alive)
             }
-            Err(Broken { error, source_sends }) => {
+            Err(TransferError { error, source_sends }) => {
                 open.add(-so_far.0, -so_far.1, PROGRESS_EVERY);
                 self.target = None;
                 let alive = through_keeper && session.back_to_savepoint(source_sends).await;
                 if through_keeper && !alive {
-                    return self.leave(open, None, true, Outcome::Failed(error)).await;
+                    return self.leave(open, None, true, PartOutcome::Failed(error)).await;
                 }
                 if error.is_stop() {
                     return Err(error);
                 }
                 if open.has_failed() {
-                    return self.leave(open, alive.then_some(session), through_keeper, Outcome::Again(part)).await;
+                    return self.leave(open, alive.then_some(session), through_keeper, PartOutcome::Again(part)).await;
                 }
                 if error.is_transient() {
                     part.failures += 1;
                     return self.try_again(open, alive.then_some(session), through_keeper, part, error).await;
                 }
-                (Outcome::Failed(error), alive)
+                (PartOutcome::Failed(error), alive)
             }
         };
         if through_keeper {
             return self.leave(open, alive.then_some(session), true, outcome).await;
         }
         // Its transaction goes on: the next part of this relation is read in it, too.
-        if matches!(outcome, Outcome::Done) {
+        if matches!(outcome, PartOutcome::Done) {
             (self.source, self.joined) = (Some(session), Some(Arc::clone(open)));
         }
         self.leave(open, None, false, outcome).await
     }
 
     /// Passing trouble with a part: it is copied again under the snapshot that lives.
-    async fn try_again(&mut self, open: &Arc<Open>, keeper: Option<SourceSession>, through_keeper: bool, part: Part, error: Error) -> Result<()> {
-        let text = format!("copy {}, part {} of {}: {error}; trying again", open.task.relation.table, part.number + 1, open.spec.parts);
+    async fn try_again(
+        &mut self,
+        open: &Arc<OpenRelation>,
+        keeper: Option<SourceSession>,
+        through_keeper: bool,
+        part: Part,
+        error: Error,
+    ) -> Result<()> {
+        let text = format!("copy {}, part {} of {}: {error}; trying again", open.entry.relation.table, part.number + 1, open.spec.parts);
         self.shared.reporter.notice(Level::Warn, text).await;
         tokio::time::sleep(AGAIN_AFTER).await;
-        self.leave(open, keeper, through_keeper, Outcome::Again(part)).await
+        self.leave(open, keeper, through_keeper, PartOutcome::Again(part)).await
     }
 
     /// A session of our own that reads under the relation's snapshot.
-    async fn joined_session(&mut self, open: &Arc<Open>) -> Result<SourceSession> {
+    async fn joined_session(&mut self, open: &Arc<OpenRelation>) -> Result<SourceSession> {
         let joined = self.joined.take().is_some_and(|joined| Arc::ptr_eq(&joined, open));
         let mut session = self.source_session().await?;
         if !joined {
-            source::join(&mut session, &open.task.relation, &open.spec.exported).await?;
+            source::join(&mut session, &open.entry.relation, &open.spec.exported).await?;
         }
         Ok(session)
     }
 
-    async fn move_part(&mut self, open: &Arc<Open>, part: &Part, session: &mut SourceSession, so_far: &mut (i64, i64)) -> Result<Copied, Broken> {
+    async fn move_part(
+        &mut self,
+        open: &Arc<OpenRelation>,
+        part: &Part,
+        session: &mut SourceSession,
+        so_far: &mut (i64, i64),
+    ) -> Result<Copied, TransferError> {
         let shared = Arc::clone(&self.shared);
-        let relation = &open.task.relation;
-        let mut target = self.target_session().await.map_err(Broken::quiet)?;
-        let attempt = open.task.target.attempt;
+        let relation = &open.entry.relation;
+        let mut target = self.target_session().await.map_err(TransferError::quiet)?;
+        let attempt = open.entry.target.attempt;
         if part.failures > 0
-            && let Some(copied) = transfer::recorded(&mut target, relation.oid, attempt, part).await.map_err(Broken::quiet)?
+            && let Some(copied) = transfer::recorded(&mut target, relation.oid, attempt, part).await.map_err(TransferError::quiet)?
         {
             self.target = Some(target);
             return Ok(copied);
         }
-        let to_leaf = relation.partitioned && transfer::has_leaf(&mut target, &relation.table, &part.table).await.map_err(Broken::quiet)?;
+        let to_leaf = relation.partitioned && transfer::has_leaf(&mut target, &relation.table, &part.table).await.map_err(TransferError::quiet)?;
         let into: &TableName = if to_leaf { &part.table } else { &relation.table };
-        let route = Route { part, spec: &open.spec, into, path: &self.shared.path };
+        let route = PartRoute { part, spec: &open.spec, into, path: &self.shared.path };
         let mut heard = |rows: u64, bytes: u64| {
             if open.has_failed() {
                 return Err(Error::connection("another part of the table failed"));
@@ -306,23 +319,23 @@ impl Worker {
             Ok(()) => {}
             // An earlier try of this part was committed although we have not heard of it.
             Err(e) if e.has_code("23505") && part.failures > 0 => {}
-            Err(e) => return Err(Broken::quiet(e)),
+            Err(e) => return Err(TransferError::quiet(e)),
         }
         self.target = Some(target);
         Ok(copied)
     }
 
     /// Gives a part back; whoever is the last with a relation settles it.
-    async fn leave(&mut self, open: &Arc<Open>, keeper: Option<SourceSession>, used_keeper: bool, outcome: Outcome) -> Result<()> {
+    async fn leave(&mut self, open: &Arc<OpenRelation>, keeper: Option<SourceSession>, used_keeper: bool, outcome: PartOutcome) -> Result<()> {
         match self.shared.queue.leave(open, keeper, used_keeper, outcome) {
-            After::Going => Ok(()),
-            After::Complete(keeper) => self.finish(open, keeper).await,
-            After::Failed(error) => failures::failed(&self.shared, open.task.clone(), error, open.moved()).await,
+            AfterPart::Going => Ok(()),
+            AfterPart::Complete(keeper) => self.finish(open, keeper).await,
+            AfterPart::Failed(error) => failures::failed(&self.shared, open.entry.clone(), error, open.moved()).await,
         }
     }
 
     /// All parts are in: they count once L is durable on the source (I3), by one statement on the target.
-    async fn finish(&mut self, open: &Arc<Open>, mut keeper: SourceSession) -> Result<()> {
+    async fn finish(&mut self, open: &Arc<OpenRelation>, mut keeper: SourceSession) -> Result<()> {
         let recorded = async {
             source::wait_durable(&self.shared.source, &mut keeper.wire, open.spec.at).await?;
             loop {
@@ -331,7 +344,7 @@ impl Worker {
                     // The next attempt copies it anew.
                     Ok(false) => return Err(Error::connection("the target has lost parts of it; did it crash?")),
                     Err(e) if e.is_transient() => {
-                        self.shared.reporter.notice(Level::Warn, format!("copy {}: {e}; trying again", open.task.relation.table)).await;
+                        self.shared.reporter.notice(Level::Warn, format!("copy {}: {e}; trying again", open.entry.relation.table)).await;
                         tokio::time::sleep(AGAIN_AFTER).await;
                     }
                     Err(e) => return Err(e),
@@ -345,17 +358,17 @@ impl Worker {
                 if keeper.end().await.is_ok() && self.source.is_none() {
                     (self.source, self.joined) = (Some(keeper), None);
                 }
-                self.shared.copied(open.task.clone(), open.spec.at, rows, bytes).await;
+                self.shared.copied(open.entry.clone(), open.spec.at, rows, bytes).await;
                 Ok(())
             }
-            Err(error) => failures::failed(&self.shared, open.task.clone(), error, (rows, bytes)).await,
+            Err(error) => failures::failed(&self.shared, open.entry.clone(), error, (rows, bytes)).await,
         }
     }
 
     /// Whether the target has all parts.
-    async fn record(&mut self, open: &Open) -> Result<bool> {
+    async fn record(&mut self, open: &OpenRelation) -> Result<bool> {
         let mut target = self.target_session().await?;
-        let complete = transfer::record_parts(&mut target, open.task.relation.oid, open.task.target.attempt, &open.spec).await?;
+        let complete = transfer::record_parts(&mut target, open.entry.relation.oid, open.entry.target.attempt, &open.spec).await?;
         self.target = Some(target);
         Ok(complete)
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
-use super::super::{shared::CopyShared, tasks::StageTasks, worker::Worker};
+use super::super::{shared::CopyShared, tasks::StageTasks, worker::CopyWorker};
 use crate::{
     error::{Error, Result},
     event::{Command, Event, Stage},
@@ -41,7 +41,7 @@ impl RunningCopy {
         let mut started = 0;
         loop {
             while started < table_jobs {
-                tasks.run(Worker::new(shared.clone(), started).run());
+                tasks.run(CopyWorker::new(shared.clone(), started).run());
                 started += 1;
             }
             if left.is_empty() {

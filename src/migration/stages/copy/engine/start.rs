@@ -7,11 +7,11 @@ use super::{
     super::{
         chunks::Chunking,
         format::Types,
-        indexes::{self, Job},
+        indexes::{self, IndexJob},
         parts,
-        queue::{Queue, Task},
+        queue::{CopyQueue, CopyQueueEntry},
         shared::CopyShared,
-        source::Source,
+        source::CopySource,
         tasks::StageTasks,
         throttle::Throttle,
     },
@@ -55,7 +55,7 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
     let total = relations.iter().map(|r| r.bytes).sum();
     let split = cx.config.split_larger_than.unwrap_or_else(|| parts::default_split(total, table_jobs));
     let prefix = cx.application("");
-    let source = Source { conninfo: cx.config.source.clone(), reporter: cx.reporter.clone(), prefix: prefix.clone(), horizon };
+    let source = CopySource { conninfo: cx.config.source.clone(), reporter: cx.reporter.clone(), prefix: prefix.clone(), horizon };
     let shared = Arc::new(CopyShared {
         config: cx.config.clone(),
         reporter: cx.reporter.clone(),
@@ -65,7 +65,7 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
         types,
         hypertables,
         path,
-        queue: Queue::new(todo, split),
+        queue: CopyQueue::new(todo, split),
         throttle: Throttle::new(paused, cx.config.copy_rate),
         wanted,
         asker,
@@ -106,8 +106,8 @@ async fn begin(cx: &Context, relations: &[Relation], statements: &[Statement]) -
 
 /// Relations by what is to be done with them.
 struct Sorted {
-    todo: Vec<Task>,
-    to_index: Vec<Job>,
+    todo: Vec<CopyQueueEntry>,
+    to_index: Vec<IndexJob>,
 }
 
 async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
@@ -128,14 +128,14 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
         let statements = indexes::in_order(own, identity.as_deref());
         match entries.get(&r.oid).map(|e| &e.state) {
             Some(RelationState::Copied { .. }) => {
-                sorted.to_index.push(Job { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });
+                sorted.to_index.push(IndexJob { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });
             }
             Some(RelationState::Skipped) => {
-                sorted.to_index.push(Job { table: r.table.clone(), rows: 0, bytes: 0, statements, skipped: true, fresh: false });
+                sorted.to_index.push(IndexJob { table: r.table.clone(), rows: 0, bytes: 0, statements, skipped: true, fresh: false });
             }
             _ => {
                 let target = unfinished.remove(&r.oid).unwrap_or_default();
-                sorted.todo.push(Task { relation: r.clone(), statements, target, tried: false, late: false });
+                sorted.todo.push(CopyQueueEntry { relation: r.clone(), statements, target, tried: false, late: false });
             }
         }
     }

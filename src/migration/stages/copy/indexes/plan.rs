@@ -18,7 +18,7 @@ use crate::{
 
 /// One statement as it is run, with its entry in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct BuildStep {
     /// For people: `CONSTRAINT public.orders orders_pkey`.
     pub object: String,
     /// Name of the index that it builds; `None` for a constraint that takes over an index that is there.
@@ -31,7 +31,7 @@ pub struct Step {
     pub needed_by: Option<String>,
 }
 
-impl Step {
+impl BuildStep {
     pub fn of(statement: &Statement) -> Self {
         Self {
             object: statement.object.clone(),
@@ -63,12 +63,12 @@ impl Step {
 }
 
 /// What may run at once.
-pub type Wave = Vec<Step>;
+pub type BuildWave = Vec<BuildStep>;
 
 /// The statements of a relation, by its tables (itself, or its leaves): each table's waves are run one after the other, those of different
 /// tables independently. The order of the statements is kept where nothing speaks against it. `divided`: a hypertable or a partition root, which
 /// takes over no index that is there (H-2).
-pub fn waves(relation: &TableName, statements: &[Statement], divided: bool) -> Vec<VecDeque<Wave>> {
+pub fn waves(relation: &TableName, statements: &[Statement], divided: bool) -> Vec<VecDeque<BuildWave>> {
     let mut tables: Vec<(&Option<TableName>, Vec<&Statement>)> = Vec::new();
     let mut places = HashMap::new();
     for s in statements {
@@ -86,22 +86,22 @@ pub fn leave_statistics(statements: &[Statement]) -> bool {
     statements.iter().all(|s| matches!(index_build::build_of(&s.sql), Build::Index { on_expressions: false } | Build::Key { .. }))
 }
 
-fn of_table(statements: &[&Statement], direct: bool) -> VecDeque<Wave> {
-    let (mut shared, mut take_overs, mut alone) = (Wave::new(), Vec::new(), Vec::new());
+fn of_table(statements: &[&Statement], direct: bool) -> VecDeque<BuildWave> {
+    let (mut shared, mut take_overs, mut alone) = (BuildWave::new(), Vec::new(), Vec::new());
     let splits = !direct && statements.len() > 1;
     for s in statements {
         match index_build::build_of(&s.sql) {
-            Build::Index { .. } => shared.push(Step::of(s)),
+            Build::Index { .. } => shared.push(BuildStep::of(s)),
             Build::Key { index, take_over } if splits => {
-                let (index, constraint) = Step::split(s, index, take_over);
+                let (index, constraint) = BuildStep::split(s, index, take_over);
                 shared.push(index);
                 take_overs.push(vec![constraint]);
             }
-            Build::Key { .. } | Build::Constraint => alone.push(vec![Step::of(s)]),
+            Build::Key { .. } | Build::Constraint => alone.push(vec![BuildStep::of(s)]),
         }
     }
     // The identity's index comes first: it is among the keys, where there are any.
-    let waves: Vec<Wave> =
+    let waves: Vec<BuildWave> =
         if direct { alone.into_iter().chain([shared]).collect() } else { std::iter::once(shared).chain(take_overs).chain(alone).collect() };
     waves.into_iter().filter(|wave| !wave.is_empty()).collect()
 }
@@ -138,9 +138,9 @@ mod tests {
 
     /// `i:name` builds an index, `k:name` only takes one over, `|` waits.
     fn shown(statements: &[Statement], divided: bool) -> Vec<String> {
-        let step = |s: &Step| s.index.as_ref().map_or_else(|| format!("k:{}", &s.object[2..]), |i| format!("i:{i}"));
-        let wave = |w: &Wave| w.iter().map(step).collect::<Vec<_>>().join(" ");
-        let table = |waves: &VecDeque<Wave>| waves.iter().map(wave).collect::<Vec<_>>().join(" | ");
+        let step = |s: &BuildStep| s.index.as_ref().map_or_else(|| format!("k:{}", &s.object[2..]), |i| format!("i:{i}"));
+        let wave = |w: &BuildWave| w.iter().map(step).collect::<Vec<_>>().join(" ");
+        let table = |waves: &VecDeque<BuildWave>| waves.iter().map(wave).collect::<Vec<_>>().join(" | ");
         waves(&TableName::new("s", "t"), statements, divided).iter().map(table).collect()
     }
 

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One build. Its index has no OID there before it is finished, so it is known by its session.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
+pub struct BuildProgress {
     /// Number of the worker.
     pub worker: u32,
     pub phase: String,
@@ -21,7 +21,7 @@ pub struct Seen {
 }
 
 /// A connection for looking, made when it is needed first. Worth no failure: without it builds have no progress.
-pub struct Watcher {
+pub struct BuildMonitor {
     pub target: Conninfo,
     /// `hyperlift/<id>/index-`; workers' sessions have their number behind it.
     pub prefix: String,
@@ -42,9 +42,9 @@ const SQL: &str = "
             where l.pid = a.pid and l.granted and l.mode in ('ShareLock', 'AccessExclusiveLock')) c on p.pid is null
      where a.datname = current_database() and a.state = 'active' and starts_with(a.application_name, $1)";
 
-impl Watcher {
+impl BuildMonitor {
     /// Looks once.
-    pub async fn look(mut self) -> (Self, Vec<Seen>) {
+    pub async fn look(mut self) -> (Self, Vec<BuildProgress>) {
         let seen = tokio::time::timeout(PATIENCE, async {
             if self.client.as_ref().is_none_or(|c| c.is_closed()) {
                 let name = format!("{}watch", self.prefix);
@@ -59,11 +59,11 @@ impl Watcher {
         }
     }
 
-    fn seen(&self, row: &tokio_postgres::Row) -> Option<Seen> {
+    fn seen(&self, row: &tokio_postgres::Row) -> Option<BuildProgress> {
         let worker = row.get::<_, &str>("name").strip_prefix(&self.prefix)?.parse().ok()?;
         let phase: String = row.get("phase");
         let fraction = fraction(&phase, row.get("blocks"), row.get("tuples"))?;
-        Some(Seen { worker, phase, fraction })
+        Some(BuildProgress { worker, phase, fraction })
     }
 }
 
