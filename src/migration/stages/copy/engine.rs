@@ -26,13 +26,13 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
     make_durable(&cx.target("copy").await?, relations).await
 }
 
-/// What was committed without waiting for the disk is durable now, or a crash of the target has undone it together with its ledger rows.
+/// Flushes what was committed without waiting for the disk. What a crash of the target has undone has no row in the ledger any more.
 async fn make_durable(target: &Client, relations: &[Relation]) -> Result<()> {
     ledger::flush(target).await?;
     let entries = ledger::relations(target).await?;
     let lost = relations.iter().find(|r| entries.get(&r.oid).is_none_or(|e| e.state == RelationState::Planned));
     lost.map_or(Ok(()), |r| {
-        Err(Error::failed(format!("the target has lost the copy of {}, which was finished", r.table))
-            .hint("did it crash? Start hyperlift again: what was lost is copied anew"))
+        Err(Error::failed(format!("the target has lost the copy of {}, which was complete", r.table))
+            .hint("did it crash? Start hyperlift again: it copies again what was lost"))
     })
 }

@@ -1,6 +1,6 @@
-//! Relations whose copy failed: tried again, or brought to the operator, who retries or skips them.
+//! Relations whose copy failed: they are tried again, or the operator decides whether to retry or to skip them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
 use crate::{
@@ -10,12 +10,15 @@ use crate::{
     pg::{client, connect::session::Side, ledger, wire::Wire},
 };
 
-/// Bytes that are no text in their encoding.
+/// character_not_in_repertoire: bytes that are no text in their encoding.
 const BAD_BYTES: &str = "22021";
-/// Of a constraint, or of a partition that is missing.
+/// check_violation, also for a row without a partition.
 const CHECK_VIOLATION: &str = "23514";
+/// A transient error is retried after this time.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A relation failed: it is tried again under another snapshot, after passing trouble at once, else when the operator says so.
+/// The copy of a relation failed. It is tried again under another snapshot: immediately after a transient error, otherwise when the
+/// operator says so.
 pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut error: Error, (rows, bytes): (u64, u64)) -> Result<()> {
     if error.is_stop() {
         return Err(error);
@@ -28,14 +31,14 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
     entry.tried = true;
     if error.is_transient() {
         shared.reporter.notice(Level::Warn, format!("copy {table}: {error}; trying again")).await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(RETRY_DELAY).await;
         shared.queue.put_back(entry);
         return Ok(());
     }
     if error.has_code(CHECK_VIOLATION) {
         error = error.hint(
-            "if the check reads another table, that one may not be copied yet: retry. Otherwise the row breaks it on the source, too: \
-             drop the constraint on the target until after the cutover, then retry",
+            "if the check reads another table, that table may not be copied yet: retry. Otherwise the row violates the check on the source, \
+             too: drop the constraint on the target until after the cutover, then retry",
         );
         if !std::mem::replace(&mut entry.late, true) {
             match shared.queue.put_last(entry) {
@@ -44,8 +47,9 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
                         .reporter
                         .report(Event::CopyProgress { table: table.clone(), state: TableState::Queued, rows: 0, bytes: 0, error: None })
                         .await;
-                    let text =
-                        format!("copy {table}: a check refuses a row, perhaps as it reads a table that comes later: tried again behind the others");
+                    let text = format!(
+                        "copy {table}: a check refuses a row, perhaps because it reads a table that is copied later: tried again after the others"
+                    );
                     shared.reporter.notice(Level::Warn, text).await;
                     return Ok(());
                 }
@@ -53,12 +57,12 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
             }
         }
     }
-    let told = error.hint.as_ref().map_or_else(|| error.to_string(), |hint| format!("{error}. What to do: {hint}"));
-    let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(told) };
+    let shown = error.hint.as_ref().map_or_else(|| error.to_string(), |hint| format!("{error}. What to do: {hint}"));
+    let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(shown) };
     shared.reporter.report(event).await;
-    // The job goes on with others while the operator thinks.
+    // The job copies other relations while the operator decides.
     let asking = Arc::clone(shared);
-    shared.tasks.run(async move { ask(&asking, entry, error).await });
+    shared.tasks.spawn(async move { ask(&asking, entry, error).await });
     Ok(())
 }
 
@@ -66,7 +70,7 @@ async fn ask(shared: &CopyShared, mut entry: CopyQueueEntry, mut error: Error) -
     let (table, oid) = (entry.relation.table.clone(), entry.relation.oid);
     loop {
         let answer = shared.asker.ask(table.to_string(), error.context("copy")).await?;
-        match answered(shared, &mut entry, answer).await {
+        match prepare(shared, &mut entry, answer).await {
             Ok(()) if answer == Resolution::Retry => shared.queue.put_back(entry),
             Ok(()) => {
                 tracing::info!(oid, "skipped");
@@ -81,13 +85,15 @@ async fn ask(shared: &CopyShared, mut entry: CopyQueueEntry, mut error: Error) -
     }
 }
 
-/// Before another try the target is looked at again: the operator may have changed the table. A skipped table is left empty.
-async fn answered(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Resolution) -> Result<()> {
+/// Before another try the target is read again, because the operator may have changed the table. A table that is skipped is emptied.
+async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Resolution) -> Result<()> {
     let oid = entry.relation.oid;
     let worker = format!("{}copy", shared.prefix);
     let target = client::connect(&shared.config.target, Side::Target, &worker).await?;
-    if let Some(found) = ledger::unfinished(&target, Some(oid)).await?.remove(&oid) {
-        entry.target = found;
+    match ledger::unfinished(&target, Some(oid)).await?.remove(&oid) {
+        Some(found) => entry.target = found,
+        // The ledger has it as copied: the answer to the commit was lost.
+        None => entry.target.used = true,
     }
     if answer == Resolution::Skip {
         if entry.target.used {

@@ -1,8 +1,8 @@
-//! What is left to copy: relations, the largest first, and the parts of those that several jobs are at. Jobs take from it.
+//! What remains to be copied: relations, the largest first, and the parts of those that several jobs copy together. Jobs take from it.
 //!
-//! A relation of several parts has a keeper: the session of the source that holds its lock and its snapshot (I1). Whoever takes a part
-//! while nobody else uses that session, reads through it; others join its snapshot. So somebody can always go on, even when a waiting
-//! ALTER TABLE keeps further sessions from the lock.
+//! A relation of several parts has a keeper: the session of the source that holds its lock and its snapshot (I1). A job that takes a part
+//! while the keeper is free reads through the keeper; the other jobs join its snapshot with sessions of their own. So one job can always
+//! go on, even when a waiting ALTER TABLE keeps further sessions from the lock.
 
 use std::{
     cmp::Reverse,
@@ -18,19 +18,20 @@ use crate::{
     pg::{catalog::Relation, dump::Statement, ledger::Unfinished},
 };
 
-/// So long others wait for the parts of a large relation before they begin the next one. It may have to wait for a lock.
+/// Other jobs wait this long for the parts of a large relation before they begin the next relation. Opening it may have to wait for a lock.
 const OPENING: Duration = Duration::from_secs(1);
 
-/// A relation to be copied, and what the target has of it.
+/// A relation that has to be copied.
 #[derive(Clone)]
 pub struct CopyQueueEntry {
     pub relation: Relation,
-    /// For its indexes.
+    /// They build its indexes.
     pub statements: Vec<Statement>,
+    /// What the target has of it, as the ledger said before this run, or after the operator's last answer, began to copy it.
     pub target: Unfinished,
     /// It was tried before in this run.
     pub tried: bool,
-    /// It was put behind all others once: a check of it may read them.
+    /// It was put after all others once, because a check of it may read them.
     pub late: bool,
 }
 
@@ -38,16 +39,16 @@ pub struct CopyQueueEntry {
 pub struct OpenRelation {
     pub entry: CopyQueueEntry,
     pub spec: CopySpec,
-    progress: Mutex<Progress>,
+    parts: Mutex<Parts>,
 }
 
-struct Progress {
-    left: VecDeque<Part>,
-    /// Jobs that are at a part.
+struct Parts {
+    remaining: VecDeque<Part>,
+    /// Jobs that are copying a part.
     running: u32,
-    /// While nobody uses it.
+    /// `None` while a job reads through it, or when it is lost.
     keeper: Option<SourceSession>,
-    /// Further sessions can have its lock.
+    /// Further sessions can get the lock.
     joinable: bool,
     failed: Option<Error>,
     rows: u64,
@@ -57,37 +58,24 @@ struct Progress {
 
 impl OpenRelation {
     pub fn new(entry: CopyQueueEntry, spec: CopySpec, parts: Vec<Part>, keeper: SourceSession) -> Self {
-        let progress =
-            Progress { left: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
-        Self { entry, spec, progress: Mutex::new(progress) }
+        let parts =
+            Parts { remaining: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
+        Self { entry, spec, parts: Mutex::new(parts) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Some part of it failed for good: the others are in vain.
+    /// A part has failed for good, so the other parts are useless.
     pub fn has_failed(&self) -> bool {
         self.lock().failed.is_some()
     }
 
-    /// Rows and bytes of all parts so far, after so many more (or fewer, for a part that is copied again); with whether it is time to
-    /// report them.
-    pub fn add(&self, rows: i64, bytes: i64, every: std::time::Duration) -> (u64, u64, bool) {
-        let mut p = self.lock();
-        p.rows = p.rows.saturating_add_signed(rows);
-        p.bytes = p.bytes.saturating_add_signed(bytes);
-        let due = p.reported.is_none_or(|at| at.elapsed() >= every);
-        if due {
-            p.reported = Some(Instant::now());
-        }
-        (p.rows, p.bytes, due)
-    }
-
     /// Rows and bytes of all parts so far.
     pub fn moved(&self) -> (u64, u64) {
-        let p = self.lock();
-        (p.rows, p.bytes)
+        let parts = self.lock();
+        (parts.rows, parts.bytes)
     }
 
     /// The keeper of a relation that has no parts.
@@ -97,16 +85,49 @@ impl OpenRelation {
 
     /// A part for this job, with the keeper if it is free.
     fn take(&self, joined: bool) -> Option<(Part, Option<SourceSession>)> {
-        let mut p = self.lock();
-        let may_read = p.keeper.is_some() || joined || p.joinable;
-        if p.failed.is_some() || p.running >= self.spec.streams || !may_read {
+        let mut parts = self.lock();
+        let may_read = parts.keeper.is_some() || joined || parts.joinable;
+        if parts.failed.is_some() || parts.running >= self.spec.streams || !may_read {
             return None;
         }
-        let part = p.left.pop_front()?;
-        p.running += 1;
-        // A session that has joined serves as well, and leaves the keeper to others.
-        let keeper = if joined { None } else { p.keeper.take() };
+        let part = parts.remaining.pop_front()?;
+        parts.running += 1;
+        // A session that has joined the snapshot serves as well, and leaves the keeper to others.
+        let keeper = if joined { None } else { parts.keeper.take() };
         Some((part, keeper))
+    }
+}
+
+/// What one part has added to the rows and bytes of its relation, so that a part that has to be copied again can be subtracted.
+pub struct PartCounter<'a> {
+    relation: &'a OpenRelation,
+    rows: u64,
+    bytes: u64,
+}
+
+/// Rows and bytes of all parts of a relation.
+pub struct Counted {
+    pub rows: u64,
+    pub bytes: u64,
+    /// They were not reported for a while.
+    pub is_due: bool,
+}
+
+impl<'a> PartCounter<'a> {
+    pub fn new(relation: &'a OpenRelation) -> Self {
+        Self { relation, rows: 0, bytes: 0 }
+    }
+
+    /// The part has moved this many rows and bytes since it began. Returns those of the relation.
+    pub fn set(&mut self, rows: u64, bytes: u64, every: Duration) -> Counted {
+        let mut all = self.relation.lock();
+        all.rows = (all.rows + rows).saturating_sub(std::mem::replace(&mut self.rows, rows));
+        all.bytes = (all.bytes + bytes).saturating_sub(std::mem::replace(&mut self.bytes, bytes));
+        let is_due = all.reported.is_none_or(|at| at.elapsed() >= every);
+        if is_due {
+            all.reported = Some(Instant::now());
+        }
+        Counted { rows: all.rows, bytes: all.bytes, is_due }
     }
 }
 
@@ -116,21 +137,31 @@ pub enum CopyWork {
     Part(Arc<OpenRelation>, Part, Option<SourceSession>),
 }
 
-/// How it stands with a relation after a part of it.
-pub enum AfterPart {
-    Going,
-    /// All parts are in; nobody but the keeper is left.
-    Complete(SourceSession),
-    Failed(Error),
+/// The keeper of a relation, when a job leaves a part of it.
+pub enum Keeper {
+    /// The job has read through a session of its own.
+    NotUsed,
+    /// The job gives it back, with the snapshot and the lock.
+    Returned(SourceSession),
+    /// The job has used it, and it is gone. The snapshot is gone with it.
+    Lost,
 }
 
 /// How a part ended.
 pub enum PartOutcome {
     Done,
-    /// Copied again, by whoever takes it.
+    /// It is copied again, by the job that takes it next.
     Again(Part),
-    /// The same, but no more sessions can join.
+    /// The same, and no further session can join the snapshot.
     Unjoinable(Part),
+    Failed(Error),
+}
+
+/// The state of a relation after a job has left one of its parts.
+pub enum AfterPart {
+    Going,
+    /// All parts are copied; only the keeper is left.
+    Complete(SourceSession),
     Failed(Error),
 }
 
@@ -145,7 +176,7 @@ struct Inner {
     waiting: VecDeque<CopyQueueEntry>,
     /// The largest first.
     open: Vec<Arc<OpenRelation>>,
-    /// When somebody began to open a relation that will have parts for others.
+    /// When a job began to open a relation that will have parts for other jobs.
     opening: Option<Instant>,
     /// Relations that are neither copied nor skipped.
     unfinished: usize,
@@ -153,10 +184,10 @@ struct Inner {
 
 impl CopyQueue {
     /// The largest relation comes first.
-    pub fn new(mut tasks: Vec<CopyQueueEntry>, split: u64) -> Self {
-        tasks.sort_by_key(|t| Reverse(t.relation.bytes));
-        let unfinished = tasks.len();
-        let inner = Inner { waiting: tasks.into(), open: Vec::new(), opening: None, unfinished };
+    pub fn new(mut entries: Vec<CopyQueueEntry>, split: u64) -> Self {
+        entries.sort_by_key(|e| Reverse(e.relation.bytes));
+        let unfinished = entries.len();
+        let inner = Inner { waiting: entries.into(), open: Vec::new(), opening: None, unfinished };
         Self { inner: Mutex::new(inner), changed: Notify::new(), split }
     }
 
@@ -164,9 +195,9 @@ impl CopyQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something to do, if there is something right now. `joined` is whose snapshot the job's own session has.
+    /// Work that can begin now. `joined` is the relation whose snapshot the job's own session has.
     ///
-    /// All go to the largest relation together: its indexes take longest, and are built while the smaller ones are copied.
+    /// All jobs copy the largest relation together, because its indexes take longest and are built while the smaller ones are copied.
     pub fn take_now(&self, joined: Option<&Arc<OpenRelation>>) -> Option<CopyWork> {
         let mut inner = self.lock();
         for open in &inner.open {
@@ -182,7 +213,7 @@ impl CopyQueue {
         Some(CopyWork::Relation(entry))
     }
 
-    /// Waits for something to do; `None` when everything is done.
+    /// Waits for work; `None` when everything is done.
     pub async fn take(&self) -> Option<CopyWork> {
         loop {
             let changed = self.changed.notified();
@@ -198,7 +229,7 @@ impl CopyQueue {
         }
     }
 
-    /// A relation is to be tried again, behind the next one: what fails for ever must not keep a single job from all others.
+    /// A relation is to be tried again, after the next one: a relation that fails for ever must not keep a single job from all others.
     pub fn put_back(&self, entry: CopyQueueEntry) {
         let mut inner = self.lock();
         inner.opening = None;
@@ -207,7 +238,7 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// A relation is to be tried again behind all that wait; when nothing does, it comes back.
+    /// A relation is to be tried again after all that wait; when none waits, the entry is returned.
     pub fn put_last(&self, entry: CopyQueueEntry) -> Result<(), CopyQueueEntry> {
         let mut inner = self.lock();
         if inner.waiting.is_empty() && inner.open.is_empty() {
@@ -236,45 +267,52 @@ impl CopyQueue {
         self.changed.notify_waiters();
     }
 
-    /// A job leaves a part. `keeper` comes back from whoever used it, `None` if it is gone or was not used; with it goes the snapshot.
-    pub fn leave(&self, open: &Arc<OpenRelation>, keeper: Option<SourceSession>, used_keeper: bool, outcome: PartOutcome) -> AfterPart {
-        let mut p = open.lock();
-        p.running -= 1;
-        if used_keeper && keeper.is_none() {
-            p.failed.get_or_insert_with(|| Error::connection("the session that held the snapshot on the source is gone"));
+    /// A job leaves a part. When it was the last job at work, the relation is complete or has failed, and leaves the queue.
+    pub fn leave(&self, open: &Arc<OpenRelation>, keeper: Keeper, outcome: PartOutcome) -> AfterPart {
+        let mut parts = open.lock();
+        parts.running -= 1;
+        match keeper {
+            Keeper::NotUsed => {}
+            Keeper::Returned(session) => parts.keeper = Some(session),
+            Keeper::Lost => {
+                parts.failed.get_or_insert_with(keeper_lost);
+            }
         }
-        p.keeper = p.keeper.take().or(keeper);
         match outcome {
             PartOutcome::Done => {}
-            PartOutcome::Again(part) => p.left.push_front(part),
+            PartOutcome::Again(part) => parts.remaining.push_front(part),
             PartOutcome::Unjoinable(part) => {
-                p.joinable = false;
-                p.left.push_front(part);
+                parts.joinable = false;
+                parts.remaining.push_front(part);
             }
             PartOutcome::Failed(error) => {
-                // What failed for good says more than what passes.
-                if p.failed.as_ref().is_none_or(Error::is_transient) {
-                    p.failed = Some(error);
+                // An error that lasts says more than a transient one.
+                if parts.failed.as_ref().is_none_or(Error::is_transient) {
+                    parts.failed = Some(error);
                 }
             }
         }
         let after = match () {
-            () if p.running > 0 || (p.failed.is_none() && !p.left.is_empty()) => AfterPart::Going,
-            () => match (p.failed.take(), p.keeper.take()) {
+            () if parts.running > 0 || (parts.failed.is_none() && !parts.remaining.is_empty()) => AfterPart::Going,
+            () => match (parts.failed.take(), parts.keeper.take()) {
                 (Some(error), _) => AfterPart::Failed(error),
                 (None, Some(keeper)) => AfterPart::Complete(keeper),
-                (None, None) => AfterPart::Failed(Error::connection("the session that held the snapshot on the source is gone")),
+                (None, None) => AfterPart::Failed(keeper_lost()),
             },
         };
         if !matches!(after, AfterPart::Going) {
-            // Nobody takes from it any more.
-            p.left.clear();
+            // No job takes from it any more.
+            parts.remaining.clear();
         }
-        drop(p);
+        drop(parts);
         if !matches!(after, AfterPart::Going) {
             self.lock().open.retain(|o| !Arc::ptr_eq(o, open));
         }
         self.changed.notify_waiters();
         after
     }
+}
+
+fn keeper_lost() -> Error {
+    Error::connection("the session that held the snapshot on the source is gone")
 }

@@ -33,16 +33,16 @@ pub struct CopyShared {
     pub types: Types,
     /// TimescaleDB refuses ONLY on these.
     pub hypertables: HashMap<TableName, Chunking>,
-    /// What a transaction of the target begins with: checks and generated columns call the application's functions, too.
+    /// A transaction of the target begins with it, because checks and generated columns may call functions of the application.
     pub path: String,
     pub queue: CopyQueue,
     pub throttle: Throttle,
-    /// How many jobs there are to be.
+    /// How many jobs the operator wants.
     pub wanted: watch::Receiver<u32>,
     pub asker: Asker,
     pub index_jobs: mpsc::UnboundedSender<IndexJob>,
     pub tasks: StageTasks,
-    /// The greatest L, for the receiver.
+    /// The greatest L of all relations, for the receiver.
     pub copied_at: watch::Sender<Lsn>,
 }
 
@@ -51,7 +51,7 @@ impl CopyShared {
         self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
     }
 
-    /// A relation is copied, at this L: its indexes are due.
+    /// A relation is copied at this L: its indexes can be built.
     pub async fn copied(&self, entry: CopyQueueEntry, at: Lsn, rows: u64, bytes: u64) {
         self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
         self.settled(TableState::Waiting, entry, rows, bytes).await;

@@ -5,7 +5,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::error::{Error, Result};
 
-/// Tasks whose failure, or panic, ends the stage; and whose end the stage waits for.
+/// Tasks that the stage waits for, and that end it when they fail or panic.
 #[derive(Clone)]
 pub struct StageTasks {
     tracker: TaskTracker,
@@ -14,13 +14,13 @@ pub struct StageTasks {
 }
 
 impl StageTasks {
-    /// Tasks that end when `cancel` does; and the errors of those that fail.
+    /// No tasks yet, and the channel with the errors of those that will fail. `cancel` ends them all.
     pub fn new(cancel: CancellationToken) -> (Self, mpsc::UnboundedReceiver<Error>) {
         let (failures, failed) = mpsc::unbounded_channel();
         (Self { tracker: TaskTracker::new(), cancel, failures }, failed)
     }
 
-    pub fn run(&self, work: impl Future<Output = Result<()>> + Send + 'static) {
+    pub fn spawn(&self, work: impl Future<Output = Result<()>> + Send + 'static) {
         let Self { cancel, failures, .. } = self.clone();
         self.tracker.spawn(async move {
             let mut work = tokio::spawn(work);
@@ -30,8 +30,8 @@ impl StageTasks {
                     let _ = work.await;
                     return;
                 }
-                // A panic must not end in a silent dead worker.
-                result = &mut work => result.unwrap_or_else(|e| Err(Error::failed(format!("a worker died: {e}")))),
+                // A panic must end the stage, too.
+                result = &mut work => result.unwrap_or_else(|e| Err(Error::failed(format!("a worker has ended unexpectedly: {e}")))),
             };
             if let Err(e) = result {
                 let _ = failures.send(e);

@@ -1,4 +1,4 @@
-//! The running copy: takes the operator's commands, and brings what failed to the operator.
+//! The running copy: carries out the operator's commands, and shows the operator what failed.
 
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -17,40 +17,40 @@ use crate::{
 /// No more jobs than this.
 pub const MOST_JOBS: u32 = 64;
 
-/// The jobs and the index builders, and what the stage hears of them.
+/// The jobs and the index builders, and the channels between them and the stage.
 pub struct RunningCopy {
     pub shared: Arc<CopyShared>,
     pub tasks: StageTasks,
-    /// The errors of tasks that ended with one.
+    /// The errors of tasks that failed: the first one ends the stage.
     pub failed: mpsc::UnboundedReceiver<Error>,
     /// Relations that have all their indexes.
     pub done: mpsc::UnboundedReceiver<TableName>,
-    /// Relations that have not.
-    pub left: HashSet<TableName>,
+    /// Relations that have not, yet.
+    pub remaining: HashSet<TableName>,
     pub desk: Desk,
     pub pause: watch::Sender<bool>,
-    /// How many jobs there are to be.
+    /// How many jobs the operator wants.
     pub want: watch::Sender<u32>,
 }
 
 impl RunningCopy {
-    /// Starts jobs, as many as the operator wants, and carries out commands until no relation is left.
+    /// Starts as many jobs as the operator wants, and carries out commands until no relation remains.
     pub async fn drive(&mut self, cx: &mut Context) -> Result<()> {
-        let Self { shared, tasks, failed, done, left, desk, pause, want } = self;
+        let Self { shared, tasks, failed, done, remaining, desk, pause, want } = self;
         let mut table_jobs = *want.borrow();
         let mut started = 0;
         loop {
             while started < table_jobs {
-                tasks.run(CopyWorker::new(shared.clone(), started).run());
+                tasks.spawn(CopyWorker::new(shared.clone(), started).run());
                 started += 1;
             }
-            if left.is_empty() {
+            if remaining.is_empty() {
                 break Ok(());
             }
             tokio::select! {
                 biased;
                 Some(error) = failed.recv() => break Err(error),
-                Some(table) = done.recv() => { left.remove(&table); }
+                Some(table) = done.recv() => { remaining.remove(&table); }
                 trouble = desk.next() => match trouble {
                     Ok((object, error)) => cx.open_trouble(Stage::Copy, &object, format!("{object} failed: {error}")).await,
                     Err(e) => break Err(e),

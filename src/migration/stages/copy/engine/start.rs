@@ -1,4 +1,4 @@
-//! Starting the copy: what is to be done is read from the ledger, the index builders begin, and the jobs get what they share.
+//! Starts the copy: reads from the ledger what remains to be done, starts the index builders, and makes what the jobs share.
 
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,7 @@ use crate::{
     plan::Plan,
 };
 
-/// Starts the index builders, with what earlier runs have copied; the jobs are started when it is driven.
+/// Starts the index builders with what earlier runs have copied. The jobs start when the copy is driven.
 pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<RunningCopy> {
     let Beginning { sorted: Sorted { todo, to_index }, horizon, types, hypertables, path } = begin(cx, relations, statements).await?;
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
@@ -42,7 +42,7 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
     let (tasks, failed) = StageTasks::new(cx.cancel.child_token());
     let (index_jobs, incoming) = mpsc::unbounded_channel();
     let (finished, done) = mpsc::unbounded_channel();
-    tasks.run(indexes::build(cx, relations, asker.clone(), incoming, finished));
+    tasks.spawn(indexes::build(cx, relations, asker.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
         cx.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
@@ -73,11 +73,11 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
         tasks: tasks.clone(),
         copied_at,
     });
-    let left = relations.iter().map(|r| r.table.clone()).collect();
-    Ok(RunningCopy { shared, tasks, failed, done, left, desk, pause, want })
+    let remaining = relations.iter().map(|r| r.table.clone()).collect();
+    Ok(RunningCopy { shared, tasks, failed, done, remaining, desk, pause, want })
 }
 
-/// What the copy begins with, as source and target have it.
+/// What was read from source and target before the copy.
 struct Beginning {
     sorted: Sorted,
     horizon: u64,
@@ -104,7 +104,7 @@ async fn begin(cx: &Context, relations: &[Relation], statements: &[Statement]) -
     })
 }
 
-/// Relations by what is to be done with them.
+/// The relations, by what remains to be done with them.
 struct Sorted {
     todo: Vec<CopyQueueEntry>,
     to_index: Vec<IndexJob>,
@@ -142,7 +142,7 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
     Ok(sorted)
 }
 
-/// The hypertables, and what of their chunks can be made beforehand.
+/// The hypertables, and which of their chunks can be created before the copy.
 async fn hypertables(cx: &Context, target: &Client) -> Result<HashMap<TableName, Chunking>> {
     let mut found = HashMap::new();
     if cx.plan.hypertables.is_empty() {
@@ -152,7 +152,7 @@ async fn hypertables(cx: &Context, target: &Client) -> Result<HashMap<TableName,
     let mut made = timescale::hypertables(target).await?;
     for h in &cx.plan.hypertables {
         let mut dimensions = made.remove(&h.table).unwrap_or_default();
-        // By hash as well: a chunk is a range of both.
+        // With a second dimension, by hash, a chunk is a range of both: it is not created before the copy.
         let dimension = dimensions.pop().filter(|_| dimensions.is_empty());
         found.insert(h.table.clone(), Chunking { dimension, most });
     }
