@@ -55,6 +55,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["parts"],
         ],
     ),
+    ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
+    ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),
     (
         "pg",
         &[

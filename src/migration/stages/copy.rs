@@ -88,7 +88,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
             engine::run(cx, &relations, &statements, receiver.copied()).await?;
             large_objects::copy(cx).await?;
             extension_rows::copy(cx).await?;
-            rest_of_indexes(cx, &statements).await
+            build_post_index(cx, &statements).await
         } => result,
         () = ended.cancelled() => {
             let why = status.borrow().broken.clone().unwrap_or_default();
@@ -177,7 +177,7 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 }
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
-async fn rest_of_indexes(cx: &mut Context, statements: &[Statement]) -> Result<()> {
+async fn build_post_index(cx: &mut Context, statements: &[Statement]) -> Result<()> {
     let mut session = ddl::Session::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;

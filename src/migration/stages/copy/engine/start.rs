@@ -125,7 +125,7 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();
-        let statements = indexes::in_order(own, identity.as_deref());
+        let statements = indexes::identity_first(own, identity.as_deref());
         match entries.get(&r.oid).map(|e| &e.state) {
             Some(RelationState::Copied { .. }) => {
                 sorted.to_index.push(IndexJob { table: r.table.clone(), rows: r.rows, bytes: r.bytes, statements, skipped: false, fresh: false });
