@@ -55,6 +55,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["parts"],
         ],
     ),
+    ("migration::stages::cutover", &[&["drain"], &["late_writes", "sequences", "last_objects"], &["step"]]),
+    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["refresh"]]),
     ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
     ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),
     (
