@@ -175,7 +175,7 @@ async fn rights(plan: &Plan, (source, target): (&Client, &Client), batch: &[u32]
 }
 
 /// Which were made or removed on the source since they were copied.
-pub async fn look_for_changes(cx: &mut Context) -> Result<()> {
+pub async fn report_changes(cx: &mut Context) -> Result<()> {
     let (source, target) = (cx.source("large-objects").await?, cx.target("large-objects").await?);
     let (here, there) = (ids(&source).await?, ids(&target).await?);
     let (new, gone): (Vec<_>, Vec<_>) = (here.difference(&there).collect(), there.difference(&here).collect());
