@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// One attempt to lock a table that another session has locked exclusively. Then the notice is repeated, and the lock tried again.
+/// One attempt to lock a table waits no longer than this for a session that has locked it exclusively. Then it is reported and tried again.
 const LOCK_TIMEOUT: &str = "2s";
 /// The server flushes what was committed several times a second. WAL that is not flushed after this time needs another record.
 const WRITE_AFTER: Duration = Duration::from_secs(1);
@@ -94,11 +94,11 @@ impl CopySource {
                     // Taking a number moves it on.
                     server_slot::horizon(&watcher).await?;
                 }
-                slot::show(&self.reporter, &what, holders, &mut shown).await;
+                slot::report_holders(&self.reporter, &what, holders, &mut shown).await;
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 continue;
             }
-            slot::show(&self.reporter, &what, Vec::new(), &mut shown).await;
+            slot::report_holders(&self.reporter, &what, Vec::new(), &mut shown).await;
             let flushed: Lsn = text(&answers, 1, 0, 2).parse()?;
             let columns = (0..answers[2].rows.len()).map(|row| (text(&answers, 2, row, 0), text(&answers, 2, row, 1).parse().unwrap_or(0))).collect();
             return Ok(TableSnapshot { snapshot, at, durable: flushed >= at, columns });

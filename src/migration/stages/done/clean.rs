@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     event::{Event, Stage},
     migration::{context::Context, restore::memberships},
-    name::ident,
+    name::{ident, literal},
     pg::{
         client::{self, Client},
         connect::session::Side,
@@ -91,7 +91,7 @@ async fn drop_slot(source: &Client, name: &str) -> Result<()> {
         }
     }
     Err(Error::failed(format!("slot {name} is still in use by another session"))
-        .hint("end that session on the source: select pg_terminate_backend(active_pid) from pg_replication_slots where active, then run `hyperlift clean` again"))
+        .hint(format!("end that session on the source, then run `hyperlift clean` again: select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = {}", literal(name))))
 }
 
 /// Sets the replica identity back. It waits for a lock for 5 s at most, because the application is at work.
