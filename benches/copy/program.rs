@@ -1,4 +1,4 @@
-//! hyperlift itself, as an operator runs it without a terminal, on a source that nobody writes to.
+//! Runs hyperlift itself, as an operator runs it without a terminal, on a source that nobody writes to.
 
 use hyperlift::error::{Error, Result};
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::{
     measure::{self, Stopwatch},
 };
 
-/// How one is run.
+/// How a migration is run.
 pub struct Job<'a> {
     pub program: &'a Path,
     pub source: &'a str,
@@ -28,14 +28,14 @@ pub struct Job<'a> {
 
 /// What one run has cost.
 pub struct Costs {
-    /// From the start to the end of the program, less the time in catch-up, in which it waits for a quiet source. With foreign keys, their
-    /// validation and cleaning up.
+    /// From the start to the end of the program, without the time in catch-up, in which it waits for a quiet source. It includes foreign
+    /// keys, their validation and the cleanup.
     pub whole: Measured,
     /// From the first row of the first table until the last table is copied.
     pub copy: Measured,
 }
 
-/// When something began, and the program's own CPU seconds then.
+/// A stopwatch, and the program's own CPU seconds when it was started.
 struct Watch {
     stopwatch: Stopwatch,
     cpu: f64,
