@@ -7,8 +7,8 @@
 //! - `source` locks tables and takes snapshots; `transfer` moves rows and records them; `spec` is how one relation is copied.
 //! - `parts` and `key_ranges` cut a relation; `format` chooses binary or text; `chunks` creates chunks of hypertables before the copy;
 //!   `throttle` is the pause and the rate.
-//! - `indexes` builds indexes and keys meanwhile; `slot` makes publications and slot; `large_objects` and `extension_rows` copy what is in
-//!   no relation.
+//! - `indexes` builds indexes and keys while other relations are copied; `slot` makes publications and slot; `large_objects` and
+//!   `extension_rows` copy what is in no relation of the migration.
 
 mod chunks;
 mod engine;

@@ -39,7 +39,7 @@ pub struct CopySource {
     pub reporter: Reporter,
     /// `hyperlift/<id>/`
     pub prefix: String,
-    /// The slot streams no transaction below it, so a snapshot must see all of them.
+    /// Every transaction that the slot does not stream has a smaller ID. A snapshot sees all of them if its `xmin` is not smaller.
     pub horizon: u64,
 }
 
@@ -66,7 +66,7 @@ impl CopySource {
             let begin = format!("{}{begin}", session.ending());
             let requests = vec![
                 Request::Query(begin.into()),
-                Request::Execute(TAKE.into(), parameter(&table)),
+                Request::Execute(SNAPSHOT.into(), parameter(&table)),
                 Request::Execute(COLUMNS.into(), parameter(&oid)),
             ];
             let answers = match session.wire.run(requests).await {
@@ -90,8 +90,8 @@ impl CopySource {
                 let watcher = self.watcher().await?;
                 let holders = catalog::holders(&watcher, Some(self.horizon)).await?;
                 if holders.is_empty() {
-                    // No transaction holds it back: the counter of transactions itself is below, as may happen after a crash of the source.
-                    // Taking a number moves it on.
+                    // No transaction holds the snapshot back: the next transaction ID itself is below, as may happen after a crash of
+                    // the source. This assigns one.
                     server_slot::horizon(&watcher).await?;
                 }
                 slot::report_holders(&self.reporter, &what, holders, &mut shown).await;
@@ -116,8 +116,8 @@ impl CopySource {
                 return Ok(());
             }
             if written.elapsed() > WRITE_AFTER {
-                // L may be after the header of a page on which there is nothing yet, as after a switch of the WAL file: a source that
-                // nobody writes to would never come so far.
+                // L may be after the header of a page that is still empty, as after a switch of the WAL file. A source without writes
+                // would never flush that far.
                 let other = self.watcher().await?;
                 server_slot::horizon(&other).await?;
                 written = Instant::now();
@@ -180,7 +180,7 @@ pub struct TableSnapshot {
 }
 
 /// The snapshot, L, and how far the server's WAL is flushed, in this order; and the OID of the table that was locked by its name.
-const TAKE: &str =
+const SNAPSHOT: &str =
     "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, to_regclass($1)::oid::text";
 const COLUMNS: &str = "select attname::text, atttypid::text from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
 

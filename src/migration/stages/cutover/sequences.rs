@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Sets the target's sequences to the values of the source's; returns how many were set. A sequence never goes backwards, except when
-/// nobody has used it on the target, or when it cycles.
+/// it was never used on the target, or when it cycles.
 pub async fn set(cx: &Context, source: &Client, omitted: &Omitted) -> Result<usize> {
     let target = cx.target("cutover").await?;
     let on_target: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();

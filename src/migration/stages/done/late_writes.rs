@@ -18,8 +18,8 @@ use crate::{
 /// The last check for late writes waits this long for the source.
 const LAST_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Reports late writes as they come: until the operator leaves, or for the time that the configuration says when nobody can leave. Then
-/// it checks once more.
+/// Reports late writes as they come, until the operator leaves. Without an operator it ends after the time of the configuration
+/// (`--linger`). Then it checks once more.
 pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<()> {
     let mut status = receiver.status.clone();
     let mut seen = end;

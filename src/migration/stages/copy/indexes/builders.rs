@@ -319,7 +319,7 @@ impl IndexBuilders {
 
     async fn finish(&mut self, relation: usize) {
         self.report_state(relation, TableState::Done).await;
-        // The stage may have been stopped meanwhile.
+        // The receiver is gone when the stage was stopped.
         let _ = self.done.send(self.relations[relation].table.clone());
     }
 

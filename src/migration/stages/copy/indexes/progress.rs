@@ -69,7 +69,7 @@ impl BuildMonitor {
 }
 
 /// The fraction of a whole build that is done. To read the table and sort what fits takes about two thirds of the time of a B-tree, and
-/// nearly all the time of other kinds, which write their index meanwhile.
+/// nearly all the time of other kinds, which write their index while they read.
 fn fraction(phase: &str, blocks: Option<f64>, tuples: Option<f64>) -> Option<f64> {
     let (from, to, part) = match phase {
         "building chunks" => (0.0, 1.0, blocks?),
