@@ -54,11 +54,8 @@ impl Watch {
     }
 }
 
-/// Runs a migration to its end.
-pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
-    let folder = clusters.scratch("hyperlift");
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("plan.toml"), job.plan)?;
+/// The command line of a migration, without the variables of the caller's environment that hyperlift would read.
+fn command(job: &Job<'_>, folder: &Path) -> Command {
     let mut command = Command::new(job.program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -69,6 +66,15 @@ pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
     command.args(["migrate", "--json", "--yes", "--cutover-when-ready", "--quiet-for", "0", "--linger", "0"]);
     command.args(["--source", job.source, "--target", job.target, "--table-jobs", job.table_jobs, "--index-jobs", job.index_jobs]);
     command.arg("--dir").arg(folder.join("work")).arg("--plan").arg(folder.join("plan.toml"));
+    command
+}
+
+/// Runs a migration to its end.
+pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
+    let folder = clusters.scratch("hyperlift");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("plan.toml"), job.plan)?;
+    let mut command = command(job, &folder);
     let all = clusters.stopwatch();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let pid = child.id().unwrap_or_default();
