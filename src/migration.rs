@@ -10,7 +10,7 @@ use self::{
     context::Context,
     stages::{
         catch_up, copy,
-        cutover::{self, Outcome},
+        cutover::{self, CutoverOutcome},
         done, hypertables, identity, preflight, schema, verify,
     },
 };
@@ -55,7 +55,7 @@ async fn stages(cx: &mut Context) -> Result<()> {
         return done::resume(cx).await;
     }
     // Only the target is asked, because the source may be gone by then.
-    if cx.is_finished(Stage::CatchUp) && cutover::is_past_return(cx).await? {
+    if cx.is_finished(Stage::CatchUp) && cutover::is_past_point_of_no_return(cx).await? {
         cutover::resume(cx).await?;
         return done::resume(cx).await;
     }
@@ -69,8 +69,8 @@ async fn stages(cx: &mut Context) -> Result<()> {
         replay = catch_up::run(cx, replay).await?;
         verify::run(cx).await;
         match cutover::run(cx, replay).await? {
-            Outcome::Complete(replication) => break replication,
-            Outcome::Aborted(goes_on) => replay = *goes_on,
+            CutoverOutcome::Complete(replication) => break replication,
+            CutoverOutcome::Aborted(goes_on) => replay = *goes_on,
         }
     };
     done::run(cx, replication).await

@@ -88,7 +88,7 @@ fn details(all: &Rounds) -> String {
     text.push_str("| load | consumer | wall s (min–max) | changes/s | CPU s: client + source + target | others' CPU s | peak RSS MB |\n");
     text.push_str("|---|---|---|---|---|---|---|\n");
     for ((load, consumer), rounds) in all {
-        let spread = |value: fn(&Measured) -> f64| Spread::of(rounds.iter().map(value).collect());
+        let spread = |value: fn(&Measured) -> f64| Spread::new(rounds.iter().map(value).collect());
         let median = |value| spread(value).map_or(0.0, |s| s.median);
         let Some(wall) = spread(|m| m.wall_s) else { continue };
         let rss = median(|m| m.peak_rss_bytes.unwrap_or(0) as f64 / f64::from(1 << 20));

@@ -1,4 +1,4 @@
-//! Source and target, two servers of our own, and the client programs that come with them.
+//! Source and target, two temporary servers, and PostgreSQL's client programs for them.
 
 use hyperlift::{
     demo::{
@@ -13,10 +13,10 @@ use tokio::process::Command;
 
 use super::measure::{self, Stopwatch};
 
-/// Nothing that is waited for may take longer.
+/// No wait may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// The source's configuration beyond what every throw-away server has. Sizes as on a small production server.
+/// Settings of the source beyond those of every temporary server. The sizes are those of a small production server.
 const SOURCE: &[(&str, &str)] = &[
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
@@ -28,7 +28,8 @@ const SOURCE: &[(&str, &str)] = &[
     ("log_min_messages", "warning"),
 ];
 
-/// The target's: as somebody sets it for a migration. `synchronous_commit` is what an apply worker of a subscription uses anyway.
+/// Settings of the target, as an operator sets them for a migration. An apply worker of a subscription turns `synchronous_commit` off
+/// anyway.
 const TARGET: &[(&str, &str)] = &[
     ("wal_level", "replica"),
     ("max_wal_senders", "5"),
@@ -43,21 +44,21 @@ const TARGET: &[(&str, &str)] = &[
     ("work_mem", "32MB"),
     ("checkpoint_timeout", "30min"),
     ("synchronous_commit", "off"),
-    // The launcher starts one apply worker in this time; waiting for it is not catching up.
+    // The launcher starts one apply worker in this interval, and the wait for it is not part of catching up.
     ("wal_retrieve_retry_interval", "50ms"),
     ("log_min_messages", "warning"),
 ];
 
-/// The two servers. They and the scratch folder go with this process.
+/// The two servers. They and the scratch folder are removed with this process.
 pub struct Clusters {
     pub source: Server,
     pub target: Server,
-    /// Has TimescaleDB.
+    /// The target has TimescaleDB.
     pub timescale: bool,
     programs: Programs,
     scratch: Scratch,
     postmasters: [u32; 2],
-    /// Postgres' identifier of the source cluster.
+    /// The system identifier of the source cluster.
     pub system_id: String,
 }
 
@@ -77,7 +78,7 @@ impl Clusters {
         let source = Server::start(options(SOURCE)).await?;
         let mut target = ServerOptions { timescale: has_timescale, ..options(TARGET) };
         if has_timescale {
-            // Its schedulers would hold the databases that are copied.
+            // Its schedulers would be connected to the databases that are copied.
             target = target.setting("timescaledb.max_background_workers", "0");
         }
         let target = Server::start(target).await?;
@@ -86,7 +87,7 @@ impl Clusters {
         Ok(Self { source, target, timescale: has_timescale, programs, scratch: Scratch::new().await?, postmasters, system_id })
     }
 
-    /// Of the servers: `PostgreSQL 15.20`.
+    /// The version of the servers: `PostgreSQL 15.20`.
     pub async fn version(&self) -> Result<String> {
         value(&self.source, "postgres", "select split_part(version(), ' (', 1)").await
     }
@@ -99,17 +100,18 @@ impl Clusters {
         Stopwatch::start(self.postmasters)
     }
 
-    /// A path in a folder that goes with this process.
+    /// A path in a folder that is removed with this process.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    /// A client program of PostgreSQL, with nothing of the caller's environment that it would read; sessions commit asynchronously.
+    /// A client program of PostgreSQL, without the variables of the caller's environment that it would read. Its sessions commit
+    /// asynchronously.
     pub fn program(&self, name: &str) -> Command {
         self.other_program(self.programs.bin.join(name))
     }
 
-    /// The same of any other program; those that it calls itself are these servers' own.
+    /// The same for any other program. The client programs that it calls are those of these servers.
     pub fn other_program(&self, path: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(path);
         for (variable, _) in std::env::vars_os() {
@@ -121,7 +123,7 @@ impl Clusters {
         command
     }
 
-    /// Makes a database of this name on the target that holds what the source's holds. Foreign keys stay behind: a migration makes
+    /// Creates a database of this name on the target with the contents of the source's, but without foreign keys, because a migration makes
     /// them after replay.
     pub async fn copy_to_target(&self, database: &str) -> Result<()> {
         self.target.create_database(database).await?;
@@ -136,7 +138,7 @@ impl Clusters {
         self.target.execute(database, "vacuum (analyze)").await
     }
 
-    /// Checkpoints on both servers: whatever comes now starts alike.
+    /// Runs a checkpoint on both servers, so that every run begins alike.
     pub async fn settle(&self) -> Result<()> {
         self.source.execute("postgres", "checkpoint").await?;
         self.target.execute("postgres", "checkpoint").await
@@ -163,15 +165,15 @@ const DROP_FOREIGN_KEYS: &str = "
         end loop;
     end $$";
 
-/// The one value of the one row.
+/// The only value of the only row.
 pub async fn value(server: &Server, database: &str, sql: &str) -> Result<String> {
     let rows = query_text(&server.uri(database), sql).await?;
     rows.into_iter().flatten().flatten().next().ok_or_else(|| Error::failed(format!("no value: {sql}")))
 }
 
-/// Makes a database as a copy of another one, file by file.
+/// Creates a database as a copy of another one, file by file.
 pub async fn create_from(server: &Server, database: &str, template: &str) -> Result<()> {
-    // Before 15 there was no other way.
+    // Before PostgreSQL 15 that was the only strategy.
     let strategy = if server.major() >= 15 { "strategy file_copy" } else { "" };
     drop_database(server, database).await?;
     server.execute("postgres", &format!("create database {} template {} {strategy}", ident(database), ident(template))).await
@@ -181,7 +183,7 @@ pub async fn drop_database(server: &Server, database: &str) -> Result<()> {
     server.execute("postgres", &format!("drop database if exists {} with (force)", ident(database))).await
 }
 
-/// Runs a program to its end and gives what it printed on stdout.
+/// Runs a program to its end; returns what it printed on stdout.
 pub async fn run(command: &mut Command) -> Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let limit = tokio::time::timeout(PATIENCE, command.output());
@@ -192,7 +194,7 @@ pub async fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Looks again and again until `happened` says true. `what` names what is waited for.
+/// Polls until `happened` returns true. `what` is the name of the event, for the error.
 pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !happened().await? {

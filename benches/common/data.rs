@@ -2,12 +2,12 @@
 
 use hyperlift::{demo::execute, error::Result};
 
-/// How large everything is; 1 is the full size.
+/// The size of the data; 1 is the full size.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale(pub f64);
 
 impl Scale {
-    /// A share of a number, at least 1.
+    /// This share of a number, at least 1.
     pub fn of(self, full: u32) -> u64 {
         ((f64::from(full) * self.0) as u64).max(1)
     }
@@ -15,15 +15,15 @@ impl Scale {
 
 /// Keys, indexes and foreign keys of the IoT data.
 pub const IOT_INDEXES: &str = include_str!("sql/index.sql");
-/// Each device tells its metrics this often, seconds.
+/// Each device reports its metrics this often, seconds.
 pub const STEP_SECONDS: u64 = 15 * 60;
 
-/// How many steps of time there are for each device.
+/// The number of reports of each device.
 pub fn iot_steps(scale: Scale) -> u64 {
     scale.of(1000).max(2)
 }
 
-/// 10 M metrics, 1 M events, 150 000 orders, 50 small tables, at scale 1; without indexes, but for those of the devices and small tables.
+/// 10 M metrics, 1 M events, 150 000 orders, 50 small tables, at scale 1; only the devices and the small tables have indexes.
 pub async fn iot(uri: &str, scale: Scale, step_seconds: u64) -> Result<()> {
     execute(uri, include_str!("sql/schema.sql")).await?;
     execute(uri, &part("devices", scale, (0, 0), 0)).await?;
@@ -33,7 +33,7 @@ pub async fn iot(uri: &str, scale: Scale, step_seconds: u64) -> Result<()> {
     execute(uri, &part("small tables", scale, (0, 0), 0)).await
 }
 
-/// The largest table alone; its rows are in the order of their time, in two halves.
+/// The largest table alone. Its rows are in the order of their time, but two sessions write them, a half each.
 pub async fn metrics(uri: &str, scale: Scale, step_seconds: u64) -> Result<()> {
     let steps = iot_steps(scale);
     let (older, newer) = (part("metrics", scale, (0, steps / 2 - 1), step_seconds), part("metrics", scale, (steps / 2, steps - 1), step_seconds));

@@ -1,16 +1,16 @@
-//! What work has cost: wall time, CPU of the servers, of this process' children and of everything else, and memory. From `/proc`.
+//! Measures what work costs: wall time, CPU of the servers, of this process's children and of everything else, and memory. From `/proc`.
 
 use hyperlift::error::{Error, Result};
 use std::{fs, path::Path, time::Instant};
 
-/// Ticks of a second in `/proc` (`USER_HZ`; 100 on every Linux, whatever the kernel's own frequency).
+/// Ticks per second in `/proc` (`USER_HZ`; 100 on every Linux, whatever the kernel's own frequency is).
 const TICKS: f64 = 100.0;
 
 /// CPU of one process, seconds.
 struct Cpu {
     parent: u32,
     own: f64,
-    /// Of children that have ended and were waited for.
+    /// Of its children that have ended and were waited for.
     ended: f64,
 }
 
@@ -54,7 +54,7 @@ fn server_cpu(postmaster: u32) -> f64 {
         let children = processes.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).filter_map(|pid| cpu(&pid));
         let running = children.filter(|c| c.parent == postmaster).map(|c| c.own).sum::<f64>();
         last = postmaster_cpu();
-        // A child that ended meanwhile would be counted twice, or not at all.
+        // A child that ends between the two reads would be counted twice, or not at all: read again.
         if last.as_ref().is_none_or(|now| now.ended.total_cmp(&server.ended).is_eq()) {
             return server.own + server.ended + running;
         }
@@ -84,7 +84,7 @@ struct Totals {
     machine: f64,
 }
 
-/// Measures what happens between its start and [`Stopwatch::stop`].
+/// Measures from its start to [`Stopwatch::stop`].
 pub struct Stopwatch {
     /// Postmasters of source and target.
     servers: [u32; 2],
@@ -92,15 +92,15 @@ pub struct Stopwatch {
     before: Totals,
 }
 
-/// What it has cost; seconds.
+/// What was spent, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spent {
     pub wall: f64,
     pub source_cpu: f64,
     pub target_cpu: f64,
-    /// Of processes that this one has started and waited for.
+    /// Of processes that this process has started and waited for.
     pub children_cpu: f64,
-    /// Of all others on the machine: noise.
+    /// Of all other processes on the machine: noise.
     pub other_cpu: f64,
 }
 

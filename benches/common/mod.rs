@@ -1,4 +1,4 @@
-//! What the benchmarks share: two servers, the data, what work costs, and the report.
+//! What the benchmarks share: two servers, the data, the measurements and the report.
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
 pub mod cluster;
@@ -9,7 +9,7 @@ pub mod report;
 use hyperlift::error::Result;
 use std::{process::ExitCode, time::Duration};
 
-/// Runs a benchmark; what it fails with goes to stderr.
+/// Runs a benchmark; its error goes to stderr.
 pub fn run(work: impl Future<Output = Result<()>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
     let result = runtime.block_on(work);

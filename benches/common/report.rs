@@ -1,4 +1,4 @@
-//! What is shown and kept: progress on stderr, raw JSON lines in a file, two Markdown tables on stdout at the end.
+//! The report: progress on stderr, raw JSON lines in a file, and Markdown tables on stdout at the end.
 
 use hyperlift::error::{Error, Result};
 use jiff::Timestamp;
@@ -13,30 +13,30 @@ use std::{
 
 use super::data::Scale;
 
-/// A figure of the closing table: median, and the range as noise.
+/// A figure of the last table: the median, and the range, which shows the noise.
 pub struct Row {
     what: String,
     unit: &'static str,
     decimals: usize,
     spread: Spread,
-    /// What was asked for, in words.
+    /// The value that is required, in words.
     asked: &'static str,
 }
 
 impl Row {
-    /// `None` without values: that was not measured.
+    /// `None` without values, because nothing was measured.
     pub fn new(what: impl Into<String>, unit: &'static str, decimals: usize, values: Vec<f64>) -> Option<Self> {
-        Spread::of(values).map(|spread| Self { what: what.into(), unit, decimals, spread, asked: "" })
+        Spread::new(values).map(|spread| Self { what: what.into(), unit, decimals, spread, asked: "" })
     }
 
-    /// With what was asked for.
+    /// With the value that is required.
     #[must_use]
     pub fn asked(self, asked: &'static str) -> Self {
         Self { asked, ..self }
     }
 }
 
-/// Of several rounds.
+/// Median and range of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub median: f64,
@@ -45,15 +45,15 @@ pub struct Spread {
 }
 
 impl Spread {
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
-        // A ratio to nothing: less CPU than a tick.
+    pub fn new(mut values: Vec<f64>) -> Option<Self> {
+        // A ratio to zero is not finite: the CPU time was less than a tick.
         values.retain(|value| value.is_finite());
         values.sort_by(f64::total_cmp);
         Some(Self { median: percentile(&values, 0.5)?, min: *values.first()?, max: *values.last()? })
     }
 }
 
-/// Of sorted values; the median of an even number is the mean of both in the middle.
+/// A percentile of sorted values. The median of an even number of values is the mean of the two in the middle.
 pub fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let at = share * last as f64;
@@ -65,7 +65,7 @@ pub struct Report {
     lines: File,
     scale: Scale,
     started: Instant,
-    /// Markdown, in the order in which it came.
+    /// Markdown tables, in the order in which they were added.
     details: String,
     rows: Vec<Row>,
 }
@@ -80,7 +80,7 @@ struct Stamped<'a, T> {
 }
 
 impl Report {
-    /// Appends to the file.
+    /// The measurements are appended to the file.
     pub fn open(path: &Path, scale: Scale) -> Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -93,7 +93,7 @@ impl Report {
         eprintln!("{:7.1} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Keeps a measurement as it is.
+    /// Appends a measurement to the file.
     pub fn line(&mut self, part: &'static str, line: &impl Serialize) -> Result<()> {
         let stamped = Stamped { at: Timestamp::now(), part, scale: self.scale.0, line };
         let mut text = serde_json::to_vec(&stamped).map_err(|e| Error::failed(e.to_string()))?;
@@ -105,7 +105,7 @@ impl Report {
         self.rows.extend(rows);
     }
 
-    /// Adds a table of Markdown.
+    /// Adds a Markdown table.
     pub fn details(&mut self, table: &str) {
         self.details.push_str(table);
         self.details.push('\n');

@@ -1,4 +1,4 @@
-//! What the runs of one part have cost, by program, and the ratios that are asked for.
+//! What the runs of one part have cost, by program, and their ratios.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -17,13 +17,13 @@ pub struct Measured {
     pub tool_cpu_s: f64,
     pub source_cpu_s: f64,
     pub target_cpu_s: f64,
-    /// CPU seconds of everybody else on the machine meanwhile: noise.
+    /// CPU seconds of all other processes on the machine in this time: noise.
     pub other_cpu_s: f64,
-    /// On the disk of the source, bytes.
+    /// Size of the data on the disk of the source, bytes.
     pub bytes: u64,
-    /// Of hyperlift.
+    /// Of hyperlift only.
     pub peak_rss_bytes: Option<u64>,
-    /// Of hyperlift: from its start until all tables were copied and indexed, without foreign keys; seconds.
+    /// Of hyperlift only: from its start until all tables were copied and indexed, without foreign keys; seconds.
     pub indexed_s: Option<f64>,
 }
 
@@ -48,7 +48,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    pub fn of(part: &'static str) -> Self {
+    pub fn new(part: &'static str) -> Self {
         Self { part, all: BTreeMap::new() }
     }
 
@@ -64,22 +64,22 @@ impl Rounds {
         report.line(self.part, &Line { program, measured })
     }
 
-    /// A ratio within each round.
+    /// The ratio of two programs in each round.
     pub fn ratio(&self, above: &str, below: &str, value: fn(&Measured) -> f64) -> Vec<f64> {
-        let of = |program| self.all.get(program).map(Vec::as_slice).unwrap_or_default();
-        of(above).iter().zip(of(below)).map(|(a, b)| value(a) / value(b)).collect()
+        let rounds = |program| self.all.get(program).map(Vec::as_slice).unwrap_or_default();
+        rounds(above).iter().zip(rounds(below)).map(|(a, b)| value(a) / value(b)).collect()
     }
 
     pub fn values(&self, program: &str, value: fn(&Measured) -> Option<f64>) -> Vec<f64> {
         self.all.get(program).into_iter().flatten().filter_map(value).collect()
     }
 
-    /// Adds the table of this part, and rows of the closing one.
-    pub fn tell(&self, report: &mut Report, rows: impl IntoIterator<Item = Option<Row>>) {
+    /// Adds the table of this part to the report, and rows to its last table.
+    pub fn report(&self, report: &mut Report, rows: impl IntoIterator<Item = Option<Row>>) {
         let mut text = format!("| {} | wall s (min–max) | MB/s | CPU s: tool + source + target | others' CPU s | peak RSS MB |\n", self.part);
         text.push_str("|---|---|---|---|---|---|\n");
         for (program, rounds) in &self.all {
-            let spread = |value: fn(&Measured) -> f64| Spread::of(rounds.iter().map(value).collect());
+            let spread = |value: fn(&Measured) -> f64| Spread::new(rounds.iter().map(value).collect());
             let median = |value| spread(value).map_or(0.0, |s| s.median);
             let Some(wall) = spread(|m| m.wall_s) else { continue };
             let rss = median(|m| m.peak_rss_bytes.unwrap_or(0) as f64 / f64::from(1 << 20));

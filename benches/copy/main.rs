@@ -1,14 +1,14 @@
-//! The copy, side by side: a whole database, its largest table, a hypertable and thousands of small tables, through hyperlift and its
-//! peers, in one run, as ratios. Everything runs on two throw-away servers of this machine.
+//! Compares the copy of hyperlift with other programs: a whole database, its largest table, a hypertable and thousands of small tables.
+//! The results are ratios. Everything runs on two temporary servers on this machine.
 //!
 //! ```text
 //! make bench-copy                                         everything, three rounds
-//! make bench-copy ARGS="--scale 0.05 --rounds 1"          a look, in a few minutes
+//! make bench-copy ARGS="--scale 0.05 --rounds 1"          a first impression, in a few minutes
 //! cargo bench --bench copy -- clone small --rounds 5      some parts
 //! ```
 //!
-//! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU. `PGCOPYDB` names another pgcopydb
-//! than the one in PATH.
+//! Wall times depend on what else runs: quote ratios and CPU, and check the column of others' CPU. `PGCOPYDB` names a pgcopydb that is not
+//! the one in PATH.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,7 +27,7 @@ use data::Scale;
 use report::Report;
 
 #[derive(Parser)]
-#[command(name = "copy", about = "The copy of hyperlift beside its peers")]
+#[command(name = "copy", about = "Compares the copy of hyperlift with other programs")]
 struct Arguments {
     /// What to run; everything by default.
     #[arg(value_enum)]
@@ -47,22 +47,22 @@ struct Arguments {
     /// Raw measurements are appended here, as JSON lines.
     #[arg(long, default_value = "target/bench/copy.jsonl")]
     results: PathBuf,
-    /// Given by `cargo bench`.
+    /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Schema, data, indexes and keys, beside pgcopydb, and pg_dump with pg_restore.
+    /// Schema, data, indexes and keys, compared with pgcopydb, and with pg_dump and pg_restore.
     Clone,
-    /// The largest table alone, without indexes, beside two psql and a pipe.
+    /// The largest table alone, without indexes, compared with two psql and a pipe.
     Largest,
-    /// Into a hypertable of 90 chunks, beside the same into a plain table.
+    /// Into a hypertable of 90 chunks, compared with the same into a plain table.
     Hypertable,
-    /// Very many very small tables, beside pg_dump with pg_restore.
+    /// Thousands of very small tables, compared with pg_dump and pg_restore.
     Small,
-    /// Peak memory with eight copies at once.
+    /// Peak memory with eight jobs.
     Memory,
 }
 
@@ -72,11 +72,11 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<()> {
     if !arguments.bench {
-        // `cargo test --all-targets` runs benchmarks, too, to see that they start.
+        // `cargo test --all-targets` runs benchmarks, too, to check that they start.
         println!("to run the benchmarks: cargo bench --bench copy");
         return Ok(());
     }
-    // Of the IoT data's measure, in which 1 is half of the full size.
+    // At scale 1 the IoT data has half of the full size.
     let scale = Scale(arguments.scale * 2.0);
     let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let mut report = Report::open(&arguments.results, Scale(arguments.scale))?;
@@ -100,7 +100,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         Ok(())
     }
     .await;
-    // What was measured before a failure counts.
+    // What was measured before a failure is printed, too.
     report.print();
     result
 }

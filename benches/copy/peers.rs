@@ -1,4 +1,4 @@
-//! The other programs that copy.
+//! The other programs that are compared.
 
 use hyperlift::error::{Error, Result};
 use std::process::Stdio;
@@ -8,11 +8,11 @@ use crate::{
     figures::Measured,
 };
 
-/// Jobs of every program that copies a whole database.
+/// Every program that copies a whole database has this many jobs.
 pub const TABLE_JOBS: &str = "4";
 pub const INDEX_JOBS: &str = "2";
 
-/// `pgcopydb` of the environment or in PATH, with its version; `None` when there is none.
+/// The pgcopydb that `PGCOPYDB` names, or the one in PATH, with its version; `None` when there is none.
 pub async fn pgcopydb(clusters: &Clusters) -> Option<(String, String)> {
     let name = std::env::var("PGCOPYDB").unwrap_or_else(|_| "pgcopydb".into());
     let text = run(clusters.other_program(&name).arg("--version")).await.ok()?;

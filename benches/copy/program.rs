@@ -1,4 +1,4 @@
-//! hyperlift itself, as an operator runs it without a terminal, on a source that nobody writes to.
+//! Runs hyperlift itself, as an operator runs it without a terminal, on a source that nobody writes to.
 
 use hyperlift::error::{Error, Result};
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::{
     measure::{self, Stopwatch},
 };
 
-/// How one is run.
+/// How a migration is run.
 pub struct Job<'a> {
     pub program: &'a Path,
     pub source: &'a str,
@@ -28,14 +28,14 @@ pub struct Job<'a> {
 
 /// What one run has cost.
 pub struct Costs {
-    /// From the start to the end of the program, less the time in catch-up, in which it waits for a quiet source. With foreign keys, their
-    /// validation and cleaning up.
+    /// From the start to the end of the program, without the time in catch-up, in which it waits for a quiet source. It includes foreign
+    /// keys, their validation and the cleanup.
     pub whole: Measured,
     /// From the first row of the first table until the last table is copied.
     pub copy: Measured,
 }
 
-/// When something began, and the program's own CPU seconds then.
+/// A stopwatch, and the program's own CPU seconds when it was started.
 struct Watch {
     stopwatch: Stopwatch,
     cpu: f64,
@@ -54,11 +54,8 @@ impl Watch {
     }
 }
 
-/// Runs a migration to its end.
-pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
-    let folder = clusters.scratch("hyperlift");
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("plan.toml"), job.plan)?;
+/// The command line of a migration, without the variables of the caller's environment that hyperlift would read.
+fn command(job: &Job<'_>, folder: &Path) -> Command {
     let mut command = Command::new(job.program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -69,6 +66,15 @@ pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
     command.args(["migrate", "--json", "--yes", "--cutover-when-ready", "--quiet-for", "0", "--linger", "0"]);
     command.args(["--source", job.source, "--target", job.target, "--table-jobs", job.table_jobs, "--index-jobs", job.index_jobs]);
     command.arg("--dir").arg(folder.join("work")).arg("--plan").arg(folder.join("plan.toml"));
+    command
+}
+
+/// Runs a migration to its end.
+pub async fn migrate(clusters: &Clusters, job: &Job<'_>) -> Result<Costs> {
+    let folder = clusters.scratch("hyperlift");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("plan.toml"), job.plan)?;
+    let mut command = command(job, &folder);
     let all = clusters.stopwatch();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let pid = child.id().unwrap_or_default();

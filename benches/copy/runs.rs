@@ -1,4 +1,4 @@
-//! The parts: what is copied, by whom, and what is asked for.
+//! The parts: what is copied, by which programs, and which ratios are required.
 
 use hyperlift::{
     demo::{compare::compare, execute},
@@ -15,10 +15,10 @@ use crate::{
     report::{Report, Row},
 };
 
-/// A table without a key is not to be asked for.
+/// The table has no key, and there is no operator to ask for its identity.
 const INSERT_ONLY: &str = "[[identity]]\ntable = \"public.metrics\"\nuse = \"insert-only\"\n";
 const HYPERTABLE: &str = "[[hypertable]]\ntable = \"public.metrics\"\ntime_column = \"time\"\nchunk_interval = \"1 day\"\nkey = \"refuse\"\n";
-/// Days, and so chunks, of the part `hypertable`.
+/// Days of the part `hypertable`: each is a chunk.
 const DAYS: u64 = 90;
 const HYPERLIFT: &str = "hyperlift";
 const PSQL: &str = "two psql and a pipe";
@@ -27,26 +27,26 @@ pub struct Bench<'a> {
     pub clusters: Clusters,
     pub hyperlift: PathBuf,
     pub rounds: u32,
-    /// Of the IoT data.
+    /// Scale of the IoT data.
     pub scale: Scale,
     pub report: &'a mut Report,
 }
 
 impl Bench<'_> {
-    /// Makes a database of the source.
+    /// Creates a database on the source.
     async fn source(&mut self, name: &str) -> Result<String> {
         self.report.progress(format_args!("data of {name}"));
         self.clusters.source.create_database(name).await
     }
 
-    /// Sets the source's data to rest.
+    /// Vacuums and analyzes the source's data, so that no run has to; returns its size in bytes.
     async fn ready(&self, name: &str) -> Result<u64> {
         self.clusters.source.execute(name, "vacuum (analyze)").await?;
         let sql = "select sum(pg_table_size(oid)) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace";
         value(&self.clusters.source, name, sql).await?.parse().map_err(|_| Error::failed("no size"))
     }
 
-    /// An empty database of the target, and equal conditions.
+    /// Creates an empty database on the target, and settles both servers, so that every run begins under the same conditions.
     async fn target(&self, name: &str) -> Result<String> {
         drop_database(&self.clusters.target, name).await?;
         let uri = self.clusters.target.create_database(name).await?;
@@ -60,7 +60,7 @@ impl Bench<'_> {
         program::migrate(&self.clusters, &job).await
     }
 
-    /// A fast wrong result is no result.
+    /// A run that is fast but wrong does not count.
     async fn check(&self, name: &str) -> Result<()> {
         let differences = compare(&self.clusters.source.uri(name), &self.clusters.target.uri(name), None).await?;
         match differences.first() {
@@ -79,7 +79,7 @@ fn wall(m: &Measured) -> f64 {
     m.wall_s
 }
 
-/// Parts `clone` and `memory`: they have the same data.
+/// Parts `clone` and `memory`, which have the same data.
 pub async fn whole(bench: &mut Bench<'_>, clone: bool, memory: bool) -> Result<()> {
     let name = "iot";
     let source = bench.source(name).await?;
@@ -91,13 +91,13 @@ pub async fn whole(bench: &mut Bench<'_>, clone: bool, memory: bool) -> Result<(
             clones(bench, name, &source, bytes).await?;
         }
         if memory {
-            let mut rounds = Rounds::of("memory");
+            let mut rounds = Rounds::new("memory");
             for _ in 0..bench.rounds {
                 let costs = bench.migrate(name, bytes, "8", "").await?;
                 rounds.add(bench.report, "hyperlift, 8 jobs", costs.whole)?;
             }
             let peaks = rounds.values("hyperlift, 8 jobs", |m| Some(m.peak_rss_bytes? as f64 / f64::from(1 << 20)));
-            rounds.tell(bench.report, [Row::new("peak RSS of hyperlift, 8 copy jobs", "MB", 0, peaks).map(|r| r.asked("128 (goal 48)"))]);
+            rounds.report(bench.report, [Row::new("peak RSS of hyperlift, 8 copy jobs", "MB", 0, peaks).map(|r| r.asked("128 (goal 48)"))]);
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ pub async fn whole(bench: &mut Bench<'_>, clone: bool, memory: bool) -> Result<(
 }
 
 async fn clones(bench: &mut Bench<'_>, name: &str, source: &str, bytes: u64) -> Result<()> {
-    let mut rounds = Rounds::of("clone");
+    let mut rounds = Rounds::new("clone");
     let pgcopydb = peers::pgcopydb(&bench.clusters).await;
     match &pgcopydb {
         Some((program, version)) => bench.report.progress(format_args!("{program} {version}")),
@@ -125,7 +125,7 @@ async fn clones(bench: &mut Bench<'_>, name: &str, source: &str, bytes: u64) -> 
     }
     let row = |what, peer, asked| Row::new(what, "×", 2, rounds.ratio(peer, HYPERLIFT, wall)).map(|r| r.asked(asked));
     let indexed = rounds.values(HYPERLIFT, |m| m.indexed_s);
-    rounds.tell(
+    rounds.report(
         bench.report,
         [
             row("whole clone, wall: pgcopydb ÷ hyperlift", "pgcopydb clone", "1.7 (goal 2.2)"),
@@ -143,7 +143,7 @@ pub async fn largest(bench: &mut Bench<'_>) -> Result<()> {
     execute(&source, data::metrics_schema()).await?;
     data::metrics(&source, bench.scale, STEP_SECONDS).await?;
     let bytes = bench.ready(name).await?;
-    let mut rounds = Rounds::of("largest");
+    let mut rounds = Rounds::new("largest");
     for _ in 0..bench.rounds {
         let target = bench.target(name).await?;
         execute(&target, data::metrics_schema()).await?;
@@ -152,7 +152,7 @@ pub async fn largest(bench: &mut Bench<'_>) -> Result<()> {
         bench.check(name).await?;
     }
     let row = |what, values, asked| Row::new(what, "×", 2, values).map(|r: Row| r.asked(asked));
-    rounds.tell(
+    rounds.report(
         bench.report,
         [
             row("largest table, wall: two psql and a pipe ÷ hyperlift", rounds.ratio(PSQL, HYPERLIFT, wall), "0.95 (goal 1.1)"),
@@ -165,17 +165,17 @@ pub async fn largest(bench: &mut Bench<'_>) -> Result<()> {
 /// Part `hypertable`.
 pub async fn hypertable(bench: &mut Bench<'_>) -> Result<()> {
     if !bench.clusters.timescale {
-        println!("no TimescaleDB (make setup): the part hypertable is left out");
+        println!("no TimescaleDB (make setup): the part hypertable is skipped");
         return Ok(());
     }
     let name = "days";
     let source = bench.source(name).await?;
     execute(&source, data::metrics_schema()).await?;
-    // So that it takes all the days, and not one more.
+    // The steps of time are as long as it takes to fill all the days, and not one more.
     data::metrics(&source, bench.scale, DAYS * 86_400 / data::iot_steps(bench.scale)).await?;
     let bytes = bench.ready(name).await?;
     let days = format!("{HYPERTABLE}{INSERT_ONLY}");
-    let mut rounds = Rounds::of("hypertable");
+    let mut rounds = Rounds::new("hypertable");
     for _ in 0..bench.rounds {
         rounds.add(bench.report, "plain table, 2 jobs", bench.migrate(name, bytes, "2", INSERT_ONLY).await?.copy)?;
         rounds.add(bench.report, "hypertable, 1 job", bench.migrate(name, bytes, "1", &days).await?.copy)?;
@@ -185,7 +185,7 @@ pub async fn hypertable(bench: &mut Bench<'_>) -> Result<()> {
     let target_cpu = rounds.ratio("hypertable, 2 jobs", "plain table, 2 jobs", |m| m.target_cpu_s);
     let two_jobs = rounds.ratio("hypertable, 2 jobs", "hypertable, 1 job", wall);
     let row = |what: String, values, asked| Row::new(what, "×", 2, values).map(|r: Row| r.asked(asked));
-    rounds.tell(
+    rounds.report(
         bench.report,
         [
             row(format!("hypertable of {DAYS} chunks ÷ plain table, CPU of the target"), target_cpu, "at most 1.4 (goal 1.3)"),
@@ -204,13 +204,13 @@ pub async fn small(bench: &mut Bench<'_>, tables: u32) -> Result<()> {
             for n in 1..{tables} loop
                 execute format('create table public.t%s (id int primary key, name text not null, at timestamptz not null default now())', n);
                 execute format('insert into public.t%s select i, ''row '' || i from generate_series(1, 10) i', n);
-                -- Locks of so many new tables have no room in one transaction.
+                -- One transaction cannot hold the locks of all these new tables.
                 if n % 500 = 0 then commit; end if;
             end loop; end $$"
     );
     execute(&source, &sql).await?;
     let bytes = bench.ready(name).await?;
-    let mut rounds = Rounds::of("small");
+    let mut rounds = Rounds::new("small");
     for _ in 0..bench.rounds {
         let target = bench.target(name).await?;
         rounds.add(bench.report, "pg_dump + pg_restore", peers::dump(&bench.clusters, &source, &target, bytes).await?)?;
@@ -219,6 +219,6 @@ pub async fn small(bench: &mut Bench<'_>, tables: u32) -> Result<()> {
     let what = format!("{tables} tables of 10 rows, wall: pg_dump + pg_restore ÷ hyperlift");
     let ratio = Row::new(what, "×", 2, rounds.ratio("pg_dump + pg_restore", HYPERLIFT, wall)).map(|r| r.asked("0.8 (goal 1.3)"));
     let indexed = Row::new("hyperlift, from its start to the last index of the small tables", "s", 1, rounds.values(HYPERLIFT, |m| m.indexed_s));
-    rounds.tell(bench.report, [ratio, indexed]);
+    rounds.report(bench.report, [ratio, indexed]);
     bench.remove(name).await
 }

@@ -1,4 +1,4 @@
-//! The copy: parts of one table under one snapshot, sessions that end in the middle of it, and the format of every type.
+//! The copy: parts of one table under one snapshot, sessions that end while they copy, and the format of every type.
 
 use hyperlift::{
     demo::servers::ServerOptions,
@@ -22,10 +22,10 @@ const LARGE: &str = "
 /// Parts of about a quarter of a megabyte.
 const IN_PARTS: &[&str] = &["--split-tables-larger-than", "256kB", "--table-jobs", "4"];
 
-/// The same, slow enough for something to happen in the middle.
+/// The same, slow enough for something to happen during the copy.
 const SLOWLY: &[&str] = &["--split-tables-larger-than", "256kB", "--table-jobs", "4", "--copy-rate", "2MB"];
 
-/// Format and parts of a table, each time that its copy began.
+/// The format and the number of parts of a table, each time that its copy began.
 fn begun(events: &[Event], name: &str) -> Vec<(CopyFormat, u32)> {
     let one = |e: &Event| match e {
         Event::CopyBegun { table, format, parts } if table.name == name => Some((*format, *parts)),
@@ -42,7 +42,7 @@ async fn copies(database: &Database, condition: &str) -> Vec<String> {
     database.rows(&sql).await
 }
 
-/// A migration that has copied some parts of the large table, slowly, and others not yet.
+/// A migration that has copied some parts of the large table, but not all.
 async fn part_way(pair: &Pair) -> Migration {
     pair.source.execute(LARGE).await;
     let mut migration = Migration::of(pair).arguments(SLOWLY);
@@ -51,7 +51,7 @@ async fn part_way(pair: &Pair) -> Migration {
     migration
 }
 
-/// Waits until some parts of the table are recorded on the target, while others are not.
+/// Waits until the target has some parts of the table, but not all.
 async fn in_the_middle(pair: &Pair, table: &str) {
     let recorded =
         format!("select count(*) from _hyperlift.copy_part join _hyperlift.relation using (source_oid) where name = '{table}' and parts > 1");
@@ -61,10 +61,10 @@ async fn in_the_middle(pair: &Pair, table: &str) {
     })
     .await;
     let state = format!("select state from _hyperlift.relation where name = '{table}'");
-    assert_eq!(pair.target.value(&state).await, "planned", "the copy is not over yet");
+    assert_eq!(pair.target.value(&state).await, "planned", "the copy is not complete yet");
 }
 
-/// A migration up to the catch-up, with a process that stops safely then; and to its end.
+/// Runs the migration to catch-up and stops it there; then runs it to its end. Returns how the first run ended.
 async fn copied(pair: &Pair, migration: &mut Migration) -> Ended {
     migration.stage(Stage::CatchUp).await;
     let ended = migration.stop().await;
@@ -86,7 +86,7 @@ async fn i_1_parts_of_one_table_are_read_under_one_snapshot_while_it_is_written(
             let mut round = 0;
             while !stop.is_cancelled() {
                 round += 1;
-                // A row that moves to another page in the middle is there twice, or not at all, for those who read under two snapshots.
+                // Under two snapshots, a row that moves to another page between them would be read twice, or not at all.
                 let id = (round * 997 + number * 3000) % 12_000 + 1;
                 let sql = format!(
                     "begin; update public.keyed set n = n + 1 where id = {id}; update public.bag set n = n + 1 where id = {id};
@@ -117,7 +117,7 @@ async fn i_1_parts_of_one_table_are_read_under_one_snapshot_while_it_is_written(
 }
 
 #[tokio::test]
-async fn c_15_killed_between_two_parts_it_copies_the_table_anew_and_no_row_twice() {
+async fn c_15_killed_between_two_parts_it_copies_the_table_again_and_no_row_twice() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     migration.kill().await;
@@ -132,7 +132,7 @@ async fn c_30_a_part_that_a_killed_run_commits_late_is_refused() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     migration.kill().await;
-    // What its session would send last; no other process has come yet.
+    // The session of the killed run that is still open. No other process has started yet.
     let zombie = pair.target.session().await;
     let (oid, attempt) = {
         let row = pair.target.value("select source_oid, attempt from _hyperlift.relation where name = 'bag'").await;
@@ -168,11 +168,11 @@ async fn a_part_whose_session_on_the_target_ends_is_copied_again_under_the_same_
     let again = |e: &Event| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains(", part ") && text.contains("trying again"));
     migration.event("the part is tried again", again).await;
     let ended = copied(&pair, &mut migration).await;
-    assert_eq!((begun(&ended.events, "bag").len(), begun(&ended.events, "keyed").len()), (1, 1), "the snapshots lived on");
+    assert_eq!((begun(&ended.events, "bag").len(), begun(&ended.events, "keyed").len()), (1, 1), "the snapshots were kept");
 }
 
 #[tokio::test]
-async fn a_relation_whose_snapshot_is_lost_is_copied_anew_under_another() {
+async fn a_relation_whose_snapshot_is_lost_is_copied_again_under_another() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     pair.source.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '/copy-'").await;
@@ -185,7 +185,7 @@ async fn a_relation_whose_snapshot_is_lost_is_copied_anew_under_another() {
 async fn c_28_an_alter_table_that_waits_for_the_copy_does_not_stop_it() {
     let pair = Pair::own(ServerOptions::default()).await;
     pair.source.execute(LARGE).await;
-    // Enough jobs for some to come when the ALTER TABLE waits already.
+    // There are enough jobs for some to join the copy while the ALTER TABLE already waits.
     let mut migration = Migration::of(&pair).arguments(SLOWLY);
     migration.start();
     migration.event("the copy of the table", |e| matches!(e, Event::CopyBegun { table, .. } if table.name == "bag")).await;
@@ -220,7 +220,7 @@ async fn leaves_of_a_partition_root_are_parts_under_one_snapshot() {
     assert_eq!(pair.source.rows(leaves).await, pair.target.rows(leaves).await);
 }
 
-/// A table, what it is copied as, and its values.
+/// A table, the format in which it is copied, its columns and its values.
 const TYPES: &[(&str, CopyFormat, &str, &str)] = &[
     (
         "numbers",
@@ -271,7 +271,7 @@ async fn t_1_to_t_8_values_are_the_same_in_the_format_that_their_types_allow() {
         format!("create table {name} ({columns}); alter table {name} replica identity full; insert into {name} values {values};")
     });
     let tables: String = tables.collect();
-    // Nothing in it, nothing of it, and nothing that may be written.
+    // A table without rows, one without columns, and one whose columns may not be written.
     let others = "create table empty (a mood); alter table empty replica identity full; create table no_columns (); alter table no_columns replica identity full;
         insert into no_columns select from generate_series(1, 3000);
         create table computed (a int primary key, b int generated always as (a * 2) stored); insert into computed values (1), (2);

@@ -1,4 +1,4 @@
-//! The copy when something breaks: the target crashes, a table has to be given up, large objects are interrupted.
+//! The copy when something fails: the target crashes, a table has to be skipped, large objects are interrupted.
 
 use hyperlift::{
     demo::servers::{Programs, Server, ServerOptions},
@@ -13,11 +13,11 @@ use crate::support::{InProcess, Migration, Pair, until};
 #[tokio::test]
 async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
     let timescale = Programs::newest().unwrap().has_timescale();
-    // Nothing reaches the disk that nobody waits for.
+    // Only what a session waits for reaches the disk.
     let options = [("wal_buffers", "64MB"), ("bgwriter_lru_maxpages", "0"), ("autovacuum", "off")];
     let target = options.iter().fold(ServerOptions { timescale, ..ServerOptions::default() }, |o, (name, value)| o.setting(*name, *value));
     let pair = Pair::on(Server::start(ServerOptions::default()).await.unwrap(), Server::start(target).await.unwrap()).await;
-    // The small one is copied while the last part of the large one still is; its index waits for an advisory lock of the target.
+    // The small table is copied while the last parts of the large one still are. Its index waits for an advisory lock on the target.
     pair.source
         .execute(
             "create function public.gate(n int) returns int language plpgsql immutable as
@@ -47,7 +47,7 @@ async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
     pair.target_server().restart().await.unwrap();
     drop(gate);
     assert_eq!(pair.target.value(small).await, "planned", "the crash has undone it");
-    // Whose snapshot lives is copied again at once, what counted as finished by another run.
+    // The large table still has its snapshot: this run copies its parts again. The small one counted as complete: that is for the next run.
     let ended = migration.ended().await;
     ended.assert_code(1);
     assert!(ended.stderr.contains("the target has lost the copy of public.small"), "{}", ended.stderr);
@@ -61,9 +61,9 @@ async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
 
 // In this process: replay needs threads of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_is_moved() {
+async fn a_table_that_fails_half_way_and_is_skipped_ends_up_empty_and_the_rest_is_moved() {
     let pair = Pair::own(ServerOptions::default()).await;
-    // The target takes the first rows only.
+    // The target accepts only the first rows.
     let port = pair.source_server().port();
     let check = format!("check (id < 9000 or current_setting('port') = '{port}')");
     let rows = "select i, repeat(md5(i::text), 8) from generate_series(1, 12000) i";
@@ -87,10 +87,10 @@ async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_
         migration.event("a table needs the operator", asks).await;
     }
     let state = migration.until(|s| all_are(s, TableState::Failed) && state_of(s, "fine") == Some(TableState::Done)).await;
-    assert_eq!(state.stage, Some(Stage::Copy), "it waits for the operator");
+    assert_eq!(state.stage, Some(Stage::Copy), "the stage waits for the operator");
     let half_way = "select (select count(*) from public.parts) between 1 and 11999, (select count(*) from public.root) between 1 and 11999";
     assert_eq!(pair.target.rows(half_way).await, ["t|t"]);
-    // Tried again, it breaks again.
+    // It is tried again, and fails again.
     migration.command(Command::Retry { object: "public.one".into() }).await;
     migration.event("it needs the operator again", asks).await;
     for name in ["parts", "one", "root"] {
@@ -117,7 +117,7 @@ async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_
     assert_eq!(pair.target.value("select count(*) from pg_indexes where schemaname = 'public' and indexname ~ '_v_idx'").await, "4");
 }
 
-/// All large objects with what they hold, and whose they are.
+/// All large objects with their contents, comments, grants and owners.
 const LARGE_OBJECTS: &str = "
     select oid, length(lo_get(oid)), md5(lo_get(oid)), obj_description(oid, 'pg_largeobject'), lomacl::text, pg_get_userbyid(lomowner)
       from pg_largeobject_metadata order by 1";
@@ -125,7 +125,7 @@ const LARGE_OBJECTS: &str = "
 #[tokio::test]
 async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
     let pair = Pair::own(ServerOptions::default()).await;
-    // Of no bytes, of some, of just as many as are read at once, of more, and with a hole.
+    // Some are empty, some small, some as large as one read, some larger, and one has a hole.
     pair.source
         .execute(
             "create table public.t (id int primary key, file oid); create role reader; create role keeper;
@@ -145,7 +145,7 @@ async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
     let mut migration = Migration::of(&pair).arguments(&["--owners", "--grants"]);
     let copied = async || pair.target.value("select count(*) from pg_largeobject_metadata").await.parse::<usize>().unwrap();
     let mut before = 0;
-    // Killed while comments wait, and while new ones do.
+    // It is killed while a comment waits, and while a new large object does.
     for catalog in ["pg_description", "pg_largeobject_metadata"] {
         migration.start();
         migration.stage(Stage::Copy).await;
@@ -160,7 +160,7 @@ async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
         until("the end of the killed process's sessions", async || pair.target.rows(leftover).await.is_empty()).await;
         let now = pair.target.rows(LARGE_OBJECTS).await;
         assert!(before < now.len() && now.len() < wanted.len(), "{before}, then {}", now.len());
-        assert!(now.iter().all(|object| wanted.contains(object)), "one that is there is whole");
+        assert!(now.iter().all(|object| wanted.contains(object)), "each that exists is complete");
         before = now.len();
     }
     migration.start();
@@ -193,7 +193,7 @@ async fn large_objects_that_the_user_may_not_read_are_named_and_the_others_moved
 }
 
 #[tokio::test]
-async fn a_table_whose_check_reads_a_smaller_one_is_copied_behind_it() {
+async fn a_table_whose_check_reads_a_smaller_one_is_copied_after_it() {
     let pair = Pair::shared().await;
     pair.source
         .execute(
@@ -210,7 +210,7 @@ async fn a_table_whose_check_reads_a_smaller_one_is_copied_behind_it() {
     migration.finish(&pair).await;
     pair.assert_equal().await;
 
-    // Nothing comes behind it: the row breaks the check wherever it is.
+    // No other table comes after it: the row violates the check, whatever the order is.
     let pair = Pair::shared().await;
     pair.source
         .execute(

@@ -1,4 +1,4 @@
-//! Indexes and keys: built at once, as the source has them, whatever is killed or fails meanwhile.
+//! Indexes and keys: built in parallel, as the source has them, whatever is killed or fails.
 
 use hyperlift::{
     demo::servers::Programs,
@@ -9,14 +9,14 @@ use hyperlift::{
 
 use crate::support::{Database, InProcess, Migration, Pair, until};
 
-/// Enough for a relation that is not built in one transaction.
+/// Enough rows for a relation whose indexes are not built in one transaction.
 const LARGE: &str = "select g, g / 2, 'row ' || g || repeat(' and more', 40), int4range(g, g + 1), null from generate_series(1, 30000) g";
 
-/// Whoever evaluates this waits for the advisory lock 42 of its database.
+/// A session that evaluates this waits for the advisory lock 42 of its database.
 const GATE: &str = "create function public.gate(n int) returns int language plpgsql immutable as
     $$ begin perform pg_catalog.pg_advisory_xact_lock_shared(42); return n; end $$";
 
-/// All indexes and what constrains, with names, definitions and storage.
+/// All indexes, with names, definitions and storage; and all constraints.
 const INDEXES: &str = "
     select c.oid::regclass::text, pg_get_indexdef(i.indexrelid), i.indisprimary, i.indisunique, i.indimmediate, i.indisvalid, i.indisclustered,
            i.indisreplident, c.reloptions::text, coalesce(p.inhparent::regclass::text, '')
@@ -36,7 +36,7 @@ fn of(table: &str) -> TableName {
     TableName::new("public", table)
 }
 
-/// Every table has statistics before anything is replayed.
+/// Every table has statistics before replay begins.
 async fn assert_analyzed(target: &Database, tables: &[&str]) {
     for table in tables {
         let sql = format!("select pg_stat_get_last_analyze_time('public.{table}'::regclass) is not null and exists (select from pg_statistic)");
@@ -47,7 +47,7 @@ async fn assert_analyzed(target: &Database, tables: &[&str]) {
 #[tokio::test]
 async fn every_kind_of_index_and_key_is_as_on_the_source() {
     let pair = Pair::shared().await;
-    // Once for a table whose indexes are built at once, once for a small one, and with a partitioned one.
+    // A table whose indexes are built in parallel, a small one, and a partitioned one.
     let objects = |table: &str| {
         format!(
             "create table public.{table} (a int not null, b int, \"C c\" text, r int4range, z int);
@@ -76,18 +76,18 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
     pair.source.execute("insert into public.parts select g * 3, 1, repeat('x', 350) || g from generate_series(1, 30000) g").await;
     let mut migration = Migration::of(&pair).arguments(&["--index-jobs", "3"]);
     migration.start();
-    let mut at_once = 0;
+    let mut parallel = 0;
     migration
         .event("catch-up", |e| {
             if let Event::IndexProgress { table, building, .. } = e
                 && *table == of("large")
             {
-                at_once = at_once.max(building.len());
+                parallel = parallel.max(building.len());
             }
             matches!(e, Event::StageChanged { stage: Stage::CatchUp, .. })
         })
         .await;
-    assert!(at_once >= 2, "indexes of one table are built at once");
+    assert!(parallel >= 2, "indexes of one table are built in parallel");
     assert_analyzed(&pair.target, &["large", "small", "parts", "low", "higher"]).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
@@ -106,7 +106,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
     gate.batch_execute("select pg_advisory_lock(42)").await.unwrap();
     let mut migration = Migration::of(&pair);
     migration.start();
-    // All but the gated one, the key's index among them, although that one is not finished.
+    // All except the gated one are built. The key's index is built, too, but does not count yet, because the key has not taken it over.
     let rest =
         |e: &Event| matches!(e, Event::IndexProgress { table, building, done, .. } if *table == of("t") && *building == ["t_gated"] && *done == 2);
     migration.event("the others are built", rest).await;
@@ -115,14 +115,14 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
         .event("progress of the gated one", |e| matches!(e, Event::IndexBuilding { index, phase: p, .. } if index == "t_gated" && p == phase))
         .await;
     migration.kill().await;
-    // It would go on with the build for as long as the gate is closed.
+    // The session of the killed run would wait in the build as long as the gate is closed.
     let leftover = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";
     until("the end of the killed process's sessions", async || pair.target.rows(leftover).await.is_empty()).await;
     let built = "select indexrelid::regclass::text from pg_index where indrelid = 'public.t'::regclass order by 1";
     assert_eq!(pair.target.rows(built).await, ["t_b", "t_c", "t_pkey"]);
     let oids = "select relname, oid from pg_class where relname in ('t_b', 't_c', 't_pkey') order by 1";
     let before = pair.target.rows(oids).await;
-    // As a concurrent build that failed leaves it.
+    // An invalid index, as a concurrent build that failed leaves it.
     pair.target.execute("create index t_gated on public.t (b); update pg_index set indisvalid = false where indexrelid = 't_gated'::regclass").await;
     gate.batch_execute("select pg_advisory_unlock(42)").await.unwrap();
     migration.start();
@@ -138,7 +138,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built() {
     let pair = Pair::own(hyperlift::demo::servers::ServerOptions::default()).await;
-    // Every row has the same value while somebody holds the advisory lock 43.
+    // Every row has the same value while a session holds the advisory lock 43.
     let broken = "create function public.broken(n int) returns int language plpgsql immutable as
         $$ begin return case when pg_catalog.pg_try_advisory_xact_lock_shared(43) then n else 0 end; end $$";
     pair.source.execute(broken).await;
@@ -157,7 +157,7 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     let failed = |s: &State, table: &str| {
         s.failed_statements.iter().any(|f| f.object.contains(&format!("{table}_broken")) && f.sqlstate.as_deref() == Some("23505"))
     };
-    // With one job for indexes: neither failure holds it. The key takes its index over when all of the table are there.
+    // There is one job for indexes, and no failure blocks it. The key takes its index over once all indexes of the table are built.
     let state = migration
         .until(|s| {
             let fine = s.table(&of("fine")).is_some_and(|t| t.state == TableState::Done);
@@ -169,7 +169,7 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     lock.batch_execute("select pg_advisory_unlock(43)").await.unwrap();
     let objects: Vec<String> = state.failed_statements.iter().map(|f| f.object.clone()).collect();
     assert_eq!(objects.len(), 2, "{objects:?}");
-    // One is tried again, the other one is given up.
+    // One is retried, the other one is skipped.
     let retried = objects.iter().find(|o| o.contains("large")).unwrap().clone();
     let skipped = objects.iter().find(|o| o.contains("small")).unwrap().clone();
     migration.command(Command::Retry { object: retried }).await;
@@ -210,7 +210,7 @@ async fn a_copied_table_says_that_it_waits_for_an_index_job() {
     for table in ["first", "second"] {
         assert_eq!(states(&ended.events, table), [TableState::Waiting, TableState::Indexing, TableState::Done], "{table}");
     }
-    // What an earlier run has copied waits again.
+    // A table that an earlier run has copied waits again.
     migration.start();
     migration.stage(Stage::CatchUp).await;
     let ended = migration.stop().await;
@@ -220,7 +220,7 @@ async fn a_copied_table_says_that_it_waits_for_an_index_job() {
 }
 
 #[tokio::test]
-async fn h_2_indexes_of_a_hypertable_are_built_at_once_behind_its_key() {
+async fn h_2_indexes_of_a_hypertable_are_built_in_parallel_after_its_key() {
     if !Programs::newest().unwrap().has_timescale() {
         return;
     }

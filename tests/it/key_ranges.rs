@@ -1,4 +1,4 @@
-//! Parts of a table by ranges of a key, as of sources that cannot read ranges of blocks (before PostgreSQL 14).
+//! Parts of a table by ranges of a key, for sources that cannot read ranges of blocks (before PostgreSQL 14).
 
 use hyperlift::{
     demo::servers::ServerOptions,
@@ -13,7 +13,7 @@ use hyperlift::{
 
 use crate::support::{Database, InProcess, Pair, until};
 
-/// How the rows of `public.t` would be cut into ten pieces; each of them is in exactly one, and all of them are read through an index.
+/// Cuts the rows of `public.t` into ten pieces; checks that each row is in exactly one, and that each piece is read through an index.
 async fn cut(database: &Database, table: &str) -> KeyRanges {
     database.execute(&format!("drop table if exists public.t; {table}")).await;
     let blocks = database.value("select pg_relation_size('public.t') / 8192").await.parse().unwrap();
@@ -51,7 +51,7 @@ async fn every_row_is_in_exactly_one_range_whatever_its_value() {
         ("bytea", r"case when i < 100 then '\x' else decode(lpad(to_hex(i), 8, '0'), 'hex') end"),
         ("interval", "i * interval '-1 hour'"),
         ("inet", "inet '10.0.0.0/8' + i"),
-        // Long runs of equal values, and rows without one.
+        // Many rows have the same value, and some rows have none.
         ("int", "case when i < 7500 then i / 2500 end"),
         ("int", "case when i > 9990 then i end"),
     ] {
@@ -73,7 +73,7 @@ async fn the_key_is_one_that_the_rows_are_ordered_by_and_without_one_the_table_s
     for (indexes, column) in [
         ("", ""),
         ("alter table public.t add primary key (id); create index on public.t (other)", "id"),
-        // Each range would be in every block: the next index serves.
+        // Every block would have rows of each range, so the next index is used.
         ("alter table public.t add primary key (\"u Id\"); create index on public.t (other desc nulls last)", "other"),
         ("alter table public.t add primary key (\"u Id\")", ""),
         ("alter table public.t add primary key (one, id); create unique index on public.t (id)", "id"),
@@ -87,7 +87,7 @@ async fn the_key_is_one_that_the_rows_are_ordered_by_and_without_one_the_table_s
           create index on public.t using brin (id); create unique index on public.t (one, id)",
             "",
         ),
-        // What the order of text is depends on a library.
+        // The order of text depends on a library.
         ("create index on public.t (t); create index on public.t (t collate \"C\")", ""),
         ("create index i on public.t (id); update pg_index set indisvalid = false where indexrelid = 'public.i'::regclass", ""),
     ] {
@@ -95,7 +95,7 @@ async fn the_key_is_one_that_the_rows_are_ordered_by_and_without_one_the_table_s
         assert_eq!(found.column, column, "{indexes}: {found:?}");
         assert!(column.is_empty() || found.bounds.len() == 9, "{indexes}: {found:?}");
     }
-    // Rows that were moved to the end by updates: fewer pieces, so that the end is not read by all of them.
+    // Updates have moved rows to the end: there are fewer pieces, so that not all of them read the end.
     let moved = "alter table public.t add primary key (id);
         do $$ begin for n in 1..2500 loop update public.t set one = 2 where id = (n * 7919) % 10000; end loop; end $$";
     let found = cut(source, &format!("{table} {moved}")).await;
@@ -103,9 +103,9 @@ async fn the_key_is_one_that_the_rows_are_ordered_by_and_without_one_the_table_s
     assert_eq!(cut(source, "create table public.t (id int primary key)").await, KeyRanges::default());
 }
 
-// In this process, as no newer server is cut in this way otherwise; replay needs threads of its own.
+// In this process, because only a test can make the copy of a newer server use ranges of a key. Replay needs threads of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_by_key_are_under_one_snapshot_and_tried_again_as_those_by_blocks() {
+async fn parts_by_key_are_read_under_one_snapshot_and_tried_again_as_parts_by_blocks_are() {
     let pair = Pair::own(ServerOptions::default()).await;
     pair.source
         .execute(

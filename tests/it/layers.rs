@@ -43,6 +43,23 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
     ),
     (
+        "migration::stages::copy",
+        &[
+            &["engine"],
+            &["worker"],
+            &["failures"],
+            &["shared"],
+            &["queue", "indexes", "large_objects", "extension_rows"],
+            &["source", "transfer", "chunks"],
+            &["slot", "spec", "tasks", "key_ranges", "format", "throttle"],
+            &["parts"],
+        ],
+    ),
+    ("migration::stages::cutover", &[&["drain"], &["late_writes", "sequences", "last_objects"], &["step"]]),
+    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["refresh"]]),
+    ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
+    ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),
+    (
         "pg",
         &[
             &["ledger", "slot"],

@@ -1,5 +1,5 @@
-//! Whole migrations of a live PostgreSQL to a plain PostgreSQL, with the real program: nothing is lost and nothing is there twice,
-//! whatever is written, killed or locked meanwhile.
+//! Whole migrations of a live PostgreSQL to a plain PostgreSQL, with the real program: no row is lost and no row is there twice, whatever
+//! is written, killed or locked in the meantime.
 
 use hyperlift::{
     demo::{
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::support::{Database, InProcess, Migration, Pair, until};
 
-/// What the demo's tables without an identity get.
+/// The identities of the demo's tables that have none.
 pub const DEMO_PLAN: &str = r#"
 [[identity]]
 table = "shop.audit_log"
@@ -60,11 +60,11 @@ async fn a_database_moves_while_eight_sessions_write_to_it() {
     for sequence in ["shop.invoice_number", "public.events_id_seq", "shop.orders_id_seq"] {
         let last: i64 = pair.source.value(&format!("select last_value from {sequence}")).await.parse().unwrap();
         let next: i64 = pair.target.value(&format!("select nextval('{sequence}')")).await.parse().unwrap();
-        assert!(next > last, "{sequence} goes on with {next} after {last}");
+        assert!(next > last, "{sequence} continues with {next} after {last}");
     }
 }
 
-/// When each part of the relations that are copied was recorded on the target.
+/// The parts of all copied relations, each with the time at which the target recorded it.
 async fn copied_at(target: &Database) -> Vec<String> {
     if target.value("select to_regclass('_hyperlift.copy_part') is null").await == "t" {
         return Vec::new();
@@ -77,7 +77,7 @@ fn is_copy(event: &Event, wanted: TableState) -> bool {
 }
 
 #[tokio::test]
-async fn r_1_killed_before_the_slot_and_in_the_copy_it_goes_on_and_copies_nothing_twice() {
+async fn r_1_killed_before_the_slot_and_in_the_copy_it_continues_and_copies_nothing_twice() {
     let pair = Pair::own(ServerOptions::default()).await;
     data::load(&pair.source.uri, Size::TINY).await.unwrap();
     pair.source.execute("create table public.held (id int primary key)").await;
@@ -131,7 +131,7 @@ async fn c_2_commit_order_with_restart() {
     let mut migration = Migration::of(&pair);
     migration.start();
     migration.stage(Stage::CatchUp).await;
-    // Begun first, committed last: its BEGIN lies before all that is confirmed meanwhile.
+    // It begins first and commits last: its BEGIN is before everything that is confirmed in between.
     let long = pair.source.session().await;
     long.batch_execute("begin; insert into public.t values (0, 'begun first'); insert into public.bag values ('begun first')").await.unwrap();
     for round in 1..=3 {
@@ -142,7 +142,7 @@ async fn c_2_commit_order_with_restart() {
         long.batch_execute(&format!("insert into public.t values (10 + {round}, 'in the long one'); update public.t set v = v || '.' where id = 0"))
             .await
             .unwrap();
-        pair.source.execute(&format!("update public.t set v = 'while nobody listened' where id = {round}")).await;
+        pair.source.execute(&format!("update public.t set v = 'while hyperlift does not run' where id = {round}")).await;
         migration.start();
         migration.stage(Stage::CatchUp).await;
     }
@@ -174,7 +174,7 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c_12_a_table_that_was_made_meanwhile_is_named_at_the_end() {
+async fn c_12_a_table_that_was_made_during_the_migration_is_named_at_the_end() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key); insert into public.t values (1)").await;
     let mut migration = InProcess::start(&pair, &["--analyze-below", "1GB"], |config| config.interactive = true);
@@ -210,7 +210,7 @@ async fn r_1_killed_in_the_cutover_it_completes() {
     pair.assert_untouched().await;
     pair.assert_equal().await;
     pair.assert_same_schema().await;
-    // Once more: nothing is left to do, and nothing is done.
+    // Once more: nothing remains to be done, and nothing is done.
     migration.start_with_cutover();
     migration.ended().await.assert_code(0);
     pair.assert_equal().await;

@@ -1,35 +1,46 @@
 //! Stage 5: slot, copy and indexes, while the stream is received and spooled.
 //!
-//! Here is what surrounds the copy; the copy itself is in the rooms below, DESIGN.md section 7 in full: `engine` runs the jobs and takes
-//! the operator's commands, `worker` is one job, `queue` what is left for all of them, `parts` and `keys` how a relation is cut, `source`
-//! and `transfer` the two ends of the wire, `format` binary or text, `chunks` the chunks of hypertables, `throttle` pause and rate.
+//! This file does what comes before and after the copy. The modules below do the copy, from the top to the ground:
+//!
+//! - `engine` starts the jobs, drives them and carries out the operator's commands; `worker` is one job; `failures` retries, or asks.
+//! - `shared` is what the jobs share; `queue` is what remains to be copied; `tasks` ends the stage when a task fails.
+//! - `source` locks tables and takes snapshots; `transfer` moves rows and records them; `spec` is how one relation is copied.
+//! - `parts` and `key_ranges` cut a relation; `format` chooses binary or text; `chunks` creates chunks of hypertables before the copy;
+//!   `throttle` is the pause and the rate.
+//! - `indexes` builds indexes and keys while other relations are copied; `slot` makes publications and slot; `large_objects` and
+//!   `extension_rows` copy what is in no relation of the migration.
 
 mod chunks;
 mod engine;
 pub mod extension_rows;
+mod failures;
 mod format;
 pub mod indexes;
 pub mod key_ranges;
 pub mod large_objects;
 pub mod parts;
 mod queue;
+mod shared;
 pub mod slot;
 mod source;
+mod spec;
+mod tasks;
 mod throttle;
 mod transfer;
 mod worker;
 
-use crate::migration::{relations, restore, restore::statements};
 use std::time::Duration;
 use tokio::sync::watch;
-
-use self::engine::Shared;
 
 use crate::{
     bus::Reporter,
     error::{Error, Result},
     event::{Event, Level, Stage},
-    migration::{context::Context, prompts, restore::ddl},
+    migration::{
+        context::Context,
+        prompts, relations,
+        restore::{self, ddl, statements},
+    },
     pg::{
         catalog::{self, Relation, unsupported},
         client::Client,
@@ -40,28 +51,30 @@ use crate::{
     scope::Extent,
 };
 
-/// What the later stages go on with.
+/// What the later stages continue with.
 pub struct Replication {
     pub receiver: Receiver,
     pub relations: Vec<Relation>,
     pub statements: Vec<Statement>,
-    /// Reports the receiver's state until it is dropped.
+    /// Reports the receiver's state until it is aborted.
     pub watcher: tokio::task::JoinHandle<()>,
 }
 
 impl Replication {
-    /// Ends receiving.
+    /// Stops the receiver. Best effort: the stage has ended already, with or without an error.
     pub async fn end(self) {
         self.watcher.abort();
         self.receiver.stop().await.ok();
     }
 }
 
+/// Copies the relations of this migration and builds their indexes. The receiver goes on.
 pub async fn run(cx: &mut Context) -> Result<Replication> {
     cx.enter(Stage::Copy).await;
     let source = cx.source("copy").await?;
     if cx.record.slot.is_some() && ledger::relations(&cx.target("scope").await?).await?.is_empty() {
-        // Stopped between the slot and the first copy: published is what was there then, so slot and publications are made anew.
+        // An earlier run was stopped between the slot and the first copy. It has published the tables of that time, so slot and publications
+        // are made again.
         cx.record.slot = None;
         cx.record.shapes.clear();
         cx.save()?;
@@ -73,24 +86,24 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
         cx.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
     let (start, confirmed) = slot::prepare(cx, &relations).await?;
-    let statements = statements(cx, &source, &relations).await?;
+    let statements = read_statements(cx, &source, &relations).await?;
     let target = cx.target("copy").await?;
-    plan_lanes(&target, &relations).await?;
+    assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
     let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed, copied }, cx.cancel.clone()).await?;
-    let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), cx.reporter.clone()));
+    let watcher = tokio::spawn(report_receiver(receiver.status.clone(), cx.reporter.clone()));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
         result = async {
             engine::run(cx, &relations, &statements, receiver.copied()).await?;
             large_objects::copy(cx).await?;
             extension_rows::copy(cx).await?;
-            rest_of_indexes(cx, &statements).await
+            build_post_index(cx, &statements).await
         } => result,
         () = ended.cancelled() => {
             let why = status.borrow().broken.clone().unwrap_or_default();
-            Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: finished tables stay as they are"))
+            Err(Error::failed(format!("receiving has ended: {why}")).hint("fix the cause and start hyperlift again: finished tables are not copied again"))
         }
     };
     if let Err(e) = copied {
@@ -102,20 +115,21 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     Ok(Replication { receiver, relations, statements, watcher })
 }
 
-/// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
-async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<Vec<Statement>> {
+/// The schema's statements as they are when the copy begins. Tables that are made on the source later are not part of the migration, and
+/// statements on them would find no table.
+async fn read_statements(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<Vec<Statement>> {
     if cx.is_finished(Stage::Copy) {
         return statements::read(cx);
     }
     let schema = cx.unless_stopped(restore::dump(cx)).await?;
     if cx.record.schema.as_ref().is_some_and(|known| *known != schema.digest) {
         return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
-            "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start anew",
+            "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start again",
             cx.work.path().display()
         )));
     }
     cx.record.schema = Some(schema.digest.clone());
-    // Its memory is not needed any more.
+    // The dump is not needed any more: free its memory.
     cx.dumped = std::sync::Mutex::default();
     if cx.record.shapes.is_empty() {
         cx.record.shapes = catalog::shapes(source, &cx.plan.scope).await?;
@@ -123,25 +137,25 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
         cx.record.partitions = catalog::partitions(source, &merged).await?;
     }
     cx.save()?;
-    // The plan is what it will be: hypertables are chosen.
+    // The hypertables are chosen, so the plan does not change any more.
     for (object, reason) in &schema.notes {
         cx.not_moved(object, reason).await?;
     }
     let subscriptions = catalog::subscriptions(&cx.target("copy").await?).await?;
     for found in unsupported::apart(source, &cx.plan).await? {
-        // One that could not be made is told with the reason.
+        // A subscription that the target does not have is reported, with the reason.
         if found.is_made_as_wished && !subscriptions.contains(&found.object) {
             continue;
         }
         cx.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
     }
-    // The cutover's objects must be known even if the source is gone by then.
+    // The cutover needs the statements even if the source is gone by then.
     statements::write(cx, &schema.statements)?;
     Ok(schema.statements)
 }
 
-/// Gives each relation a lane, once and for good: the largest to the least loaded.
-async fn plan_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
+/// Gives each relation its lane, which never changes: the next relation goes to the lane with the fewest bytes.
+async fn assign_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
     if !ledger::relations(target).await?.is_empty() {
         return Ok(());
     }
@@ -156,8 +170,8 @@ async fn plan_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
     ledger::plan_relations(target, &planned).await
 }
 
-/// Passes the receiver's state on, a few times a second at most.
-async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter: Reporter) {
+/// Reports the receiver's state, at most twice a second.
+async fn report_receiver(mut status: watch::Receiver<receiver::Status>, reporter: Reporter) {
     let mut broken = None;
     loop {
         let now = status.borrow_and_update().clone();
@@ -167,25 +181,26 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
         }
         reporter.progress(Event::Received { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free });
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // Even without news a sample is due now and then, so that rates fall to zero.
+        // Without news the same figures are reported again, so that rates fall to zero.
         if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(1), status.changed()).await {
             return;
         }
     }
 }
 
-/// Statements behind the indexes: statistics, comments, views that need a key.
-async fn rest_of_indexes(cx: &mut Context, statements: &[Statement]) -> Result<()> {
+/// Runs the statements that need the indexes: statistics, comments, views that need a key.
+async fn build_post_index(cx: &mut Context, statements: &[Statement]) -> Result<()> {
     let mut session = ddl::Session::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
-    let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
+    let executed_indexes = ledger::executed(session.client().await?, Phase::Index.word()).await?;
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
     let reporter = cx.reporter.clone();
     let work = async {
-        // Indexes of what is no relation of this migration, such as materialised views, and those that a crash of the target has undone.
+        // Indexes of objects that are not relations of this migration, such as materialised views, and indexes that a crash of the target has
+        // undone.
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
-            ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
+            ddl::run(&mut session, s, &executed_indexes, &reporter, &asker).await?;
         }
         let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
         ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await

@@ -1,12 +1,12 @@
-//! Chunks of a hypertable, made before several jobs copy into it: a session that creates a chunk locks the hypertable until it commits,
-//! so that streams that need new chunks would wait for each other (TIMESCALE.md 2.3).
+//! Creates chunks of a hypertable before several jobs copy into it. A session that creates a chunk locks the hypertable until it commits, so
+//! that jobs that need new chunks would wait for each other.
 //!
-//! Which chunks will have rows is learnt from a sample of the source's blocks, read under the snapshot of the copy. So no chunk is made
-//! that stays empty, whatever a row from the year 4000 does to the range, and the cost is bounded whether the time has an index or not.
-//! A chunk that the sample has missed is created by the stream that needs it.
+//! A sample of the source's blocks, read under the snapshot of the copy, shows which chunks will have rows. So no chunk is created that
+//! stays empty, even if one row is from the year 4000, and the cost is bounded whether the time column has an index or not. A chunk that
+//! the sample has missed is created by the job that needs it.
 
-use super::Shared;
 use crate::{
+    bus::Reporter,
     error::Result,
     event::Level,
     name::ident,
@@ -17,22 +17,22 @@ use crate::{
     },
 };
 
-/// Blocks of the source that are looked at.
+/// Blocks of the source in the sample, about.
 const SAMPLED_BLOCKS: u64 = 8_192;
-/// Chunks created in one flight, each in a transaction of its own.
+/// Chunks that are created in one round trip, each in a transaction of its own.
 const IN_FLIGHT: usize = 16;
 
-/// What is known of hypertables before they are copied.
+/// What is known of a hypertable before it is copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunking {
     /// The only dimension, if it is one of time (or of integers).
     pub dimension: Option<Dimension>,
-    /// More chunks than this are not made beforehand: locks are limited. 0 where the server cannot make them.
+    /// No more chunks than this are created before the copy, because locks are limited. 0 where the server cannot create them.
     pub most: u64,
 }
 
-/// The condition for a value, and the number of its chunk, as expressions; `None` for a type whose chunks cannot be counted here. Double
-/// precision is several times quicker than `numeric`, and exact enough to name a chunk.
+/// Two expressions: whether a value is in a chunk, and the number of that chunk. `None` for a type whose chunks cannot be numbered here.
+/// Double precision is several times faster than `numeric`, and exact enough to number a chunk.
 fn chunk_of(column: &str, type_oid: u32, width: i64) -> Option<(String, String)> {
     let column = ident(column);
     match type_oid {
@@ -44,9 +44,9 @@ fn chunk_of(column: &str, type_oid: u32, width: i64) -> Option<(String, String)>
     }
 }
 
-/// Creates the chunks that the relation's rows will need; whether several streams may write into it.
+/// Creates the chunks that the rows of the relation will need; returns whether several jobs may write into it.
 pub async fn create(
-    shared: &Shared,
+    reporter: &Reporter,
     chunking: &Chunking,
     (source, blocks, columns): (&mut Wire, u64, &[(String, u32)]),
     target: &mut Wire,
@@ -66,10 +66,10 @@ pub async fn create(
     let numbers: Vec<i64> = rows.iter().filter_map(|r| r.first()?.as_deref()?.parse().ok()).collect();
     if numbers.len() as u64 > chunking.most {
         let text = format!(
-            "{table} has more than {} chunks: it is copied by one job at a time, because more would wait for each other's chunks",
+            "{table} has more than {} chunks: one job at a time copies it, because several jobs would wait for each other's chunks",
             chunking.most
         );
-        shared.reporter.notice(Level::Info, text).await;
+        reporter.notice(Level::Info, text).await;
         return Ok(false);
     }
     let ranges = numbers.iter().filter_map(|n| Some((n.checked_mul(width)?, n.checked_add(1)?.checked_mul(width)?)));
@@ -79,8 +79,8 @@ pub async fn create(
             Ok(_) => {}
             Err(Failed { error, .. }) if error.is_transient() => return Err(error.context("target")),
             Err(Failed { error, .. }) => {
-                let text = format!("chunks of {table} cannot be made beforehand ({error}): it is copied by one job at a time");
-                shared.reporter.notice(Level::Info, text).await;
+                let text = format!("chunks of {table} cannot be created before the copy ({error}): one job at a time copies it");
+                reporter.notice(Level::Info, text).await;
                 return Ok(false);
             }
         }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_counted_by_the_type_of_the_column() {
+    fn chunks_are_numbered_by_the_type_of_the_column() {
         let (condition, number) = chunk_of("at", 1184, 86_400_000_000).unwrap();
         assert_eq!(condition, "isfinite(\"at\")");
         assert_eq!(number, "floor(date_part('epoch', \"at\") * 1000000 / 86400000000)::bigint");

@@ -1,4 +1,4 @@
-//! The user's rows in the tables of extensions: the extension makes the tables, and what was written to them is copied once (B-21).
+//! The user's rows in the tables of extensions (B-21). The extension creates the tables; the rows are copied once.
 
 use std::collections::HashSet;
 
@@ -19,12 +19,12 @@ use crate::{
     },
 };
 
-/// Copies what no earlier run has copied. What the target does not take is told of.
+/// Copies the tables that no earlier run has copied. What the target refuses is reported.
 pub async fn copy(cx: &mut Context) -> Result<()> {
     let source = cx.source("extensions").await?;
-    let there: HashSet<String> = catalog::extension_names(&cx.target("extensions").await?).await?;
-    // One that was left out, or skipped, has no tables.
-    for table in unsupported::extension_tables(&source).await?.into_iter().filter(|t| there.contains(&t.extension)) {
+    let on_target: HashSet<String> = catalog::extension_names(&cx.target("extensions").await?).await?;
+    // An extension that the target does not have has no tables there.
+    for table in unsupported::extension_tables(&source).await?.into_iter().filter(|t| on_target.contains(&t.extension)) {
         let step = format!("rows of {}", table.table);
         if ledger::has_step(&cx.target("extensions").await?, &step).await? {
             continue;
@@ -39,6 +39,7 @@ pub async fn copy(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Copies one table, or the value of one sequence, and records it; returns the number of rows.
 async fn copy_one(cx: &Context, source: &Client, table: &ExtensionTable, step: &str) -> Result<u64> {
     let name = &table.table;
     let record = ledger::step_sql(step);

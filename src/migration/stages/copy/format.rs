@@ -1,10 +1,10 @@
-//! Binary or text: which form of COPY a relation goes in.
+//! Chooses the format of COPY for a relation: binary or text.
 
 use std::collections::HashMap;
 
 use crate::{event::CopyFormat, name::ident, pg::catalog::Relation};
 
-/// What both sides know of types in binary form.
+/// The binary formats of types on both sides.
 pub struct Types {
     /// By type OID, see [`crate::pg::catalog::binary_types`].
     pub source: HashMap<u32, String>,
@@ -14,7 +14,8 @@ pub struct Types {
 }
 
 impl Types {
-    /// Binary, if every column has the same safe binary form on both sides. The source's columns with their types; the target's by name.
+    /// Binary, if every column has the same safe binary form on both sides. `source`: columns with the OIDs of their types; `target`: OIDs of
+    /// types by column.
     pub fn format(&self, source: &[(String, u32)], target: &HashMap<String, u32>) -> CopyFormat {
         let same = |(name, on_source): &(String, u32)| {
             let form = self.source.get(on_source);
@@ -24,12 +25,13 @@ impl Types {
     }
 }
 
-/// What finds the rows of a source in SQL_ASCII, which is any bytes, whose text is not UTF-8 (PostgreSQL documentation 24.3.4; RFC 3629).
+/// A hint with the query that finds rows whose text is not UTF-8. A source in SQL_ASCII takes any bytes (PostgreSQL documentation 24.3.4;
+/// RFC 3629).
 pub fn not_utf8(relation: &Relation) -> String {
     const UTF8: &str = "^([0-7].|(c[2-9a-f]|d.)[89ab].|(e0[ab]|e[1-9a-cef][89ab]|ed[89]).[89ab].|(f0[9ab]|f[1-3][89ab]|f48).([89ab].){2})*$";
     let columns: Vec<String> = relation.columns.iter().map(|c| ident(&c.name)).collect();
     format!(
-        "mend them on the source, then retry: select ctid from {} where encode(convert_to(concat_ws('|', {}), 'SQL_ASCII'), 'hex') !~ '{UTF8}'",
+        "correct these rows on the source, then retry: select ctid from {} where encode(convert_to(concat_ws('|', {}), 'SQL_ASCII'), 'hex') !~ '{UTF8}'",
         relation.table.sql(),
         columns.join(", ")
     )
@@ -52,11 +54,11 @@ mod tests {
         for (source, target, format) in [
             (vec![("a", 23), ("b", 25)], vec![("b", 25), ("a", 23), ("more", 1)], CopyFormat::Binary),
             (vec![("a", 23)], vec![("a", 20)], CopyFormat::Text),
-            // An enum has another OID on each side; a domain goes as what it is made of.
+            // An enum has different OIDs on the two sides; a domain has the form of its base type.
             (vec![("m", 16_400)], vec![("m", 90_400)], CopyFormat::Binary),
             (vec![("d", 16_500)], vec![("d", 25)], CopyFormat::Binary),
             (vec![("d", 16_500)], vec![("d", 90_500)], CopyFormat::Text),
-            // No safe form, and a column that the target lacks: it says so.
+            // A type without a safe form, and a column that the target lacks: text, so that the target reports it.
             (vec![("x", 142)], vec![("x", 142)], CopyFormat::Text),
             (vec![("a", 23)], vec![], CopyFormat::Text),
             (vec![], vec![], CopyFormat::Binary),

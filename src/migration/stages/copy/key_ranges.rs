@@ -1,9 +1,9 @@
-//! Where a large table is cut that cannot be read by ranges of blocks: sources before PostgreSQL 14. Ranges of a key are read through an
-//! index on it.
+//! Cuts a large table by the values of a key, for sources before PostgreSQL 14, which cannot read ranges of blocks. A range of a key is read
+//! through an index.
 //!
-//! The values come from a sample of the table's blocks, read under the snapshot of the copy, and not from the planner's statistics: those
-//! may be missing or old, and leave out the most common values. The sample tells besides how many ranges a block has rows of. Where that
-//! is more than one, as with random keys, the source would read the table again for each range: such a key is cut into fewer pieces, or
+//! The values come from a sample of the table's blocks that is read under the snapshot of the copy. The planner's statistics would not do:
+//! they may be missing or old, and leave out the most common values. The sample also shows of how many ranges a block has rows. If that is
+//! more than one, as with random keys, the source would read the same block for several ranges: such a key is cut into fewer pieces, or
 //! not at all.
 
 use super::parts::KeyRanges;
@@ -13,27 +13,28 @@ use crate::{
     pg::wire::Wire,
 };
 
-/// Blocks that are looked at for each piece, and altogether at least.
+/// Blocks that are sampled for each piece, and at least for all pieces together.
 const SAMPLED_BLOCKS_PER_PIECE: u64 = 16;
 const SAMPLED_BLOCKS: u64 = 256;
-/// Each block is read by no more ranges than this, on average.
+/// On average, a block may have rows of no more ranges than this, because each of them reads it.
 const MOST_READS: f64 = 1.5;
-/// Columns that are tried.
+/// No more columns than this are tried.
 const MOST_COLUMNS: usize = 4;
 
-/// The first columns of the indexes that can serve, with the types that they compare: those of the primary key and the replica identity
-/// come first. No text: its order depends on a library of the system, and an index older than the library may hide rows.
+/// The first columns of the indexes that can be used, with the types that they compare: those of the primary key and of the replica
+/// identity come first. There is no text, because its order depends on a system library, and an index that is older than the library may
+/// hide rows.
 const COLUMNS: &str = "
     select a.attname::text, o.opcintype::regtype::text
-      from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am cx on cx.oid = c.relam
+      from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
       join pg_opclass o on o.oid = i.indclass[0] join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-     where i.indrelid = to_regclass($TABLE) and cx.amname = 'btree' and i.indisvalid and i.indpred is null and a.attnum > 0 and o.opcdefault
+     where i.indrelid = to_regclass($TABLE) and m.amname = 'btree' and i.indisvalid and i.indpred is null and a.attnum > 0 and o.opcdefault
        and o.opcintype = any ('{int2, int4, int8, oid, numeric, float4, float8, date, time, timestamp, timestamptz, interval, uuid, bytea,
                                 inet, macaddr, pg_lsn}'::regtype[])
      group by a.attname, o.opcintype
      order by bool_or(i.indisprimary) desc, bool_or(i.indisreplident) desc, bool_or(i.indisunique) desc, a.attname";
 
-/// Finds values of a key that cut the table into about as many pieces of the same size; none, where there is no such key.
+/// Finds values of a key that cut the table into about this many pieces of the same size. Without such a key it returns no bounds.
 pub async fn ranges(wire: &mut Wire, table: &TableName, blocks: u64, pieces: u64) -> Result<KeyRanges> {
     if pieces < 2 {
         return Ok(KeyRanges::default());
@@ -58,11 +59,11 @@ pub async fn ranges(wire: &mut Wire, table: &TableName, blocks: u64, pieces: u64
     Ok(best)
 }
 
-/// Values that cut a sample of the table into pieces of the same size; and how many of the pieces a block has rows of, on average.
+/// Returns the values that cut a sample of the table into pieces of the same size, and of how many pieces a block has rows, on average.
 async fn sample(wire: &mut Wire, table: &TableName, (column, data_type): (&str, &str), blocks: u64, pieces: u64) -> Result<(Vec<String>, f64)> {
-    let looked_at = (SAMPLED_BLOCKS_PER_PIECE * pieces).max(SAMPLED_BLOCKS);
-    let percent = (100.0 * looked_at as f64 / blocks.max(1) as f64).min(100.0);
-    // The least value is among them, so that a column that has only one is not cut.
+    let sampled = (SAMPLED_BLOCKS_PER_PIECE * pieces).max(SAMPLED_BLOCKS);
+    let percent = (100.0 * sampled as f64 / blocks.max(1) as f64).min(100.0);
+    // The least value is one of them, and is dropped below: so a column with a single value has no bounds and is not cut.
     let fractions = (0..pieces).map(|n| (n as f64 / pieces as f64).to_string()).collect::<Vec<_>>().join(", ");
     let sql = format!(
         "with sample as materialized (

@@ -1,6 +1,7 @@
-//! Large objects: copied once with their ids, under one snapshot, since no stream carries their changes (B-19).
+//! Large objects: they are copied once with their ids, under one snapshot, because no stream carries their changes (B-19).
 //!
-//! Each is made and filled in one transaction of the target, with its comment, owner and grants: one that is there is whole.
+//! Each is created and filled in one transaction of the target, with its comment, owner and grants. So a large object that exists on the
+//! target is complete.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use tokio_postgres::Transaction;
@@ -14,18 +15,18 @@ use crate::{
     plan::Plan,
 };
 
-/// Large objects made in one transaction.
+/// Large objects that are created in one transaction.
 const BATCH: usize = 100;
-/// Read of each at first, bytes: most are smaller.
+/// The first read of each, bytes: most are smaller.
 const FIRST_BYTES: i32 = 32 << 10;
-/// Read at a time of those that are larger, bytes.
+/// The later reads of a larger one, bytes.
 const PIECE_BYTES: i32 = 1 << 20;
-/// Recorded when all are copied.
+/// The step that the ledger has when all are copied.
 const STEP: &str = "large objects";
-/// Named in a line of the report.
+/// No more than this are named in a line of the report.
 const NAMED: usize = 8;
 
-/// Copies what no earlier run has copied.
+/// Copies the large objects that no earlier run has copied.
 pub async fn copy(cx: &mut Context) -> Result<()> {
     let mut target = cx.target("large-objects").await?;
     if ledger::has_step(&target, STEP).await? {
@@ -33,14 +34,14 @@ pub async fn copy(cx: &mut Context) -> Result<()> {
     }
     let source = cx.source("large-objects").await?;
     source.batch_execute("begin isolation level repeatable read read only").await?;
-    let there = ids(&target).await?;
-    let missing: Vec<u32> = ids(&source).await?.difference(&there).copied().collect();
+    let on_target = ids(&target).await?;
+    let missing: Vec<u32> = ids(&source).await?.difference(&on_target).copied().collect();
     if !missing.is_empty() {
-        cx.notice(Level::Info, format!("{} large objects are copied; changes from now on do not follow", missing.len())).await;
+        cx.notice(Level::Info, format!("{} large objects are copied; later changes to them are not replayed", missing.len())).await;
     }
     let roles = crate::pg::catalog::role_names(&target).await?;
-    let mut left: VecDeque<&[u32]> = missing.chunks(BATCH).collect();
-    while let Some(batch) = left.pop_front() {
+    let mut remaining: VecDeque<&[u32]> = missing.chunks(BATCH).collect();
+    while let Some(batch) = remaining.pop_front() {
         let rights = rights(&cx.plan, (&source, &target), batch, &roles).await?;
         source.batch_execute("savepoint batch").await?;
         match cx.unless_stopped(copy_batch(&source, &mut target, batch, &rights)).await {
@@ -51,8 +52,8 @@ pub async fn copy(cx: &mut Context) -> Result<()> {
                 }
             }
             Err(e) if e.is_stop() || e.is_transient() => return Err(e.context("large objects")),
-            // Each by itself, so that only those that cannot be copied are left.
-            Err(_) if batch.len() > 1 => batch.chunks(1).rev().for_each(|one| left.push_front(one)),
+            // Each by itself, so that only those are missing that cannot be copied.
+            Err(_) if batch.len() > 1 => batch.chunks(1).rev().for_each(|one| remaining.push_front(one)),
             Err(e) => {
                 cx.not_moved(format!("LARGE OBJECT {}", batch[0]), format!("{e}: move it with pg_dump --blobs, or connect as its owner")).await?;
             }
@@ -67,25 +68,28 @@ async fn ids(client: &Client) -> Result<BTreeSet<u32>> {
     Ok(client.query("select oid from pg_largeobject_metadata", &[]).await?.iter().map(|r| r.get("oid")).collect())
 }
 
-/// A statement on a large object, or why it cannot be run.
+/// A statement on a large object.
 struct Right {
     sql: String,
-    barred: Option<String>,
+    /// Why it cannot be run.
+    impossible: Option<String>,
 }
 
-/// Statements that did not succeed, by the reason.
+/// Statements that were not run, or failed, by the reason.
 type Failures<'a> = BTreeMap<String, Vec<&'a str>>;
 
+/// Copies a batch in one transaction of the target. What cannot be given to the objects is returned, and does not undo them.
 async fn copy_batch<'a>(source: &Client, target: &mut Client, batch: &[u32], rights: &'a [Right]) -> Result<Failures<'a>> {
     let piece = "select lo_get($1, $2, $3) as data";
-    let rows = source.query("select o as oid, lo_get(o, 0, $2) as data from unnest($1::oid[]) o", &[&batch, &FIRST_BYTES]).await.map_err(read)?;
+    let rows =
+        source.query("select o as oid, lo_get(o, 0, $2) as data from unnest($1::oid[]) o", &[&batch, &FIRST_BYTES]).await.map_err(source_error)?;
     let (made, data): (Vec<u32>, Vec<&[u8]>) = rows.iter().map(|r| (r.get::<_, u32>("oid"), r.get::<_, &[u8]>("data"))).unzip();
     let transaction = target.transaction().await?;
     transaction.execute("select lo_from_bytea(o, d) from unnest($1::oid[], $2::bytea[]) u(o, d)", &[&made, &data]).await?;
     for (oid, first) in made.iter().zip(&data).filter(|(_, first)| first.len() == FIRST_BYTES as usize) {
         let mut at = first.len() as i64;
         loop {
-            let row = source.query_one(piece, &[oid, &at, &PIECE_BYTES]).await.map_err(read)?;
+            let row = source.query_one(piece, &[oid, &at, &PIECE_BYTES]).await.map_err(source_error)?;
             let more: &[u8] = row.get("data");
             if more.is_empty() {
                 break;
@@ -94,17 +98,17 @@ async fn copy_batch<'a>(source: &Client, target: &mut Client, batch: &[u32], rig
             at += more.len() as i64;
         }
     }
-    let failed = give(&transaction, rights).await?;
+    let failed = apply_rights(&transaction, rights).await?;
     transaction.commit().await?;
     Ok(failed)
 }
 
-/// Runs the statements, all at once; where one fails, each by itself.
-async fn give<'a>(transaction: &Transaction<'_>, rights: &'a [Right]) -> Result<Failures<'a>> {
-    let (barred, able): (Vec<&Right>, Vec<&Right>) = rights.iter().partition(|r| r.barred.is_some());
+/// Runs the statements together; if one fails, each by itself.
+async fn apply_rights<'a>(transaction: &Transaction<'_>, rights: &'a [Right]) -> Result<Failures<'a>> {
+    let (impossible, able): (Vec<&Right>, Vec<&Right>) = rights.iter().partition(|r| r.impossible.is_some());
     let mut failed = Failures::new();
-    for right in barred {
-        failed.entry(right.barred.clone().unwrap_or_default()).or_default().push(&right.sql);
+    for right in impossible {
+        failed.entry(right.impossible.clone().unwrap_or_default()).or_default().push(&right.sql);
     }
     let statements: Vec<&str> = able.iter().map(|r| r.sql.as_str()).collect();
     if try_statement(transaction, &statements.join(";\n")).await?.is_ok() {
@@ -118,7 +122,7 @@ async fn give<'a>(transaction: &Transaction<'_>, rights: &'a [Right]) -> Result<
     Ok(failed)
 }
 
-/// Runs a statement that may fail without the transaction; passing trouble ends that.
+/// Runs a statement in a savepoint, so that its error does not end the transaction. A transient error does.
 async fn try_statement(transaction: &Transaction<'_>, sql: &str) -> Result<Result<()>> {
     let Err(e) = transaction.batch_execute(&format!("savepoint one;\n{sql};\nrelease one")).await.map_err(Error::from) else {
         return Ok(Ok(()));
@@ -130,11 +134,12 @@ async fn try_statement(transaction: &Transaction<'_>, sql: &str) -> Result<Resul
     Ok(Err(e))
 }
 
-fn read(e: tokio_postgres::Error) -> Error {
+fn source_error(e: tokio_postgres::Error) -> Error {
     Error::from(e).context("source")
 }
 
-/// Comments, and owners and grants where they are wished for; of roles that the target has.
+/// The statements for comments, and for owners and grants if they were requested. Those of roles that the target does not have are
+/// impossible.
 async fn rights(plan: &Plan, (source, target): (&Client, &Client), batch: &[u32], roles: &HashSet<String>) -> Result<Vec<Right>> {
     let mut wanted: Vec<(String, Option<String>)> = Vec::new();
     let comments = source
@@ -168,19 +173,19 @@ async fn rights(plan: &Plan, (source, target): (&Client, &Client), batch: &[u32]
     let owners: Vec<&str> = wanted.iter().filter(|(sql, _)| sql.starts_with("alter")).filter_map(|(_, role)| role.as_deref()).collect();
     crate::migration::restore::memberships::join(target, &owners).await?;
     let right = |(sql, role): (String, Option<String>)| {
-        let barred = role.filter(|role| !roles.contains(role)).map(|role| format!("role {role} does not exist on the target"));
-        Right { sql, barred }
+        let impossible = role.filter(|role| !roles.contains(role)).map(|role| format!("role {role} does not exist on the target"));
+        Right { sql, impossible }
     };
     Ok(wanted.into_iter().map(right).collect())
 }
 
-/// Which were made or removed on the source since they were copied.
-pub async fn look_for_changes(cx: &mut Context) -> Result<()> {
+/// Reports those that were created or removed on the source after the copy.
+pub async fn report_changes(cx: &mut Context) -> Result<()> {
     let (source, target) = (cx.source("large-objects").await?, cx.target("large-objects").await?);
     let (here, there) = (ids(&source).await?, ids(&target).await?);
     let (new, gone): (Vec<_>, Vec<_>) = (here.difference(&there).collect(), there.difference(&here).collect());
     for (ids, what) in [
-        (new, "made on the source after the copy, and missing on the target"),
+        (new, "created on the source after the copy, and missing on the target"),
         (gone, "removed on the source after the copy, and still on the target"),
     ] {
         if !ids.is_empty() {

@@ -1,19 +1,20 @@
-//! Into which parts a relation is cut. Pure: it knows sizes, no server.
+//! Cuts a relation into parts. Pure: it knows sizes, but no server.
 
 use crate::name::{TableName, ident, literal};
 
-/// Cutting smaller pieces costs more than it gains, bytes.
+/// Smaller pieces would cost more than they gain. Bytes.
 const SMALLEST: u64 = 64 << 20;
-/// What is lost when a part has to be copied again is bounded, bytes.
+/// Bounds what is lost when a part has to be copied again. Bytes.
 const LARGEST: u64 = 4 << 30;
-/// So that the jobs end at about the same time, a database is at least this many parts a job.
+/// A database has at least this many parts per job, so that all jobs end at about the same time.
 const PARTS_PER_JOB: u64 = 8;
-/// Towards its end a relation is cut into smaller pieces, so that no job is long alone with the last one; no smaller than this, bytes.
-const LAST: u64 = 16 << 20;
-/// No relation has more.
+/// Towards its end a relation is cut into smaller pieces, so that the last one does not keep one job busy for long while the others have
+/// no work. No piece is smaller than this. Bytes.
+const SMALLEST_AT_END: u64 = 16 << 20;
+/// No relation has more parts.
 const MOST_PARTS: u64 = 10_000;
 
-/// Relations larger than this are cut, when the operator does not say otherwise. Bytes.
+/// Relations larger than this are cut, unless the operator sets another size. Bytes.
 pub fn default_split(total_bytes: u64, jobs: u32) -> u64 {
     (total_bytes / (u64::from(jobs.max(1)) * PARTS_PER_JOB)).clamp(SMALLEST, LARGEST)
 }
@@ -22,34 +23,34 @@ pub fn default_split(total_bytes: u64, jobs: u32) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heap {
     pub table: TableName,
-    /// Of the heap alone.
+    /// Of the table without TOAST and indexes.
     pub blocks: u64,
-    /// With TOAST.
+    /// With TOAST, without indexes.
     pub bytes: u64,
     pub ranges: Ranges,
 }
 
-/// By what a heap is cut.
+/// How a heap is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ranges {
-    /// TID range scan, PostgreSQL 14 and later.
+    /// By ranges of blocks: TID range scan, PostgreSQL 14 and later.
     Blocks,
-    /// Index scan; the values stand in for a number of pieces.
+    /// By ranges of a key: index scan. The number of bounds determines the number of pieces.
     Keys(KeyRanges),
 }
 
-/// Where a table is cut by the values of a column. Whatever they are, each row is in exactly one range.
+/// Where a table is cut by the values of a column. Whatever the values are, each row is in exactly one range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRanges {
     pub column: String,
     /// The type in which values are compared.
     pub data_type: String,
-    /// As text; strictly ascending. Without any the table is one piece.
+    /// As text; strictly ascending. Without bounds the table is one piece.
     pub bounds: Vec<String>,
 }
 
 impl KeyRanges {
-    /// What restricts a query to each of the ranges. The first one has the rows without a value, too.
+    /// The conditions that restrict a query to each of the ranges. The first range has the rows without a value, too.
     pub fn conditions(&self) -> Vec<String> {
         let column = ident(&self.column);
         let bound = |n: usize| self.bounds.get(n).map(|text| format!("{}::{}", literal(text), self.data_type));
@@ -64,13 +65,13 @@ impl KeyRanges {
 }
 
 impl Heap {
-    /// Into how many pieces of about `split` bytes it is to be cut.
+    /// The number of pieces of about `split` bytes.
     pub fn pieces(&self, split: u64) -> u64 {
         self.bytes.div_ceil(split.max(1)).clamp(1, self.blocks.clamp(1, MOST_PARTS))
     }
 
-    /// Its parts, with their bytes. `left`: of the relation, from this heap on.
-    fn cut(&self, split: u64, jobs: u32, left: u64) -> Vec<Part> {
+    /// Its parts, with their bytes. `remaining`: bytes of the relation from this heap on.
+    fn cut(&self, split: u64, jobs: u32, remaining: u64) -> Vec<Part> {
         let part = |condition, bytes| Part { condition, ..Part::whole(self.table.clone(), bytes) };
         let parts: Vec<Part> = match &self.ranges {
             Ranges::Keys(keys) => {
@@ -79,7 +80,7 @@ impl Heap {
                 conditions.into_iter().map(|c| part(Some(c), bytes)).collect()
             }
             Ranges::Blocks => {
-                let ranges = block_ranges(self, split, jobs, left);
+                let ranges = block_ranges(self, split, jobs, remaining);
                 let bytes = |from, to: Option<u64>| share(self.bytes, to.unwrap_or(self.blocks) - from, self.blocks);
                 ranges.into_iter().map(|(from, to)| part(Some(block_condition((from, to))), bytes(from, to))).collect()
             }
@@ -93,14 +94,14 @@ fn share(of: u64, part: u64, whole: u64) -> u64 {
     (u128::from(of) * u128::from(part) / u128::from(whole.max(1))) as u64
 }
 
-/// Ranges of blocks of about `split` bytes, and smaller ones where less than two of them are left for each job; from the first block up to,
-/// but without, the second. The last has no end.
-fn block_ranges(heap: &Heap, split: u64, jobs: u32, left: u64) -> Vec<(u64, Option<u64>)> {
+/// Ranges of blocks of about `split` bytes, and smaller ones once fewer than two of them remain for each job. A range is from its first block
+/// up to, but not including, its second; the last range has no end.
+fn block_ranges(heap: &Heap, split: u64, jobs: u32, remaining: u64) -> Vec<(u64, Option<u64>)> {
     let (mut ranges, mut from) = (Vec::new(), 0);
     loop {
         let own = share(heap.bytes, heap.blocks.saturating_sub(from), heap.blocks);
-        let left = left.saturating_sub(heap.bytes - own);
-        let piece = if jobs > 1 { split.min((left / (2 * u64::from(jobs))).max(LAST)) } else { split };
+        let remaining = remaining.saturating_sub(heap.bytes - own);
+        let piece = if jobs > 1 { split.min((remaining / (2 * u64::from(jobs))).max(SMALLEST_AT_END)) } else { split };
         let pieces = own.div_ceil(piece.max(heap.bytes / MOST_PARTS).max(1));
         let to = from + ((heap.blocks - from) / pieces.max(1)).max(1);
         if pieces <= 1 || to >= heap.blocks {
@@ -123,11 +124,11 @@ pub struct Part {
     /// Counted from 0, within the relation.
     pub number: u32,
     pub table: TableName,
-    /// What restricts a query to this part; `None` for the whole table.
+    /// The condition that restricts a query to this part; `None` for the whole table.
     pub condition: Option<String>,
-    /// By estimate.
+    /// An estimate.
     pub bytes: u64,
-    /// How often it was tried before.
+    /// How often its copy has failed.
     pub failures: u32,
 }
 
@@ -138,17 +139,18 @@ impl Part {
     }
 }
 
-/// Cuts heaps larger than `split` bytes into pieces for so many jobs. The largest part comes first, unless they have to be `in_order`.
+/// Cuts heaps larger than `split` bytes into pieces for this many jobs. The largest part comes first, unless the parts have to keep the
+/// order of the heaps (`in_order`).
 pub fn cut(heaps: &[Heap], split: u64, jobs: u32, in_order: bool) -> Vec<Part> {
     let mut heaps: Vec<&Heap> = heaps.iter().collect();
     if !in_order {
         heaps.sort_by_key(|h| std::cmp::Reverse(h.bytes));
     }
-    let mut left = heaps.iter().map(|h| h.bytes).sum::<u64>();
+    let mut remaining = heaps.iter().map(|h| h.bytes).sum::<u64>();
     let mut parts = Vec::new();
     for heap in heaps {
-        parts.extend(heap.cut(split, jobs, left));
-        left -= heap.bytes;
+        parts.extend(heap.cut(split, jobs, remaining));
+        remaining -= heap.bytes;
     }
     if !in_order {
         // Stable: the parts of one heap stay in their order.
@@ -200,7 +202,7 @@ mod tests {
         let large = heap("t", 90_000, 720 << 20);
         assert_eq!(sizes(std::slice::from_ref(&large), 1), [60; 12]);
         assert_eq!(sizes(std::slice::from_ref(&large), 2), [60, 60, 60, 60, 60, 60, 60, 60, 60, 45, 33, 20, 20, 15, 15, 15, 15]);
-        // Only at the end of all leaves.
+        // Only the last leaves have smaller parts.
         let leaves: Vec<Heap> = (0..20).map(|n| heap(&format!("leaf_{n}"), 7_680, 60 << 20)).collect();
         assert_eq!(sizes(&leaves, 4).iter().filter(|mb| **mb < 60).count(), 21);
         assert_eq!(sizes(&leaves, 4).iter().sum::<u64>(), 1_200);
@@ -231,7 +233,7 @@ mod tests {
         };
         assert_eq!(names(cut(&leaves, 1 << 20, 4, false)), ["b+", "b+", "b+", "c", "a"]);
         assert_eq!(names(cut(&leaves, 1 << 20, 4, true)), ["a", "b+", "b+", "b+", "c"]);
-        // As many as there are bounds for, and one where there are none.
+        // A heap with keys has one part more than bounds.
         leaves[1].ranges = Ranges::Keys(keys(&["1"]));
         assert_eq!(names(cut(&leaves, 1 << 20, 4, true)), ["a", "b+", "b+", "c"]);
         leaves[1].ranges = Ranges::Keys(KeyRanges::default());

@@ -1,8 +1,8 @@
-//! What is left to copy: relations, the largest first, and the parts of those that several jobs are at. Jobs take from it.
+//! What remains to be copied: relations, the largest first, and the parts of those that several jobs copy together. Jobs take from it.
 //!
-//! A relation of several parts has a keeper: the session of the source that holds its lock and its snapshot (I1). Whoever takes a part
-//! while nobody else uses that session, reads through it; others join its snapshot. So somebody can always go on, even when a waiting
-//! ALTER TABLE keeps further sessions from the lock.
+//! A relation of several parts has a keeper: the session of the source that holds its lock and its snapshot (I1). A job that takes a part
+//! while the keeper is free reads through the keeper; the other jobs join its snapshot with sessions of their own. So one job can always
+//! go on, even when a waiting ALTER TABLE keeps further sessions from the lock.
 
 use std::{
     cmp::Reverse,
@@ -12,58 +12,43 @@ use std::{
 };
 use tokio::sync::Notify;
 
-use super::{parts::Part, source::Session};
+use super::{parts::Part, source::SourceSession, spec::CopySpec};
 use crate::{
     error::Error,
-    event::CopyFormat,
-    lsn::Lsn,
-    pg::{catalog::Relation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
+    pg::{catalog::Relation, dump::Statement, ledger::Unfinished},
 };
 
-/// So long others wait for the parts of a large relation before they begin the next one. It may have to wait for a lock.
+/// Other jobs wait this long for the parts of a large relation before they begin the next relation. Opening it may have to wait for a lock.
 const OPENING: Duration = Duration::from_secs(1);
 
-/// A relation to be copied, and what the target has of it.
+/// A relation that has to be copied.
 #[derive(Clone)]
-pub struct Task {
+pub struct CopyQueueEntry {
     pub relation: Relation,
-    /// For its indexes.
+    /// They build its indexes.
     pub statements: Vec<Statement>,
+    /// What the target has of it, as the ledger said before this run, or after the operator's last answer, began to copy it.
     pub target: Unfinished,
     /// It was tried before in this run.
     pub tried: bool,
-    /// It was put behind all others once: a check of it may read them.
+    /// It was put after all others once, because a check of it may read them.
     pub late: bool,
 }
 
-/// Under which snapshot a relation is copied, and how.
-pub struct Frame {
-    pub snapshot: Snapshot,
-    /// L: where the source's WAL ended right after.
-    pub at: Lsn,
-    /// For `set transaction snapshot`.
-    pub exported: String,
-    pub columns: Vec<String>,
-    pub format: CopyFormat,
-    pub parts: u32,
-    /// No more jobs may write at once.
-    pub streams: u32,
-}
-
 /// A relation that is being copied in several parts.
-pub struct Open {
-    pub task: Task,
-    pub frame: Frame,
-    progress: Mutex<Progress>,
+pub struct OpenRelation {
+    pub entry: CopyQueueEntry,
+    pub spec: CopySpec,
+    parts: Mutex<Parts>,
 }
 
-struct Progress {
-    left: VecDeque<Part>,
-    /// Jobs that are at a part.
+struct Parts {
+    remaining: VecDeque<Part>,
+    /// Jobs that are copying a part.
     running: u32,
-    /// While nobody uses it.
-    keeper: Option<Session>,
-    /// Further sessions can have its lock.
+    /// `None` while a job reads through it, or when it is lost.
+    keeper: Option<SourceSession>,
+    /// Further sessions can get the lock.
     joinable: bool,
     failed: Option<Error>,
     rows: u64,
@@ -71,86 +56,116 @@ struct Progress {
     reported: Option<Instant>,
 }
 
-impl Open {
-    pub fn new(task: Task, frame: Frame, parts: Vec<Part>, keeper: Session) -> Self {
-        let progress =
-            Progress { left: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
-        Self { task, frame, progress: Mutex::new(progress) }
+impl OpenRelation {
+    pub fn new(entry: CopyQueueEntry, spec: CopySpec, parts: Vec<Part>, keeper: SourceSession) -> Self {
+        let parts =
+            Parts { remaining: parts.into(), running: 0, keeper: Some(keeper), joinable: true, failed: None, rows: 0, bytes: 0, reported: None };
+        Self { entry, spec, parts: Mutex::new(parts) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Some part of it failed for good: the others are in vain.
+    /// A part has failed for good, so the other parts are useless.
     pub fn has_failed(&self) -> bool {
         self.lock().failed.is_some()
     }
 
-    /// Rows and bytes of all parts so far, after so many more (or fewer, for a part that is copied again); with whether it is time to
-    /// report them.
-    pub fn add(&self, rows: i64, bytes: i64, every: std::time::Duration) -> (u64, u64, bool) {
-        let mut p = self.lock();
-        p.rows = p.rows.saturating_add_signed(rows);
-        p.bytes = p.bytes.saturating_add_signed(bytes);
-        let due = p.reported.is_none_or(|at| at.elapsed() >= every);
-        if due {
-            p.reported = Some(Instant::now());
-        }
-        (p.rows, p.bytes, due)
-    }
-
     /// Rows and bytes of all parts so far.
     pub fn moved(&self) -> (u64, u64) {
-        let p = self.lock();
-        (p.rows, p.bytes)
+        let parts = self.lock();
+        (parts.rows, parts.bytes)
     }
 
     /// The keeper of a relation that has no parts.
-    pub fn take_keeper(&self) -> Option<Session> {
+    pub fn take_keeper(&self) -> Option<SourceSession> {
         self.lock().keeper.take()
     }
 
     /// A part for this job, with the keeper if it is free.
-    fn take(&self, joined: bool) -> Option<(Part, Option<Session>)> {
-        let mut p = self.lock();
-        let may_read = p.keeper.is_some() || joined || p.joinable;
-        if p.failed.is_some() || p.running >= self.frame.streams || !may_read {
+    fn take(&self, joined: bool) -> Option<(Part, Option<SourceSession>)> {
+        let mut parts = self.lock();
+        let may_read = parts.keeper.is_some() || joined || parts.joinable;
+        if parts.failed.is_some() || parts.running >= self.spec.streams || !may_read {
             return None;
         }
-        let part = p.left.pop_front()?;
-        p.running += 1;
-        // A session that has joined serves as well, and leaves the keeper to others.
-        let keeper = if joined { None } else { p.keeper.take() };
+        let part = parts.remaining.pop_front()?;
+        parts.running += 1;
+        // A session that has joined the snapshot serves as well, and leaves the keeper to others.
+        let keeper = if joined { None } else { parts.keeper.take() };
         Some((part, keeper))
     }
 }
 
-/// What a job does next.
-pub enum Work {
-    Relation(Task),
-    Part(Arc<Open>, Part, Option<Session>),
+/// What one part has added to the rows and bytes of its relation, so that a part that has to be copied again can be subtracted.
+pub struct PartCounter<'a> {
+    relation: &'a OpenRelation,
+    rows: u64,
+    bytes: u64,
 }
 
-/// How it stands with a relation after a part of it.
-pub enum After {
-    Going,
-    /// All parts are in; nobody but the keeper is left.
-    Complete(Session),
-    Failed(Error),
+/// Rows and bytes of all parts of a relation.
+pub struct Counted {
+    pub rows: u64,
+    pub bytes: u64,
+    /// They were not reported for a while.
+    pub is_due: bool,
+}
+
+impl<'a> PartCounter<'a> {
+    pub fn new(relation: &'a OpenRelation) -> Self {
+        Self { relation, rows: 0, bytes: 0 }
+    }
+
+    /// The part has moved this many rows and bytes since it began. Returns those of the relation.
+    pub fn set(&mut self, rows: u64, bytes: u64, every: Duration) -> Counted {
+        let mut all = self.relation.lock();
+        all.rows = (all.rows + rows).saturating_sub(std::mem::replace(&mut self.rows, rows));
+        all.bytes = (all.bytes + bytes).saturating_sub(std::mem::replace(&mut self.bytes, bytes));
+        let is_due = all.reported.is_none_or(|at| at.elapsed() >= every);
+        if is_due {
+            all.reported = Some(Instant::now());
+        }
+        Counted { rows: all.rows, bytes: all.bytes, is_due }
+    }
+}
+
+/// What a job does next.
+pub enum CopyWork {
+    Relation(CopyQueueEntry),
+    Part(Arc<OpenRelation>, Part, Option<SourceSession>),
+}
+
+/// The keeper of a relation, when a job leaves a part of it.
+pub enum Keeper {
+    /// The job has read through a session of its own.
+    NotUsed,
+    /// The job gives it back, with the snapshot and the lock.
+    Returned(SourceSession),
+    /// The job has used it, and it is gone. The snapshot is gone with it.
+    Lost,
 }
 
 /// How a part ended.
-pub enum Outcome {
+pub enum PartOutcome {
     Done,
-    /// Copied again, by whoever takes it.
+    /// It is copied again, by the job that takes it next.
     Again(Part),
-    /// The same, but no more sessions can join.
+    /// The same, and no further session can join the snapshot.
     Unjoinable(Part),
     Failed(Error),
 }
 
-pub struct Queue {
+/// The state of a relation after a job has left one of its parts.
+pub enum AfterPart {
+    Going,
+    /// All parts are copied; only the keeper is left.
+    Complete(SourceSession),
+    Failed(Error),
+}
+
+pub struct CopyQueue {
     inner: Mutex<Inner>,
     changed: Notify,
     /// Larger relations are cut, bytes.
@@ -158,21 +173,21 @@ pub struct Queue {
 }
 
 struct Inner {
-    waiting: VecDeque<Task>,
+    waiting: VecDeque<CopyQueueEntry>,
     /// The largest first.
-    open: Vec<Arc<Open>>,
-    /// When somebody began to open a relation that will have parts for others.
+    open: Vec<Arc<OpenRelation>>,
+    /// When a job began to open a relation that will have parts for other jobs.
     opening: Option<Instant>,
     /// Relations that are neither copied nor skipped.
     unfinished: usize,
 }
 
-impl Queue {
+impl CopyQueue {
     /// The largest relation comes first.
-    pub fn new(mut tasks: Vec<Task>, split: u64) -> Self {
-        tasks.sort_by_key(|t| Reverse(t.relation.bytes));
-        let unfinished = tasks.len();
-        let inner = Inner { waiting: tasks.into(), open: Vec::new(), opening: None, unfinished };
+    pub fn new(mut entries: Vec<CopyQueueEntry>, split: u64) -> Self {
+        entries.sort_by_key(|e| Reverse(e.relation.bytes));
+        let unfinished = entries.len();
+        let inner = Inner { waiting: entries.into(), open: Vec::new(), opening: None, unfinished };
         Self { inner: Mutex::new(inner), changed: Notify::new(), split }
     }
 
@@ -180,26 +195,26 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something to do, if there is something right now. `joined` is whose snapshot the job's own session has.
+    /// Work that can begin now. `joined` is the relation whose snapshot the job's own session has.
     ///
-    /// All go to the largest relation together: its indexes take longest, and are built while the smaller ones are copied.
-    pub fn take_now(&self, joined: Option<&Arc<Open>>) -> Option<Work> {
+    /// All jobs copy the largest relation together, because its indexes take longest and are built while the smaller ones are copied.
+    pub fn take_now(&self, joined: Option<&Arc<OpenRelation>>) -> Option<CopyWork> {
         let mut inner = self.lock();
         for open in &inner.open {
             if let Some((part, keeper)) = open.take(joined.is_some_and(|joined| Arc::ptr_eq(joined, open))) {
-                return Some(Work::Part(Arc::clone(open), part, keeper));
+                return Some(CopyWork::Part(Arc::clone(open), part, keeper));
             }
         }
         if inner.opening.is_some_and(|since| since.elapsed() < OPENING) {
             return None;
         }
-        let task = inner.waiting.pop_front()?;
-        inner.opening = (task.relation.bytes > self.split).then(Instant::now);
-        Some(Work::Relation(task))
+        let entry = inner.waiting.pop_front()?;
+        inner.opening = (entry.relation.bytes > self.split).then(Instant::now);
+        Some(CopyWork::Relation(entry))
     }
 
-    /// Waits for something to do; `None` when everything is done.
-    pub async fn take(&self) -> Option<Work> {
+    /// Waits for work; `None` when everything is done.
+    pub async fn take(&self) -> Option<CopyWork> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -214,33 +229,33 @@ impl Queue {
         }
     }
 
-    /// A relation is to be tried again, behind the next one: what fails for ever must not keep a single job from all others.
-    pub fn put_back(&self, task: Task) {
+    /// A relation is to be tried again, after the next one: a relation that fails for ever must not keep a single job from all others.
+    pub fn put_back(&self, entry: CopyQueueEntry) {
         let mut inner = self.lock();
         inner.opening = None;
         let place = inner.waiting.len().min(1);
-        inner.waiting.insert(place, task);
+        inner.waiting.insert(place, entry);
         self.changed.notify_waiters();
     }
 
-    /// A relation is to be tried again behind all that wait; when nothing does, it comes back.
-    pub fn put_last(&self, task: Task) -> Result<(), Task> {
+    /// A relation is to be tried again after all that wait; when none waits, the entry is returned.
+    pub fn put_last(&self, entry: CopyQueueEntry) -> Result<(), CopyQueueEntry> {
         let mut inner = self.lock();
         if inner.waiting.is_empty() && inner.open.is_empty() {
-            return Err(task);
+            return Err(entry);
         }
         inner.opening = None;
-        inner.waiting.push_back(task);
+        inner.waiting.push_back(entry);
         self.changed.notify_waiters();
         Ok(())
     }
 
     /// A relation is open: its parts can be taken.
-    pub fn opened(&self, open: Arc<Open>) {
+    pub fn opened(&self, open: Arc<OpenRelation>) {
         let mut inner = self.lock();
         inner.opening = None;
         inner.open.push(open);
-        inner.open.sort_by_key(|o| Reverse(o.task.relation.bytes));
+        inner.open.sort_by_key(|o| Reverse(o.entry.relation.bytes));
         self.changed.notify_waiters();
     }
 
@@ -252,45 +267,52 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// A job leaves a part. `keeper` comes back from whoever used it, `None` if it is gone or was not used; with it goes the snapshot.
-    pub fn leave(&self, open: &Arc<Open>, keeper: Option<Session>, used_keeper: bool, outcome: Outcome) -> After {
-        let mut p = open.lock();
-        p.running -= 1;
-        if used_keeper && keeper.is_none() {
-            p.failed.get_or_insert_with(|| Error::connection("the session that held the snapshot on the source is gone"));
-        }
-        p.keeper = p.keeper.take().or(keeper);
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Again(part) => p.left.push_front(part),
-            Outcome::Unjoinable(part) => {
-                p.joinable = false;
-                p.left.push_front(part);
+    /// A job leaves a part. When it was the last job at work, the relation is complete or has failed, and leaves the queue.
+    pub fn leave(&self, open: &Arc<OpenRelation>, keeper: Keeper, outcome: PartOutcome) -> AfterPart {
+        let mut parts = open.lock();
+        parts.running -= 1;
+        match keeper {
+            Keeper::NotUsed => {}
+            Keeper::Returned(session) => parts.keeper = Some(session),
+            Keeper::Lost => {
+                parts.failed.get_or_insert_with(keeper_lost);
             }
-            Outcome::Failed(error) => {
-                // What failed for good says more than what passes.
-                if p.failed.as_ref().is_none_or(Error::is_transient) {
-                    p.failed = Some(error);
+        }
+        match outcome {
+            PartOutcome::Done => {}
+            PartOutcome::Again(part) => parts.remaining.push_front(part),
+            PartOutcome::Unjoinable(part) => {
+                parts.joinable = false;
+                parts.remaining.push_front(part);
+            }
+            PartOutcome::Failed(error) => {
+                // An error that lasts says more than a transient one.
+                if parts.failed.as_ref().is_none_or(Error::is_transient) {
+                    parts.failed = Some(error);
                 }
             }
         }
         let after = match () {
-            () if p.running > 0 || (p.failed.is_none() && !p.left.is_empty()) => After::Going,
-            () => match (p.failed.take(), p.keeper.take()) {
-                (Some(error), _) => After::Failed(error),
-                (None, Some(keeper)) => After::Complete(keeper),
-                (None, None) => After::Failed(Error::connection("the session that held the snapshot on the source is gone")),
+            () if parts.running > 0 || (parts.failed.is_none() && !parts.remaining.is_empty()) => AfterPart::Going,
+            () => match (parts.failed.take(), parts.keeper.take()) {
+                (Some(error), _) => AfterPart::Failed(error),
+                (None, Some(keeper)) => AfterPart::Complete(keeper),
+                (None, None) => AfterPart::Failed(keeper_lost()),
             },
         };
-        if !matches!(after, After::Going) {
-            // Nobody takes from it any more.
-            p.left.clear();
+        if !matches!(after, AfterPart::Going) {
+            // No job takes from it any more.
+            parts.remaining.clear();
         }
-        drop(p);
-        if !matches!(after, After::Going) {
+        drop(parts);
+        if !matches!(after, AfterPart::Going) {
             self.lock().open.retain(|o| !Arc::ptr_eq(o, open));
         }
         self.changed.notify_waiters();
         after
     }
+}
+
+fn keeper_lost() -> Error {
+    Error::connection("the session that held the snapshot on the source is gone")
 }

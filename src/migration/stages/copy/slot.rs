@@ -1,4 +1,4 @@
-//! Publications, slot and horizon, in this order (I1); and the wait for a snapshot that may be used.
+//! Publications and slot, in this order (I1); and which transactions a slot, or a snapshot, waits for.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     plan::IdentityChoice,
 };
 
-/// How often it is looked whether what is waited for has ended.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the transactions are polled that the slot waits for.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes what is not there yet; returns the slot's consistent point and what it was confirmed up to.
+/// Creates publications and slot, if they do not exist yet; returns the slot's consistent point and its confirmed position.
 pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, Lsn)> {
     let names = Names::of(&cx.record.id);
     let source = cx.source("slot").await?;
@@ -42,10 +42,11 @@ pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, L
         }
         (Some(_), None) => {
             return Err(Error::refused(format!("slot {} is gone from the source", names.slot))
-                .detail("what was written since cannot be received any more")
+                .detail("what was written to the source since then cannot be received any more")
                 .hint("run `hyperlift clean` and start again"));
         }
-        // Made by a run that was killed before it could record it: nothing was copied yet, so another is made.
+        // An earlier run was killed after it had created the slot and before it could record it. Nothing was copied yet, so the slot is made
+        // again.
         (None, Some(_)) => {
             source.execute("select pg_drop_replication_slot($1)", &[&names.slot]).await?;
         }
@@ -59,7 +60,8 @@ pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, L
     Ok((lsn, lsn))
 }
 
-/// Creates the slot and shows, meanwhile, whom it waits for. A stop cancels it: half-made slots vanish with their session.
+/// Creates the slot and reports which transactions it waits for. A stop cancels the statement: the server removes a slot that is not
+/// complete.
 async fn create_slot(cx: &Context, source: &Client, names: &Names) -> Result<Lsn> {
     let watcher = cx.source("watch").await?;
     let create = slot::create(source, &names.slot);
@@ -68,23 +70,23 @@ async fn create_slot(cx: &Context, source: &Client, names: &Names) -> Result<Lsn
     loop {
         tokio::select! {
             lsn = &mut create => {
-                show(&cx.reporter, "the replication slot", Vec::new(), &mut shown).await;
+                report_holders(&cx.reporter, "the replication slot", Vec::new(), &mut shown).await;
                 return lsn;
             }
             () = cx.cancel.cancelled() => {
                 source.cancel().await.ok();
                 return Err(Error::stopped());
             }
-            () = tokio::time::sleep(LOOK_EVERY) => {
+            () = tokio::time::sleep(POLL_INTERVAL) => {
                 let holders = catalog::holders(&watcher, None).await?;
-                show(&cx.reporter, "the replication slot", holders, &mut shown).await;
+                report_holders(&cx.reporter, "the replication slot", holders, &mut shown).await;
             }
         }
     }
 }
 
-/// Tells who is waited for, and once that it is over.
-pub async fn show(reporter: &Reporter, what: &str, holders: Vec<catalog::Holder>, shown: &mut bool) {
+/// Reports the transactions that are waited for, and once that the wait is over. `shown` is whether a wait was reported before.
+pub async fn report_holders(reporter: &Reporter, what: &str, holders: Vec<catalog::Holder>, shown: &mut bool) {
     if holders.is_empty() && !*shown {
         return;
     }

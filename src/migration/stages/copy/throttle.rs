@@ -1,4 +1,4 @@
-//! What holds the copies back: a pause, and the rate that the source may be asked for.
+//! Slows the copies down: a pause, and a limit on the rate at which the source is read.
 
 use std::time::Duration;
 use tokio::{
@@ -8,15 +8,15 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// So much of a rate may be used at once after nothing was.
+/// After an idle time this much of the rate may be used without a wait.
 const BURST: Duration = Duration::from_millis(200);
-/// What a copy gets when it is its turn, bytes: about the least that is read at a time.
+/// Bytes that a copy gets in its turn: about the least that is read at a time.
 const TURN: u64 = 16 << 10;
 
-/// All copies pass through it between two reads from the source.
+/// Every copy calls it between two reads from the source.
 pub struct Throttle {
     paused: watch::Receiver<bool>,
-    /// Who asked first gets it first, so that copies take turns however much they read at a time.
+    /// The mutex is fair: who asked first gets it first. So copies take turns, however much each reads at a time.
     bucket: Option<Mutex<Bucket>>,
 }
 
@@ -26,7 +26,7 @@ impl Throttle {
         Self { paused, bucket: rate.map(|rate| Mutex::new(Bucket::new(rate, Instant::now()))) }
     }
 
-    /// Waits as long as copying is paused.
+    /// Waits until the copy is not paused.
     pub async fn resumed(&self) -> Result<()> {
         if *self.paused.borrow() {
             self.paused.clone().wait_for(|paused| !paused).await.map_err(|_| Error::stopped())?;
@@ -38,28 +38,28 @@ impl Throttle {
         *self.paused.borrow()
     }
 
-    /// So many bytes were moved: waits until more may be.
+    /// Reports bytes that were moved, and waits until more may be moved.
     pub async fn moved(&self, bytes: u64) -> Result<()> {
         if let Some(bucket) = &self.bucket {
-            let mut left = bytes;
-            while left > 0 {
-                let turn = left.min(TURN);
+            let mut remaining = bytes;
+            while remaining > 0 {
+                let turn = remaining.min(TURN);
                 let mut bucket = bucket.lock().await;
-                // The others wait meanwhile: they could not have more either.
+                // The lock is kept while this one waits: the others could not have more either.
                 let wait = bucket.take(turn, Instant::now());
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
                 drop(bucket);
                 self.resumed().await?;
-                left -= turn;
+                remaining -= turn;
             }
         }
         self.resumed().await
     }
 }
 
-/// A token bucket, kept as the time at which all that was taken is paid for.
+/// A token bucket, stored as the time at which everything that was taken is paid for.
 struct Bucket {
     bytes_per_second: f64,
     paid_at: Instant,
@@ -70,7 +70,7 @@ impl Bucket {
         Self { bytes_per_second: rate.max(1) as f64, paid_at: now }
     }
 
-    /// Takes tokens for `bytes` and says how long to wait before the next ones.
+    /// Takes tokens for `bytes`; returns how long to wait before the next ones.
     fn take(&mut self, bytes: u64, now: Instant) -> Duration {
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         self.paid_at = self.paid_at.max(earliest) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
@@ -90,7 +90,7 @@ mod tests {
         // Two copies take in turn.
         assert_eq!(bucket.take(500, at(0)), Duration::from_millis(500));
         assert_eq!(bucket.take(500, at(0)), Duration::from_secs(1));
-        // Paid for meanwhile; an hour of nothing gives no more than the burst.
+        // They are paid for by then. An idle hour gives no more than the burst.
         assert_eq!(bucket.take(100, at(1_100)), Duration::ZERO);
         assert_eq!(bucket.take(1_000, at(3_600_000)), Duration::from_millis(800));
     }
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn copies_have_equal_shares_of_the_rate_whatever_they_read_at_a_time() {
-        // Faster than the clock ticks, too.
+        // The second rate is faster than the clock ticks.
         for (rate, seconds) in [(1 << 20, 60), (1 << 30, 2)] {
             let throttle = Throttle::new(watch::channel(false).1, Some(rate));
             let start = Instant::now();
@@ -125,7 +125,7 @@ mod tests {
             let (end, none) = (Duration::from_secs(seconds), Duration::ZERO);
             let copies = (copy(256 << 10, none, end), copy(16 << 10, none, end), copy(1 << 20, none, end), copy(16 << 10, end / 60, end));
             let (large, small, huge, slow) = tokio::join!(copies.0, copies.1, copies.2, copies.3);
-            // In seconds of the rate: what the slow one leaves is for the others.
+            // In seconds of the rate. What the slow one does not use, the others get.
             let third = seconds as f64 / 3.0;
             assert!(slow < third / 10.0, "{large} {small} {huge} {slow}");
             for share in [large, small, huge] {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_holds_copies_until_it_is_over() {
+    async fn a_pause_stops_copies_until_it_is_over() {
         let (pause, paused) = watch::channel(true);
         let throttle = Throttle::new(paused, None);
         let mut held = std::pin::pin!(throttle.moved(1));

@@ -1,8 +1,8 @@
-//! The rows of one part, from one session to the other, and their ledger row.
+//! Moves the rows of one part from the source to the target, and records them in the ledger.
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{Shared, parts::Part, queue::Frame};
+use super::{parts::Part, spec::CopySpec, throttle::Throttle};
 use crate::{
     error::{Error, Kind, Result},
     event::CopyFormat,
@@ -13,19 +13,21 @@ use crate::{
     },
 };
 
-pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Between which tables a part goes.
-pub struct Route<'a> {
+/// From which table to which a part goes, and how.
+pub struct PartRoute<'a> {
     pub part: &'a Part,
-    pub frame: &'a Frame,
+    pub spec: &'a CopySpec,
     /// The target's table: the relation, or its leaf.
     pub into: &'a TableName,
+    /// The target's transaction begins with it, see [`ledger::Migration::path`].
+    pub path: &'a str,
 }
 
-impl Route<'_> {
+impl PartRoute<'_> {
     fn copy_out(&self) -> String {
-        let (list, from) = (idents(&self.frame.columns), self.part.table.sql());
+        let (list, from) = (idents(&self.spec.columns), self.part.table.sql());
         let rows = match &self.part.condition {
             Some(condition) => format!("(select {list} from only {from} where {condition})"),
             None => format!("{from} ({list})"),
@@ -34,70 +36,71 @@ impl Route<'_> {
     }
 
     fn copy_in(&self) -> String {
-        format!("copy {} ({}) from stdin{}", self.into.sql(), idents(&self.frame.columns), self.options())
+        format!("copy {} ({}) from stdin{}", self.into.sql(), idents(&self.spec.columns), self.options())
     }
 
     fn options(&self) -> &'static str {
-        match self.frame.format {
+        match self.spec.format {
             CopyFormat::Binary => " (format binary)",
             CopyFormat::Text => "",
         }
     }
 }
 
-/// Why a part did not get through, and whether the source is still sending it.
-pub struct Broken {
+/// Why a part was not copied.
+pub struct TransferError {
     pub error: Error,
+    /// The source is still sending rows: they must be read before the next statement.
     pub source_sends: bool,
 }
 
-impl Broken {
-    /// An error that leaves the source ready for another statement, if its connection stands.
-    pub fn quiet(error: Error) -> Self {
+impl From<Error> for TransferError {
+    /// An error after which the source can take another statement, if its connection is alive.
+    fn from(error: Error) -> Self {
         Self { error, source_sends: false }
     }
 }
 
-/// Copies the rows into a transaction of the target that stays open. `heard` is told the rows and bytes so far, and may stop it.
+/// Copies the rows into a transaction of the target that stays open. `on_moved` gets the rows and bytes so far; its error ends the copy.
 pub async fn rows(
-    shared: &Shared,
-    route: &Route<'_>,
+    throttle: &Throttle,
+    route: &PartRoute<'_>,
     source: &mut Wire,
     target: &mut Wire,
-    heard: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
-) -> Result<Copied, Broken> {
-    if route.frame.columns.is_empty() {
-        return no_columns(route, source, target).await.map_err(Broken::quiet);
+    on_moved: &mut (dyn FnMut(u64, u64) -> Result<()> + Send),
+) -> Result<Copied, TransferError> {
+    if route.spec.columns.is_empty() {
+        return Ok(no_columns(route, source, target).await?);
     }
     let (out, into) = (route.copy_out(), route.copy_in());
-    let begin = format!("begin; {}", shared.path);
+    let begin = format!("begin; {}", route.path);
     let (sends, takes) = tokio::join!(source.copy_out(&out), target.copy_in_after(&begin, &into));
-    sends.map_err(|e| Broken::quiet(e.context("source")))?;
-    takes.map_err(|e| Broken { error: e.context("target"), source_sends: true })?;
+    sends.map_err(|e| e.context("source"))?;
+    takes.map_err(|e| TransferError { error: e.context("target"), source_sends: true })?;
     let mut pipe = Pipe::default();
     let mut passed = 0;
     let copied = loop {
         match pipe.step(source, target).await {
             Ok(Some(copied)) => break copied,
             Ok(None) => {}
-            Err(error) => return Err(Broken { error, source_sends: !pipe.source_ended }),
+            Err(error) => return Err(TransferError { error, source_sends: !pipe.source_ended }),
         }
         let held = async {
-            heard(pipe.frames, pipe.bytes)?;
-            shared.throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
+            on_moved(pipe.frames, pipe.bytes)?;
+            throttle.moved(pipe.bytes - std::mem::replace(&mut passed, pipe.bytes)).await
         };
-        held.await.map_err(|error| Broken { error, source_sends: true })?;
+        held.await.map_err(|error| TransferError { error, source_sends: true })?;
     };
     if copied.rows_in != copied.rows_out {
         let error = Error::new(Kind::Differs, format!("{} rows were read but {} were written", copied.rows_out, copied.rows_in))
-            .hint("does a trigger or a rule of the target drop rows? Take it away and retry");
-        return Err(Broken::quiet(error));
+            .hint("does a trigger or a rule of the target drop rows? Drop it on the target, then retry");
+        return Err(error.into());
     }
     Ok(copied)
 }
 
-/// Rows without columns: as many as the source has. COPY cannot name no columns.
-async fn no_columns(route: &Route<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
+/// A table without columns gets as many rows as the source has: COPY cannot have an empty list of columns.
+async fn no_columns(route: &PartRoute<'_>, source: &mut Wire, target: &mut Wire) -> Result<Copied> {
     let condition = route.part.condition.as_ref().map_or_else(String::new, |c| format!(" where {c}"));
     let count = format!("select count(*) from only {}{condition}", route.part.table.sql());
     let rows = source.simple(&count).await.map_err(|e| e.context("source"))?;
@@ -112,28 +115,28 @@ fn parameters(values: &[String]) -> Vec<Option<Cow<'_, [u8]>>> {
 }
 
 /// Records the relation as copied in the transaction that copied it whole, and commits.
-pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, copied: Copied) -> Result<()> {
+pub async fn commit_whole(target: &mut Wire, oid: u32, spec: &CopySpec, copied: Copied) -> Result<()> {
     let values = [
         oid.to_string(),
-        attempt.to_string(),
-        frame.snapshot.to_string(),
-        frame.at.to_string(),
+        spec.attempt.to_string(),
+        spec.snapshot.to_string(),
+        spec.at.to_string(),
         copied.rows_in.to_string(),
         copied.bytes.to_string(),
     ];
     commit(target, ledger::RECORD_WHOLE, &values).await.map_err(|e| {
-        // Another session was faster: one of an earlier attempt, or our own whose answer was lost. The next attempt begins anew.
+        // Another session has recorded it first: one of an earlier attempt, or our own whose answer was lost. The next attempt copies it again.
         if e.has_code("23505") || e.has_code("23502") { Error::connection(format!("another session has copied it: {e}")) } else { e }
     })
 }
 
 /// Records a part in the transaction that copied it, and commits.
-pub async fn commit_part(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame, part: &Part, copied: Copied) -> Result<()> {
+pub async fn commit_part(target: &mut Wire, oid: u32, spec: &CopySpec, part: &Part, copied: Copied) -> Result<()> {
     let values = [
         oid.to_string(),
-        attempt.to_string(),
+        spec.attempt.to_string(),
         part.number.to_string(),
-        frame.parts.to_string(),
+        spec.parts.to_string(),
         copied.rows_in.to_string(),
         copied.bytes.to_string(),
     ];
@@ -146,21 +149,21 @@ async fn commit(target: &mut Wire, statement: &str, values: &[String]) -> Result
     Ok(())
 }
 
-/// What the ledger has of a part in this attempt: rows and bytes. An answer to its commit may have been lost.
-pub async fn recorded(target: &mut Wire, oid: u32, attempt: i32, part: &Part) -> Result<Option<Copied>> {
+/// The rows and bytes that the ledger has of a part in this attempt. The part may be committed although the answer was lost.
+pub async fn recorded(target: &mut Wire, oid: u32, spec: &CopySpec, part: &Part) -> Result<Option<Copied>> {
     let sql = format!(
-        "select rows::text, bytes::text from _hyperlift.copy_part where source_oid = {oid} and attempt = {attempt} and part = {}",
-        part.number
+        "select rows::text, bytes::text from _hyperlift.copy_part where source_oid = {oid} and attempt = {} and part = {}",
+        spec.attempt, part.number
     );
     let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
     let number = |value: &Option<String>| value.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
     Ok(rows.first().map(|r| Copied { rows_in: number(&r[0]), rows_out: number(&r[0]), bytes: number(&r[1]) }))
 }
 
-/// Records a relation as copied once all its parts are recorded; whether they are. A target that crashes may lose those that it had not
-/// flushed yet.
-pub async fn record_parts(target: &mut Wire, oid: u32, attempt: i32, frame: &Frame) -> Result<bool> {
-    let values = [oid.to_string(), attempt.to_string(), frame.snapshot.to_string(), frame.at.to_string(), frame.parts.to_string()];
+/// Records a relation as copied if all its parts are recorded; returns whether they are. A target that crashes may lose parts that it
+/// had not flushed yet.
+pub async fn record_parts(target: &mut Wire, oid: u32, spec: &CopySpec) -> Result<bool> {
+    let values = [oid.to_string(), spec.attempt.to_string(), spec.snapshot.to_string(), spec.at.to_string(), spec.parts.to_string()];
     let answers = target
         .run(vec![Request::Execute(ledger::RECORD_PARTS.into(), parameters(&values))])
         .await
@@ -179,7 +182,7 @@ pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, only:
     Ok(attempt)
 }
 
-/// Whether the target has a table of this name below the relation.
+/// Whether the target has a table of this name among the partitions of the relation.
 pub async fn has_leaf(target: &mut Wire, relation: &TableName, leaf: &TableName) -> Result<bool> {
     let sql = format!(
         "select exists (select from pg_class where oid = to_regclass({}) and relkind <> 'p' and relispartition

@@ -1,4 +1,4 @@
-//! How far the builds of this migration are, from `pg_stat_progress_create_index` (PostgreSQL documentation 28.4.4), all in one query.
+//! The progress of this migration's builds, from `pg_stat_progress_create_index` (PostgreSQL documentation 28.4.4), all in one query.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use crate::pg::{
     connect::{conninfo::Conninfo, session::Side},
 };
 
-/// A query that takes longer is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A query that takes longer is cancelled.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One build. Its index has no OID there before it is finished, so it is known by its session.
+/// One build. Its index has no OID in that view before it is finished, so it is identified by its session.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
+pub struct BuildProgress {
     /// Number of the worker.
     pub worker: u32,
     pub phase: String,
@@ -20,15 +20,16 @@ pub struct Seen {
     pub fraction: f64,
 }
 
-/// A connection for looking, made when it is needed first. Worth no failure: without it builds have no progress.
-pub struct Watcher {
+/// Polls the progress on a connection of its own, made when it is first needed. Best effort: a failure here must not stop a build, which
+/// then shows no progress.
+pub struct BuildMonitor {
     pub target: Conninfo,
-    /// `hyperlift/<id>/index-`; workers' sessions have their number behind it.
+    /// `hyperlift/<id>/index-`; the number of the worker follows in the names of the sessions.
     pub prefix: String,
     pub client: Option<Client>,
 }
 
-/// TimescaleDB builds chunk by chunk without telling the view: there the chunks count that the session has locked already.
+/// TimescaleDB builds chunk by chunk and does not report to the view. For it, the chunks that the session has locked are counted.
 const SQL: &str = "
     select a.application_name as name, coalesce(p.phase, 'building chunks') as phase,
            coalesce(p.blocks_done, c.locked)::float8 / nullif(coalesce(p.blocks_total, c.chunks), 0) as blocks,
@@ -42,10 +43,10 @@ const SQL: &str = "
             where l.pid = a.pid and l.granted and l.mode in ('ShareLock', 'AccessExclusiveLock')) c on p.pid is null
      where a.datname = current_database() and a.state = 'active' and starts_with(a.application_name, $1)";
 
-impl Watcher {
-    /// Looks once.
-    pub async fn look(mut self) -> (Self, Vec<Seen>) {
-        let seen = tokio::time::timeout(PATIENCE, async {
+impl BuildMonitor {
+    /// Polls once.
+    pub async fn poll(mut self) -> (Self, Vec<BuildProgress>) {
+        let seen = tokio::time::timeout(QUERY_TIMEOUT, async {
             if self.client.as_ref().is_none_or(|c| c.is_closed()) {
                 let name = format!("{}watch", self.prefix);
                 self.client = Some(client::connect(&self.target, Side::Target, &name).await.ok()?);
@@ -59,16 +60,16 @@ impl Watcher {
         }
     }
 
-    fn seen(&self, row: &tokio_postgres::Row) -> Option<Seen> {
+    fn seen(&self, row: &tokio_postgres::Row) -> Option<BuildProgress> {
         let worker = row.get::<_, &str>("name").strip_prefix(&self.prefix)?.parse().ok()?;
         let phase: String = row.get("phase");
         let fraction = fraction(&phase, row.get("blocks"), row.get("tuples"))?;
-        Some(Seen { worker, phase, fraction })
+        Some(BuildProgress { worker, phase, fraction })
     }
 }
 
-/// Shares of a whole build by its phase: reading the table and sorting what fits takes about two thirds of a B-tree, and nearly all of
-/// other kinds, which write their index meanwhile.
+/// The fraction of a whole build that is done. To read the table and sort what fits takes about two thirds of the time of a B-tree, and
+/// nearly all the time of other kinds, which write their index while they read.
 fn fraction(phase: &str, blocks: Option<f64>, tuples: Option<f64>) -> Option<f64> {
     let (from, to, part) = match phase {
         "building chunks" => (0.0, 1.0, blocks?),

@@ -1,0 +1,68 @@
+//! What the jobs of the copy share.
+
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    chunks::Chunking,
+    format::Types,
+    indexes::IndexJob,
+    queue::{CopyQueue, CopyQueueEntry},
+    source::CopySource,
+    tasks::StageTasks,
+    throttle::Throttle,
+};
+use crate::{
+    bus::Reporter,
+    config::Config,
+    event::{Event, TableState},
+    lsn::Lsn,
+    migration::prompts::Asker,
+    name::TableName,
+};
+
+/// What the jobs share.
+pub struct CopyShared {
+    pub config: Arc<Config>,
+    pub reporter: Reporter,
+    pub source: CopySource,
+    /// `hyperlift/<id>/`
+    pub prefix: String,
+    /// Larger relations are cut, bytes.
+    pub split: u64,
+    pub types: Types,
+    /// TimescaleDB refuses ONLY on these.
+    pub hypertables: HashMap<TableName, Chunking>,
+    /// A transaction of the target begins with it, because checks and generated columns may call functions of the application.
+    pub path: String,
+    pub queue: CopyQueue,
+    pub throttle: Throttle,
+    /// How many jobs the operator wants.
+    pub wanted: watch::Receiver<u32>,
+    pub asker: Asker,
+    pub index_jobs: mpsc::UnboundedSender<IndexJob>,
+    pub tasks: StageTasks,
+    /// The greatest L of all relations, for the receiver.
+    pub copied_at: watch::Sender<Lsn>,
+}
+
+impl CopyShared {
+    pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
+        self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
+    }
+
+    /// A relation is copied at this L: its indexes can be built.
+    pub async fn copied(&self, entry: CopyQueueEntry, at: Lsn, rows: u64, bytes: u64) {
+        self.copied_at.send_modify(|greatest| *greatest = at.max(*greatest));
+        self.settled(TableState::Waiting, entry, rows, bytes).await;
+    }
+
+    /// A relation is copied, or skipped.
+    pub async fn settled(&self, state: TableState, entry: CopyQueueEntry, rows: u64, bytes: u64) {
+        let skipped = state == TableState::Skipped;
+        let job = IndexJob { table: entry.relation.table, rows, bytes, statements: entry.statements, skipped, fresh: !skipped };
+        self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
+        let _ = self.index_jobs.send(job);
+        self.queue.settled();
+    }
+}

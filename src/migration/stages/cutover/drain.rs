@@ -1,0 +1,67 @@
+//! Steps 1 to 5 of the cutover: the stream is applied to its end, no write came after it, and the sequences are set.
+
+use super::{
+    super::catch_up::Replay,
+    late_writes::{self, LateWrites},
+    sequences, step,
+};
+use crate::{
+    error::Result,
+    event::{CutoverStep, Event},
+    lsn::Lsn,
+    migration::context::Context,
+    pg::catalog,
+};
+
+const LATE_WRITES: &str = "the source was written to after the end of the stream";
+const BY_OPERATOR: &str = "by the operator";
+const PREPARED: &str = "the source has prepared transactions: commit or roll them back";
+
+/// How the steps ended.
+pub enum Drain {
+    /// Everything up to `end` is applied, and no write came after it.
+    Drained { end: Lsn },
+    /// Catch-up goes on, for this reason.
+    GivenUp { reason: String },
+}
+
+impl Drain {
+    fn given_up(reason: &str) -> Self {
+        Self::GivenUp { reason: reason.to_owned() }
+    }
+}
+
+/// Drains until the source is quiet, or the cutover is given up.
+pub async fn run(cx: &mut Context, replay: &mut Replay) -> Result<Drain> {
+    replay.resume(cx).await;
+    let source = cx.source("cutover").await?;
+    if catalog::prepared_transactions(&source).await? > 0 {
+        return Ok(Drain::given_up(PREPARED));
+    }
+    cx.reporter.report(Event::CutoverStarted { end: None }).await;
+    let mut end = catalog::mark_end_of_stream(&source).await?;
+    loop {
+        cx.reporter.report(Event::CutoverStarted { end: Some(end) }).await;
+        step::report(cx, CutoverStep::EndOfStream, true, end.to_string()).await;
+        step::report(cx, CutoverStep::Drain, false, "").await;
+        let mut barrier = replay.barrier(end);
+        if late_writes::unless_aborted(cx, replay, &mut barrier).await?.is_none() {
+            return Ok(Drain::given_up(BY_OPERATOR));
+        }
+        step::report(cx, CutoverStep::Drain, true, format!("applied to {end}")).await;
+        let mut found = late_writes::check(cx, replay, &source, end, CutoverStep::LateWrites).await?;
+        if let LateWrites::None { end } = found {
+            step::report(cx, CutoverStep::Sequences, false, "").await;
+            let set = sequences::set(cx, &source, &replay.excluded).await?;
+            step::report(cx, CutoverStep::Sequences, true, format!("{set} set")).await;
+            // A write between the first check and the sequences may have used a sequence.
+            found = late_writes::check(cx, replay, &source, end, CutoverStep::LateWritesAgain).await?;
+        }
+        match found {
+            LateWrites::None { end } => return Ok(Drain::Drained { end }),
+            LateWrites::Aborted => return Ok(Drain::given_up(BY_OPERATOR)),
+            LateWrites::Found { end: later } if late_writes::ask_to_drain_again(cx, replay).await? => end = later,
+            LateWrites::Found { .. } => return Ok(Drain::given_up(LATE_WRITES)),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Late writes after the cutover: the receiver goes on, so that they are seen.
+
+use std::time::Duration;
+
+use super::super::cutover;
+use crate::{
+    error::{Error, Kind, Result},
+    event::{Command, Level, Stage},
+    lsn::Lsn,
+    migration::{context::Context, relations},
+    pg::{catalog, own::Names, slot},
+    replay::{
+        receiver::{Places, Receiver},
+        spool,
+    },
+};
+
+/// The last check for late writes waits this long for the source.
+const LAST_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Reports late writes as they come, until the operator leaves. Without an operator it ends after the time of the configuration
+/// (`--linger`). Then it checks once more.
+pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<()> {
+    let mut status = receiver.status.clone();
+    let mut seen = end;
+    let over = tokio::time::sleep(cx.config.linger);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            () = &mut over, if !cx.config.interactive => break,
+            command = cx.command() => match command {
+                // A stop after the cutover undoes nothing, and the migration is still cleaned up.
+                Ok(Command::Leave) | Err(_) => break,
+                Ok(other) => cx.refuse(&other, Stage::Done).await,
+            },
+            changed = status.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let writes = status.borrow_and_update().written_after(seen);
+                seen = writes.last().map_or(seen, |(_, last)| *last);
+                record(cx, &writes).await?;
+            }
+        }
+    }
+    let check = async {
+        let now = catalog::mark_end_of_stream(&cx.source("cutover").await?).await?;
+        receiver.reacher().read(now).await
+    };
+    match tokio::time::timeout(LAST_CHECK_TIMEOUT, check).await {
+        Ok(Ok(status)) => record(cx, &status.written_after(seen)).await?,
+        Ok(Err(e)) => warn_unchecked(cx, &e.to_string()).await,
+        Err(_) => warn_unchecked(cx, "the source does not answer").await,
+    }
+    Ok(())
+}
+
+/// Checks for what was written to the source after the end of the stream, when the run of the cutover could not see it any more.
+pub async fn check_since(cx: &mut Context, end: Lsn) -> Result<()> {
+    match writes_since(cx, end).await {
+        Ok(writes) => record(cx, &writes).await,
+        Err(e) => {
+            warn_unchecked(cx, &e.to_string()).await;
+            Ok(())
+        }
+    }
+}
+
+/// The tables that were written to after `end`, each with the LSN of its last write: from what the spool holds after `end`, and from what
+/// the slot still has.
+async fn writes_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
+    let source = cx.source("cutover").await?;
+    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::of(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
+    let receiver =
+        Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone()).await?;
+    let reach = async {
+        let now = catalog::mark_end_of_stream(&source).await?;
+        receiver.reacher().reach(now).await
+    };
+    let reached = tokio::time::timeout(LAST_CHECK_TIMEOUT, reach).await;
+    let spooled = receiver.status.borrow().end;
+    receiver.stop().await.ok();
+    reached.map_err(|_| Error::connection("the source does not answer"))??;
+    tokio::task::block_in_place(|| spool::writes_after(&cx.work.spool(), end, spooled))
+}
+
+/// Reports late writes, and records that there were some, because they decide how the migration ends.
+async fn record(cx: &mut Context, writes: &[(u32, Lsn)]) -> Result<()> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    if !cx.record.late {
+        cx.record.late = true;
+        cx.save()?;
+    }
+    let source = cx.source("cutover").await?;
+    cutover::report_late_writes(cx, &source, writes).await?;
+    Ok(())
+}
+
+async fn warn_unchecked(cx: &Context, why: &str) {
+    cx.notice(Level::Warn, format!("writes to the source after the cutover may be missing from this report: {why}")).await;
+}
+
+/// How a migration with late writes ends.
+pub fn error() -> Error {
+    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named as late writes: move those rows by hand")
+}
