@@ -29,7 +29,7 @@ use crate::{
     bus::Reporter,
     error::{Error, Result},
     event::{Event, Level, Stage},
-    migration::{context::Context, prompts, restore::ddl},
+    migration::{context::Context, restore::ddl},
     pg::{
         catalog::{self, Relation, unsupported},
         client::Client,
@@ -180,16 +180,15 @@ async fn rest_of_indexes(cx: &mut Context, statements: &[Statement]) -> Result<(
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let work = async {
         // Indexes of what is no relation of this migration, such as materialised views, and those that a crash of the target has undone.
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
-            ddl::run(&mut session, s, &stray, &reporter, &asker).await?;
+            ddl::run(&mut session, s, &stray, &reporter, &prompts).await?;
         }
         let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
-        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await
+        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&prompts), |_, _| {}).await
     };
-    tokio::pin!(work);
-    prompts::with_desk(cx, &mut desk, Stage::Copy, work).await
+    cx.prompts.drive(Stage::Copy, work, Err).await
 }

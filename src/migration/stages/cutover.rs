@@ -4,14 +4,13 @@ use super::copy::Replication;
 use crate::migration::restore::statements;
 use std::{collections::HashMap, time::Instant};
 
-use super::catch_up::{Driven, Replay};
+use super::catch_up::Replay;
 use crate::{
     error::{Error, Result},
-    event::{Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
+    event::{Answer, Command, CutoverStep, Event, Level, PromptKind, Stage, StageState},
     lsn::Lsn,
     migration::{
         context::Context,
-        prompts,
         restore::{ddl, memberships},
     },
     name::{TableName, literal},
@@ -96,8 +95,8 @@ async fn drain(cx: &mut Context, replay: &mut Replay) -> Result<Result<Lsn, Stri
         cx.reporter.report(Event::CutoverStarted { end: Some(end) }).await;
         stepped(cx, CutoverStep::EndOfStream, true, end.to_string()).await;
         stepped(cx, CutoverStep::Drain, false, "").await;
-        let mut barrier = replay.barrier(end);
-        if abortable(cx, replay, &mut barrier).await?.is_none() {
+        let barrier = replay.barrier(end);
+        if abortable(cx, replay, barrier).await?.is_none() {
             return Ok(Err(ABORTED.into()));
         }
         stepped(cx, CutoverStep::Drain, true, format!("applied to {end}")).await;
@@ -122,15 +121,10 @@ async fn drain(cx: &mut Context, replay: &mut Replay) -> Result<Result<Lsn, Stri
     }
 }
 
-/// Waits, with an eye on replay, until something is done; `None` when the operator goes back.
-async fn abortable<T>(cx: &mut Context, replay: &mut Replay, work: &mut (impl Future<Output = Result<T>> + Unpin)) -> Result<Option<T>> {
-    loop {
-        match replay.drive(cx, work).await? {
-            Driven::Done(done) => return Ok(Some(done)),
-            Driven::Command(Command::AbortCutover) => return Ok(None),
-            Driven::Command(other) => cx.refuse(&other, Stage::Cutover).await,
-        }
-    }
+/// Waits until something is done, while replay runs; `None` when the operator goes back.
+async fn abortable<T>(cx: &mut Context, replay: &mut Replay, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    let back = |command| if command == Command::AbortCutover { Ok(None) } else { Err(command) };
+    replay.drive(cx, Stage::Cutover, async { work.await.map(Some) }, back).await
 }
 
 /// Whether a published change was committed behind `end`: the new end of the stream, `Err` with a late write; `None` when the operator
@@ -139,7 +133,7 @@ async fn late_write(cx: &mut Context, replay: &mut Replay, source: &Client, end:
     stepped(cx, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
     let mut reacher = replay.replication.receiver.reacher();
-    let Some(status) = abortable(cx, replay, &mut Box::pin(reacher.read(now))).await? else { return Ok(None) };
+    let Some(status) = abortable(cx, replay, reacher.read(now)).await? else { return Ok(None) };
     let late = report_late_writes(cx, source, &status.written_after(end)).await?;
     if late.is_empty() {
         stepped(cx, step, true, "none").await;
@@ -165,25 +159,14 @@ async fn settle_late_write(cx: &mut Context, replay: &mut Replay) -> Result<bool
     if !cx.config.interactive {
         return Ok(false);
     }
-    let prompt = cx.next_prompt(
-        Stage::Cutover,
-        PromptKind::LateWrite,
-        "The source was written to after the end of the stream. r drains again, x goes back.",
-        None,
-    );
-    let id = prompt.id;
-    cx.reporter.report(Event::PromptOpened { prompt }).await;
-    let again = loop {
-        let mut never = Box::pin(std::future::pending::<Result<()>>());
-        match replay.drive(cx, &mut never).await? {
-            Driven::Done(()) => {}
-            Driven::Command(Command::Retry { .. } | Command::Continue { .. } | Command::ConfirmCutover { .. }) => break true,
-            Driven::Command(Command::AbortCutover) => break false,
-            Driven::Command(other) => cx.refuse(&other, Stage::Cutover).await,
-        }
-    };
-    cx.reporter.report(Event::PromptClosed { id }).await;
-    Ok(again)
+    let text = "The source was written to after the end of the stream. r drains again, x goes back.";
+    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, None, text, None).await;
+    let id = asked.id;
+    // It may have been sent before the question was seen.
+    let back = |command| if command == Command::AbortCutover { Ok(Answer::GoBack) } else { Err(command) };
+    let answer = replay.drive(cx, Stage::Cutover, asked.answer(), back).await?;
+    cx.prompts.close(id).await;
+    Ok(answer == Answer::Retry)
 }
 
 /// Sets the target's sequences to where the source's stand. Never backwards, but for those that nobody has used on the target, and those
@@ -219,20 +202,19 @@ async fn last_objects(cx: &mut Context) -> Result<()> {
     executed.extend(ledger::executed(target, Phase::Handover.word()).await?);
     let last = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
     let rights = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let total = last.len() + rights.len();
     stepped(cx, CutoverStep::LastObjects, false, format!("{total} objects")).await;
     let work = async {
         let quiet = |_: usize, _: &Statement| {};
-        ddl::run_all(&mut session, &last, &executed, &reporter, Some(&asker), quiet).await?;
+        ddl::run_all(&mut session, &last, &executed, &reporter, Some(&prompts), quiet).await?;
         ddl::run_all(&mut session, &rights, &executed, &reporter, None, quiet).await?;
         let target = session.client().await?;
         ledger::finish(target).await?;
         ledger::skipped(target).await
     };
-    tokio::pin!(work);
-    for (object, reason) in prompts::with_desk(cx, &mut desk, Stage::Cutover, work).await? {
+    for (object, reason) in cx.prompts.drive(Stage::Cutover, work, Err).await? {
         cx.not_moved(object, reason).await?;
     }
     stepped(cx, CutoverStep::LastObjects, true, format!("{total} objects")).await;

@@ -21,12 +21,9 @@ use crate::{
     bus::Reporter,
     config::Config,
     error::{Error, Result},
-    event::{Command, Event, Level, Stage, TableState},
+    event::{Answer, Command, Event, Level, Stage, Subject, TableState},
     lsn::Lsn,
-    migration::{
-        context::Context,
-        prompts::{self, Asker, Resolution},
-    },
+    migration::{context::Context, prompts::PromptSender},
     name::TableName,
     pg::{
         catalog::{self, Relation},
@@ -61,7 +58,7 @@ pub struct Shared {
     pub throttle: Throttle,
     /// How many jobs there are to be.
     pub wanted: watch::Receiver<u32>,
-    asker: Asker,
+    prompts: PromptSender,
     jobs: mpsc::UnboundedSender<Job>,
     tasks: Tasks,
     /// The greatest L, for the receiver.
@@ -143,13 +140,13 @@ impl Shared {
     async fn ask(&self, mut task: Task, mut error: Error) -> Result<()> {
         let (table, oid) = (task.relation.table.clone(), task.relation.oid);
         loop {
-            let answer = self.asker.ask(table.to_string(), error.context("copy")).await?;
+            let answer = self.prompts.ask(Subject::Table(table.clone()), error.context("copy")).await?;
             match self.answered(&mut task, answer).await {
-                Ok(()) if answer == Resolution::Retry => self.queue.put_back(task),
-                Ok(()) => {
+                Ok(()) if answer == Answer::Skip => {
                     tracing::info!(oid, "skipped");
                     self.settled(TableState::Skipped, task, 0, 0).await;
                 }
+                Ok(()) => self.queue.put_back(task),
                 Err(e) => {
                     error = e;
                     continue;
@@ -159,15 +156,15 @@ impl Shared {
         }
     }
 
-    /// Before another try the target is looked at again: the operator may have changed the table. A skipped table is left empty.
-    async fn answered(&self, task: &mut Task, answer: Resolution) -> Result<()> {
+    /// Reads the ledger again before another try, because the operator may have changed the table. A skipped table is left empty.
+    async fn answered(&self, task: &mut Task, answer: Answer) -> Result<()> {
         let oid = task.relation.oid;
         let worker = format!("{}copy", self.prefix);
         let target = client::connect(&self.config.target, Side::Target, &worker).await?;
         if let Some(found) = ledger::unfinished(&target, Some(oid)).await?.remove(&oid) {
             task.target = found;
         }
-        if answer == Resolution::Skip {
+        if answer == Answer::Skip {
             if task.target.used {
                 let only = !task.relation.partitioned && !self.hypertables.contains_key(&task.relation.table);
                 let mut wire = Wire::open(&self.config.target, Side::Target, &worker).await?;
@@ -208,6 +205,24 @@ impl Tasks {
     }
 }
 
+/// What the stage does next.
+enum Next {
+    /// A relation is copied and has its indexes.
+    Finished(TableName),
+    Pause(bool),
+    SetJobs(u32),
+}
+
+/// What the operator may order while tables are copied.
+fn order(command: Command) -> Result<Next, Command> {
+    match command {
+        Command::Pause => Ok(Next::Pause(true)),
+        Command::Resume => Ok(Next::Pause(false)),
+        Command::SetJobs { table_jobs } => Ok(Next::SetJobs(table_jobs)),
+        other => Err(other),
+    }
+}
+
 /// Copies what is not copied yet, and builds indexes, until everything is there.
 pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
     let target = cx.target("copy").await?;
@@ -228,12 +243,12 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
     cx.reporter.report(Event::IndexesCounted { indexes }).await;
     let mut left: HashSet<TableName> = relations.iter().map(|r| r.table.clone()).collect();
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let (failures, mut failed) = mpsc::unbounded_channel::<Error>();
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cx.cancel.child_token(), failures };
     let (jobs, incoming) = mpsc::unbounded_channel();
     let (finished, mut done) = mpsc::unbounded_channel();
-    tasks.run(indexes::build(cx, relations, asker.clone(), incoming, finished));
+    tasks.run(indexes::build(cx, relations, prompts.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
         cx.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
@@ -257,7 +272,7 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
         queue: Queue::new(todo, split),
         throttle: Throttle::new(paused, cx.config.copy_rate),
         wanted,
-        asker,
+        prompts,
         jobs,
         tasks: tasks.clone(),
         copied_at,
@@ -271,28 +286,27 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
         if left.is_empty() {
             break Ok(());
         }
-        tokio::select! {
-            biased;
-            Some(error) = failed.recv() => break Err(error),
-            Some(table) = done.recv() => { left.remove(&table); }
-            trouble = desk.next() => match trouble {
-                Ok((object, error)) => cx.open_trouble(Stage::Copy, &object, format!("{object} failed: {error}")).await,
-                Err(e) => break Err(e),
-            },
-            command = cx.command() => match command {
-                Err(e) => break Err(e),
-                Ok(Command::Pause) => { pause.send_replace(true); cx.reporter.report(Event::Paused { paused: true }).await; }
-                Ok(Command::Resume) => { pause.send_replace(false); cx.reporter.report(Event::Paused { paused: false }).await; }
-                Ok(Command::SetJobs { table_jobs: jobs }) => {
-                    table_jobs = jobs.clamp(1, MOST_JOBS);
-                    want.send_replace(table_jobs);
-                    cx.reporter.report(Event::JobsChanged { table_jobs, index_jobs: cx.config.index_jobs }).await;
-                }
-                Ok(command) => match desk.answer(&command) {
-                    Some((object, resolution)) => cx.close_trouble(&object, resolution == Resolution::Retry).await,
-                    None => cx.refuse(&command, Stage::Copy).await,
-                },
-            },
+        let next = async {
+            tokio::select! {
+                biased;
+                Some(error) = failed.recv() => Err(error),
+                Some(table) = done.recv() => Ok(Next::Finished(table)),
+            }
+        };
+        match cx.prompts.drive(Stage::Copy, next, order).await {
+            Err(e) => break Err(e),
+            Ok(Next::Finished(table)) => {
+                left.remove(&table);
+            }
+            Ok(Next::Pause(paused)) => {
+                pause.send_replace(paused);
+                cx.reporter.report(Event::Paused { paused }).await;
+            }
+            Ok(Next::SetJobs(jobs)) => {
+                table_jobs = jobs.clamp(1, MOST_JOBS);
+                want.send_replace(table_jobs);
+                cx.reporter.report(Event::JobsChanged { table_jobs, index_jobs: cx.config.index_jobs }).await;
+            }
         }
     };
     drop(shared);

@@ -20,12 +20,8 @@ use tokio::{
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level, TableState},
-    migration::{
-        context::Context,
-        prompts::{Asker, Resolution},
-        restore::ddl,
-    },
+    event::{Answer, Event, Level, Subject, TableState},
+    migration::{context::Context, prompts::PromptSender, restore::ddl},
     name::{TableName, ident, literal},
     pg::{
         catalog,
@@ -79,7 +75,7 @@ pub fn in_order(mut statements: Vec<Statement>, identity_index: Option<&str>) ->
 pub fn build(
     cx: &Context,
     relations: &[catalog::Relation],
-    asker: Asker,
+    prompts: PromptSender,
     jobs: mpsc::UnboundedReceiver<Job>,
     done: mpsc::UnboundedSender<TableName>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -92,7 +88,7 @@ pub fn build(
         divided: roots.chain(hypertables.iter().cloned()).collect(),
         hypertables,
         reporter: cx.reporter.clone(),
-        asker,
+        prompts,
         done,
         relations: Vec::new(),
         ready: BinaryHeap::new(),
@@ -174,7 +170,7 @@ struct Builders {
     /// They, and the roots of partitions.
     divided: HashSet<TableName>,
     reporter: Reporter,
-    asker: Asker,
+    prompts: PromptSender,
     done: mpsc::UnboundedSender<TableName>,
     relations: Vec<Relation>,
     ready: BinaryHeap<Ready>,
@@ -184,7 +180,7 @@ struct Builders {
     at_work: HashMap<u32, (usize, Option<String>)>,
     running: JoinSet<(Worker, usize, Work, Result<()>)>,
     /// What failed waits here for the operator, not in a worker.
-    asking: JoinSet<(usize, Work, String, Result<Resolution>)>,
+    asking: JoinSet<(usize, Work, String, Result<Answer>)>,
     /// Digests of statements that need not run.
     executed: HashSet<String>,
 }
@@ -212,8 +208,8 @@ impl Builders {
                     self.ended(relation, work, result).await;
                 }
                 Some(answered) = self.asking.join_next() => {
-                    let (relation, work, failure, resolution) = survived(answered)?;
-                    self.answered(relation, work, failure, resolution?).await;
+                    let (relation, work, failure, answer) = survived(answered)?;
+                    self.answered(relation, work, failure, answer?).await;
                 }
                 _ = tick.tick(), if !self.at_work.is_empty() => {
                     if let Some(watcher) = watcher.take() {
@@ -348,9 +344,9 @@ impl Builders {
                 let object = step.object.clone();
                 ddl::report_failure(&self.reporter, &object, &step.sql, &error).await;
                 self.report(relation).await;
-                let asker = self.asker.clone();
+                let prompts = self.prompts.clone();
                 let failure = error.to_string();
-                self.asking.spawn(async move { (relation, work, failure, asker.ask(object, error).await) });
+                self.asking.spawn(async move { (relation, work, failure, prompts.ask(Subject::Object(object), error).await) });
             }
             (Work::Analyze, result) => {
                 if let Err(e) = result {
@@ -363,9 +359,9 @@ impl Builders {
         }
     }
 
-    async fn answered(&mut self, relation: usize, work: Work, failure: String, resolution: Resolution) {
-        match (resolution, work) {
-            (Resolution::Skip, Work::Step(table, step) | Work::Skip(table, step, _)) => {
+    async fn answered(&mut self, relation: usize, work: Work, failure: String, answer: Answer) {
+        match (answer, work) {
+            (Answer::Skip, Work::Step(table, step) | Work::Skip(table, step, _)) => {
                 self.executed.extend(step.needed_by.clone());
                 self.reporter.report(Event::StatementSkipped { object: step.object.clone() }).await;
                 self.push(relation, Work::Skip(table, step, failure));
