@@ -64,7 +64,7 @@ pub enum Event {
         sqlstate: Option<String>,
         sql: String,
     },
-    /// The operator let it be tried again: what failed is void.
+    /// The operator lets it be tried again: the failure is void.
     StatementRetried {
         object: String,
     },
@@ -243,9 +243,11 @@ pub enum Event {
         error: Option<String>,
     },
 
+    /// A prompt is open, or one that is open reads differently now.
     PromptOpened {
         prompt: Prompt,
     },
+    /// It is answered, or nobody waits for the answer any more.
     PromptClosed {
         id: u64,
     },
@@ -296,9 +298,10 @@ pub struct Stamped {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
-    /// Answers the prompt of this id with `c`.
-    Continue {
+    /// Answers the prompt of this id, and no other one.
+    Answer {
         prompt: u64,
+        answer: Answer,
     },
     /// Run the checks of the waiting stage again (preflight, identity, hypertables).
     Recheck,
@@ -313,23 +316,13 @@ pub enum Command {
         #[serde(default)]
         one_table: Vec<TableName>,
     },
-    /// Try the failed table or statement again.
-    Retry {
-        object: String,
-    },
-    /// Go on without it.
-    Skip {
-        object: String,
-    },
     Pause,
     Resume,
     SetJobs {
         table_jobs: u32,
     },
     OpenCutover,
-    ConfirmCutover {
-        prompt: u64,
-    },
+    /// Goes back from a cutover that runs, while nothing is asked.
     AbortCutover,
     /// The operator leaves the finished migration.
     Leave,

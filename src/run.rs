@@ -20,7 +20,7 @@ use crate::{
     cli::{Cli, Command, MigrateArgs},
     config::{Config, FrontKind},
     error::{Error, Result},
-    event::{self, PromptKind, Stamped},
+    event::{self, Answer, Stamped},
     front,
     migration::{
         context::Context,
@@ -193,9 +193,9 @@ fn signals(cancel: &CancellationToken, front: &FrontEnd) -> Result<()> {
                     cancel.cancel();
                 }
                 _ = user.recv() => {
-                    let open = front.state.borrow().prompt.clone();
-                    if let Some(prompt) = open.filter(|p| p.kind == PromptKind::Continue && p.blocked_by.is_none()) {
-                        let _ = front.commands.send(event::Command::Continue { prompt: prompt.id }).await;
+                    let open = front.state.borrow().prompts.to_continue();
+                    if let Some(prompt) = open {
+                        let _ = front.commands.send(event::Command::Answer { prompt, answer: Answer::Continue }).await;
                     }
                 }
             }

@@ -4,6 +4,7 @@
 
 mod eta;
 mod meter;
+mod prompts;
 mod table;
 
 use jiff::Timestamp;
@@ -16,12 +17,13 @@ use std::{
 use self::meter::graph;
 pub use self::{
     meter::{Meter, between},
+    prompts::Prompts,
     table::{Building, Path, Slow, Table},
 };
 use crate::{
     event::{
-        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, PromptKind,
-        RelationKind, RelationSummary, Stage, StageState, Stamped, TableState, Verdict,
+        Candidate, Check, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, RelationKind, RelationSummary,
+        Stage, StageState, Stamped, TableState, Verdict,
     },
     lsn::Lsn,
     name::TableName,
@@ -163,10 +165,7 @@ pub struct State {
     pub analyzing: Option<TableName>,
     pub gates: Vec<Gate>,
     pub cutover: Cutover,
-    /// The one that was opened last.
-    pub prompt: Option<Prompt>,
-    /// Earlier ones about what failed, which are still open.
-    behind: Vec<Prompt>,
+    pub prompts: Prompts,
     pub log: VecDeque<LogLine>,
     pub ended: Option<Ended>,
 }
@@ -175,6 +174,7 @@ impl State {
     pub fn apply(&mut self, Stamped { at, event }: &Stamped) {
         let at = *at;
         self.now = Some(at);
+        self.prompts.apply(event);
         match event {
             Event::Opened { id, dir, source, target, resumed } => {
                 self.id.clone_from(id);
@@ -184,8 +184,6 @@ impl State {
                 self.resumed = *resumed;
                 self.opened = Some(at);
                 self.ended = None;
-                self.prompt = None;
-                self.behind.clear();
             }
             Event::Connected { source, target } => {
                 self.source = source.clone();
@@ -383,18 +381,7 @@ impl State {
                     Some(e) => self.log(at, Level::Warn, format!("could not clean {what}: {e}")),
                 }
             }
-            Event::PromptOpened { prompt } => {
-                let earlier = self.prompt.replace(prompt.clone());
-                // The cutover's box may be closed again while a change still waits.
-                let stays = |p: &Prompt| p.stage == prompt.stage || prompt.kind == PromptKind::Cutover;
-                self.behind.extend(earlier.filter(|p| p.kind == PromptKind::Trouble && stays(p)));
-            }
-            Event::PromptClosed { id } => {
-                self.behind.retain(|p| p.id != *id);
-                if self.prompt.as_ref().is_some_and(|p| p.id == *id) {
-                    self.prompt = self.behind.pop();
-                }
-            }
+            Event::PromptOpened { .. } | Event::PromptClosed { .. } => {}
             Event::CommandRefused { command, why } => self.log(at, Level::Warn, format!("{command}: {why}")),
             Event::Notice { level, text } => self.log(at, *level, text.clone()),
             Event::Failed { message, hint } => {
@@ -630,39 +617,6 @@ mod tests {
     fn missed_changes_are_a_fact_that_must_arrive() {
         let missed = Event::Missed { table: TableName::new("public", "a"), missed: 1 };
         assert!(replayed([1, 0, 0], 1).is_progress() && !missed.is_progress());
-    }
-
-    #[test]
-    fn a_failure_is_asked_about_until_it_is_answered_itself() {
-        let opened = |id| {
-            let kind = PromptKind::Trouble;
-            Event::PromptOpened { prompt: Prompt { id, stage: Stage::Copy, kind, text: String::new(), blocked_by: None } }
-        };
-        let shown = |closed: &[u64]| {
-            let closed = closed.iter().map(|id| (3, Event::PromptClosed { id: *id }));
-            fold([(0, opened(1)), (1, opened(2)), (2, opened(3))].into_iter().chain(closed).collect()).prompt.map(|p| p.id)
-        };
-        assert_eq!([shown(&[1]), shown(&[3]), shown(&[2, 3]), shown(&[3, 1, 2])], [Some(3), Some(2), Some(1), None]);
-    }
-
-    #[test]
-    fn a_question_stays_open_behind_the_cutover_box() {
-        let opened = |id, stage, kind| (0, Event::PromptOpened { prompt: Prompt { id, stage, kind, text: String::new(), blocked_by: None } });
-        let (trouble, cutover) = (opened(1, Stage::CatchUp, PromptKind::Trouble), opened(2, Stage::Cutover, PromptKind::Cutover));
-        let closed = |id| (1, Event::PromptClosed { id });
-        // The box is opened again whenever its gates were looked at.
-        let box_closed = [trouble, cutover.clone(), cutover, closed(2)];
-        assert_eq!(fold(box_closed.to_vec()).prompt.map(|p| p.id), Some(1));
-        assert_eq!(fold(box_closed.into_iter().chain([closed(1)]).collect()).prompt, None);
-    }
-
-    #[test]
-    fn a_prompt_is_closed_only_by_its_own_id() {
-        let prompt = Prompt { id: 2, stage: Stage::Identity, kind: PromptKind::Continue, text: String::new(), blocked_by: None };
-        let mut events = vec![(0, Event::PromptOpened { prompt }), (1, Event::PromptClosed { id: 1 })];
-        assert!(fold(events.clone()).prompt.is_some());
-        events.push((2, Event::PromptClosed { id: 2 }));
-        assert!(fold(events).prompt.is_none());
     }
 
     #[test]

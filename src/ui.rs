@@ -213,16 +213,17 @@ impl Dashboard {
     fn announce(&mut self) -> std::io::Result<()> {
         let (title, prompt) = {
             let state = self.front.state.borrow();
-            (title(&state, &self.app), state.prompt.as_ref().map(|p| p.id))
+            (title(&state, &self.app), state.prompts.shown().map(|p| p.id))
         };
         if title != self.title {
             self.screen.title(&title)?;
             self.title = title;
         }
-        if prompt.is_some() && prompt != self.prompt && !self.options.no_bell {
+        if prompt > self.prompt && !self.options.no_bell {
             self.screen.bell()?;
         }
-        self.prompt = prompt;
+        // An older prompt that is shown again does not ring again.
+        self.prompt = self.prompt.max(prompt);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     bus::{EventStream, FrontEnd},
     error::Result,
-    event::{Command, Event, PromptKind, Stage, StageState, Stamped, TableState, Verdict},
+    event::{Answer, Command, Event, PromptKind, Stage, StageState, Stamped, TableState, Verdict},
     format,
     state::{Ended, State, between},
 };
@@ -45,9 +45,9 @@ fn continue_by_keyboard(front: FrontEnd) {
             if line.trim() != "c" {
                 continue;
             }
-            let open = front.state.borrow().prompt.clone();
-            if let Some(prompt) = open.filter(|p| p.kind == PromptKind::Continue && p.blocked_by.is_none()).map(|p| p.id)
-                && front.commands.blocking_send(Command::Continue { prompt }).is_err()
+            let open = front.state.borrow().prompts.to_continue();
+            if let Some(prompt) = open
+                && front.commands.blocking_send(Command::Answer { prompt, answer: Answer::Continue }).is_err()
             {
                 return;
             }
@@ -187,7 +187,7 @@ impl Printer {
             Event::PromptOpened { prompt } => {
                 let (kind, how) = match prompt.kind {
                     PromptKind::Continue => ("continue", "c and Enter here, SIGUSR1, or start with --yes"),
-                    PromptKind::Trouble => ("trouble", "r or K in the dashboard"),
+                    PromptKind::Failure => ("failure", "r or K in the dashboard"),
                     PromptKind::Cutover => ("cutover", "Y in the dashboard, or start with --cutover-when-ready"),
                     PromptKind::LateWrite => ("late-write", "r (drain again) or x (go back) in the dashboard"),
                 };
@@ -299,7 +299,7 @@ impl Printer {
                 let _ = write!(out, " missed={missed}");
             }
         }
-        let state = match (&s.ended, &s.prompt) {
+        let state = match (&s.ended, s.prompts.shown()) {
             (Some(Ended::Failed { .. }), _) => "failed",
             (Some(Ended::Stopped), _) => "stopped",
             (None, Some(_)) => "waiting",
@@ -389,7 +389,7 @@ mod tests {
         let copy = |state, rows| Event::CopyProgress { table: table.clone(), state, rows, bytes: rows * 100, error: None };
         let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
         let prompt = |id, stage, kind, text: &str, blocked: Option<&str>| Event::PromptOpened {
-            prompt: Prompt { id, stage, kind, text: text.into(), blocked_by: blocked.map(str::to_owned) },
+            prompt: Prompt { id, stage, kind, subject: None, text: text.into(), blocked_by: blocked.map(str::to_owned) },
         };
         insta::assert_snapshot!(print(vec![
             (0, opened()),

@@ -1,9 +1,6 @@
 //! What every stage works with: configuration, work directory, record, plan, connections, and the way to the operator.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +8,8 @@ use crate::{
     bus::Reporter,
     config::Config,
     error::{Error, Result},
-    event::{Command, Endpoint, Event, Level, Prompt, PromptKind, Stage, StageState},
+    event::{Command, Endpoint, Event, Level, Stage, StageState},
+    migration::prompts::Prompts,
     pg::{
         client::{self, Client},
         connect::session::Side,
@@ -30,26 +28,16 @@ pub struct Context {
     pub record: Record,
     pub plan: Plan,
     pub reporter: Reporter,
-    pub commands: mpsc::Receiver<Command>,
+    /// The open prompts, and the operator's commands.
+    pub prompts: Prompts,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
     /// The state of the source's catalogs before its schema was dumped last, and the dump.
     pub dumped: Mutex<Option<(String, Arc<str>)>>,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
-    prompts: u64,
-    /// The open prompts about what failed, by object.
-    troubles: HashMap<String, Vec<u64>>,
     /// The filters that this run was given, which need not be those with which the migration began.
     asked_scope: Scope,
-}
-
-/// What a stage learns from a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Continue,
-    /// Another command that the stage has to carry out before it asks again.
-    Other(Command),
 }
 
 impl Context {
@@ -73,19 +61,18 @@ impl Context {
         plan.scope = if record.finished.contains(&Stage::Preflight) { record.scope.clone() } else { asked_scope.clone() };
         let endpoint = |address| Endpoint { address, ..Endpoint::default() };
         let endpoints = (endpoint(config.source.address()), endpoint(config.target.address()));
+        let prompts = Prompts::new(&config, reporter.clone(), commands, cancel.clone());
         Ok(Self {
             config: Arc::new(config),
             work,
             record,
             plan,
             reporter,
-            commands,
+            prompts,
             cancel,
             timescale: Timescale::default(),
             dumped: Mutex::default(),
             endpoints,
-            prompts: 0,
-            troubles: HashMap::new(),
             asked_scope,
         })
     }
@@ -166,75 +153,6 @@ impl Context {
             () = self.cancel.cancelled() => Err(Error::stopped()),
             result = work => result,
         }
-    }
-
-    /// The next command; a stop is an error.
-    pub async fn command(&mut self) -> Result<Command> {
-        tokio::select! {
-            () = self.cancel.cancelled() => Err(Error::stopped()),
-            command = self.commands.recv() => command.ok_or_else(Error::stopped),
-        }
-    }
-
-    pub fn next_prompt(&mut self, stage: Stage, kind: PromptKind, text: impl Into<String>, blocked_by: Option<String>) -> Prompt {
-        self.prompts += 1;
-        Prompt { id: self.prompts, stage, kind, text: text.into(), blocked_by }
-    }
-
-    /// Brings trouble with an object to the operator.
-    pub async fn open_trouble(&mut self, stage: Stage, object: &str, text: impl Into<String>) {
-        let prompt = self.next_prompt(stage, PromptKind::Trouble, text, None);
-        self.troubles.entry(object.to_owned()).or_default().push(prompt.id);
-        self.reporter.report(Event::PromptOpened { prompt }).await;
-    }
-
-    /// The operator has answered: its prompts close, and what is tried again is void until it fails again.
-    pub async fn close_trouble(&mut self, object: &str, retried: bool) {
-        if retried {
-            self.reporter.report(Event::StatementRetried { object: object.to_owned() }).await;
-        }
-        for id in self.troubles.remove(object).unwrap_or_default() {
-            self.reporter.report(Event::PromptClosed { id }).await;
-        }
-    }
-
-    /// Asks whether to continue. With `--yes` it continues by itself when nothing blocks; without anybody to ask, what blocks is an error.
-    pub async fn ask_continue(&mut self, stage: Stage, text: impl Into<String>, blocked_by: Option<String>) -> Result<Answer> {
-        let text = text.into();
-        if let (Some(why), false) = (&blocked_by, self.config.interactive) {
-            return Err(Error::refused(format!("{}: {why}", stage.title())).detail(text));
-        }
-        if self.config.yes && blocked_by.is_none() {
-            return Ok(Answer::Continue);
-        }
-        let prompt = self.next_prompt(stage, PromptKind::Continue, text, blocked_by.clone());
-        let id = prompt.id;
-        self.reporter.report(Event::PromptOpened { prompt }).await;
-        let answer = loop {
-            match self.command().await? {
-                Command::Continue { prompt } if prompt == id && blocked_by.is_none() => break Answer::Continue,
-                Command::Continue { .. } => {
-                    let why = blocked_by.clone().unwrap_or_else(|| "that question is answered already".into());
-                    self.reporter.report(Event::CommandRefused { command: "continue".into(), why: format!("not yet: {why}") }).await;
-                }
-                other @ (Command::Recheck
-                | Command::SetIdentity { .. }
-                | Command::SelectHypertables { .. }
-                | Command::Retry { .. }
-                | Command::Skip { .. }) => {
-                    break Answer::Other(other);
-                }
-                other => self.refuse(&other, stage).await,
-            }
-        };
-        self.reporter.report(Event::PromptClosed { id }).await;
-        Ok(answer)
-    }
-
-    /// A command that this stage has no use for.
-    pub async fn refuse(&self, command: &Command, stage: Stage) {
-        let name = serde_json::to_value(command).ok().and_then(|v| v.get("command")?.as_str().map(str::to_owned)).unwrap_or_default();
-        self.reporter.report(Event::CommandRefused { command: name, why: format!("not possible in stage {}", stage.title()) }).await;
     }
 
     pub async fn notice(&self, level: Level, text: impl Into<String>) {

@@ -9,7 +9,7 @@ pub mod statements;
 use crate::pg::connect::session::version_num;
 use std::sync::Arc;
 
-use super::{context::Context, prompts};
+use super::context::Context;
 use crate::{
     error::Result,
     event::{Event, Stage},
@@ -68,19 +68,18 @@ pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
     let statements = memberships::possible(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let total = statements.len() as u64;
     let work = async {
         let progress = |done: usize, statement: &Statement| {
             reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
         };
-        ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
+        ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&prompts), progress).await?;
         ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;
         reporter.report(Event::SchemaProgress { done: total, total, object: String::new() }).await;
         Ok(())
     };
-    tokio::pin!(work);
-    prompts::with_desk(cx, &mut desk, Stage::Schema, work).await?;
+    cx.prompts.drive(Stage::Schema, work, Err).await?;
     ledger::flush(&cx.target("schema").await?).await
 }

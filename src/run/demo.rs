@@ -148,7 +148,7 @@ async fn write_until_the_cutover(writer: Writer, mut state: watch::Receiver<Stat
     let ready = |s: &State| {
         let level =
             s.stage == Some(Stage::CatchUp) && s.replay.lag.is_some_and(|lag| lag < LEVEL) && s.analyzed.1 > 0 && s.analyzed.0 == s.analyzed.1;
-        let box_open = s.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::Cutover);
+        let box_open = s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover);
         if hands_free { level } else { box_open || s.stage >= Some(Stage::Cutover) }
     };
     if state.wait_for(ready).await.is_ok() && hands_free {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tui_input::{Input, backend::crossterm::EventHandler};
 
 use crate::{
-    event::{Command, Level, Stage},
+    event::{Answer, Command, Level, PromptKind, Stage},
     plan::IdentityChoice,
     state::{Ended, State},
     ui::{
@@ -83,7 +83,7 @@ impl App {
 
     /// After a frame reached the terminal: what was on it counts from now.
     pub fn drawn(&mut self, area: Rect, state: &State, now: Instant) {
-        let prompt = state.prompt.as_ref().map(|p| p.id).filter(|_| view::cutover_box(state) && self.view.modal.is_none() && !too_small(area));
+        let prompt = state.prompts.shown().map(|p| p.id).filter(|_| view::cutover_box(state) && self.view.modal.is_none() && !too_small(area));
         self.cutover_box = match (prompt, self.cutover_box) {
             (Some(id), Some((known, since))) if id == known => Some((id, since)),
             (Some(id), _) => Some((id, now)),
@@ -94,7 +94,7 @@ impl App {
     /// Lets go what has had its time; true when the screen changes by it.
     pub fn tick(&mut self, state: &State, now: Instant) -> bool {
         let mut changed = false;
-        let prompt = state.prompt.as_ref().map(|p| p.id);
+        let prompt = state.prompts.shown().map(|p| p.id);
         // What was said of an earlier question is not true of this one.
         let asked = prompt.is_some() && prompt != std::mem::replace(&mut self.prompt, prompt);
         if self.message_until.is_some_and(|t| t <= now || asked) {
@@ -172,7 +172,7 @@ impl App {
                 let purpose = purpose.clone();
                 self.view.modal = None;
                 return match purpose {
-                    Purpose::Skip(object) => vec![Effect::Send(Command::Skip { object })],
+                    Purpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
                     Purpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
                 };
             }
@@ -193,7 +193,7 @@ impl App {
             Ok(id) => {
                 let stood = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_STOOD);
                 if quiet && stood {
-                    return vec![Effect::Send(Command::ConfirmCutover { prompt: id })];
+                    return answer(id, Answer::Confirm);
                 }
                 self.say(Level::Warn, "Y did not count: it came too soon after the box or another key; press it again", now);
             }
@@ -210,7 +210,8 @@ impl App {
             Action::Back => return self.back(state),
             _ if self.view.stopping && !self.view.enabled(action, state) => {}
             _ if !self.view.enabled(action, state) => {
-                self.say(Level::Info, refusal(action, state), now);
+                let why = self.view.failure(state).filter(|_| action == Action::Skip).and_then(|f| f.objection(Answer::Skip));
+                self.say(Level::Info, why.unwrap_or_else(|| refusal(action, state)), now);
                 return Vec::new();
             }
             Action::ShowStage => {
@@ -257,11 +258,7 @@ impl App {
             Action::Continue | Action::OpenCutover | Action::Abort | Action::Recheck | Action::Pause | Action::MoreJobs | Action::FewerJobs => {
                 return command(action, state).map(Effect::Send).into_iter().collect();
             }
-            Action::Retry => return self.retry(shown, state, now),
-            Action::Skip => match self.failed_object(shown, state) {
-                Some(object) => self.view.modal = Some(Modal::Name { purpose: Purpose::Skip(object), input: Input::default() }),
-                None => self.say(Level::Info, "more than one failed: select the row first", now),
-            },
+            Action::Retry | Action::Skip => return self.settle(action, state, now),
             Action::Confirm => {}
         }
         Vec::new()
@@ -296,9 +293,9 @@ impl App {
     fn back(&mut self, state: &State) -> Vec<Effect> {
         if self.view.modal.take().is_some() {
         } else if view::cutover_box(state) {
-            // Only the open prompt: esc must not stop a cutover that runs.
-            if !state.cutover.running && !view::is_late_write(state) {
-                return vec![Effect::Send(Command::AbortCutover)];
+            // Only the box: esc must not stop a cutover that runs.
+            if let Some(asked) = state.prompts.shown().filter(|p| p.kind == PromptKind::Cutover) {
+                return answer(asked.id, Answer::GoBack);
             }
         } else if self.view.overlay.take().is_some() {
         } else if !self.view.filter.value().is_empty() {
@@ -362,23 +359,27 @@ impl App {
         if std::mem::replace(&mut self.view.leaving, true) { Vec::new() } else { vec![Effect::Send(Command::Leave)] }
     }
 
-    /// The failed row that `r` and `K` mean: the selected one, or the only one.
-    fn failed_object(&self, shown: Stage, state: &State) -> Option<String> {
-        let failures = view::failures(state);
-        let selected = self.view.selected_name(shown, state).filter(|r| failures.contains(r));
-        selected.or_else(|| (failures.len() == 1).then(|| failures[0].clone()))
+    /// `r` and `K` on what failed; `r` after a late write.
+    fn settle(&mut self, action: Action, state: &State, now: Instant) -> Vec<Effect> {
+        if let Some(asked) = state.prompts.shown().filter(|p| p.kind == PromptKind::LateWrite) {
+            return answer(asked.id, Answer::Retry);
+        }
+        let Some(failure) = self.view.failure(state) else {
+            self.say(Level::Info, "more than one failed: select the row first (3 shows the failed statements)", now);
+            return Vec::new();
+        };
+        if action == Action::Retry {
+            return answer(failure.id, Answer::Retry);
+        }
+        if let Some(subject) = &failure.subject {
+            self.view.modal = Some(Modal::Name { purpose: Purpose::Skip(failure.id, subject.to_string()), input: Input::default() });
+        }
+        Vec::new()
     }
+}
 
-    fn retry(&mut self, shown: Stage, state: &State, now: Instant) -> Vec<Effect> {
-        if view::is_late_write(state) {
-            return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
-        }
-        let object = self.view.selected_skipped(shown, state).or_else(|| self.failed_object(shown, state));
-        if object.is_none() {
-            self.say(Level::Info, "more than one failed: select the row first", now);
-        }
-        object.map(|object| Effect::Send(Command::Retry { object })).into_iter().collect()
-    }
+fn answer(prompt: u64, answer: Answer) -> Vec<Effect> {
+    vec![Effect::Send(Command::Answer { prompt, answer })]
 }
 
 pub fn too_small(area: Rect) -> bool {
@@ -389,11 +390,14 @@ pub fn too_small(area: Rect) -> bool {
 fn command(action: Action, state: &State) -> Option<Command> {
     Some(match action {
         Action::Continue => match view::can_continue(state) {
-            Some(prompt) => Command::Continue { prompt },
+            Some(prompt) => Command::Answer { prompt, answer: Answer::Continue },
             None => Command::OpenCutover,
         },
         Action::OpenCutover => Command::OpenCutover,
-        Action::Abort => Command::AbortCutover,
+        Action::Abort => match state.prompts.shown().filter(|p| p.objection(Answer::GoBack).is_none()) {
+            Some(asked) => Command::Answer { prompt: asked.id, answer: Answer::GoBack },
+            None => Command::AbortCutover,
+        },
         Action::Recheck => Command::Recheck,
         Action::Pause if state.paused => Command::Resume,
         Action::Pause => Command::Pause,
@@ -406,7 +410,7 @@ fn command(action: Action, state: &State) -> Option<Command> {
 /// Why a key does nothing now.
 fn refusal(action: Action, state: &State) -> String {
     match action {
-        Action::Continue => match state.prompt.as_ref().and_then(|p| p.blocked_by.as_ref()) {
+        Action::Continue => match state.prompts.shown().and_then(|p| p.blocked_by.as_ref()) {
             Some(why) => format!("not yet: {why}"),
             None => match view::hard_gates_open(state) {
                 n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{}; C shows the cutover box", view::gates(n)),
@@ -415,6 +419,7 @@ fn refusal(action: Action, state: &State) -> String {
         },
         Action::OpenCutover => "the cutover opens from catch-up on".into(),
         Action::Abort => "the last step has begun: there is no way back from here; the source keeps all its data".into(),
+        Action::Retry | Action::Skip if state.prompts.failures().next().is_some() => "esc closes the cutover box first".into(),
         Action::Retry | Action::Skip => "nothing failed".into(),
         Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => "nothing to choose for this table now".into(),
         Action::Recheck | Action::Mark | Action::All | Action::NoneMarked | Action::OneTable | Action::Previous | Action::Next => {

@@ -5,7 +5,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use crate::{
     event::{
         Candidate, Check, CopyFormat, CutoverStep, Endpoint, Event, Gate, Holder, IdentityRow, IdentityState, LaneStatus, Level, Prompt, PromptKind,
-        RelationKind, RelationSummary, Stage, StageState, Stamped, TableState, TimeColumn, UniqueKey, Verdict,
+        RelationKind, RelationSummary, Stage, StageState, Stamped, Subject, TableState, TimeColumn, UniqueKey, Verdict,
     },
     lsn::Lsn,
     name::TableName,
@@ -58,7 +58,14 @@ impl Story {
     }
 
     pub fn prompt(&mut self, id: u64, stage: Stage, kind: PromptKind, text: &str, blocked_by: Option<&str>) -> &mut Self {
-        self.then(0, Event::PromptOpened { prompt: Prompt { id, stage, kind, text: text.into(), blocked_by: blocked_by.map(str::to_owned) } })
+        let prompt = Prompt { id, stage, kind, subject: None, text: text.into(), blocked_by: blocked_by.map(str::to_owned) };
+        self.then(0, Event::PromptOpened { prompt })
+    }
+
+    pub fn failure(&mut self, id: u64, stage: Stage, subject: Subject, error: &str) -> &mut Self {
+        let text = format!("{subject} failed: {error}");
+        let prompt = Prompt { id, stage, kind: PromptKind::Failure, subject: Some(subject), text, blocked_by: None };
+        self.then(0, Event::PromptOpened { prompt })
     }
 }
 
@@ -210,6 +217,8 @@ pub fn schema() -> Story {
             sql: "create function public.geo_distance(a geometry, b geometry)\n    returns double precision\n    language c immutable strict\n    as '$libdir/postgis-3', 'ST_Distance';".into(),
         },
     );
+    let function = Subject::Object("FUNCTION public.geo_distance".into());
+    s.failure(20, Stage::Schema, function, "could not access file \"$libdir/postgis-3\": No such file or directory (58P01)");
     s
 }
 
@@ -265,7 +274,8 @@ pub fn candidates() -> Vec<Candidate> {
 
 pub fn hypertables() -> Story {
     let mut s = schema();
-    s.then(4, Event::StatementSkipped { object: "FUNCTION public.geo_distance".into() });
+    s.then(4, Event::PromptClosed { id: 20 });
+    s.then(0, Event::StatementSkipped { object: "FUNCTION public.geo_distance".into() });
     s.then(3, Event::SchemaProgress { done: 412, total: 412, object: String::new() });
     s.stage(Stage::Schema, StageState::Done).stage(Stage::Hypertables, StageState::Running);
     s.then(1, Event::CandidatesListed { candidates: candidates() });
@@ -325,7 +335,9 @@ pub fn copy() -> Story {
     s.then(1, copied("regions", TableState::Done, 1.0, None));
     s.then(14, copied("products", TableState::Waiting, 1.0, None));
     s.then(0, Event::IndexProgress { table: table("products"), done: 0, total: 4, building: vec![] });
-    s.then(40, copied("geo_blobs", TableState::Failed, 0.37, Some("target: invalid byte sequence for encoding \"UTF8\": 0x00 (22021)")));
+    let error = "target: invalid byte sequence for encoding \"UTF8\": 0x00 (22021)";
+    s.then(40, copied("geo_blobs", TableState::Failed, 0.37, Some(error)));
+    s.failure(21, Stage::Copy, Subject::Table(table("geo_blobs")), &format!("copy: {error}"));
     s.then(11, copied("customers", TableState::Indexing, 1.0, None));
     s.then(0, Event::IndexProgress { table: table("customers"), done: 2, total: 5, building: vec!["customers_email_idx".into()] });
     s.then(0, begun("order_items"));
@@ -359,7 +371,8 @@ fn gates(open: bool, lag: &str) -> Event {
 
 pub fn catch_up() -> Story {
     let mut s = copy();
-    s.then(30, copied("geo_blobs", TableState::Skipped, 0.37, None));
+    s.then(30, Event::PromptClosed { id: 21 });
+    s.then(0, copied("geo_blobs", TableState::Skipped, 0.37, None));
     for (name, ..) in TABLES.iter().filter(|t| t.0 != "geo_blobs") {
         s.then(2, copied(name, TableState::Done, 1.0, None));
         s.then(0, Event::IndexProgress { table: table(name), done: 3, total: 3, building: vec![] });

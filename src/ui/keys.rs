@@ -145,6 +145,22 @@ const EVERYWHERE: &[Context] = &[
     CutoverBox,
     Quit,
 ];
+/// The band asks about a failure on every screen, and under the box while the cutover runs.
+const FAILURES: &[Context] = &[
+    on(Preflight),
+    on(Identity),
+    on(Schema),
+    on(Hypertables),
+    on(Copy),
+    on(CatchUp),
+    on(Verify),
+    on(Cutover),
+    on(Done),
+    Details,
+    Log,
+    Help,
+    CutoverBox,
+];
 const LISTS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Log, Help];
 const ROWS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp)];
 const STAGES_AND_DETAILS: &[Context] =
@@ -180,18 +196,18 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('r')],
         action: Action::Retry,
-        contexts: &[on(Schema), on(Copy), on(CatchUp), Details, CutoverBox],
+        contexts: FAILURES,
         label: "r",
         hint: "retry",
-        help: "try what failed again",
+        help: "try what failed again; after a late write: drain again",
     },
     Binding {
         keys: &[Char('K')],
         action: Action::Skip,
-        contexts: &[on(Schema), on(Copy), on(CatchUp), Details],
+        contexts: FAILURES,
         label: "K",
         hint: "skip",
-        help: "go on without it (asks for its name; r takes it back)",
+        help: "go on without it, or accept that the table differs (asks for its name)",
     },
     Binding { keys: &[Char('f')], action: Action::IdentityFull, contexts: &[on(Identity)], label: "f", hint: "full", help: "REPLICA IDENTITY FULL" },
     Binding {

@@ -5,7 +5,7 @@ use ratatui::{Terminal, backend::TestBackend, layout::Rect};
 use std::time::{Duration, Instant};
 
 use crate::{
-    event::{Command, Event, Level, PromptKind, Stage, StageState},
+    event::{Answer, Command, CutoverStep, Event, Level, PromptKind, Stage, StageState, Subject},
     plan::{IdentityChoice, KeyChoice},
     state::State,
     ui::{
@@ -233,16 +233,20 @@ fn send(command: Command) -> Vec<Effect> {
     vec![Effect::Send(command)]
 }
 
+fn answer(prompt: u64, answer: Answer) -> Vec<Effect> {
+    send(Command::Answer { prompt, answer })
+}
+
 #[test]
 fn c_answers_the_open_prompt_by_its_id_and_no_blocked_one() {
-    assert_eq!(Desk::new(fixture::hypertables()).key('c'), send(Command::Continue { prompt: 3 }));
+    assert_eq!(Desk::new(fixture::hypertables()).key('c'), answer(3, Answer::Continue));
     assert_eq!(Desk::new(fixture::identity()).key('c'), []);
     assert_eq!(Desk::new(fixture::copy()).key('c'), []);
     assert_eq!(Desk::new(fixture::hypertables()).code(KeyCode::Enter), []);
     // It answers from wherever the operator looks.
     let mut desk = Desk::new(fixture::hypertables());
     desk.key('1');
-    assert_eq!(desk.key('c'), send(Command::Continue { prompt: 3 }));
+    assert_eq!(desk.key('c'), answer(3, Answer::Continue));
 }
 
 #[test]
@@ -255,7 +259,7 @@ fn c_opens_the_cutover_only_when_the_hard_gates_are_green() {
 
 #[test]
 fn y_counts_only_after_silence_and_when_the_box_stood() {
-    let confirm = send(Command::ConfirmCutover { prompt: 9 });
+    let confirm = answer(9, Answer::Confirm);
     let mut desk = Desk::new(fixture::cutover_box());
     assert_eq!(desk.later(900).key('Y'), [], "the box stood for less than a second");
     assert_eq!(desk.later(400).key('Y'), [], "another key came too lately");
@@ -280,7 +284,7 @@ fn y_counts_for_the_box_that_was_seen() {
     desk.later(5_000);
     desk.story.prompt(11, Stage::CatchUp, PromptKind::Cutover, "again", None);
     assert_eq!(desk.key('Y'), []);
-    assert_eq!(desk.later(1_100).key('Y'), send(Command::ConfirmCutover { prompt: 11 }));
+    assert_eq!(desk.later(1_100).key('Y'), answer(11, Answer::Confirm));
 
     // A box that could not be drawn does not count.
     let mut desk = Desk::new(fixture::cutover_box());
@@ -303,17 +307,59 @@ fn y_counts_for_the_box_that_was_seen() {
 #[test]
 fn going_back_from_the_cutover() {
     let mut desk = Desk::new(fixture::cutover_box());
-    assert_eq!(desk.code(KeyCode::Esc), send(Command::AbortCutover));
-    assert_eq!(desk.key('x'), send(Command::AbortCutover));
+    assert_eq!(desk.code(KeyCode::Esc), answer(9, Answer::GoBack));
+    assert_eq!(desk.key('x'), answer(9, Answer::GoBack));
     let mut desk = Desk::new(fixture::cutover_running());
     assert_eq!(desk.code(KeyCode::Esc), [], "esc does not stop a cutover that runs");
     assert_eq!(desk.key('x'), send(Command::AbortCutover));
     let mut desk = Desk::new(fixture::late_write());
     assert_eq!(desk.code(KeyCode::Esc), []);
-    assert_eq!(desk.key('r'), send(Command::Retry { object: "cutover".into() }));
-    assert_eq!(desk.key('x'), send(Command::AbortCutover));
-    desk.story.then(0, Event::CutoverStepped { step: crate::event::CutoverStep::LastObjects, done: false, detail: String::new() });
+    assert_eq!(desk.key('r'), answer(10, Answer::Retry));
+    assert_eq!(desk.key('x'), answer(10, Answer::GoBack));
+    desk.story.then(0, Event::CutoverStepped { step: CutoverStep::LastObjects, done: false, detail: String::new() });
     assert_eq!(desk.key('x'), []);
+}
+
+#[test]
+fn the_keys_that_a_failed_object_of_the_cutover_offers_are_bound() {
+    let object = "TRIGGER public.orders orders_audit";
+    let fails = |story: &mut Story| {
+        story.then(0, Event::CutoverStepped { step: CutoverStep::LastObjects, done: false, detail: String::new() });
+        story.failure(30, Stage::Cutover, Subject::Object(object.into()), "function audit() does not exist (42883)");
+    };
+    // After a restart there is no box.
+    let mut restarted = fixture::level();
+    restarted.then(0, Event::StageChanged { stage: Stage::Cutover, state: StageState::Running });
+    for mut story in [fixture::cutover_running(), restarted] {
+        fails(&mut story);
+        let mut desk = Desk::new(story);
+        let screen = draw(&desk.app, &desk.story.state, WIDE);
+        assert!(screen.contains("[ r retry ]    [ K skip ]") && screen.contains("r retry  K skip"), "{screen}");
+        assert_eq!(desk.key('r'), answer(30, Answer::Retry));
+        desk.key('K');
+        assert_eq!(desk.type_(object), answer(30, Answer::Skip));
+    }
+}
+
+#[test]
+fn the_answer_goes_to_the_failure_that_the_band_shows() {
+    let mut desk = Desk::new(fixture::copy());
+    desk.story.failure(31, Stage::Copy, Subject::Table(table("orders")), "the second one");
+    desk.story.failure(32, Stage::Copy, Subject::Lane(3), "a lane");
+    for (row, id, text) in [("public.orders", 31, "the second one"), ("public.geo_blobs", 21, "invalid byte sequence")] {
+        select(&mut desk.app, Stage::Copy, row);
+        let screen = draw(&desk.app, &desk.story.state, WIDE);
+        assert!(screen.contains("3 failures need you") && screen.contains(text), "{screen}");
+        assert_eq!(desk.key('r'), answer(id, Answer::Retry));
+    }
+    select(&mut desk.app, Stage::Copy, "public.events");
+    assert_eq!(desk.key('r'), [], "which of them?");
+    // A lane cannot be skipped.
+    desk.story.then(0, Event::PromptClosed { id: 21 }).then(0, Event::PromptClosed { id: 31 });
+    assert!(!draw(&desk.app, &desk.story.state, WIDE).contains("K skip"));
+    desk.key('K');
+    assert!(desk.app.view.modal.is_none() && desk.app.view.message.as_ref().unwrap().1.contains("without a lane"));
+    assert_eq!(desk.key('r'), answer(32, Answer::Retry));
 }
 
 #[test]
@@ -361,8 +407,7 @@ fn leaving_what_is_over() {
 fn what_failed_is_tried_again_or_skipped_by_its_name() {
     let mut desk = Desk::new(fixture::copy());
     select(&mut desk.app, Stage::Copy, "public.events");
-    let object = || "public.geo_blobs".to_owned();
-    assert_eq!(desk.key('r'), send(Command::Retry { object: object() }), "the only one that failed");
+    assert_eq!(desk.key('r'), answer(21, Answer::Retry), "the only one that failed");
     desk.key('K');
     assert_eq!(desk.type_("public.events"), []);
     assert!(desk.app.view.modal.is_some());
@@ -370,16 +415,14 @@ fn what_failed_is_tried_again_or_skipped_by_its_name() {
     assert_eq!(desk.code(KeyCode::Enter), [], "pasted text presses no keys");
     desk.code(KeyCode::Esc);
     desk.key('K');
-    assert_eq!(desk.type_("public.geo_blobs"), send(Command::Skip { object: object() }));
+    assert_eq!(desk.type_("public.geo_blobs"), answer(21, Answer::Skip));
 
-    // What was skipped is taken up again.
+    // What was skipped is settled.
     let mut desk = Desk::new(fixture::catch_up());
+    select(&mut desk.app, Stage::CatchUp, "public.geo_blobs");
     assert_eq!(desk.key('r'), []);
-    select(&mut desk.app, Stage::CatchUp, &object());
-    assert_eq!(desk.key('r'), send(Command::Retry { object: object() }));
 
-    let mut desk = Desk::new(fixture::schema());
-    assert_eq!(desk.key('r'), send(Command::Retry { object: "FUNCTION public.geo_distance".into() }));
+    assert_eq!(Desk::new(fixture::schema()).key('r'), answer(20, Answer::Retry));
     assert_eq!(Desk::new(fixture::level()).key('r'), []);
 }
 
@@ -571,7 +614,7 @@ fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
     let mut s = fixture::catch_up();
     let (object, message, sql) = (table("regions").to_string(), "it was altered on the source", "alter table public.regions add column prio integer");
     s.then(0, Event::StatementFailed { object, message: message.into(), sqlstate: None, sql: sql.into() });
-    s.prompt(9, Stage::CatchUp, PromptKind::Trouble, &format!("{message}. {}", "Run on the target: a long statement; ".repeat(20)), None);
+    s.failure(9, Stage::CatchUp, Subject::Table(table("regions")), &format!("{message}. {}", "Run on the target: a long statement; ".repeat(20)));
     let mut app = fixture::app(false);
     for size in [WIDE, NARROW] {
         app.view.overlay = None;

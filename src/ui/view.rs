@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use tui_input::Input;
 
 use crate::{
-    event::{Candidate, Check, CutoverStep, IdentityRow, IdentityState, Level, PromptKind, Stage, StageState, TableState, Verdict},
+    event::{Answer, Candidate, Check, CutoverStep, IdentityRow, IdentityState, Level, Prompt, PromptKind, Stage, StageState, TableState, Verdict},
     format,
     name::TableName,
     plan::{Hypertable, IdentityChoice, KeyChoice},
@@ -42,14 +42,15 @@ pub enum Modal {
 /// What is done once the name is typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    Skip(String),
+    /// Answers the prompt of this id, about this table or statement.
+    Skip(u64, String),
     InsertOnly(TableName),
 }
 
 impl Purpose {
     pub fn name(&self) -> String {
         match self {
-            Self::Skip(object) => object.clone(),
+            Self::Skip(_, object) => object.clone(),
             Self::InsertOnly(table) => table.to_string(),
         }
     }
@@ -272,14 +273,11 @@ impl View {
         self.rows(stage, state).into_iter().nth(at)
     }
 
-    /// The selected row when the operator has skipped it: `r` takes that back until the cutover.
-    pub fn selected_skipped(&self, stage: Stage, state: &State) -> Option<String> {
-        let skipped = match stage {
-            Stage::Schema => self.statements(state).get(self.selected(stage, state))?.skipped,
-            Stage::Copy | Stage::CatchUp => self.selected_table(stage, state)?.state == TableState::Skipped,
-            _ => false,
-        };
-        if skipped { self.selected_name(stage, state) } else { None }
+    /// The failure that `r` and `K` answer: that of the selected row, or the only one.
+    pub fn failure<'a>(&self, state: &'a State) -> Option<&'a Prompt> {
+        let selected = self.selected_name(self.shown(state), state).and_then(|row| state.prompts.failure_of(&row));
+        let mut failures = state.prompts.failures();
+        selected.or(failures.next().filter(|_| failures.next().is_none()))
     }
 
     /// Whether a stage's screen has a row.
@@ -365,8 +363,8 @@ impl View {
             Action::OpenCutover => at_catch_up(state),
             Action::Confirm => can_confirm(state).is_ok(),
             Action::Abort => can_abort(state),
-            Action::Retry => is_late_write(state) || failed(state) > 0 || self.selected_skipped(shown, state).is_some(),
-            Action::Skip => failed(state) > 0,
+            Action::Retry => is_late_write(state) || asks_about_failure(state),
+            Action::Skip => asks_about_failure(state) && self.failure(state).is_none_or(|f| f.objection(Answer::Skip).is_none()),
             Action::Recheck => runs,
             Action::Pause => state.ended.is_none() && matches!(state.stage, Some(Stage::Copy | Stage::CatchUp)),
             Action::MoreJobs | Action::FewerJobs => runs && state.table_jobs > 0,
@@ -438,21 +436,14 @@ fn state_rank(state: TableState) -> u8 {
     }
 }
 
-/// Names of the tables and statements that failed and are not skipped.
-pub fn failures(state: &State) -> Vec<String> {
-    let statements = state.failed_statements.iter().filter(|f| !f.skipped).map(|f| f.object.clone());
-    let tables = state.tables.iter().filter(|t| t.state == TableState::Failed || t.diverged.is_some()).map(|t| t.summary.table.to_string());
-    statements.chain(tables).collect()
-}
-
-fn failed(state: &State) -> usize {
-    failures(state).len()
+/// Whether a failure is what is asked about; the cutover box comes before it.
+fn asks_about_failure(state: &State) -> bool {
+    state.ended.is_none() && state.prompts.shown().is_some_and(|p| p.kind == PromptKind::Failure)
 }
 
 /// The id of the prompt that `c` would answer.
 pub fn can_continue(state: &State) -> Option<u64> {
-    let prompt = state.prompt.as_ref().filter(|p| p.kind == PromptKind::Continue && p.blocked_by.is_none())?;
-    state.ended.is_none().then_some(prompt.id)
+    state.prompts.to_continue().filter(|_| state.ended.is_none())
 }
 
 fn at_catch_up(state: &State) -> bool {
@@ -466,22 +457,22 @@ pub fn hard_gates_open(state: &State) -> usize {
 
 /// Whether `c` opens the cutover box.
 pub fn can_open_cutover(state: &State) -> bool {
-    at_catch_up(state) && state.prompt.is_none() && !state.gates.is_empty() && hard_gates_open(state) == 0
+    at_catch_up(state) && state.prompts.shown().is_none() && !state.gates.is_empty() && hard_gates_open(state) == 0
 }
 
 /// Whether the cutover box is on the screen.
 pub fn cutover_box(state: &State) -> bool {
-    let asked = state.prompt.as_ref().is_some_and(|p| matches!(p.kind, PromptKind::Cutover | PromptKind::LateWrite));
+    let asked = state.prompts.shown().is_some_and(|p| matches!(p.kind, PromptKind::Cutover | PromptKind::LateWrite));
     state.ended.is_none() && (asked || state.cutover.running)
 }
 
 pub fn is_late_write(state: &State) -> bool {
-    state.ended.is_none() && state.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::LateWrite)
+    state.ended.is_none() && state.prompts.shown().is_some_and(|p| p.kind == PromptKind::LateWrite)
 }
 
 /// The id of the prompt that `Y` would answer, or why it would not.
 pub fn can_confirm(state: &State) -> Result<u64, String> {
-    let Some(prompt) = state.prompt.as_ref().filter(|p| p.kind == PromptKind::Cutover && state.ended.is_none()) else {
+    let Some(prompt) = state.prompts.shown().filter(|p| p.kind == PromptKind::Cutover && state.ended.is_none()) else {
         return Err("nothing to confirm".into());
     };
     if let Some(why) = &prompt.blocked_by {
@@ -505,7 +496,7 @@ pub fn gates(n: usize) -> String {
 
 /// Whether the operator has to do something before the migration goes on.
 pub fn waits_for_operator(state: &State) -> bool {
-    state.ended.is_none() && state.prompt.is_some()
+    state.ended.is_none() && state.prompts.shown().is_some()
 }
 
 /// The word at the right of the key line, also for the terminal's title.

@@ -2,7 +2,7 @@
 
 use hyperlift::{
     demo::servers::{Programs, Server, ServerOptions},
-    event::{Command, Event, PromptKind, Stage, TableState},
+    event::{Answer, Command, Event, PromptKind, Stage, TableState},
     name::TableName,
     report::summary::exit_summary,
     state::State,
@@ -82,7 +82,7 @@ async fn a_table_that_fails_half_way_and_is_skipped_ends_up_empty_and_the_rest_i
     let mut migration = InProcess::start(&pair, &arguments, |config| config.interactive = true);
     let state_of = |s: &State, name: &str| s.table(&TableName::new("public", name)).map(|t| t.state);
     let all_are = |s: &State, state: TableState| ["parts", "one", "root"].iter().all(|name| state_of(s, name) == Some(state));
-    let asks = |e: &Event| matches!(e, Event::PromptOpened { prompt } if prompt.kind == PromptKind::Trouble);
+    let asks = |e: &Event| matches!(e, Event::PromptOpened { prompt } if prompt.kind == PromptKind::Failure);
     for _ in 0..3 {
         migration.event("a table needs the operator", asks).await;
     }
@@ -91,10 +91,17 @@ async fn a_table_that_fails_half_way_and_is_skipped_ends_up_empty_and_the_rest_i
     let half_way = "select (select count(*) from public.parts) between 1 and 11999, (select count(*) from public.root) between 1 and 11999";
     assert_eq!(pair.target.rows(half_way).await, ["t|t"]);
     // It is tried again, and fails again.
-    migration.command(Command::Retry { object: "public.one".into() }).await;
+    let prompt = |s: &State, name: &str| s.prompts.failure_of(&format!("public.{name}")).map(|p| p.id);
+    let first = prompt(&state, "one").unwrap();
+    migration.answer(first, Answer::Retry).await;
     migration.event("it needs the operator again", asks).await;
+    // The answer to the first question is none to the second.
+    migration.answer(first, Answer::Skip).await;
+    migration.event("a refusal", |e| matches!(e, Event::CommandRefused { command, why } if command == "skip" && why.contains("not open"))).await;
+    let state = migration.until(|s| prompt(s, "one").is_some()).await;
+    assert_eq!(state_of(&state, "one"), Some(TableState::Failed));
     for name in ["parts", "one", "root"] {
-        migration.command(Command::Skip { object: format!("public.{name}") }).await;
+        migration.answer(prompt(&state, name).unwrap(), Answer::Skip).await;
     }
     let state = migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
     assert!(all_are(&state, TableState::Skipped), "{:?}", state.tables);

@@ -2,7 +2,7 @@
 
 use hyperlift::{
     demo::servers::Programs,
-    event::{Command, Event, PromptKind, Stage, TableState},
+    event::{Answer, Event, PromptKind, Stage, TableState},
     name::TableName,
     state::State,
 };
@@ -165,15 +165,16 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
             fine && built("large") && built("small") && failed(s, "large") && failed(s, "small")
         })
         .await;
-    assert_eq!(state.prompt.as_ref().map(|p| p.kind), Some(PromptKind::Trouble));
+    assert_eq!(state.prompts.shown().map(|p| p.kind), Some(PromptKind::Failure));
     lock.batch_execute("select pg_advisory_unlock(43)").await.unwrap();
     let objects: Vec<String> = state.failed_statements.iter().map(|f| f.object.clone()).collect();
     assert_eq!(objects.len(), 2, "{objects:?}");
     // One is retried, the other one is skipped.
     let retried = objects.iter().find(|o| o.contains("large")).unwrap().clone();
     let skipped = objects.iter().find(|o| o.contains("small")).unwrap().clone();
-    migration.command(Command::Retry { object: retried }).await;
-    migration.command(Command::Skip { object: skipped }).await;
+    for (object, answer) in [(retried, Answer::Retry), (skipped, Answer::Skip)] {
+        migration.answer(state.prompts.failure_of(&object).unwrap().id, answer).await;
+    }
     migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
     let there = "select to_regclass('public.large_broken') is not null, to_regclass('public.small_broken') is not null";
     assert_eq!(pair.target.rows(there).await, ["t|f"]);

@@ -37,7 +37,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["error"],
         ],
     ),
-    ("migration", &[&["stages"], &["restore"], &["prompts"], &["relations"], &["context"]]),
+    ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
     (
         "migration::stages",
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],

@@ -7,7 +7,7 @@ use hyperlift::{
         servers::ServerOptions,
         writer::{Load, Writer},
     },
-    event::{Command, CutoverStep, Event, PromptKind, Stage, TableState},
+    event::{Answer, Command, CutoverStep, Event, PromptKind, Stage, TableState},
 };
 use std::time::Duration;
 
@@ -182,8 +182,8 @@ async fn c_12_a_table_that_was_made_during_the_migration_is_named_at_the_end() {
     pair.source.execute("create table public.young (id int primary key); insert into public.young values (1)").await;
     migration.until(|s| !s.gates.is_empty() && s.gates.iter().all(|g| g.passed || !g.hard)).await;
     migration.command(Command::OpenCutover).await;
-    let asked = migration.until(|s| s.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
-    migration.command(Command::ConfirmCutover { prompt: asked.prompt.unwrap().id }).await;
+    let asked = migration.until(|s| s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
+    migration.answer(asked.prompts.shown().unwrap().id, Answer::Confirm).await;
     let done = migration.until(|s| s.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
     assert!(!done.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.not_moved);
     migration.command(Command::Leave).await;

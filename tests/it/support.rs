@@ -462,6 +462,10 @@ impl InProcess {
         self.front.commands.send(command).await.unwrap();
     }
 
+    pub async fn answer(&self, prompt: u64, answer: event::Answer) {
+        self.command(event::Command::Answer { prompt, answer }).await;
+    }
+
     /// Stops it safely.
     pub async fn stop(self) {
         self.cancel.cancel();

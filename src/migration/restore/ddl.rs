@@ -5,8 +5,8 @@ use std::{collections::HashSet, time::Duration};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level},
-    migration::prompts::{Asker, Resolution},
+    event::{Answer, Event, Level, Subject},
+    migration::prompts::PromptSender,
     pg::{
         catalog::versions,
         client::{self, Client},
@@ -66,7 +66,7 @@ pub async fn run_all(
     statements: &[&Statement],
     executed: &HashSet<String>,
     reporter: &Reporter,
-    asker: Option<&Asker>,
+    prompts: Option<&PromptSender>,
     progress: impl Fn(usize, &Statement),
 ) -> Result<()> {
     for (n, batch) in statements.chunks(BATCH).enumerate() {
@@ -78,7 +78,7 @@ pub async fn run_all(
         }
         for (i, statement) in left.into_iter().enumerate() {
             progress(n * BATCH + i, statement);
-            run_or_skip(session, statement, executed, reporter, asker).await?;
+            run_or_skip(session, statement, executed, reporter, prompts).await?;
         }
     }
     Ok(())
@@ -95,8 +95,14 @@ fn with_record(statement: &Statement) -> String {
 }
 
 /// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
-pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
-    run_or_skip(session, statement, executed, reporter, Some(asker)).await
+pub async fn run(
+    session: &mut Session,
+    statement: &Statement,
+    executed: &HashSet<String>,
+    reporter: &Reporter,
+    prompts: &PromptSender,
+) -> Result<bool> {
+    run_or_skip(session, statement, executed, reporter, Some(prompts)).await
 }
 
 async fn run_or_skip(
@@ -104,7 +110,7 @@ async fn run_or_skip(
     statement: &Statement,
     executed: &HashSet<String>,
     reporter: &Reporter,
-    asker: Option<&Asker>,
+    prompts: Option<&PromptSender>,
 ) -> Result<bool> {
     let digest = statement.digest();
     if executed.contains(&digest) {
@@ -120,19 +126,16 @@ async fn run_or_skip(
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
         }
-        let Some(asker) = asker else {
+        let Some(prompts) = prompts else {
             session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
             return Ok(false);
         };
         report_failure(reporter, &statement.object, statement.shown(), &e).await;
         let reason = e.to_string();
-        match asker.ask(&statement.object, e).await? {
-            Resolution::Retry => {}
-            Resolution::Skip => {
-                session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
-                reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
-                return Ok(false);
-            }
+        if prompts.ask(Subject::Object(statement.object.clone()), e).await? == Answer::Skip {
+            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
+            reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
+            return Ok(false);
         }
     }
 }

@@ -13,11 +13,7 @@ mod start;
 mod stop;
 mod wait;
 
-pub use self::{
-    counters::differences,
-    replay::{Driven, Replay},
-    start::start,
-};
+pub use self::{counters::differences, replay::Replay, start::start};
 
 use std::time::Instant;
 

@@ -38,7 +38,7 @@ use crate::{
     event::{Event, Level, Stage},
     migration::{
         context::Context,
-        prompts, relations,
+        relations,
         restore::{self, ddl, statements},
     },
     pg::{
@@ -194,17 +194,16 @@ async fn build_post_index(cx: &mut Context, statements: &[Statement]) -> Result<
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
     let executed_indexes = ledger::executed(session.client().await?, Phase::Index.word()).await?;
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let work = async {
         // Indexes of objects that are not relations of this migration, such as materialised views, and indexes that a crash of the target has
         // undone.
         for s in statements.iter().filter(|s| s.phase == Phase::Index) {
-            ddl::run(&mut session, s, &executed_indexes, &reporter, &asker).await?;
+            ddl::run(&mut session, s, &executed_indexes, &reporter, &prompts).await?;
         }
         let rest: Vec<&Statement> = statements.iter().filter(|s| s.phase == Phase::PostIndex).collect();
-        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&asker), |_, _| {}).await
+        ddl::run_all(&mut session, &rest, &executed, &reporter, Some(&prompts), |_, _| {}).await
     };
-    tokio::pin!(work);
-    prompts::with_desk(cx, &mut desk, Stage::Copy, work).await
+    cx.prompts.drive(Stage::Copy, work, Err).await
 }

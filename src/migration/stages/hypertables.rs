@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     event::{Candidate, Command, Event, Level, Stage, TimeColumn, UniqueKey},
     migration::{
-        context::{Answer, Context},
+        context::Context,
         restore::{ddl, flatten},
     },
     name::TableName,
@@ -28,6 +28,20 @@ const APPEND_ONLY: &str = "time + append-only";
 const CHUNKS: u64 = 200;
 /// A column is looked through for NULL for so long at most.
 const LOOK_FOR_NULL: &str = "5s";
+
+/// What the operator may order while the stage asks.
+enum Order {
+    Recheck,
+    Select { hypertables: Vec<Hypertable>, one_table: Vec<TableName> },
+}
+
+fn order(command: Command) -> Result<Order, Command> {
+    match command {
+        Command::Recheck => Ok(Order::Recheck),
+        Command::SelectHypertables { selection: hypertables, one_table } => Ok(Order::Select { hypertables, one_table }),
+        other => Err(other),
+    }
+}
 
 pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Hypertables).await;
@@ -64,15 +78,14 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         if finished && problem.is_none() {
             break;
         }
-        match cx.ask_continue(Stage::Hypertables, question(&candidates), problem).await? {
-            Answer::Continue => break,
-            Answer::Other(Command::SelectHypertables { selection, one_table }) => {
-                cx.plan.select(selection, one_table);
+        match cx.prompts.ask_continue(Stage::Hypertables, question(&candidates), problem, order).await? {
+            None => break,
+            Some(Order::Select { hypertables, one_table }) => {
+                cx.plan.select(hypertables, one_table);
                 flatten::adopt(cx, &relations).await?;
                 cx.save_plan()?;
             }
-            Answer::Other(Command::Recheck) => looked.clear(),
-            Answer::Other(other) => cx.refuse(&other, Stage::Hypertables).await,
+            Some(Order::Recheck) => looked.clear(),
         }
     }
     flatten::make(cx, &source, &relations).await?;

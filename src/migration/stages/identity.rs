@@ -3,10 +3,7 @@
 use crate::{
     error::{Error, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
-    migration::{
-        context::{Answer, Context},
-        relations,
-    },
+    migration::{context::Context, relations},
     name::{TableName, ident},
     pg::{
         catalog::{self, Relation},
@@ -19,6 +16,20 @@ use crate::{
 
 /// A statement that locks a table waits this long for it before it lets the application go first.
 const LOCK_TIMEOUT: &str = "2s";
+
+/// What the operator may order while the stage asks.
+enum Order {
+    Recheck,
+    Choose(TableName, Option<IdentityChoice>),
+}
+
+fn order(command: Command) -> Result<Order, Command> {
+    match command {
+        Command::Recheck => Ok(Order::Recheck),
+        Command::SetIdentity { table, choice } => Ok(Order::Choose(table, choice)),
+        other => Err(other),
+    }
+}
 
 pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Identity).await;
@@ -43,11 +54,10 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             many => format!("{} tables are still open, {} first. Settle them (f, u or i), or mend them yourself, then R.", many.len(), many[0].table),
         };
         let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
-        match cx.ask_continue(Stage::Identity, text, blocked).await? {
-            Answer::Continue => break,
-            Answer::Other(Command::Recheck) => {}
-            Answer::Other(Command::SetIdentity { table, choice }) => choose(cx, &relations, table, choice).await?,
-            Answer::Other(other) => cx.refuse(&other, Stage::Identity).await,
+        match cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await? {
+            None => break,
+            Some(Order::Recheck) => {}
+            Some(Order::Choose(table, choice)) => choose(cx, &relations, table, choice).await?,
         }
     }
     cx.finish(Stage::Identity).await

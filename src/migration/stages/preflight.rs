@@ -7,10 +7,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::{Check, Command, Endpoint, Event, Level, Stage, Verdict},
     format,
-    migration::{
-        context::{Answer, Context},
-        relations,
-    },
+    migration::{context::Context, relations},
     pg::{
         catalog::{self, Relation, Server, exclusion, unsupported, versions},
         client::Client,
@@ -95,10 +92,9 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             (n, _) => format!("{n} check{} failed. Mend the cause, then check again (R).", plural(n)),
         };
         let blocked = (!failed.is_empty()).then(|| format!("{} failed", failed.len()));
-        match cx.ask_continue(Stage::Preflight, text, blocked).await? {
-            Answer::Continue => break,
-            Answer::Other(Command::Recheck) => {}
-            Answer::Other(other) => cx.refuse(&other, Stage::Preflight).await,
+        let recheck = |command| if command == Command::Recheck { Ok(()) } else { Err(command) };
+        if cx.prompts.ask_continue(Stage::Preflight, text, blocked, recheck).await?.is_none() {
+            break;
         }
     }
     if !cx.is_finished(Stage::Preflight) {

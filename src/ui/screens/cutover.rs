@@ -92,7 +92,7 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
     };
     let mut lines = Vec::new();
     blank(&mut lines);
-    let asked = state.prompt.as_ref().filter(|p| matches!(p.kind, PromptKind::Cutover | PromptKind::LateWrite));
+    let asked = state.prompts.shown().filter(|p| matches!(p.kind, PromptKind::Cutover | PromptKind::LateWrite));
     match asked {
         Some(p) if p.kind == PromptKind::LateWrite => {
             lines.extend(paragraph(&format!("LATE WRITE. {}", p.text), Role::Failed));

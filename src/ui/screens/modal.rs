@@ -19,12 +19,9 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         Some(Modal::Quit) => quit(frame, area, state, view),
         Some(Modal::Name { purpose, input }) => {
             let (title, what) = match purpose {
-                Purpose::Skip(object) => (
-                    "SKIP",
-                    format!(
-                        "The migration goes on without {object}: what is missing there stays missing on the target. r takes it back until the cutover."
-                    ),
-                ),
+                Purpose::Skip(_, object) => {
+                    ("SKIP", format!("The migration goes on without {object}: what is missing there stays missing on the target."))
+                }
                 Purpose::InsertOnly(table) => {
                     ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on. i takes it back."))
                 }

@@ -9,7 +9,7 @@ use ratatui::{
 use std::time::Duration;
 
 use crate::{
-    event::{Level, PromptKind, Stage},
+    event::{Answer, Level, Prompt, PromptKind, Stage},
     state::{Ended, LogLine, State, between},
     ui::{
         keys::{self, Action, Context},
@@ -118,8 +118,7 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
             attention("Migration successfully completed. Late writes on the source are still watched for.".into(), "[ q leave and clean up ]")
         };
     }
-    let failures = view::failures(state);
-    match &state.prompt {
+    match state.prompts.shown() {
         Some(p) if p.kind == PromptKind::Continue => {
             let again = matches!(p.stage, Stage::Preflight | Stage::Identity | Stage::Hypertables);
             let keys = |first: &str| format!("{first}{}    [ q quit ]", if again { "    [ R check again ]" } else { "" });
@@ -132,17 +131,8 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
                 Some(why) => attention(format!("CONTINUE?  Not yet: {why}."), &keys("[ c continue ] (not yet)")),
             };
         }
-        Some(p) if p.kind == PromptKind::Trouble => return attention(p.text.clone(), "[ r retry ]    [ K skip ]    [ enter details ]"),
+        Some(p) if p.kind == PromptKind::Failure => return Some(failure_band(p, state, view)),
         _ => {}
-    }
-    if let [first, rest @ ..] = &failures[..] {
-        let text = match rest.len() {
-            0 => format!("1 needs you: {first} failed."),
-            n => format!("{} need you: {first} and {n} more failed.", n + 1),
-        };
-        let others = if state.stage == Some(Stage::Copy) { " The other tables go on." } else { "" };
-        let text = text + others;
-        return attention(text, "[ r retry ]    [ K skip ]    [ enter details ]");
     }
     if let Some((what, holders)) = &state.waiting {
         let text = format!(
@@ -167,6 +157,19 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
         });
     }
     None
+}
+
+/// The failure that `r` and `K` answer; where no row is selected, the newest one.
+fn failure_band(newest: &Prompt, state: &State, view: &View) -> Band {
+    let shown = view.failure(state).unwrap_or(newest);
+    let text = &shown.text;
+    let text = match state.prompts.failures().count() {
+        1 if state.stage == Some(Stage::Copy) => format!("{}. The other tables go on.", text.trim_end_matches('.')),
+        1 => text.clone(),
+        n => format!("{n} failures need you: select the row of each. {text}"),
+    };
+    let skip = if shown.objection(Answer::Skip).is_none() { "    [ K skip ]" } else { "" };
+    Band { role: Role::Attention, text, keys: format!("[ r retry ]{skip}    [ enter details ]") }
 }
 
 fn transactions(n: usize) -> String {

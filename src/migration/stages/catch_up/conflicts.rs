@@ -1,98 +1,181 @@
 //! Changes that cannot be applied, and failures of lanes: the operator decides.
 
-use super::replay::{Driven, Replay, SAMPLE_EVERY};
+use super::replay::{Replay, SAMPLE_EVERY};
+
+use futures_util::{FutureExt, StreamExt};
+use std::collections::HashSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::{
-    error::Result,
-    event::{Command, Event, Level, Stage},
+    error::{Error, Result},
+    event::{Answer, Command, Event, Level, PromptKind, Stage, Subject},
     migration::context::Context,
-    replay::lane::{self, Resolution},
+    name::TableName,
+    replay::{
+        lane::{Resolution, Trouble as Conflict},
+        router::Reshaped,
+    },
 };
 
+/// A duplicate key: the change collided with a row of the target.
+const UNIQUE_VIOLATION: &str = "23505";
+
+/// A conflict that the operator was asked about.
+pub(super) struct Waiting {
+    conflict: Conflict,
+    table: Option<TableName>,
+}
+
+/// What happens while replay runs.
+enum Next<T> {
+    Conflict(Conflict),
+    Answered(Waiting, Answer),
+    Reshaped(Reshaped),
+    /// A sample is due.
+    Sample,
+    Done(T),
+}
+
 impl Replay {
-    /// Runs a future while replay is watched: samples, troubles, failures, commands.
-    pub async fn drive<T>(&mut self, cx: &mut Context, work: &mut (impl Future<Output = Result<T>> + Unpin)) -> Result<Driven<T>> {
+    /// Runs work, or waits for a command that ends the wait ([`crate::migration::prompts::Prompts::drive`]), while replay is sampled and
+    /// its conflicts are asked about. A lane or a router that fails ends it.
+    pub async fn drive<T>(
+        &mut self,
+        cx: &mut Context,
+        stage: Stage,
+        work: impl Future<Output = Result<T>>,
+        mut takes: impl FnMut(Command) -> Result<T, Command>,
+    ) -> Result<T> {
+        let mut work = std::pin::pin!(work);
         let mut tick = tokio::time::interval(SAMPLE_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                biased;
-                Some(error) = self.failures.recv() => return Err(error),
-                Some(trouble) = self.trouble.recv() => self.show_trouble(cx, trouble).await?,
-                Some(reshaped) = self.reshapes.recv() => self.follow(cx, reshaped).await?,
-                result = &mut *work => return result.map(Driven::Done),
-                command = cx.command() => {
-                    let command = command?;
-                    if !self.answer_trouble(cx, &command).await {
-                        return Ok(Driven::Command(command));
-                    }
+            let next = async {
+                tokio::select! {
+                    biased;
+                    Some(error) = self.failures.recv() => Err(error),
+                    Some(conflict) = self.trouble.recv() => Ok(Next::Conflict(conflict)),
+                    Some((waiting, answer)) = self.waiting.next() => Ok(Next::Answered(waiting, answer?)),
+                    Some(reshaped) = self.reshapes.recv() => Ok(Next::Reshaped(reshaped)),
+                    result = &mut work => result.map(Next::Done),
+                    _ = tick.tick() => Ok(Next::Sample),
                 }
-                _ = tick.tick() => self.sample(cx).await?,
+            };
+            match cx.prompts.drive(stage, next, |command| takes(command).map(Next::Done)).await? {
+                Next::Conflict(conflict) => self.ask(cx, conflict).await?,
+                Next::Answered(waiting, answer) => self.answered(cx, waiting, answer).await?,
+                Next::Reshaped(reshaped) => self.follow(cx, reshaped).await?,
+                Next::Sample => self.sample(cx).await?,
+                Next::Done(result) => return Ok(result),
             }
         }
     }
 
-    async fn show_trouble(&mut self, cx: &mut Context, trouble: lane::Trouble) -> Result<()> {
-        let table = trouble.target.map(|t| self.relations[t].table.clone());
-        if trouble.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
-            let _ = trouble.answer.send(Resolution::Accept);
+    /// Asks the operator about a conflict. Without anybody to ask, it ends the run.
+    async fn ask(&mut self, cx: &mut Context, conflict: Conflict) -> Result<()> {
+        let table = conflict.target.map(|t| self.relations[t].table.clone());
+        if conflict.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
+            let _ = conflict.answer.send(Resolution::Accept);
             return Ok(());
         }
         if !cx.config.interactive {
-            let mut error = trouble.error.context("replay");
-            // A missing partition or column is to be mended, not counted.
-            if table.is_some() && (error.sqlstate.is_none() || error.has_code("23505")) {
-                let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
-                error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
-            }
-            return Err(error);
+            return Err(unasked(conflict));
         }
-        let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
-        let event = match (&table, &trouble.sql) {
-            (Some(table), None) => Event::Diverged { table: table.clone(), reason: trouble.error.to_string() },
-            (_, sql) => Event::StatementFailed {
-                object: object.clone(),
-                message: trouble.error.message.clone(),
-                sqlstate: trouble.error.sqlstate.clone(),
-                sql: sql.clone().unwrap_or_default(),
-            },
+        let subject = table.clone().map_or(Subject::Lane(conflict.lane), Subject::Table);
+        let object = subject.to_string();
+        let Error { message, sqlstate, .. } = &conflict.error;
+        // The error of a change names its row, which only the journal may have.
+        let logged = if conflict.sql.is_some() { message.as_str() } else { "a change waits for the operator" };
+        tracing::error!(object, sqlstate, "{logged}");
+        let event = match (&table, &conflict.sql) {
+            (Some(table), None) => Event::Diverged { table: table.clone(), reason: conflict.error.to_string() },
+            (_, sql) => {
+                let sql = sql.clone().unwrap_or_default();
+                Event::StatementFailed { object: object.clone(), message: message.clone(), sqlstate: sqlstate.clone(), sql }
+            }
         };
-        // The error of a change names its row, which the journal alone may have.
-        let told = if trouble.sql.is_some() { trouble.error.message.as_str() } else { "a change waits for the operator" };
-        tracing::error!(object, sqlstate = trouble.error.sqlstate, "{told}");
         cx.reporter.report(event).await;
-        let text = match &trouble.sql {
-            None => format!("{object}: {} Retry (r), or accept that this table differs (K).", trouble.error),
-            Some(sql) => format!("{}. Run on the target: {}; then retry (r), or go on as it is (K).", trouble.error, sql.replace('\n', " ")),
+        let text = match (&table, &conflict.sql) {
+            (_, Some(sql)) => format!("{}. Run on the target: {}; then retry (r), or go on as it is (K).", conflict.error, sql.replace('\n', " ")),
+            (Some(table), None) => format!("{table}: {} Retry (r), or accept that this table differs (K).", conflict.error),
+            (None, None) => format!("{object}: {} Fix the cause, then retry (r).", conflict.error),
         };
-        self.open.entry(object.clone()).or_insert_with(|| (table, Vec::new())).1.push(trouble.answer);
-        cx.open_trouble(Stage::CatchUp, &object, text).await;
+        let mut asked = cx.prompts.open(Stage::CatchUp, PromptKind::Failure, Some(subject), text, None).await;
+        self.waiting.push(Box::pin(async move {
+            let answer = asked.answer().await;
+            (Waiting { conflict, table }, answer)
+        }));
         Ok(())
     }
 
-    async fn answer_trouble(&mut self, cx: &mut Context, command: &Command) -> bool {
-        let (object, resolution) = match command {
-            Command::Retry { object } => (object, Resolution::Retry),
-            Command::Skip { object } => (object, Resolution::Accept),
-            _ => return false,
-        };
-        let Some((table, answers)) = self.open.remove(object) else { return false };
-        for answer in answers {
-            let _ = answer.send(resolution);
+    /// Carries an answer out. The lanes that wait because of one table have been answered together.
+    async fn answered(&mut self, cx: &mut Context, first: Waiting, answer: Answer) -> Result<()> {
+        let mut answered = vec![(first, answer)];
+        while let Some(Some((waiting, answer))) = self.waiting.next().now_or_never() {
+            answered.push((waiting, answer?));
         }
-        if resolution == Resolution::Accept {
-            self.accepted.extend(table.clone());
-        }
-        if let Some(table) = table {
-            if resolution == Resolution::Accept {
-                cx.record.missed.entry(table.to_string()).or_default();
-                if let Err(e) = cx.save() {
-                    cx.notice(Level::Warn, e.to_string()).await;
+        let mut settled = HashSet::new();
+        for (Waiting { conflict, table }, answer) in answered {
+            let accepted = answer == Answer::Skip;
+            // Reported first, because the lane may fail again immediately.
+            if let Some(table) = table.filter(|table| settled.insert(table.clone())) {
+                if accepted {
+                    self.accept(cx, &table, conflict.sql.is_some()).await;
                 }
+                cx.reporter.report(Event::DivergenceSettled { table, accepted }).await;
             }
-            cx.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
+            let _ = conflict.answer.send(if accepted { Resolution::Accept } else { Resolution::Retry });
         }
-        cx.close_trouble(object, resolution == Resolution::Retry).await;
-        true
+        Ok(())
+    }
+
+    /// Remembers that the operator accepts that a table differs: other lanes need not ask, and the migration does not end as equal.
+    async fn accept(&mut self, cx: &mut Context, table: &TableName, altered: bool) {
+        self.accepted.insert(table.clone());
+        cx.record.missed.entry(table.to_string()).or_default();
+        if let Err(e) = cx.save() {
+            cx.notice(Level::Warn, e.to_string()).await;
+        }
+        if altered {
+            cx.reporter.report(Event::StatementSkipped { object: table.to_string() }).await;
+        }
+    }
+}
+
+/// The error of a conflict that nobody can be asked about.
+fn unasked(conflict: Conflict) -> Error {
+    let mut error = conflict.error.context("replay");
+    // Counting helps with a change that found no row or collided, not where a partition, a column or a statement is missing.
+    let counts = error.sqlstate.is_none() || error.has_code(UNIQUE_VIOLATION);
+    if conflict.target.is_some() && conflict.sql.is_none() && counts {
+        let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
+        error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(target: Option<usize>, sql: Option<&str>, error: Error) -> String {
+        let (answer, _) = tokio::sync::oneshot::channel();
+        unasked(Conflict { lane: 0, target, sql: sql.map(str::to_owned), error, answer }).hint.unwrap_or_default()
+    }
+
+    #[test]
+    fn counting_is_proposed_only_for_changes_that_it_would_count() {
+        let code = |code: &str| Error::database(code, "no", None, None);
+        for counted in [Error::failed("no such row"), code(UNIQUE_VIOLATION)] {
+            assert!(hint(Some(0), None, counted).contains("--on-conflict count"));
+        }
+        // A missing partition, a table that was altered, a whole lane.
+        for hint in [
+            hint(Some(0), None, code("23514")),
+            hint(Some(0), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
+            hint(None, None, Error::failed("the lane failed")),
+        ] {
+            assert!(!hint.contains("--on-conflict"), "{hint}");
+        }
     }
 }

@@ -69,8 +69,8 @@ impl Replay {
                 true,
                 format!("{copied} of {}{}", self.relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
             ),
-            match (self.open.keys().next(), super::differences(cx)) {
-                (Some(table), _) => gate("nothing diverged", false, true, format!("{table} waits for you")),
+            match (cx.prompts.failure(), super::differences(cx)) {
+                (Some(subject), _) => gate("nothing diverged", false, true, format!("{subject} waits for you")),
                 (None, missed) if missed.is_empty() => gate("nothing diverged", true, true, "every change found its row".into()),
                 // With the operator's consent.
                 (None, missed) => gate("nothing diverged", false, false, format!("missed: {missed}")),

@@ -1,9 +1,11 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
-use super::{super::copy::Replication, counters, lag};
+use super::{super::copy::Replication, conflicts::Waiting, counters, lag};
 use crate::pg::catalog::exclusion::Omitted;
+use futures_util::stream::FuturesUnordered;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,13 +14,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     error::{Error, Result},
-    event::{Command, Event},
+    event::{Answer, Event},
     lsn::Lsn,
     migration::context::Context,
     name::TableName,
     pg::{client::Client, slot},
     replay::{
-        lane::{self, Resolution},
+        lane,
         relation::Relation,
         router::{self, BarrierRequest},
     },
@@ -42,8 +44,8 @@ pub struct Replay {
     /// Tables whose DDL was followed.
     pub(super) reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
     pub(super) failures: mpsc::UnboundedReceiver<Error>,
-    /// Troubles that wait for the operator, by the name of their table.
-    pub(super) open: HashMap<String, (Option<TableName>, Vec<oneshot::Sender<Resolution>>)>,
+    /// Conflicts that wait for the operator's answer.
+    pub(super) waiting: FuturesUnordered<Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
     pub(super) accepted: HashSet<TableName>,
     pub(super) tasks: TaskTracker,
@@ -84,13 +86,6 @@ pub(super) enum Analyze {
     NotYet,
     Running(watch::Receiver<bool>),
     Done,
-}
-
-/// What happened while replay was driven.
-pub enum Driven<T> {
-    Done(T),
-    /// A command that is not about replay's own troubles.
-    Command(Command),
 }
 
 impl Replay {

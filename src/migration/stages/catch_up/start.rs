@@ -7,6 +7,7 @@ use super::{
     slow_tables,
 };
 use crate::pg::catalog::exclusion::{self};
+use futures_util::stream::FuturesUnordered;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -138,7 +139,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Replay>
         trouble,
         reshapes,
         failures,
-        open: HashMap::new(),
+        waiting: FuturesUnordered::new(),
         accepted: HashSet::new(),
         tasks,
         cancel,

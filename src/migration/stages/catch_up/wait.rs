@@ -1,89 +1,96 @@
 //! Waiting for the cutover: the operator opens the box and confirms, or the source is quiet.
 
-use super::replay::{Analyze, Driven, Replay, SAMPLE_EVERY};
+use super::replay::{Analyze, Replay, SAMPLE_EVERY};
 
 use crate::{
     error::Result,
-    event::{Command, Event, Gate, Level, PromptKind, Stage},
-    migration::context::Context,
+    event::{Answer, Command, Event, Gate, Level, PromptKind, Stage},
+    migration::{context::Context, prompts::Asked},
 };
+
+/// What ends a pause of the wait.
+enum Next {
+    /// The gates have to be checked again.
+    Gates,
+    Answered(Answer),
+    OpenBox,
+    Pause(bool),
+}
+
+/// What the operator may order in catch-up.
+fn order(command: Command) -> Result<Next, Command> {
+    match command {
+        Command::OpenCutover => Ok(Next::OpenBox),
+        Command::Pause => Ok(Next::Pause(true)),
+        Command::Resume => Ok(Next::Pause(false)),
+        other => Err(other),
+    }
+}
 
 impl Replay {
     /// Waits, in catch-up, until the cutover is confirmed.
     pub async fn wait_for_cutover(&mut self, cx: &mut Context) -> Result<()> {
-        let mut prompt = None;
+        let mut cutover_box: Option<Asked> = None;
         let mut announced = false;
         loop {
-            let mut pause = Box::pin(async {
-                tokio::time::sleep(SAMPLE_EVERY).await;
-                Ok(())
-            });
-            let driven = self.drive(cx, &mut pause).await?;
-            let gates = self.gates(cx);
-            let closed = gates.iter().find(|g| g.hard && !g.passed);
-            match driven {
-                Driven::Done(()) => {
-                    let analyzed = matches!(self.analyze, Analyze::Done);
-                    if cx.config.cutover_when_ready && prompt.is_none() {
-                        if closed.is_none() && analyzed && self.altered.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
+            let next = self.drive(cx, Stage::CatchUp, pause(&mut cutover_box), order).await?;
+            let blocked_by = closed_gate(&self.gates(cx));
+            match next {
+                Next::Gates => {
+                    let ready = blocked_by.is_none() && matches!(self.analyze, Analyze::Done);
+                    if cx.config.cutover_when_ready && cutover_box.is_none() {
+                        if ready && self.altered.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
                             return Ok(());
                         }
-                    } else if !cx.config.interactive && !cx.config.cutover_when_ready && closed.is_none() && analyzed && !announced {
+                    } else if !cx.config.interactive && !cx.config.cutover_when_ready && ready && !announced {
                         announced = true;
-                        cx.notice(
-                            Level::Info,
-                            "ready for the cutover: start again with --cutover-when-ready, or open the dashboard on this directory",
-                        )
-                        .await;
+                        let text = "ready for the cutover: start again with --cutover-when-ready, or open the dashboard on this directory";
+                        cx.notice(Level::Info, text).await;
                     }
-                    // The box follows the gates.
-                    if let Some(id) = prompt {
-                        let fresh = cutover_prompt(id, closed);
-                        cx.reporter.report(Event::PromptOpened { prompt: fresh }).await;
+                    if let Some(asked) = &cutover_box {
+                        cx.prompts.block(asked.id, blocked_by).await;
                     }
                 }
-                Driven::Command(Command::OpenCutover) => {
-                    let opened = cx.next_prompt(Stage::Cutover, PromptKind::Cutover, String::new(), None);
-                    prompt = Some(opened.id);
-                    cx.reporter.report(Event::PromptOpened { prompt: cutover_prompt(opened.id, closed) }).await;
-                }
-                Driven::Command(Command::AbortCutover) => {
-                    if let Some(id) = prompt.take() {
-                        cx.reporter.report(Event::PromptClosed { id }).await;
+                Next::OpenBox if cutover_box.is_none() => cutover_box = Some(open_box(cx, blocked_by).await),
+                Next::OpenBox => {}
+                Next::Answered(Answer::Confirm) => match blocked_by {
+                    None => return Ok(()),
+                    // A gate has closed since the box was last drawn.
+                    Some(why) => {
+                        cx.reporter.report(Event::CommandRefused { command: Answer::Confirm.word().into(), why: format!("not yet: {why}") }).await;
+                        cutover_box = Some(open_box(cx, Some(why)).await);
                     }
-                }
-                Driven::Command(Command::ConfirmCutover { prompt: answered }) => match (prompt, closed) {
-                    (Some(id), None) if id == answered => {
-                        cx.reporter.report(Event::PromptClosed { id }).await;
-                        return Ok(());
-                    }
-                    (Some(id), Some(gate)) if id == answered => {
-                        let why = format!("{}: {}", gate.name, gate.detail);
-                        cx.reporter.report(Event::CommandRefused { command: "cutover".into(), why }).await;
-                    }
-                    _ => {}
                 },
-                Driven::Command(Command::Pause) => {
-                    self.paused.send_replace(true);
-                    cx.reporter.report(Event::Paused { paused: true }).await;
+                Next::Answered(_) => cutover_box = None,
+                Next::Pause(paused) => {
+                    self.paused.send_replace(paused);
+                    cx.reporter.report(Event::Paused { paused }).await;
                 }
-                Driven::Command(Command::Resume) => {
-                    self.paused.send_replace(false);
-                    cx.reporter.report(Event::Paused { paused: false }).await;
-                }
-                Driven::Command(other) => cx.refuse(&other, Stage::CatchUp).await,
             }
         }
     }
 }
 
-fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {
-    crate::event::Prompt {
-        id,
-        stage: Stage::Cutover,
-        kind: PromptKind::Cutover,
-        // The box says it all.
-        text: String::new(),
-        blocked_by: closed.map(|g| format!("{}: {}", g.name, g.detail)),
+/// Until the gates have to be checked again, or the open box is answered.
+async fn pause(cutover_box: &mut Option<Asked>) -> Result<Next> {
+    let answer = async {
+        match cutover_box {
+            Some(asked) => asked.answer().await.map(Next::Answered),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = tokio::time::sleep(SAMPLE_EVERY) => Ok(Next::Gates),
     }
+}
+
+/// Opens the cutover box. It needs no text, because it shows the gates and the steps.
+async fn open_box(cx: &mut Context, blocked_by: Option<String>) -> Asked {
+    cx.prompts.open(Stage::Cutover, PromptKind::Cutover, None, "", blocked_by).await
+}
+
+/// The first hard gate that is closed.
+fn closed_gate(gates: &[Gate]) -> Option<String> {
+    gates.iter().find(|g| g.hard && !g.passed).map(|g| format!("{}: {}", g.name, g.detail))
 }

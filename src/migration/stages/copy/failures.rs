@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
 use crate::{
     error::{Error, Result},
-    event::{Event, Level, TableState},
-    migration::prompts::Resolution,
+    event::{Answer, Event, Level, Subject, TableState},
     pg::{client, connect::session::Side, ledger, wire::Wire},
 };
 
@@ -69,9 +68,9 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
 async fn ask(shared: &CopyShared, mut entry: CopyQueueEntry, mut error: Error) -> Result<()> {
     let (table, oid) = (entry.relation.table.clone(), entry.relation.oid);
     loop {
-        let answer = shared.asker.ask(table.to_string(), error.context("copy")).await?;
+        let answer = shared.prompts.ask(Subject::Table(table.clone()), error.context("copy")).await?;
         match prepare(shared, &mut entry, answer).await {
-            Ok(()) if answer == Resolution::Retry => shared.queue.put_back(entry),
+            Ok(()) if answer == Answer::Retry => shared.queue.put_back(entry),
             Ok(()) => {
                 tracing::info!(oid, "skipped");
                 shared.settled(TableState::Skipped, entry, 0, 0).await;
@@ -86,7 +85,7 @@ async fn ask(shared: &CopyShared, mut entry: CopyQueueEntry, mut error: Error) -
 }
 
 /// Before another try the target is read again, because the operator may have changed the table. A table that is skipped is emptied.
-async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Resolution) -> Result<()> {
+async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Answer) -> Result<()> {
     let oid = entry.relation.oid;
     let worker = format!("{}copy", shared.prefix);
     let target = client::connect(&shared.config.target, Side::Target, &worker).await?;
@@ -95,7 +94,7 @@ async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Resolu
         // The ledger has it as copied: the answer to the commit was lost.
         None => entry.target.used = true,
     }
-    if answer == Resolution::Skip {
+    if answer == Answer::Skip {
         if entry.target.used {
             let only = !entry.relation.partitioned && !shared.hypertables.contains_key(&entry.relation.table);
             let mut wire = Wire::open(&shared.config.target, Side::Target, &worker).await?;

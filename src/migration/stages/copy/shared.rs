@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     event::{Event, TableState},
     lsn::Lsn,
-    migration::prompts::Asker,
+    migration::prompts::PromptSender,
     name::TableName,
 };
 
@@ -39,7 +39,7 @@ pub struct CopyShared {
     pub throttle: Throttle,
     /// How many jobs the operator wants.
     pub wanted: watch::Receiver<u32>,
-    pub asker: Asker,
+    pub prompts: PromptSender,
     pub index_jobs: mpsc::UnboundedSender<IndexJob>,
     pub tasks: StageTasks,
     /// The greatest L of all relations, for the receiver.

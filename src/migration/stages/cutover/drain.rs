@@ -44,8 +44,8 @@ pub async fn run(cx: &mut Context, replay: &mut Replay) -> Result<Drain> {
         cx.reporter.report(Event::CutoverStarted { end: Some(end) }).await;
         step::report(cx, CutoverStep::EndOfStream, true, end.to_string()).await;
         step::report(cx, CutoverStep::Drain, false, "").await;
-        let mut barrier = replay.barrier(end);
-        if late_writes::unless_aborted(cx, replay, &mut barrier).await?.is_none() {
+        let barrier = replay.barrier(end);
+        if late_writes::unless_aborted(cx, replay, barrier).await?.is_none() {
             return Ok(Drain::given_up(BY_OPERATOR));
         }
         step::report(cx, CutoverStep::Drain, true, format!("applied to {end}")).await;

@@ -5,7 +5,6 @@ use crate::{
     event::{CutoverStep, Stage},
     migration::{
         context::Context,
-        prompts,
         restore::{ddl, memberships, statements},
     },
     pg::{
@@ -29,20 +28,19 @@ pub async fn make(cx: &mut Context) -> Result<()> {
     executed.extend(ledger::executed(target, Phase::Handover.word()).await?);
     let last = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
     let rights = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
-    let (asker, mut desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let total = last.len() + rights.len();
     step::report(cx, CutoverStep::LastObjects, false, format!("{total} objects")).await;
     let work = async {
         let quiet = |_: usize, _: &Statement| {};
-        ddl::run_all(&mut session, &last, &executed, &reporter, Some(&asker), quiet).await?;
+        ddl::run_all(&mut session, &last, &executed, &reporter, Some(&prompts), quiet).await?;
         ddl::run_all(&mut session, &rights, &executed, &reporter, None, quiet).await?;
         let target = session.client().await?;
         ledger::finish(target).await?;
         ledger::skipped(target).await
     };
-    tokio::pin!(work);
-    for (object, reason) in prompts::with_desk(cx, &mut desk, Stage::Cutover, work).await? {
+    for (object, reason) in cx.prompts.drive(Stage::Cutover, work, Err).await? {
         cx.not_moved(object, reason).await?;
     }
     step::report(cx, CutoverStep::LastObjects, true, format!("{total} objects")).await;

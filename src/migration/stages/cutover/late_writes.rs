@@ -1,12 +1,9 @@
 //! Late writes: what applications wrote to the source after the end of the stream. The target does not have it.
 
-use super::{
-    super::catch_up::{Driven, Replay},
-    step,
-};
+use super::{super::catch_up::Replay, step};
 use crate::{
     error::Result,
-    event::{Command, CutoverStep, Event, PromptKind, Stage},
+    event::{Answer, Command, CutoverStep, Event, PromptKind, Stage},
     lsn::Lsn,
     migration::context::Context,
     pg::{catalog, client::Client},
@@ -27,7 +24,7 @@ pub async fn check(cx: &mut Context, replay: &mut Replay, source: &Client, end: 
     step::report(cx, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
     let mut reacher = replay.replication.receiver.reacher();
-    let Some(status) = unless_aborted(cx, replay, &mut Box::pin(reacher.read(now))).await? else { return Ok(LateWrites::Aborted) };
+    let Some(status) = unless_aborted(cx, replay, reacher.read(now)).await? else { return Ok(LateWrites::Aborted) };
     let late = report(cx, source, &status.written_after(end)).await?;
     if late.is_empty() {
         step::report(cx, step, true, "none").await;
@@ -49,14 +46,9 @@ pub async fn report(cx: &Context, source: &Client, writes: &[(u32, Lsn)]) -> Res
 }
 
 /// Waits until the work is done, while replay runs; `None` when the operator goes back to catch-up.
-pub async fn unless_aborted<T>(cx: &mut Context, replay: &mut Replay, work: &mut (impl Future<Output = Result<T>> + Unpin)) -> Result<Option<T>> {
-    loop {
-        match replay.drive(cx, work).await? {
-            Driven::Done(done) => return Ok(Some(done)),
-            Driven::Command(Command::AbortCutover) => return Ok(None),
-            Driven::Command(other) => cx.refuse(&other, Stage::Cutover).await,
-        }
-    }
+pub async fn unless_aborted<T>(cx: &mut Context, replay: &mut Replay, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    let back = |command| if command == Command::AbortCutover { Ok(None) } else { Err(command) };
+    replay.drive(cx, Stage::Cutover, async { work.await.map(Some) }, back).await
 }
 
 /// Asks whether to drain again, or to go back to catch-up. A run without an operator goes back, until the source is quiet.
@@ -64,23 +56,12 @@ pub async fn ask_to_drain_again(cx: &mut Context, replay: &mut Replay) -> Result
     if !cx.config.interactive {
         return Ok(false);
     }
-    let prompt = cx.next_prompt(
-        Stage::Cutover,
-        PromptKind::LateWrite,
-        "The source was written to after the end of the stream. r drains again, x goes back.",
-        None,
-    );
-    let id = prompt.id;
-    cx.reporter.report(Event::PromptOpened { prompt }).await;
-    let again = loop {
-        let mut never = Box::pin(std::future::pending::<Result<()>>());
-        match replay.drive(cx, &mut never).await? {
-            Driven::Done(()) => {}
-            Driven::Command(Command::Retry { .. } | Command::Continue { .. } | Command::ConfirmCutover { .. }) => break true,
-            Driven::Command(Command::AbortCutover) => break false,
-            Driven::Command(other) => cx.refuse(&other, Stage::Cutover).await,
-        }
-    };
-    cx.reporter.report(Event::PromptClosed { id }).await;
-    Ok(again)
+    let text = "The source was written to after the end of the stream. r drains again, x goes back.";
+    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, None, text, None).await;
+    let id = asked.id;
+    // It may have been sent before the question was seen.
+    let back = |command| if command == Command::AbortCutover { Ok(Answer::GoBack) } else { Err(command) };
+    let answer = replay.drive(cx, Stage::Cutover, asked.answer(), back).await?;
+    cx.prompts.close(id).await;
+    Ok(answer == Answer::Retry)
 }

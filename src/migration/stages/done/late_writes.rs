@@ -25,22 +25,26 @@ pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<(
     let mut seen = end;
     let over = tokio::time::sleep(cx.config.linger);
     tokio::pin!(over);
+    let interactive = cx.config.interactive;
     loop {
-        tokio::select! {
-            () = &mut over, if !cx.config.interactive => break,
-            command = cx.command() => match command {
-                // A stop after the cutover undoes nothing, and the migration is still cleaned up.
-                Ok(Command::Leave) | Err(_) => break,
-                Ok(other) => cx.refuse(&other, Stage::Done).await,
-            },
-            changed = status.changed() => {
-                if changed.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                let writes = status.borrow_and_update().written_after(seen);
+        let written = async {
+            tokio::select! {
+                () = &mut over, if !interactive => Ok(None),
+                Ok(()) = status.changed() => Ok(Some(status.borrow_and_update().written_after(seen))),
+                // The receiver has ended.
+                else => std::future::pending().await,
+            }
+        };
+        let leave = |command| if command == Command::Leave { Ok(None) } else { Err(command) };
+        match cx.prompts.drive(Stage::Done, written, leave).await {
+            Ok(Some(writes)) => {
                 seen = writes.last().map_or(seen, |(_, last)| *last);
                 record(cx, &writes).await?;
             }
+            Ok(None) => break,
+            // A stop after the cutover undoes nothing, and the migration is still cleaned up.
+            Err(e) if e.is_stop() => break,
+            Err(e) => return Err(e),
         }
     }
     let check = async {

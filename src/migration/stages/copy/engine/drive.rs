@@ -7,15 +7,30 @@ use super::super::{shared::CopyShared, tasks::StageTasks, worker::CopyWorker};
 use crate::{
     error::{Error, Result},
     event::{Command, Event, Stage},
-    migration::{
-        context::Context,
-        prompts::{Desk, Resolution},
-    },
+    migration::context::Context,
     name::TableName,
 };
 
 /// No more jobs than this.
 pub const MOST_JOBS: u32 = 64;
+
+/// What the stage does next.
+enum Next {
+    /// A relation is copied and has its indexes.
+    Finished(TableName),
+    Pause(bool),
+    SetJobs(u32),
+}
+
+/// What the operator may order while tables are copied.
+fn order(command: Command) -> Result<Next, Command> {
+    match command {
+        Command::Pause => Ok(Next::Pause(true)),
+        Command::Resume => Ok(Next::Pause(false)),
+        Command::SetJobs { table_jobs } => Ok(Next::SetJobs(table_jobs)),
+        other => Err(other),
+    }
+}
 
 /// The jobs and the index builders, and the channels between them and the stage.
 pub struct RunningCopy {
@@ -27,7 +42,6 @@ pub struct RunningCopy {
     pub done: mpsc::UnboundedReceiver<TableName>,
     /// Relations that have not, yet.
     pub remaining: HashSet<TableName>,
-    pub desk: Desk,
     pub pause: watch::Sender<bool>,
     /// How many jobs the operator wants.
     pub want: watch::Sender<u32>,
@@ -36,7 +50,7 @@ pub struct RunningCopy {
 impl RunningCopy {
     /// Starts as many jobs as the operator wants, and carries out commands until no relation remains.
     pub async fn drive(&mut self, cx: &mut Context) -> Result<()> {
-        let Self { shared, tasks, failed, done, remaining, desk, pause, want } = self;
+        let Self { shared, tasks, failed, done, remaining, pause, want } = self;
         let mut table_jobs = *want.borrow();
         let mut started = 0;
         loop {
@@ -45,30 +59,28 @@ impl RunningCopy {
                 started += 1;
             }
             if remaining.is_empty() {
-                break Ok(());
+                return Ok(());
             }
-            tokio::select! {
-                biased;
-                Some(error) = failed.recv() => break Err(error),
-                Some(table) = done.recv() => { remaining.remove(&table); }
-                trouble = desk.next() => match trouble {
-                    Ok((object, error)) => cx.open_trouble(Stage::Copy, &object, format!("{object} failed: {error}")).await,
-                    Err(e) => break Err(e),
-                },
-                command = cx.command() => match command {
-                    Err(e) => break Err(e),
-                    Ok(Command::Pause) => { pause.send_replace(true); cx.reporter.report(Event::Paused { paused: true }).await; }
-                    Ok(Command::Resume) => { pause.send_replace(false); cx.reporter.report(Event::Paused { paused: false }).await; }
-                    Ok(Command::SetJobs { table_jobs: jobs }) => {
-                        table_jobs = jobs.clamp(1, MOST_JOBS);
-                        want.send_replace(table_jobs);
-                        cx.reporter.report(Event::JobsChanged { table_jobs, index_jobs: cx.config.index_jobs }).await;
-                    }
-                    Ok(command) => match desk.answer(&command) {
-                        Some((object, resolution)) => cx.close_trouble(&object, resolution == Resolution::Retry).await,
-                        None => cx.refuse(&command, Stage::Copy).await,
-                    },
-                },
+            let next = async {
+                tokio::select! {
+                    biased;
+                    Some(error) = failed.recv() => Err(error),
+                    Some(table) = done.recv() => Ok(Next::Finished(table)),
+                }
+            };
+            match cx.prompts.drive(Stage::Copy, next, order).await? {
+                Next::Finished(table) => {
+                    remaining.remove(&table);
+                }
+                Next::Pause(paused) => {
+                    pause.send_replace(paused);
+                    cx.reporter.report(Event::Paused { paused }).await;
+                }
+                Next::SetJobs(jobs) => {
+                    table_jobs = jobs.clamp(1, MOST_JOBS);
+                    want.send_replace(table_jobs);
+                    cx.reporter.report(Event::JobsChanged { table_jobs, index_jobs: cx.config.index_jobs }).await;
+                }
             }
         }
     }

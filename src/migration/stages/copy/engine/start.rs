@@ -21,7 +21,7 @@ use crate::{
     error::Result,
     event::{Event, TableState},
     lsn::Lsn,
-    migration::{context::Context, prompts},
+    migration::context::Context,
     name::TableName,
     pg::{
         catalog::{self, Relation},
@@ -38,11 +38,11 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
     let Beginning { sorted: Sorted { todo, to_index }, horizon, types, hypertables, path } = begin(cx, relations, statements).await?;
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
     cx.reporter.report(Event::IndexesCounted { indexes }).await;
-    let (asker, desk) = prompts::desk(cx.config.interactive);
+    let prompts = cx.prompts.sender();
     let (tasks, failed) = StageTasks::new(cx.cancel.child_token());
     let (index_jobs, incoming) = mpsc::unbounded_channel();
     let (finished, done) = mpsc::unbounded_channel();
-    tasks.spawn(indexes::build(cx, relations, asker.clone(), incoming, finished));
+    tasks.spawn(indexes::build(cx, relations, prompts.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
         cx.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
@@ -68,13 +68,13 @@ pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement
         queue: CopyQueue::new(todo, split),
         throttle: Throttle::new(paused, cx.config.copy_rate),
         wanted,
-        asker,
+        prompts,
         index_jobs,
         tasks: tasks.clone(),
         copied_at,
     });
     let remaining = relations.iter().map(|r| r.table.clone()).collect();
-    Ok(RunningCopy { shared, tasks, failed, done, remaining, desk, pause, want })
+    Ok(RunningCopy { shared, tasks, failed, done, remaining, pause, want })
 }
 
 /// What was read from source and target before the copy.

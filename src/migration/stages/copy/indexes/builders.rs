@@ -18,12 +18,8 @@ use super::{
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level, TableState},
-    migration::{
-        context::Context,
-        prompts::{Asker, Resolution},
-        restore::ddl,
-    },
+    event::{Answer, Event, Level, Subject, TableState},
+    migration::{context::Context, prompts::PromptSender, restore::ddl},
     name::TableName,
     pg::{
         catalog,
@@ -56,7 +52,7 @@ pub struct IndexJob {
 pub fn build(
     cx: &Context,
     relations: &[catalog::Relation],
-    asker: Asker,
+    prompts: PromptSender,
     jobs: mpsc::UnboundedReceiver<IndexJob>,
     done: mpsc::UnboundedSender<TableName>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -69,7 +65,7 @@ pub fn build(
         divided: roots.chain(hypertables.iter().cloned()).collect(),
         hypertables,
         reporter: cx.reporter.clone(),
-        asker,
+        prompts,
         done,
         relations: Vec::new(),
         ready: BinaryHeap::new(),
@@ -116,7 +112,7 @@ struct IndexBuilders {
     /// The hypertables, and the roots of partitions.
     divided: HashSet<TableName>,
     reporter: Reporter,
-    asker: Asker,
+    prompts: PromptSender,
     done: mpsc::UnboundedSender<TableName>,
     relations: Vec<IndexedRelation>,
     ready: BinaryHeap<ReadyWork>,
@@ -127,7 +123,7 @@ struct IndexBuilders {
     at_work: HashMap<u32, (usize, Option<String>)>,
     running: JoinSet<(IndexWorker, usize, IndexWork, Result<()>)>,
     /// Work that failed waits here for the operator, so that its worker is free.
-    asking: JoinSet<(usize, IndexWork, String, Result<Resolution>)>,
+    asking: JoinSet<(usize, IndexWork, String, Result<Answer>)>,
     /// Digests of the statements that were run or skipped.
     executed: HashSet<String>,
 }
@@ -155,8 +151,8 @@ impl IndexBuilders {
                     self.ended(relation, work, result).await;
                 }
                 Some(answered) = self.asking.join_next() => {
-                    let (relation, work, failure, resolution) = joined_or_failed(answered)?;
-                    self.answered(relation, work, failure, resolution?).await;
+                    let (relation, work, failure, answer) = joined_or_failed(answered)?;
+                    self.answered(relation, work, failure, answer?).await;
                 }
                 _ = tick.tick(), if !self.at_work.is_empty() => {
                     if let Some(monitor) = monitor.take() {
@@ -291,9 +287,9 @@ impl IndexBuilders {
                 let object = step.object.clone();
                 ddl::report_failure(&self.reporter, &object, &step.sql, &error).await;
                 self.report(relation).await;
-                let asker = self.asker.clone();
+                let prompts = self.prompts.clone();
                 let failure = error.to_string();
-                self.asking.spawn(async move { (relation, work, failure, asker.ask(object, error).await) });
+                self.asking.spawn(async move { (relation, work, failure, prompts.ask(Subject::Object(object), error).await) });
             }
             (IndexWork::Analyze, result) => {
                 if let Err(e) = result {
@@ -306,9 +302,9 @@ impl IndexBuilders {
         }
     }
 
-    async fn answered(&mut self, relation: usize, work: IndexWork, failure: String, resolution: Resolution) {
-        match (resolution, work) {
-            (Resolution::Skip, IndexWork::Step(table, step) | IndexWork::Skip(table, step, _)) => {
+    async fn answered(&mut self, relation: usize, work: IndexWork, failure: String, answer: Answer) {
+        match (answer, work) {
+            (Answer::Skip, IndexWork::Step(table, step) | IndexWork::Skip(table, step, _)) => {
                 self.executed.extend(step.needed_by.clone());
                 self.reporter.report(Event::StatementSkipped { object: step.object.clone() }).await;
                 self.push(relation, IndexWork::Skip(table, step, failure));
