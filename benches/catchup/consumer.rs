@@ -10,9 +10,10 @@ use std::{fmt, path::Path};
 
 use crate::{
     cluster::{Clusters, run, until},
+    job::{Job, Task},
     load::{Backlog, HYPERTABLE, PUBLICATION},
     measure::Spent,
-    worker::{Job, Outcome, Task, Worker},
+    worker::{Outcome, Worker},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -14,6 +14,7 @@
 mod common;
 mod consumer;
 mod engine;
+mod job;
 mod kills;
 mod load;
 mod memory;

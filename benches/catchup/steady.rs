@@ -18,9 +18,10 @@ use crate::{
     cluster::{create_from, drop_database, run as run_program, until},
     consumer::{Bench, subscribe, unsubscribe},
     data::Scale,
+    job::{Job, Task},
     load::{self, Data, PUBLICATION},
     report::{Report, Row, percentile},
-    worker::{Job, Task, Worker},
+    worker::Worker,
 };
 
 /// Transactions a second that pgbench is held to.

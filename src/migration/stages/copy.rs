@@ -36,7 +36,7 @@ use crate::{
         dump::{Phase, Statement},
         ledger,
     },
-    replay::receiver::{self, Places, Receiver},
+    replay::receiver::{Receiver, ReceiverStatus, StartPositions},
     scope::Extent,
 };
 
@@ -78,7 +78,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     plan_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
-    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed, copied }, cx.cancel.clone()).await?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
     let watcher = tokio::spawn(watch_receiver(receiver.status.clone(), cx.reporter.clone()));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
@@ -157,7 +157,7 @@ async fn plan_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
 }
 
 /// Passes the receiver's state on, a few times a second at most.
-async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter: Reporter) {
+async fn watch_receiver(mut status: watch::Receiver<ReceiverStatus>, reporter: Reporter) {
     let mut broken = None;
     loop {
         let now = status.borrow_and_update().clone();

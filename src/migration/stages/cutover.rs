@@ -138,8 +138,8 @@ async fn abortable<T>(cx: &mut Context, replay: &mut Replay, work: &mut (impl Fu
 async fn late_write(cx: &mut Context, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<Option<Result<Lsn, Lsn>>> {
     stepped(cx, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
-    let mut reacher = replay.replication.receiver.reacher();
-    let Some(status) = abortable(cx, replay, &mut Box::pin(reacher.read(now))).await? else { return Ok(None) };
+    let mut waiter = replay.replication.receiver.waiter();
+    let Some(status) = abortable(cx, replay, &mut Box::pin(waiter.read(now))).await? else { return Ok(None) };
     let late = report_late_writes(cx, source, &status.written_after(end)).await?;
     if late.is_empty() {
         stepped(cx, step, true, "none").await;

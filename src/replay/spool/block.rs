@@ -3,7 +3,10 @@
 use bytes::{Buf, BufMut, Bytes};
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
-use crate::lsn::Lsn;
+use crate::{
+    lsn::Lsn,
+    replay::pgoutput::{Peek, peek},
+};
 
 const MAGIC: &[u8; 8] = b"hlspool2";
 /// Length of a segment's head, and of a block's header, bytes.
@@ -31,10 +34,19 @@ pub fn records(block: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || record_at(&block, &mut at).map(|range| block.slice(range)))
 }
 
-/// The relation messages among the records of a block.
-pub fn relations(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The LSN of a watermark; `None` for any other record.
+pub fn watermark(record: &[u8]) -> Option<Lsn> {
+    let lsn = record.strip_prefix(&[WATERMARK])?;
+    Some(Lsn(u64::from_be_bytes(lsn.try_into().ok()?)))
+}
+
+/// The relation messages among the records of a block, with the OIDs of their relations.
+pub fn relations(block: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let mut at = 0;
-    std::iter::from_fn(move || record_at(block, &mut at).map(|range| &block[range])).filter(|record| record.first() == Some(&b'R'))
+    std::iter::from_fn(move || record_at(block, &mut at).map(|range| &block[range])).filter_map(|record| match peek(record) {
+        Ok(Peek::Relation { oid }) => Some((oid, record)),
+        _ => None,
+    })
 }
 
 /// The record whose length stands at `at`, which moves behind it.

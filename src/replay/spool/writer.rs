@@ -10,9 +10,8 @@ use std::{
 };
 
 use super::{
-    End,
     block::{HEAD, Head, Header, put_record, relations},
-    damaged, io, segment_path, segments,
+    segment::{SpoolEnd, damaged, io, segment_path, segments},
 };
 use crate::{error::Result, lsn::Lsn};
 
@@ -29,34 +28,34 @@ struct Closed {
 }
 
 /// The writing end. All calls block: it belongs on a thread of its own.
-pub struct Writer {
+pub struct SpoolWriter {
     dir: PathBuf,
     file: Option<File>,
     segment: u64,
     offset: u64,
     /// The last boundary written, synced or not.
-    written: End,
+    written: SpoolEnd,
     compressor: zstd::bulk::Compressor<'static>,
     /// Oldest first.
     closed: Vec<Closed>,
     /// Relation messages that are in force, by OID.
-    relations: BTreeMap<[u8; 4], Vec<u8>>,
+    relations: BTreeMap<u32, Vec<u8>>,
     /// Whether something was written since the last sync.
     dirty: bool,
     pub(super) segment_bytes: u64,
 }
 
-impl Writer {
+impl SpoolWriter {
     /// Opens the spool, cuts a torn tail, and starts behind the last boundary. `start` is where an empty spool begins: the LSN
     /// at which the slot became consistent.
     pub fn open(dir: &Path, start: Lsn) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         let mut numbers = segments(dir)?;
-        let mut written = End { lsn: start, ..End::default() };
+        let mut written = SpoolEnd { lsn: start, ..SpoolEnd::default() };
         // Only the newest can be torn by a crash: it alone is read.
         while let Some(&segment) = numbers.last() {
             if let Some((offset, lsn)) = cut(&segment_path(dir, segment))? {
-                written = End { segment, offset, lsn: lsn.max(start) };
+                written = SpoolEnd { segment, offset, lsn: lsn.max(start) };
                 break;
             }
             numbers.pop();
@@ -81,7 +80,7 @@ impl Writer {
     }
 
     /// The last boundary that was written.
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> SpoolEnd {
         self.written
     }
 
@@ -91,7 +90,7 @@ impl Writer {
     }
 
     /// The stream begins again behind the last boundary, and describes its relations anew. Returns that boundary, which is durable.
-    pub fn rewind(&mut self) -> Result<End> {
+    pub fn rewind(&mut self) -> Result<SpoolEnd> {
         self.close_segment()?;
         self.relations.clear();
         Ok(self.written)
@@ -107,16 +106,14 @@ impl Writer {
             self.begin_segment()?;
         }
         self.append(block, boundary)?;
-        for message in relations(block) {
-            if let Some(oid) = message.get(1..).and_then(|rest| rest.first_chunk()) {
-                self.relations.insert(*oid, message.into());
-            }
+        for (oid, message) in relations(block) {
+            self.relations.insert(oid, message.into());
         }
         Ok(())
     }
 
     /// Makes everything written durable, and returns the last boundary of it.
-    pub fn sync(&mut self) -> Result<End> {
+    pub fn sync(&mut self) -> Result<SpoolEnd> {
         if let Some(file) = self.file.as_ref().filter(|_| self.dirty) {
             file.sync_data().map_err(io(&segment_path(&self.dir, self.segment)))?;
         }
@@ -177,7 +174,7 @@ impl Writer {
         self.offset += header.len();
         self.dirty = true;
         if let Some(lsn) = boundary {
-            self.written = End { segment: self.segment, offset: self.offset, lsn };
+            self.written = SpoolEnd { segment: self.segment, offset: self.offset, lsn };
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     event::{Command, Event, Level, Stage},
     migration::context::Context,
-    replay::lane::{self, Resolution},
+    replay::lane::{Conflict, ConflictAnswer},
 };
 
 impl Replay {
@@ -17,9 +17,9 @@ impl Replay {
         loop {
             tokio::select! {
                 biased;
-                Some(error) = self.failures.recv() => return Err(error),
-                Some(trouble) = self.trouble.recv() => self.show_trouble(cx, trouble).await?,
-                Some(reshaped) = self.reshapes.recv() => self.follow(cx, reshaped).await?,
+                Some(error) = self.handle.failures.recv() => return Err(error),
+                Some(trouble) = self.handle.conflicts.recv() => self.show_trouble(cx, trouble).await?,
+                Some(change) = self.handle.schema_changes.recv() => self.follow(cx, change).await?,
                 result = &mut *work => return result.map(Driven::Done),
                 command = cx.command() => {
                     let command = command?;
@@ -32,10 +32,10 @@ impl Replay {
         }
     }
 
-    async fn show_trouble(&mut self, cx: &mut Context, trouble: lane::Trouble) -> Result<()> {
-        let table = trouble.target.map(|t| self.relations[t].table.clone());
+    async fn show_trouble(&mut self, cx: &mut Context, trouble: Conflict) -> Result<()> {
+        let table = trouble.relation.map(|r| self.relations()[r].table.clone());
         if trouble.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
-            let _ = trouble.answer.send(Resolution::Accept);
+            let _ = trouble.answer.send(ConflictAnswer::Accept);
             return Ok(());
         }
         if !cx.config.interactive {
@@ -72,27 +72,27 @@ impl Replay {
 
     async fn answer_trouble(&mut self, cx: &mut Context, command: &Command) -> bool {
         let (object, resolution) = match command {
-            Command::Retry { object } => (object, Resolution::Retry),
-            Command::Skip { object } => (object, Resolution::Accept),
+            Command::Retry { object } => (object, ConflictAnswer::Retry),
+            Command::Skip { object } => (object, ConflictAnswer::Accept),
             _ => return false,
         };
         let Some((table, answers)) = self.open.remove(object) else { return false };
         for answer in answers {
             let _ = answer.send(resolution);
         }
-        if resolution == Resolution::Accept {
+        if resolution == ConflictAnswer::Accept {
             self.accepted.extend(table.clone());
         }
         if let Some(table) = table {
-            if resolution == Resolution::Accept {
+            if resolution == ConflictAnswer::Accept {
                 cx.record.missed.entry(table.to_string()).or_default();
                 if let Err(e) = cx.save() {
                     cx.notice(Level::Warn, e.to_string()).await;
                 }
             }
-            cx.reporter.report(Event::DivergenceSettled { table, accepted: resolution == Resolution::Accept }).await;
+            cx.reporter.report(Event::DivergenceSettled { table, accepted: resolution == ConflictAnswer::Accept }).await;
         }
-        cx.close_trouble(object, resolution == Resolution::Retry).await;
+        cx.close_trouble(object, resolution == ConflictAnswer::Retry).await;
         true
     }
 }

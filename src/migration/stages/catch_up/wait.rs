@@ -64,11 +64,11 @@ impl Replay {
                     _ => {}
                 },
                 Driven::Command(Command::Pause) => {
-                    self.paused.send_replace(true);
+                    self.handle.set_paused(true);
                     cx.reporter.report(Event::Paused { paused: true }).await;
                 }
                 Driven::Command(Command::Resume) => {
-                    self.paused.send_replace(false);
+                    self.handle.set_paused(false);
                     cx.reporter.report(Event::Paused { paused: false }).await;
                 }
                 Driven::Command(other) => cx.refuse(&other, Stage::CatchUp).await,

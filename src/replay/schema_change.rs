@@ -14,6 +14,16 @@ use crate::{
     },
 };
 
+/// A relation whose schema change is made on the target, too.
+#[derive(Clone, Debug)]
+pub struct SchemaChange {
+    /// On the source.
+    pub oid: u32,
+    pub before: TableName,
+    pub now: TableName,
+    pub columns: Vec<ShapeColumn>,
+}
+
 /// What the source says of a relation's columns: how their types print, and how the new ones are defined.
 #[derive(Debug, Default)]
 pub struct Definitions {
@@ -23,7 +33,7 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    pub async fn ask(source: &Client, message: &RelationMessage) -> Result<Self> {
+    pub async fn read(source: &Client, message: &RelationMessage) -> Result<Self> {
         let mut found = Self::default();
         for column in &message.columns {
             let sql = format!("select format_type({}, {})", column.type_oid, column.type_modifier);
@@ -218,17 +228,8 @@ mod tests {
     #[test]
     fn c_32_a_relation_is_known_by_oid_and_a_leaf_by_its_columns() {
         let table = TableName::new("public", "t");
-        let target = TargetTable::default();
-        let relation = Relation {
-            oid: 1,
-            table,
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn(0),
-            skipped: false,
-            target,
-            spread: crate::pg::ledger::Spread::No,
-        };
+        let relation =
+            Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, shape: TargetTable::default() };
         let before = shape(&[("id", INT), ("a", TEXT)]);
         assert!(is_as_before(&relation, &message("t", &[("id", INT), ("a", TEXT)]), &before));
         assert!(!is_as_before(&relation, &message("u", &[("id", INT), ("a", TEXT)]), &before));
