@@ -1,5 +1,5 @@
-//! hyperlift's receiving and replaying, put together as its catch-up stage does it. All that these benchmarks know of
-//! `hyperlift::replay` is in this file.
+//! hyperlift's receiver and replay, started as its catch-up stage starts them. All that these benchmarks know of `hyperlift::replay` is
+//! in this file.
 
 use hyperlift::{
     error::{Error, Result},
@@ -36,7 +36,7 @@ const MIGRATION: &str = "bench0";
 /// How often the receiver gets to know what may be deleted, as in the catch-up stage.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
-/// A connection string of our own servers; nothing of the environment counts.
+/// A connection string of our own servers; the environment is ignored.
 fn conninfo(uri: &str) -> Result<Conninfo> {
     Conninfo::parse_with(uri, &|_| None)
 }
@@ -71,8 +71,8 @@ impl Receiving {
         self.0.status.clone()
     }
 
-    /// Waits until all that was committed before `lsn` is durable in the spool; a commit must follow it. The receiver is not asked to
-    /// hurry, which would make its blocks smaller.
+    /// Waits until all that was committed before `lsn` is durable in the spool; a commit must follow it. Nothing waits for a
+    /// position in the receiver, because that would make its blocks smaller.
     pub async fn durable(&self, lsn: Lsn) -> Result<()> {
         let ended = self.0.ended();
         let mut status = self.status();

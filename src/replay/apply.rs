@@ -3,7 +3,7 @@
 //! Parameters are sent as text without a type, so the server takes the type of the column and reads the value with that type's input
 //! function, exactly as a logical replication worker does. No type OID of the source ever reaches the target.
 //!
-//! The application's own functions (of checks, domains, indexes) run in these statements, and with them the `search_path` that they count on
+//! The application's own functions (of checks, domains, indexes) run in these statements, with the `search_path` that they need
 //! (N-4). So whatever the statements themselves name, operators too, is named with its schema.
 
 use std::{borrow::Cow, fmt::Write as _};
@@ -30,7 +30,7 @@ pub struct BoundStatement<'a> {
     pub parameters: Vec<Parameter<'a>>,
 }
 
-/// What a change takes.
+/// What has to be done for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowAction<'a> {
     /// Must touch exactly one row.
@@ -44,7 +44,7 @@ pub enum RowAction<'a> {
 /// A row that is deleted and inserted again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowMove<'a> {
-    /// Where the old time is not known: finds the row where the new time says, and is enough if it touches it.
+    /// Where the old time is not known: the row is searched at its new time first, and when this touches it, nothing else is needed.
     pub in_place: Option<BoundStatement<'a>>,
     /// Returns, in text, the values that the stream does not have.
     pub delete: BoundStatement<'a>,
@@ -149,7 +149,7 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
         }
         b.push(" where ");
         matching(&mut b, message, relation, &row)?;
-        // A time that is known stands in the condition already. Twice, as two parameters, it would be a comparison of constants in a
+        // A time that is known is in the condition already. Twice, as two parameters, it would be a comparison of constants in a
         // generic plan, on which TimescaleDB before 2.25.2 fails: https://github.com/timescale/timescaledb/pull/9294
         for (i, name) in dimensions(message, relation).filter(|(i, _)| !known(*i)) {
             let p = b.parameter(new[i].text());
@@ -216,7 +216,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
     }
     if row.kind == OldKind::Key {
         return Err(Error::failed(format!("{}: the stream names no key for a changed row", relation.table))
-            .hint("the table has no replica identity any more; settle it on the source and copy the table again"));
+            .hint("the table has no replica identity any more; give it one on the source and copy the table again"));
     }
     let (name, columns) = if relation.shape.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
     b.push(&format!("{name} {EQUALS} (select {columns} from {}{} where ", relation.shape.only(), relation.table.sql()));
@@ -247,7 +247,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         }
     }
     b.push(" limit 1)");
-    // So that the outer statement, too, looks only at the row's chunk.
+    // So that the outer statement, too, reads the row's chunk only.
     for (i, name) in dimensions(message, relation) {
         if let Some(value) = row.values[i].text() {
             let p = b.parameter(Some(value));
@@ -270,7 +270,7 @@ pub fn missing_column(table: &TableName, column: &str) -> Error {
     ))
 }
 
-/// For people: the columns and values by which a row was looked for. Shown to the operator, never logged.
+/// For people: the columns and values by which a row was searched. Shown to the operator, never logged.
 pub fn describe_row(change: &Change) -> String {
     let (values, all) = match change.operation() {
         Ok(Operation::Update { old: Some((kind, old)), .. } | Operation::Delete { kind, old }) => (old, kind == OldKind::Full),

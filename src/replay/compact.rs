@@ -1,9 +1,9 @@
-//! Compaction: what the changes of a batch come to, row by row, so that they can be applied as sets. Pure.
+//! Compaction: the net effect of the changes of a batch, row by row, so that they can be applied as sets. Pure.
 //!
-//! Rows are told apart by the text of their key, which is the same in every message about the same row. For each key it is known
+//! A row is identified by the text of its key, which is the same in every message about the same row. For each key it is known
 //! whether the row existed before the batch, and what it is after it:
 //!
-//! | before the batch | after it            | comes to          |
+//! | before the batch | after it            | net effect        |
 //! |------------------|---------------------|-------------------|
 //! | no               | a whole row         | insert            |
 //! | no               | gone                | nothing           |
@@ -12,7 +12,7 @@
 //! | yes              | another, whole row  | delete and insert |
 //!
 //! A change of the key is the old row's delete and the new one's insert. What does not fit (a row that is inserted twice, a key
-//! change that lacks a TOAST value, a table without a key) is applied in order, between the sets of what comes before and behind it.
+//! change that lacks a TOAST value, a table without a key) is applied in order, between the sets of what comes before and after it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -189,7 +189,7 @@ impl<'a> Compaction<'a> {
         let next = self.rows.len();
         let (_, state) =
             self.rows.entry(key).or_insert_with(|| (next, RowState { before: Some(old), now: Some(Image::Message(old)), inserted: false }));
-        // Gone twice is not what a source says.
+        // No source deletes a row twice.
         state.now.take().map(|_| ())
     }
 
@@ -227,7 +227,7 @@ impl<'a> Compaction<'a> {
             return None;
         }
         let mut rows: Vec<_> = self.rows.into_iter().collect();
-        // Neighbours in an index are met together: with its length in front the text of a number sorts as the number.
+        // Neighbours in an index come one after the other: with its length in front the text of a number sorts as the number.
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
         for (_, (ordinal, state)) in rows {

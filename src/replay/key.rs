@@ -1,4 +1,4 @@
-//! The key of a row: the columns by which it is found, and their text as one piece of bytes that tells rows apart.
+//! The key of a row: the columns by which it is found, and their text as one piece of bytes, different for different rows.
 
 use std::borrow::Cow;
 
@@ -40,8 +40,8 @@ pub fn from_values<'a>(values: &[Value<'_>], columns: &[usize]) -> Option<RowKey
     Some(Cow::Owned(key))
 }
 
-/// Which of several lanes a change belongs to when the keys of its relation are spread over them; `None` for one that changes a row's
-/// lane. The same for every run and version: positions of lanes depend on it.
+/// Which of several lanes a change belongs to when the keys of its relation are distributed over them; `None` for one that moves a row to
+/// another lane. It must be the same in every run and version, because the positions of lanes depend on it.
 pub fn lane(message: &[u8], columns: &[usize], lanes: usize) -> Option<usize> {
     let lane_of = |key: RowKey<'_>| crc32fast::hash(&key) as usize % lanes;
     let Ok(Message::Row { operation, .. }) = pgoutput::decode(message) else { return None };

@@ -60,7 +60,8 @@ impl Relations {
         (0..self.0.len()).map(RelationIndex)
     }
 
-    /// The same relations, but for one.
+    /// The same relations, except for one.
+    #[must_use]
     pub fn with(&self, index: RelationIndex, relation: Relation) -> Self {
         let mut relations = self.0.clone();
         relations[index.0] = relation;

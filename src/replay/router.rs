@@ -164,15 +164,14 @@ impl Routing {
             buffered.push(change);
             return Ok(());
         }
-        let lane = match lane {
-            Some(lane) => lane,
-            None => {
-                // A row whose key moves from lane to lane; where that happens once, it happens again.
-                self.hot.banned[index.0] = true;
-                self.set_spread(index, Spread::No, Position { change: position.change - 1, ..position }).await?;
-                transaction.lanes.fill(true);
-                self.relations[index].lane as usize
-            }
+        let lane = if let Some(lane) = lane {
+            lane
+        } else {
+            // A row whose key moves from lane to lane; where that happens once, it happens again.
+            self.hot.banned[index.0] = true;
+            self.set_spread(index, Spread::No, Position { change: position.change - 1, ..position }).await?;
+            transaction.lanes.fill(true);
+            self.relations[index].lane as usize
         };
         transaction.lanes[lane] = true;
         let by_first = if self.spec.spread[index.0] == Spread::No { self.lane_by_first(&self.described[&oid], message) } else { lane };

@@ -1,5 +1,6 @@
-//! DDL on the source (C-12): logical replication does not carry it, but the stream describes a relation anew before its next change.
-//! What has to run on the target, so that this change finds a table of the right shape. Pure, but for the questions to the source.
+//! Schema changes on the source (C-12). Logical replication does not carry them, but the stream describes a relation again before its
+//! next change. Here is what has to run on the target so that this change finds a table of the right shape. Pure, except for the questions to
+//! the source.
 
 use std::collections::HashMap;
 
@@ -85,7 +86,7 @@ pub fn columns(message: &RelationMessage) -> Vec<ShapeColumn> {
     message.columns.iter().enumerate().map(column).collect()
 }
 
-/// What is left to be run on the target, whose table is called `table` now; nothing when it has been run.
+/// What still has to run on the target, whose table is called `table` now; empty when all of it has run.
 pub fn statements(
     table: &TableName,
     is_leaf: bool,
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn c_12_each_change_of_a_table_has_its_statement_until_it_was_run() {
+    fn c_12_each_change_of_a_table_has_its_statement_until_it_has_run() {
         let before: &[(&str, u32)] = &[("id", INT), ("a", TEXT)];
         let cases: &[(&str, Columns<'_>, &[&str])] = &[
             ("t", &[("id", INT), ("a", TEXT), ("n", INT)], &["alter table public.t add column n integer"]),
@@ -218,7 +219,7 @@ mod tests {
         ];
         for (name, now, wanted) in cases {
             assert_eq!(due(before, &message(name, now), before), *wanted, "{name} {now:?}");
-            // Once it has been run nothing is left to do.
+            // Once it has run nothing remains.
             if *name == "t" {
                 assert_eq!(due(before, &message(name, now), now), [""; 0], "{now:?}");
             }

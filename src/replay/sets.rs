@@ -2,7 +2,7 @@
 //!
 //! Inserts are a COPY into the table. Deletes and updates are a COPY into a staging table, a temporary one of the lane's session that
 //! is empty again after each transaction, and a statement that joins it. Values are read by the input functions of the target's own
-//! column types, as everywhere. A handful of rows goes by prepared statements instead: the overhead of a set would not pay.
+//! column types, as everywhere. A few rows are applied by prepared statements instead, because a set would cost more than it saves.
 
 use std::{
     borrow::Cow,
@@ -24,7 +24,7 @@ use crate::{
 const SMALL: usize = 12;
 /// Staging tables that a session keeps.
 const STAGING_TABLES: usize = 48;
-/// A statement on a hypertable may look into so many chunks for so many rows, as their product, before it is divided.
+/// A statement on a hypertable is divided when the chunks that it may have to search, times its rows, are more than this.
 const PROBES: i64 = 2_000;
 
 /// How many rows a request must touch; anything else means that source and target differ.
@@ -33,9 +33,9 @@ pub enum Expect {
     /// Whatever it says.
     Anything,
     Rows(u64),
-    /// As many as the next one leaves over.
+    /// Any number: the next one must touch the rest.
     Some,
-    /// Together with the one before.
+    /// This many with those of the one before.
     Together(u64),
     /// As many as the one before.
     Same,
@@ -229,7 +229,7 @@ impl<'a> SetWriter<'a, '_> {
             }
             return;
         }
-        // The source's key lacks the time: rows are looked for where the new time says, and what is not there has moved.
+        // The source's key lacks the time: rows are searched at their new time, and those that are not there have moved.
         let count = rows.len() as u64;
         let there = format!("{by_key} and {}", self.join(&dimensions));
         let whole = staged_columns.len() == self.columns.len();
@@ -260,7 +260,7 @@ impl<'a> SetWriter<'a, '_> {
         } else if self.relation.shape.dimensions.is_empty()
             && let Some(primary_key) = self.places(&self.relation.shape.primary_key)
         {
-            // Neighbours in the index are inserted together. Text with its length in front sorts numbers as numbers.
+            // Neighbours in the index are inserted one after the other. Text with its length in front sorts numbers as numbers.
             rows.sort_by_cached_key(|row| {
                 let mut leading: [(usize, &'a [u8]); 2] = Default::default();
                 for (i, value) in row.values().enumerate() {
@@ -310,7 +310,7 @@ impl<'a> SetWriter<'a, '_> {
         Some(times)
     }
 
-    /// Bounds on the time that let the planner leave chunks out: without them it would look for every row in every chunk.
+    /// Bounds on the time with which the planner leaves chunks out: without them it would search every chunk for every row.
     fn between(&self, times: &[(i64, &[u8])]) -> String {
         let (Some(time), Some(first), Some(last)) = (self.primary_dimension(), times.first(), times.last()) else { return String::new() };
         let (name, text) = (&self.columns[time], |t: &(i64, &[u8])| literal(&String::from_utf8_lossy(t.1)));
@@ -367,7 +367,7 @@ fn copy_data<'v>(columns: &[usize], rows: impl Iterator<Item = impl Iterator<Ite
 }
 
 /// A value of a time dimension as a number that sorts as it does: microseconds since 1970 for dates and timestamps (printed in ISO
-/// form, in UTC). `None` for what is not of our era or no such type.
+/// form, in UTC). `None` for a date before our era, and for any other type.
 fn instant(text: &[u8], data_type: &str) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     match data_type {

@@ -75,10 +75,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ),
     ("replay::spool", &[&["thread", "touched"], &["reader", "writer"], &["block", "segment"]]),
     ("replay::receiver", &[&["connection"], &["origin", "pending", "status"]]),
-    (
-        "replay::router",
-        &[&["distribution", "schema_change", "truncate"], &["barrier"], &["routing"], &["hot_table", "transaction"], &["spec"]],
-    ),
+    ("replay::router", &[&["distribution", "schema_change", "truncate"], &["barrier"], &["routing"], &["hot_table", "transaction"], &["spec"]]),
     ("replay::lane", &[&["session"], &["script", "batch"], &["feed", "shared"]]),
 ];
 

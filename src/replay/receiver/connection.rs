@@ -128,7 +128,7 @@ impl Stream {
     }
 
     /// Puts a watermark where the stream is between transactions: every few seconds, and when somebody waits for a position that a
-    /// keepalive has reached. He may have begun to wait after that keepalive.
+    /// keepalive has reached, also when the waiting began after that keepalive.
     fn put_watermark(&mut self, wanted: Lsn) {
         let due = self.last_watermark.elapsed() >= WATERMARK_EVERY || (wanted > self.pending.end && self.complete >= wanted);
         if due && !self.pending.in_transaction && self.complete > self.pending.end {

@@ -1,5 +1,5 @@
-//! How relations are distributed over the lanes: each has one lane, and the relation that has most of the changes is spread over all
-//! of them by its keys.
+//! How relations are distributed over the lanes: each has one lane, but the keys of the relation that has most of the changes are
+//! distributed over all lanes.
 
 use super::{
     routing::{Described, Routing},
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A relation that has two fifths of this many bytes of changes is spread over the lanes.
+/// After this many bytes of changes, the keys of a relation that has two fifths of them are distributed.
 const HOT_BYTES: u64 = 1 << 20;
 /// Of a backlog this many bytes are read before any of it is applied.
 const BACKLOG_BYTES: usize = 4 << 20;
@@ -64,7 +64,7 @@ impl Routing {
         Ok(())
     }
 
-    /// The relation that has most of the changes would keep one lane busy and the others idle: its keys are spread.
+    /// The relation that has most of the changes would keep one lane busy and the others idle: its keys are distributed.
     pub async fn distribute(&mut self) -> Result<()> {
         // Everything routed so far is before it.
         let to = self.transaction.as_ref().map_or_else(|| Position::after(self.routed), |t| t.position());

@@ -73,7 +73,7 @@ impl Routing {
 
     /// The statement for the TRUNCATE of a partition whose root is one table on the target; with it, whether it empties that table, because
     /// a TRUNCATE of the root names all leaves. The bounds of the partition are those which it had at the copy and has now. Where they are not
-    /// known for sure, the statement fails with a text that tells the operator what to do.
+    /// known for sure, the statement fails with a text that says what the operator has to do.
     async fn without_partition(&mut self, named: &HashSet<u32>, oid: u32, partition: &TableName, table: &TableName) -> Result<(String, bool)> {
         let now = self.partition(oid).await?;
         if now.as_ref().is_some_and(|(_, leaves)| leaves.iter().all(|leaf| named.contains(leaf))) {

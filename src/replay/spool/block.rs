@@ -49,7 +49,7 @@ pub fn relations(block: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     })
 }
 
-/// The record whose length stands at `at`, which moves behind it.
+/// The record whose length begins at `at`; moves `at` to the end of that record.
 fn record_at(block: &[u8], at: &mut usize) -> Option<Range<usize>> {
     let start = *at + 4;
     let len = block.get(*at..start)?.get_u32_le() as usize;
@@ -82,7 +82,7 @@ impl Head {
     }
 }
 
-/// What stands before a block's compressed records.
+/// What comes before a block's compressed records.
 pub struct Header {
     compressed: usize,
     raw: usize,
@@ -148,7 +148,7 @@ fn seal(put: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// The content of the head or header at `offset`; `None` when the file ends before its end, or the CRC does not fit.
+/// The content of the head or header at `offset`; `None` when the file is too short for it, or the CRC is wrong.
 fn unseal(file: &File, offset: u64) -> io::Result<Option<[u8; HEAD - 4]>> {
     let mut bytes = [0; HEAD];
     if !read_at(file, offset, &mut bytes)? {
@@ -158,7 +158,7 @@ fn unseal(file: &File, offset: u64) -> io::Result<Option<[u8; HEAD - 4]>> {
     Ok(Some(*content).filter(|content| crc32fast::hash(content) == crc.get_u32_le()))
 }
 
-/// Fills `bytes`; false when the file ends before. Other errors must not be taken for a torn tail, which is cut.
+/// Fills `bytes`; false when the file is too short. Other errors must not look like a torn tail, because that is cut.
 fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<bool> {
     match file.read_exact_at(bytes, offset) {
         Ok(()) => Ok(true),

@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// Blocks in order. Of what ended at or below the position only relation messages come, which hold for what follows; the first block
-/// behind it may begin with further transactions that ended before.
+/// after it may begin with further transactions that ended before.
 pub struct SpoolReader {
     dir: PathBuf,
     position: Lsn,
-    /// The next block lies behind the position, and so do all others.
+    /// The next block ends after the position, and so do all others.
     arrived: bool,
     segment: u64,
     offset: u64,
@@ -32,8 +32,8 @@ pub struct SpoolReader {
 }
 
 impl SpoolReader {
-    /// Starts in the last segment that begins at or below `position`: every transaction that ends behind it is in there or later. That
-    /// holds for the transaction in which a lane stands, too: its position is where the commit record begins.
+    /// Starts in the last segment that begins at or below `position`: every transaction that ends after it is in there or later. That
+    /// holds for the transaction that a lane has applied in part, too: its position is where the commit record begins.
     pub fn open(dir: &Path, position: Lsn) -> Result<Self> {
         let decompressor = zstd::bulk::Decompressor::new().map_err(io(dir))?;
         let segment = find(dir, position)?;
@@ -138,7 +138,7 @@ fn find(dir: &Path, position: Lsn) -> Result<u64> {
         }
     }
     match oldest {
-        Some((segment, start)) if segment > 1 => Err(Error::failed(format!("the target stands at {position}, but the spool begins at {start}"))
+        Some((segment, start)) if segment > 1 => Err(Error::failed(format!("the target's position is {position}, but the spool begins at {start}"))
             .detail("the target has lost commits that it had acknowledged: it failed over, or was restored")
             .hint("run `hyperlift clean`, empty the target and start again")),
         _ => Ok(1),

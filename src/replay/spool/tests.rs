@@ -110,7 +110,7 @@ fn a_position_below_what_was_deleted_is_refused() {
     assert_eq!(segments(dir.path()).unwrap(), [2, 3]);
     assert_eq!(read(dir.path(), Lsn(20), end).unwrap(), ["3", "4", "5", "6"]);
     let e = read(dir.path(), Lsn(19), end).unwrap_err().to_string();
-    assert!(e.contains("stands at 0/13") && e.contains("begins at 0/14"), "{e}");
+    assert!(e.contains("position is 0/13") && e.contains("begins at 0/14"), "{e}");
     // What is left holds the durable end, so it stays.
     SpoolWriter::open(dir.path(), Lsn(1)).unwrap().delete_below(Lsn(1_000)).unwrap();
     assert_eq!(segments(dir.path()).unwrap(), [3]);
@@ -209,7 +209,7 @@ fn commit(commit: u64, end: u64) -> Vec<u8> {
 }
 
 /// What happens to a spool: a transaction with changes of relations, some of them after an ALTER; the flags say whether it ends its
-/// block, and whether the connection breaks behind it.
+/// block, and whether the connection breaks after it.
 #[derive(Clone, Debug)]
 struct Step {
     changes: Vec<(u32, bool)>,
@@ -277,7 +277,7 @@ fn write_steps(dir: &Path, steps: &[Step]) -> (SpoolEnd, Transactions) {
 }
 
 /// Reads the spool as the router does: relation messages may come anywhere, all others within whole transactions.
-fn understand(records: &[Bytes]) -> Transactions {
+fn interpret(records: &[Bytes]) -> Transactions {
     let (mut known, mut whole, mut open) = ([None; 3], Vec::new(), None);
     let number = |r: &Bytes, at: usize| u32::from_be_bytes(*r[at..].first_chunk().unwrap());
     for r in records {
@@ -302,17 +302,17 @@ fn understand(records: &[Bytes]) -> Transactions {
 
 proptest! {
     #[test]
-    fn from_any_position_the_transactions_behind_it_come_whole_with_their_relations(steps in steps(), ends_at: prop::sample::Index) {
+    fn from_any_position_later_transactions_come_whole_with_their_relations(steps in steps(), ends_at: prop::sample::Index) {
         let dir = tempfile::tempdir().unwrap();
         let (end, whole) = write_steps(dir.path(), &steps);
         let last = whole.len() as u64 * 10 + 10;
         // between, in, at the commit of, and at the end of each transaction
         for position in (0..=last).filter(|p| [0, 4, 7].contains(&(p % 10))) {
-            let mut got = understand(&read(dir.path(), Lsn(position), end).unwrap());
-            let behind: Transactions = whole.iter().filter(|(end, _)| *end > position).cloned().collect();
+            let mut got = interpret(&read(dir.path(), Lsn(position), end).unwrap());
+            let later: Transactions = whole.iter().filter(|(end, _)| *end > position).cloned().collect();
             // The first block may begin with some that ended before: a consumer passes those itself.
             got.drain(..got.iter().take_while(|(end, _)| *end <= position).count());
-            prop_assert_eq!(got, behind, "from {}", position);
+            prop_assert_eq!(got, later, "from {}", position);
         }
         // A reader that has read up to an earlier end goes on from there.
         let mut reader = SpoolReader::open(dir.path(), Lsn(20)).unwrap();
@@ -323,7 +323,7 @@ proptest! {
             }
         }
         prop_assert_eq!(all, read(dir.path(), Lsn(20), end).unwrap());
-        // Who looks for writes sees those behind the position only.
+        // Only relations that were touched after the position are found.
         let mut writes: Vec<(u32, Lsn)> = Vec::new();
         for (end, changes) in whole.iter().filter(|(end, _)| *end > 24) {
             writes.retain(|(relation, _)| changes.iter().all(|(r, _)| r != relation));
@@ -336,7 +336,7 @@ proptest! {
     }
 
     /// C-15: cut or damage the newest segment anywhere; what comes back is a whole number of transactions from the start, and
-    /// the writer goes on behind them.
+    /// the writer goes on after them.
     #[test]
     fn a_torn_or_damaged_tail_is_cut_at_a_boundary(steps in steps(), damage: prop::sample::Index, cut: bool) {
         let dir = tempfile::tempdir().unwrap();
@@ -351,10 +351,10 @@ proptest! {
         let mut w = SpoolWriter::open(dir.path(), Lsn(1)).unwrap();
         let left = whole.iter().take_while(|(end, _)| *end <= w.end().lsn.0).count();
         prop_assert_eq!(w.end().lsn.0, left.checked_sub(1).map_or(1, |last| whole[last].0), "ends at a boundary");
-        prop_assert_eq!(understand(&read(dir.path(), Lsn::ZERO, w.end()).unwrap()), whole[..left].to_vec());
+        prop_assert_eq!(interpret(&read(dir.path(), Lsn::ZERO, w.end()).unwrap()), whole[..left].to_vec());
         w.write(&block(&[begin(990), commit(990, 994)]), Some(Lsn(994))).unwrap();
         let end = w.sync().unwrap();
-        let got = understand(&read(dir.path(), Lsn::ZERO, end).unwrap());
+        let got = interpret(&read(dir.path(), Lsn::ZERO, end).unwrap());
         prop_assert_eq!((got.len(), got.last().map(|t| t.0)), (left + 1, Some(994)));
         prop_assert_eq!(SpoolWriter::open(dir.path(), Lsn(1)).unwrap().end(), end);
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{error::Result, lsn::Lsn};
 
 const COMPRESSION_LEVEL: i32 = 1;
-/// At the first boundary behind this length a segment ends, bytes.
+/// A segment ends at the first boundary after this length, bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// A segment that does not grow any more.
@@ -46,7 +46,7 @@ pub struct SpoolWriter {
 }
 
 impl SpoolWriter {
-    /// Opens the spool, cuts a torn tail, and starts behind the last boundary. `start` is where an empty spool begins: the LSN
+    /// Opens the spool, cuts a torn tail, and starts after the last boundary. `start` is where an empty spool begins: the LSN
     /// at which the slot became consistent.
     pub fn open(dir: &Path, start: Lsn) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(io(dir))?;
@@ -89,7 +89,7 @@ impl SpoolWriter {
         self.closed.iter().map(|c| c.bytes).sum::<u64>() + if self.file.is_some() { self.offset } else { 0 }
     }
 
-    /// The stream begins again behind the last boundary, and describes its relations anew. Returns that boundary, which is durable.
+    /// The stream begins again after the last boundary, and describes its relations again. Returns that boundary, which is durable.
     pub fn rewind(&mut self) -> Result<SpoolEnd> {
         self.close_segment()?;
         self.relations.clear();
@@ -98,7 +98,7 @@ impl SpoolWriter {
 
     /// Writes a block of records. With `boundary`, its end is the end of a transaction or a watermark.
     pub fn write(&mut self, block: &[u8], boundary: Option<Lsn>) -> Result<()> {
-        // Only behind a boundary may a segment end, so a large transaction stays in one.
+        // A segment may end only after a boundary, so that a large transaction stays in one.
         if self.offset >= self.segment_bytes && (self.segment, self.offset) == (self.written.segment, self.written.offset) {
             self.close_segment()?;
         }
@@ -131,7 +131,7 @@ impl SpoolWriter {
         Ok(())
     }
 
-    /// Cuts what lies behind the last boundary. The next block begins a new segment.
+    /// Cuts what lies after the last boundary. The next block begins a new segment.
     fn close_segment(&mut self) -> Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         let path = segment_path(&self.dir, self.segment);
@@ -180,8 +180,8 @@ impl SpoolWriter {
     }
 }
 
-/// Reads a segment, and cuts what lies behind its last boundary; returns that one's offset and LSN. A segment without any is removed:
-/// its number is used again, for a gap in the numbers is damage.
+/// Reads a segment, and cuts what lies after its last boundary; returns the offset and LSN of that boundary. A segment without any is
+/// removed, and its number is used again, because a gap in the numbers is damage.
 fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(io(path))?;
     let mut found = None;
@@ -196,7 +196,7 @@ fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     }
     let size = file.metadata().map_err(io(path))?.len();
     let Some((good, _)) = found else {
-        tracing::warn!(segment = %path.display(), size, "removed a segment of the spool that holds nothing whole");
+        tracing::warn!(segment = %path.display(), size, "removed a segment of the spool that holds no complete transaction");
         std::fs::remove_file(path).map_err(io(path))?;
         return Ok(None);
     };
@@ -209,7 +209,7 @@ fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     Ok(found)
 }
 
-/// A segment that has another behind it: it was cut and synced before that one was begun, so what is missing is damage.
+/// A segment that another one follows. It was cut and synced before that one was begun, so what is missing is damage.
 fn vouched_for(dir: &Path, segment: u64, next: u64) -> Result<Closed> {
     if next != segment + 1 {
         return Err(damaged(&segment_path(dir, segment + 1), 0));
