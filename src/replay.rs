@@ -12,8 +12,10 @@ pub mod lane;
 pub mod pgoutput;
 pub mod receiver;
 pub mod relation;
-pub mod reshape;
 pub mod router;
+pub mod schema_change;
 pub mod sets;
 pub mod spool;
-pub mod spooler;
+mod start;
+
+pub use self::start::{ReplayHandle, ReplaySpec, start};

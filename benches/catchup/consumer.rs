@@ -10,9 +10,10 @@ use std::{fmt, path::Path};
 
 use crate::{
     cluster::{Clusters, run, until},
+    job::{Job, Task},
     load::{Backlog, HYPERTABLE, PUBLICATION},
     measure::Spent,
-    worker::{Job, Outcome, Task, Worker},
+    worker::{Outcome, Worker},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -28,7 +29,7 @@ pub enum Consumer {
     Replay,
     /// The same into a target whose metrics are a hypertable.
     Hypertable,
-    /// hyperlift, receiving and replaying at once.
+    /// hyperlift, receiving and replaying at the same time.
     Live,
 }
 
@@ -84,7 +85,7 @@ impl Measured {
     }
 
     /// Of hyperlift in a process of its own: it has measured itself, but for the servers.
-    fn of_worker(backlog: &Backlog, spent: Spent, outcome: &Outcome) -> Self {
+    fn from_worker(backlog: &Backlog, spent: Spent, outcome: &Outcome) -> Self {
         let applied = (outcome.changes > 0).then_some(outcome.changes);
         let in_sets = applied.map(|_| outcome.in_sets);
         let stream_bytes = (outcome.stream_bytes > 0).then_some(outcome.stream_bytes);
@@ -119,7 +120,7 @@ pub async fn read(bench: &Bench, backlog: &Backlog) -> Result<Measured> {
     Ok(Measured::new(backlog, spent, spent.children_cpu))
 }
 
-/// Leaves the spool where it is told.
+/// Leaves the spool in `spool`.
 pub async fn receive(bench: &Bench, backlog: &Backlog, spool: &Path) -> Result<Measured> {
     let clusters = &bench.clusters;
     let slot = backlog.slot_for(clusters, "receive").await?;
@@ -127,7 +128,7 @@ pub async fn receive(bench: &Bench, backlog: &Backlog, spool: &Path) -> Result<M
     let job = bench.job(Task::Receive, backlog, &slot, "", spool);
     let (spent, outcome) = work(clusters, &job).await?;
     clusters.drop_slot(&slot).await?;
-    Ok(Measured { spool_bytes: Some(size(spool)?), ..Measured::of_worker(backlog, spent, &outcome) })
+    Ok(Measured { spool_bytes: Some(size(spool)?), ..Measured::from_worker(backlog, spent, &outcome) })
 }
 
 /// From the moment the subscription is enabled until the marker, which was committed last, is on the target.
@@ -152,7 +153,7 @@ pub async fn native(bench: &Bench, backlog: &Backlog) -> Result<Measured> {
     Ok(Measured::new(backlog, spent, 0.0))
 }
 
-/// A subscription that stands still.
+/// A subscription that is not enabled yet.
 pub async fn subscribe(bench: &Bench, database: &str, slot: &str, target: &str) -> Result<()> {
     let (source, target) = (bench.clusters.source.uri(database), bench.clusters.target.uri(target));
     let options = format!("slot_name = '{slot}', create_slot = false, copy_data = false, enabled = false");
@@ -185,7 +186,7 @@ async fn replay_into(bench: &Bench, backlog: &Backlog, spool: &Path, name: &str,
     let job = Job { hypertables: template == HYPERTABLE, ..bench.job(Task::Replay, backlog, "", &target, spool) };
     let (spent, outcome) = work(clusters, &job).await?;
     backlog.check(clusters, name, &target).await?;
-    Ok(Measured::of_worker(backlog, spent, &outcome))
+    Ok(Measured::from_worker(backlog, spent, &outcome))
 }
 
 /// The backlog waits in the slot; the spool begins empty.
@@ -199,7 +200,7 @@ pub async fn live(bench: &Bench, backlog: &Backlog) -> Result<Measured> {
     let spool_bytes = Some(size(&spool)?);
     std::fs::remove_dir_all(&spool)?;
     backlog.check(clusters, "receive and replay", &target).await?;
-    Ok(Measured { spool_bytes, ..Measured::of_worker(backlog, spent, &outcome) })
+    Ok(Measured { spool_bytes, ..Measured::from_worker(backlog, spent, &outcome) })
 }
 
 async fn work(clusters: &Clusters, job: &Job) -> Result<(Spent, Outcome)> {

@@ -1,5 +1,5 @@
-//! Part two, kills: the program itself migrates a database on which eight sessions write, is killed three times on the way, and cuts
-//! over. No row may be lost or doubled.
+//! Part two, kills: the program itself migrates a database on which eight sessions write, is killed three times before the cutover, and
+//! cuts over. No row may be lost or doubled.
 
 use hyperlift::{
     demo::compare::compare,
@@ -24,7 +24,7 @@ use crate::{
 
 const DATABASE: &str = "kills";
 const KILLS: u64 = 3;
-/// pgbench's history has no key; it is only ever added to.
+/// pgbench's history has no key; rows are only added to it.
 const PLAN: &str = "[[identity]]\ntable = \"public.pgbench_history\"\nuse = \"insert-only\"\n";
 
 #[derive(Serialize)]
@@ -87,7 +87,7 @@ pub async fn run(clusters: &Clusters, scale: Scale, report: &mut Report) -> Resu
     clusters.target.execute("postgres", &format!("drop database {DATABASE} with (force)")).await
 }
 
-/// Transactions so far, as the sessions have told the statistics: late by a second at most.
+/// Transactions so far, by the statistics, to which the sessions report with a delay of a second at most.
 async fn written(clusters: &Clusters) -> Result<u64> {
     let sql = "select n_tup_ins from pg_stat_user_tables where relname = 'pgbench_history'";
     Ok(value(&clusters.source, DATABASE, sql).await?.parse().unwrap_or(0))

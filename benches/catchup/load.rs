@@ -16,7 +16,7 @@ use crate::{
 
 /// Publication, in each database, of all its tables.
 pub const PUBLICATION: &str = "bench";
-/// One row, `n`: changed last of all, so who has it has everything.
+/// One row, `n`: it is changed last, so whoever has it has everything.
 const MARKER: &str = "create table public.bench_marker (id int primary key, n bigint not null); insert into public.bench_marker values (1, 0)";
 /// Target database of the IoT data with its metrics in a hypertable.
 pub const HYPERTABLE: &str = "iot_hypertable_data";
@@ -123,7 +123,7 @@ impl Data {
     }
 }
 
-/// On the target, the IoT data once more, its metrics in a hypertable of 1-day chunks.
+/// On the target, the IoT data a second time, with its metrics in a hypertable of 1-day chunks.
 pub async fn prepare_hypertable(clusters: &Clusters) -> Result<()> {
     create_from(&clusters.target, HYPERTABLE, Data::Iot.database()).await?;
     let uri = clusters.target.uri(HYPERTABLE);
@@ -145,11 +145,11 @@ pub struct Backlog {
     pub load: Load,
     /// Of the source.
     pub database: &'static str,
-    /// Stands before the load; it is copied, never read.
+    /// A slot from before the load; it is copied, never read.
     slot: String,
     /// Where the slot became consistent.
     pub start: Lsn,
-    /// Behind the load's last commit; the marker's commit follows.
+    /// After the load's last commit; the marker's commit follows.
     pub end: Lsn,
     /// From the first record of the load to the last.
     pub wal_bytes: u64,
@@ -249,7 +249,7 @@ pub async fn raise_marker(clusters: &Clusters, database: &str) -> Result<i64> {
     value(&clusters.source, database, sql).await?.parse().map_err(|_| Error::failed("the marker is no number"))
 }
 
-/// All tables but the marker, once the sessions that made the changes have told of them.
+/// All tables but the marker, once the sessions that made the changes have reported them to the statistics.
 async fn counted_changes(clusters: &Clusters, database: &str) -> Result<u64> {
     let sql = "select coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint from pg_stat_user_tables where relname <> 'bench_marker'";
     let mut last = 0;
@@ -263,7 +263,7 @@ async fn counted_changes(clusters: &Clusters, database: &str) -> Result<u64> {
 }
 
 impl Backlog {
-    /// A slot of its own for one consumer, at the place before the load.
+    /// A slot of its own for one consumer, at the position before the load.
     pub async fn slot_for(&self, clusters: &Clusters, consumer: &str) -> Result<String> {
         let slot = format!("{}_{consumer}", self.database);
         let sql = format!("select pg_copy_logical_replication_slot('{}', '{slot}')", self.slot);
@@ -271,7 +271,7 @@ impl Backlog {
         Ok(slot)
     }
 
-    /// A database of the target that stands before the load.
+    /// A database of the target as it was before the load.
     pub async fn target_for(&self, clusters: &Clusters, consumer: &str, template: &str) -> Result<String> {
         let database = format!("{}_{consumer}", self.database);
         create_from(&clusters.target, &database, template).await?;
@@ -279,7 +279,7 @@ impl Backlog {
         Ok(database)
     }
 
-    /// A fast wrong result is no result: compares both sides, and removes the target.
+    /// Compares both sides, because a fast wrong result is no result, and removes the target.
     pub async fn check(&self, clusters: &Clusters, consumer: &str, target: &str) -> Result<()> {
         check(clusters, self.load.data(), &self.fingerprint, target).await.map_err(|e| e.context(format!("{} by {consumer}", self.load)))?;
         drop_database(&clusters.target, target).await

@@ -3,17 +3,18 @@
 //!
 //! ```text
 //! make bench                                                  everything, three rounds
-//! make bench ARGS="--scale 0.02 --rounds 1"                   a look, in about a minute
+//! make bench ARGS="--scale 0.02 --rounds 1"                   a quick run, about a minute
 //! cargo bench --bench catchup -- rates --loads tpcb,bigtx     one part, two loads
 //! cargo bench --bench catchup -- memory steady kills          the other parts
 //! ```
 //!
-//! Wall times depend on what else runs: quote ratios and CPU, and look at the column of others' CPU.
+//! Wall times depend on what else runs: quote ratios and CPU, and check the column of others' CPU.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod consumer;
 mod engine;
+mod job;
 mod kills;
 mod load;
 mod memory;
@@ -33,7 +34,7 @@ use load::Load;
 use report::Report;
 
 #[derive(Parser)]
-#[command(name = "catchup", about = "Catch-up of hyperlift beside its peers")]
+#[command(name = "catchup", about = "Compares the catch-up of hyperlift with its peers")]
 struct Arguments {
     /// What to run; everything by default.
     #[arg(value_enum)]
@@ -63,7 +64,7 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Reading, spooling and applying a backlog, beside the peers.
+    /// Reading, spooling and applying a backlog, compared with the peers.
     Rates,
     /// Peak memory with very many transactions, and with a very large one.
     Memory,

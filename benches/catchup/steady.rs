@@ -18,17 +18,18 @@ use crate::{
     cluster::{create_from, drop_database, run as run_program, until},
     consumer::{Bench, subscribe, unsubscribe},
     data::Scale,
+    job::{Job, Task},
     load::{self, Data, PUBLICATION},
     report::{Report, Row, percentile},
-    worker::{Job, Task, Worker},
+    worker::Worker,
 };
 
-/// Transactions a second that pgbench is held to.
+/// Transactions a second to which pgbench is limited.
 const RATE: &str = "2000";
 /// A commit is watched this often.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
 /// The target is asked for it this often: the resolution of what is measured.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const POLL_EVERY: Duration = Duration::from_millis(2);
 const SOURCE: &str = "steady";
 
 /// Waiting times of one consumer, ms.
@@ -40,7 +41,7 @@ struct Line {
     seconds: u64,
     /// From the end of a commit on the source until it is visible on the target.
     visible_ms: Vec<f64>,
-    /// From a look at the source's flushed position until all lanes have passed it; hyperlift only.
+    /// From reading the source's flushed position until all lanes have passed it; hyperlift only.
     applied_ms: Vec<f64>,
     /// hyperlift only.
     cpu_s: f64,
@@ -69,7 +70,7 @@ fn lag_rows(what: &str, mut ms: Vec<f64>) -> Vec<Row> {
     [at("median", 0.5), at("p99", 0.99), at("max", 1.0)].into_iter().flatten().collect()
 }
 
-/// A source and a target that stand alike: the slot, where it became consistent, and the target's database.
+/// A source and a target with the same data: the slot, where it became consistent, and the target's database.
 async fn fresh(bench: &Bench) -> Result<(String, Lsn, String)> {
     let target = format!("{SOURCE}_target");
     create_from(&bench.clusters.target, &target, Data::Tpcb.database()).await?;
@@ -123,7 +124,7 @@ async fn close(bench: &Bench, target: &str) -> Result<()> {
     drop_database(&bench.clusters.source, SOURCE).await
 }
 
-/// Waits until the consumer is there, runs the load and looks at the lag meanwhile: transactions a second, and waiting times in ms.
+/// Waits until the consumer has caught up, runs the load and measures the lag meanwhile: transactions a second, and waiting times in ms.
 /// Everything is on the target when it returns.
 async fn application(bench: &Bench, seconds: u64, target: &str, report: &Report) -> Result<(f64, Vec<f64>)> {
     let clusters = &bench.clusters;
@@ -150,13 +151,13 @@ async fn application(bench: &Bench, seconds: u64, target: &str, report: &Report)
         &seconds.to_string(),
         &clusters.source.uri(SOURCE),
     ]);
-    let told = run_program(&mut pgbench).await?;
+    let output = run_program(&mut pgbench).await?;
     stop.cancel();
     let visible_ms = lag.await.map_err(|e| Error::failed(format!("the heartbeat died: {e}")))??;
     reached(bench, &target).await?;
     // tps = 1999.123456 (without initial connection time)
-    let tps = told.lines().find_map(|l| l.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok());
-    Ok((tps.ok_or_else(|| Error::failed("pgbench tells no tps"))?, visible_ms))
+    let tps = output.lines().find_map(|l| l.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok());
+    Ok((tps.ok_or_else(|| Error::failed("pgbench reports no tps"))?, visible_ms))
 }
 
 /// Changes the marker and waits until the target shows it.
@@ -186,8 +187,8 @@ async fn heartbeat(source: String, target: String, stop: CancellationToken) -> R
         }
         Ok::<_, Error>(())
     };
-    let look = async {
-        let mut tick = tokio::time::interval(LOOK_EVERY);
+    let poll = async {
+        let mut tick = tokio::time::interval(POLL_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ms = Vec::new();
         loop {
@@ -204,5 +205,5 @@ async fn heartbeat(source: String, target: String, stop: CancellationToken) -> R
             }
         }
     };
-    Ok(tokio::try_join!(beat, look)?.1)
+    Ok(tokio::try_join!(beat, poll)?.1)
 }

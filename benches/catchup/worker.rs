@@ -8,7 +8,6 @@ use hyperlift::{
 use serde::{Deserialize, Serialize};
 use std::{
     io::{BufRead as _, Read as _},
-    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -23,47 +22,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::PATIENCE,
     engine::{self, Receiving, Replaying},
+    job::{Job, Task},
     measure,
 };
 
 /// The argument that makes this program a worker.
 pub const ARGUMENT: &str = "worker";
-/// In [`Task::Follow`], the source's position is looked at this often.
+/// In [`Task::Follow`], the source's position is read this often.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Task {
-    /// Into the spool only, until the end is durable there.
-    Receive,
-    /// From a full spool into the target.
-    Replay,
-    /// Both at once.
-    Live,
-    /// Both, until stdin ends, then up to the source's position of that moment.
-    Follow,
-}
-
-/// What a worker does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Job {
-    pub task: Task,
-    /// URIs of the databases.
-    pub source: String,
-    pub target: String,
-    pub system_id: String,
-    pub slot: String,
-    pub publication: String,
-    pub spool: PathBuf,
-    /// Where the slot stands.
-    pub start: Lsn,
-    /// How far to go; a commit follows it.
-    pub end: Lsn,
-    pub lanes: u32,
-    /// Some tables of the target are hypertables.
-    pub hypertables: bool,
-}
-
-/// What it found.
+/// What a worker found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Seconds of the task, without making the ledger.
@@ -201,7 +169,7 @@ async fn follow(job: &Job, over: &CancellationToken) -> Result<Outcome> {
             _ = tick.tick() => {}
             () = over.cancelled() => break,
         }
-        let lsn = replaying.watch(&receiving, flushed()).await??;
+        let lsn = replaying.watch(Some(&receiving), flushed()).await??;
         let (asked, passed) = (Instant::now(), replaying.passed(lsn));
         samples.spawn(async move { passed.await.then(|| asked.elapsed().as_secs_f64() * 1e3) });
     }

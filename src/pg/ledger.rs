@@ -363,3 +363,12 @@ pub async fn finish(client: &Client) -> Result<()> {
     client.execute("update _hyperlift.migration set finished_at = coalesce(finished_at, now())", &[]).await?;
     Ok(())
 }
+
+/// The statement that moves a lane, for the transaction that applies what lies between the two positions. It changes no row when another
+/// session has moved the lane meanwhile (I6).
+pub fn move_lane(lane: u32, from: Position, to: Position) -> String {
+    format!(
+        "update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {}",
+        to.lsn, to.change, from.lsn, from.change
+    )
+}

@@ -3,7 +3,7 @@
 //! Parameters are sent as text without a type, so the server takes the type of the column and reads the value with that type's input
 //! function, exactly as a logical replication worker does. No type OID of the source ever reaches the target.
 //!
-//! The application's own functions (of checks, domains, indexes) run in these statements, and with them the `search_path` that they count on
+//! The application's own functions (of checks, domains, indexes) run in these statements, with the `search_path` that they need
 //! (N-4). So whatever the statements themselves name, operators too, is named with its schema.
 
 use std::{borrow::Cow, fmt::Write as _};
@@ -25,32 +25,32 @@ pub type Parameter<'a> = Option<Cow<'a, [u8]>>;
 
 /// A statement with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step<'a> {
+pub struct BoundStatement<'a> {
     pub sql: String,
     pub parameters: Vec<Parameter<'a>>,
 }
 
-/// What a change takes.
+/// What has to be done for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Work<'a> {
+pub enum RowAction<'a> {
     /// Must touch exactly one row.
-    One(Step<'a>),
+    One(BoundStatement<'a>),
     /// A row of a hypertable that moves, or may move, to another chunk: TimescaleDB refuses an UPDATE across chunks (H-10).
-    Move(Box<Move<'a>>),
+    Move(Box<RowMove<'a>>),
     /// Nothing changed (C-7).
     Nothing,
 }
 
 /// A row that is deleted and inserted again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move<'a> {
-    /// Where the old time is not known: finds the row where the new time says, and is enough if it touches it.
-    pub in_place: Option<Step<'a>>,
+pub struct RowMove<'a> {
+    /// Where the old time is not known: the row is searched at its new time first, and when this touches it, nothing else is needed.
+    pub in_place: Option<BoundStatement<'a>>,
     /// Returns, in text, the values that the stream does not have.
-    pub delete: Step<'a>,
+    pub delete: BoundStatement<'a>,
     /// The parameters of `insert` that take those values, in their order.
     pub kept: Vec<usize>,
-    pub insert: Step<'a>,
+    pub insert: BoundStatement<'a>,
 }
 
 struct Builder<'a> {
@@ -74,8 +74,8 @@ impl<'a> Builder<'a> {
         self
     }
 
-    fn step(self) -> Step<'a> {
-        Step { sql: self.sql, parameters: self.parameters }
+    fn step(self) -> BoundStatement<'a> {
+        BoundStatement { sql: self.sql, parameters: self.parameters }
     }
 }
 
@@ -83,11 +83,11 @@ impl<'a> Builder<'a> {
 type Row<'a> = Vec<Value<'a>>;
 
 /// The statements for one change.
-pub fn work<'a>(change: &'a Change, relation: &Relation) -> Result<Work<'a>> {
-    let message = &*change.relation;
+pub fn action<'a>(change: &'a Change, relation: &Relation) -> Result<RowAction<'a>> {
+    let message = &*change.description;
     Ok(match change.operation()? {
-        Operation::Insert { new } => Work::One(insert(message, relation, new.values())),
-        Operation::Delete { kind, old } => Work::One(delete(message, relation, kind, old.values())?),
+        Operation::Insert { new } => RowAction::One(insert(message, relation, new.values())),
+        Operation::Delete { kind, old } => RowAction::One(delete(message, relation, kind, old.values())?),
         Operation::Update { old, new } => {
             let old = old.map(|(kind, old)| (kind, old.values().collect()));
             update(message, relation, old, &new.values().collect())?
@@ -95,13 +95,13 @@ pub fn work<'a>(change: &'a Change, relation: &Relation) -> Result<Work<'a>> {
     })
 }
 
-pub fn delete<'a>(message: &RelationMessage, relation: &Relation, kind: OldKind, old: impl Iterator<Item = Value<'a>>) -> Result<Step<'a>> {
-    let mut b = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
+pub fn delete<'a>(message: &RelationMessage, relation: &Relation, kind: OldKind, old: impl Iterator<Item = Value<'a>>) -> Result<BoundStatement<'a>> {
+    let mut b = Builder::new(format!("delete from {}{} where ", relation.shape.only(), relation.table.sql()));
     matching(&mut b, message, relation, &Old { kind, values: old.collect() })?;
     Ok(b.step())
 }
 
-pub fn insert<'a>(message: &RelationMessage, relation: &Relation, new: impl Iterator<Item = Value<'a>>) -> Step<'a> {
+pub fn insert<'a>(message: &RelationMessage, relation: &Relation, new: impl Iterator<Item = Value<'a>>) -> BoundStatement<'a> {
     let mut b = Builder::new(format!("insert into {}", relation.table.sql()));
     if message.columns.is_empty() {
         b.push(" default values");
@@ -124,7 +124,7 @@ struct Old<'a> {
 }
 
 /// Without an old tuple the row is found by the key in the new one.
-pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(OldKind, Row<'a>)>, new: &Row<'a>) -> Result<Work<'a>> {
+pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(OldKind, Row<'a>)>, new: &Row<'a>) -> Result<RowAction<'a>> {
     let stays = |i: usize| match &old {
         // The key is as it was.
         None => message.columns[i].key,
@@ -133,15 +133,15 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
     };
     let changed: Vec<usize> = (0..new.len()).filter(|i| new[*i] != Value::Unchanged && !stays(*i)).collect();
     if changed.is_empty() {
-        return Ok(Work::Nothing);
+        return Ok(RowAction::Nothing);
     }
     let row = match old {
         Some((kind, values)) => Old { kind, values },
         None => Old { kind: OldKind::Key, values: new.clone() },
     };
     let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
-    let in_place = || -> Result<Step<'a>> {
-        let mut b = Builder::new(format!("update {}{} set ", relation.target.only(), relation.table.sql()));
+    let in_place = || -> Result<BoundStatement<'a>> {
+        let mut b = Builder::new(format!("update {}{} set ", relation.shape.only(), relation.table.sql()));
         for (n, i) in changed.iter().enumerate() {
             let p = b.parameter(new[*i].text());
             let comma = if n > 0 { ", " } else { "" };
@@ -149,31 +149,37 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
         }
         b.push(" where ");
         matching(&mut b, message, relation, &row)?;
-        // A time that is known stands in the condition already. Twice, as two parameters, it would be a comparison of constants in a
+        // A time that is known is in the condition already. Twice, as two parameters, it would be a comparison of constants in a
         // generic plan, on which TimescaleDB before 2.25.2 fails: https://github.com/timescale/timescaledb/pull/9294
         for (i, name) in dimensions(message, relation).filter(|(i, _)| !known(*i)) {
             let p = b.parameter(new[i].text());
-            write!(b.sql, " and {} {} {p}", ident(name), relation.target.equals(name)).expect("writing to a string");
+            write!(b.sql, " and {} {} {p}", ident(name), relation.shape.equals(name)).expect("writing to a string");
         }
         Ok(b.step())
     };
-    if relation.target.dimensions.is_empty() {
-        return Ok(Work::One(in_place()?));
+    if relation.shape.dimensions.is_empty() {
+        return Ok(RowAction::One(in_place()?));
     }
     // A hypertable. Is the old time known, and is it another?
     let all_known = dimensions(message, relation).all(|(i, _)| known(i));
     let moves = dimensions(message, relation).any(|(i, _)| known(i) && row.values[i] != new[i] && new[i] != Value::Unchanged);
     Ok(match (moves, all_known) {
-        (true, _) => Work::Move(Box::new(move_row(message, relation, &row, new, None)?)),
-        (false, true) => Work::One(in_place()?),
-        (false, false) => Work::Move(Box::new(move_row(message, relation, &row, new, Some(in_place()?))?)),
+        (true, _) => RowAction::Move(Box::new(move_row(message, relation, &row, new, None)?)),
+        (false, true) => RowAction::One(in_place()?),
+        (false, false) => RowAction::Move(Box::new(move_row(message, relation, &row, new, Some(in_place()?))?)),
     })
 }
 
 /// DELETE and INSERT. Values that the stream does not have come from the deleted row; two statements, because not every version of
 /// TimescaleDB plans them as one.
-fn move_row<'a>(message: &RelationMessage, relation: &Relation, row: &Old<'a>, new: &Row<'a>, in_place: Option<Step<'a>>) -> Result<Move<'a>> {
-    let mut delete = Builder::new(format!("delete from {}{} where ", relation.target.only(), relation.table.sql()));
+fn move_row<'a>(
+    message: &RelationMessage,
+    relation: &Relation,
+    row: &Old<'a>,
+    new: &Row<'a>,
+    in_place: Option<BoundStatement<'a>>,
+) -> Result<RowMove<'a>> {
+    let mut delete = Builder::new(format!("delete from {}{} where ", relation.shape.only(), relation.table.sql()));
     matching(&mut delete, message, relation, row)?;
     let mut complete = new.clone();
     let mut kept = Vec::new();
@@ -188,12 +194,12 @@ fn move_row<'a>(message: &RelationMessage, relation: &Relation, row: &Old<'a>, n
         let columns: Vec<String> = kept.iter().map(|i| format!("{}::pg_catalog.text", ident(&message.columns[*i].name))).collect();
         delete.push(&format!(" returning {}", columns.join(", ")));
     }
-    Ok(Move { in_place, delete: delete.step(), kept, insert: insert(message, relation, complete.into_iter()) })
+    Ok(RowMove { in_place, delete: delete.step(), kept, insert: insert(message, relation, complete.into_iter()) })
 }
 
 /// Columns by which the hypertable is partitioned: their places in the stream's relation.
 fn dimensions<'a>(message: &'a RelationMessage, relation: &'a Relation) -> impl Iterator<Item = (usize, &'a str)> {
-    message.columns.iter().enumerate().filter(|(_, c)| relation.target.dimensions.contains(&c.name)).map(|(i, c)| (i, c.name.as_str()))
+    message.columns.iter().enumerate().filter(|(_, c)| relation.shape.dimensions.contains(&c.name)).map(|(i, c)| (i, c.name.as_str()))
 }
 
 /// The condition that finds the row: by the replica identity's columns, or by the whole row, of which exactly one is taken (B-6).
@@ -204,16 +210,16 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
             let p = b.parameter(row.values[*i].text());
             let and = if n > 0 { " and " } else { "" };
             let name = &message.columns[*i].name;
-            write!(b.sql, "{and}{} {} {p}", ident(name), relation.target.equals(name)).expect("writing to a string");
+            write!(b.sql, "{and}{} {} {p}", ident(name), relation.shape.equals(name)).expect("writing to a string");
         }
         return Ok(());
     }
     if row.kind == OldKind::Key {
         return Err(Error::failed(format!("{}: the stream names no key for a changed row", relation.table))
-            .hint("the table has no replica identity any more; settle it on the source and copy the table again"));
+            .hint("the table has no replica identity any more; give it one on the source and copy the table again"));
     }
-    let (name, columns) = if relation.target.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
-    b.push(&format!("{name} {EQUALS} (select {columns} from {}{} where ", relation.target.only(), relation.table.sql()));
+    let (name, columns) = if relation.shape.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
+    b.push(&format!("{name} {EQUALS} (select {columns} from {}{} where ", relation.shape.only(), relation.table.sql()));
     if message.columns.is_empty() {
         b.push("true");
     }
@@ -229,7 +235,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         let equality = target_column(relation, &column.name)?.equality;
         if equality != Equality::Text {
             let p = b.parameter(Some(value));
-            b.push(&format!("{name} {} {p}", relation.target.equals(&column.name)));
+            b.push(&format!("{name} {} {p}", relation.shape.equals(&column.name)));
         }
         if equality == Equality::Loose {
             b.push(" and ");
@@ -241,18 +247,18 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
         }
     }
     b.push(" limit 1)");
-    // So that the outer statement, too, looks only at the row's chunk.
+    // So that the outer statement, too, reads the row's chunk only.
     for (i, name) in dimensions(message, relation) {
         if let Some(value) = row.values[i].text() {
             let p = b.parameter(Some(value));
-            b.push(&format!(" and {} {} {p}", ident(name), relation.target.equals(name)));
+            b.push(&format!(" and {} {} {p}", ident(name), relation.shape.equals(name)));
         }
     }
     Ok(())
 }
 
 fn target_column<'a>(relation: &'a Relation, column: &str) -> Result<&'a TargetColumn> {
-    relation.target.columns.get(column).ok_or_else(|| missing_column(&relation.table, column))
+    relation.shape.columns.get(column).ok_or_else(|| missing_column(&relation.table, column))
 }
 
 /// C-12: a column that the target does not have.
@@ -264,14 +270,14 @@ pub fn missing_column(table: &TableName, column: &str) -> Error {
     ))
 }
 
-/// For people: the columns and values by which a row was looked for. Shown to the operator, never logged.
+/// For people: the columns and values by which a row was searched. Shown to the operator, never logged.
 pub fn describe_row(change: &Change) -> String {
     let (values, all) = match change.operation() {
         Ok(Operation::Update { old: Some((kind, old)), .. } | Operation::Delete { kind, old }) => (old, kind == OldKind::Full),
         Ok(Operation::Insert { new } | Operation::Update { old: None, new }) => (new, false),
         Err(_) => return "a row".into(),
     };
-    let columns = change.relation.columns.iter().zip(values.values()).filter(|(c, _)| c.key || all);
+    let columns = change.description.columns.iter().zip(values.values()).filter(|(c, _)| c.key || all);
     let parts: Vec<String> = columns
         .take(4)
         .map(|(c, v)| {
@@ -288,7 +294,10 @@ mod tests {
     use crate::{
         lsn::{Lsn, Position},
         pg::{snapshot::Snapshot, target_table::TargetTable},
-        replay::pgoutput::{ColumnMessage, encode},
+        replay::{
+            pgoutput::{ColumnMessage, Peek, encode, peek},
+            relation::RelationIndex,
+        },
     };
     use std::sync::Arc;
 
@@ -305,7 +314,7 @@ mod tests {
             snapshot: Snapshot::default(),
             copied_at: Lsn(0),
             skipped: false,
-            target: TargetTable {
+            shape: TargetTable {
                 oid: 1,
                 columns: [
                     ("id".into(), column("integer", Equality::Exact)),
@@ -321,7 +330,6 @@ mod tests {
                 deferrable: false,
                 spreadable: false,
             },
-            spread: crate::pg::ledger::Spread::No,
         }
     }
 
@@ -342,23 +350,24 @@ mod tests {
             .map(|n| ColumnMessage { key: keys.contains(n), name: (*n).into(), type_oid: 25, type_modifier: -1 })
             .collect();
         let identity = if keys.len() == 4 { b'f' } else { b'd' };
-        let relation = RelationMessage { oid: 1, schema: "public".into(), name: "t".into(), identity, columns };
-        Change { position: Position::START, relation: Arc::new(relation), target: 0, message: message.into() }
+        let description = Arc::new(RelationMessage { oid: 1, schema: "public".into(), name: "t".into(), identity, columns });
+        let Ok(Peek::Row { op, .. }) = peek(&message) else { panic!("a row operation") };
+        Change { position: Position::START, relation: RelationIndex(0), op, description, message: message.into() }
     }
 
-    fn sql(work: &Work<'_>) -> Vec<String> {
-        let bare = |s: &Step<'_>| s.sql.replace('"', "").replace(EQUALS, "=").replace("pg_catalog.", "");
+    fn sql(work: &RowAction<'_>) -> Vec<String> {
+        let bare = |s: &BoundStatement<'_>| s.sql.replace('"', "").replace(EQUALS, "=").replace("pg_catalog.", "");
         match work {
-            Work::One(a) => vec![bare(a)],
-            Work::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
-            Work::Nothing => vec![],
+            RowAction::One(a) => vec![bare(a)],
+            RowAction::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
+            RowAction::Nothing => vec![],
         }
     }
 
     #[test]
     fn c_5_unchanged_toast_is_left_out_of_the_update() {
         let c = update_of(&["id"], None, &[v("1"), v("2"), Value::Null, Value::Unchanged]);
-        let w = work(&c, &relation(&[], &["id"])).unwrap();
+        let w = action(&c, &relation(&[], &["id"])).unwrap();
         assert_eq!(sql(&w), ["update only public.t set ts = $1, n = $2 where id = $3"]);
     }
 
@@ -367,7 +376,7 @@ mod tests {
         let old = [v("1"), Value::Null, Value::Null, Value::Null];
         let new = [v("9"), Value::Unchanged, Value::Unchanged, Value::Unchanged];
         let c = update_of(&["id"], Some((OldKind::Key, &old)), &new);
-        let Work::One(step) = work(&c, &relation(&[], &["id"])).unwrap() else { panic!() };
+        let RowAction::One(step) = action(&c, &relation(&[], &["id"])).unwrap() else { panic!() };
         assert_eq!(step.parameters, [Some(Cow::Borrowed(&b"9"[..])), Some(Cow::Borrowed(&b"1"[..]))]);
     }
 
@@ -376,13 +385,13 @@ mod tests {
         let old: &Values = &[v("1"), Value::Null, v("1.00"), v("{}")];
         let c = change(&["id", "ts", "n", "j"], encode::row(b'D', 1, &[(b'O', old)]));
         assert_eq!(
-            sql(&work(&c, &relation(&[], &[])).unwrap()),
+            sql(&action(&c, &relation(&[], &[])).unwrap()),
             [
                 "delete from only public.t where ctid = (select ctid from only public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
             ]
         );
         // With a primary key on the target the key is enough.
-        assert_eq!(sql(&work(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1"]);
+        assert_eq!(sql(&action(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1"]);
     }
 
     #[test]
@@ -392,17 +401,17 @@ mod tests {
         // The key holds the time: the old one is known.
         let moved = update_of(&["id", "ts"], Some((OldKind::Key, &[v("1"), v("a"), Value::Null, Value::Null])), &new);
         assert_eq!(
-            sql(&work(&moved, &ht).unwrap()),
+            sql(&action(&moved, &ht).unwrap()),
             [
                 "delete from public.t where id = $1 and ts = $2 returning j::text",
                 "insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"
             ]
         );
         let stays = update_of(&["id", "ts"], None, &new);
-        assert_eq!(sql(&work(&stays, &ht).unwrap()), ["update public.t set n = $1 where id = $2 and ts = $3"]);
+        assert_eq!(sql(&action(&stays, &ht).unwrap()), ["update public.t set n = $1 where id = $2 and ts = $3"]);
         // It does not: the new time is tried first.
         let unknown = update_of(&["id"], None, &new);
-        let tried = work(&unknown, &ht).unwrap();
+        let tried = action(&unknown, &ht).unwrap();
         let statements = sql(&tried);
         assert!(statements[0].ends_with("where id = $3 and ts = $4") && statements[1].starts_with("delete from public.t where id = $1 "));
     }
@@ -410,7 +419,7 @@ mod tests {
     #[test]
     fn c_7_an_update_of_nothing_needs_no_statement() {
         for new in [[Value::Unchanged; 4], [v("1"), Value::Unchanged, Value::Unchanged, Value::Unchanged]] {
-            assert_eq!(work(&update_of(&["id"], None, &new), &relation(&[], &["id"])).unwrap(), Work::Nothing);
+            assert_eq!(action(&update_of(&["id"], None, &new), &relation(&[], &["id"])).unwrap(), RowAction::Nothing);
         }
     }
 
@@ -418,7 +427,7 @@ mod tests {
     fn b_3_a_generated_key_may_be_inserted() {
         let c = insert_of(&["id"], &[v("1"), v("2"), Value::Null, v("{}")]);
         assert_eq!(
-            sql(&work(&c, &relation(&[], &["id"])).unwrap()),
+            sql(&action(&c, &relation(&[], &["id"])).unwrap()),
             ["insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"]
         );
     }
@@ -427,8 +436,8 @@ mod tests {
     fn a_column_that_the_target_lacks_is_named() {
         let old: &Values = &[v("1"), v("2"), v("3"), v("4")];
         let mut c = change(&["id", "ts", "n", "j"], encode::row(b'D', 1, &[(b'O', old)]));
-        Arc::make_mut(&mut c.relation).columns[3].name = "new col".into();
-        let error = work(&c, &relation(&[], &[])).unwrap_err();
+        Arc::make_mut(&mut c.description).columns[3].name = "new col".into();
+        let error = action(&c, &relation(&[], &[])).unwrap_err();
         assert!(error.to_string().contains("\"new col\"") && error.hint.unwrap().contains("add column"));
     }
 }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use std::sync::Arc;
 
-use super::pgoutput::{self, Message, Operation, RelationMessage};
+use super::{
+    pgoutput::{self, Message, Operation, RelationMessage, RowOp},
+    relation::RelationIndex,
+};
 use crate::{
     error::{Error, Result},
     lsn::Position,
@@ -14,26 +17,27 @@ use crate::{
 pub struct Change {
     /// The position of the lane once this change is applied.
     pub position: Position,
-    /// The relation as the stream describes it, at this place of the stream.
-    pub relation: Arc<RelationMessage>,
-    /// Index of the relation among the replayed ones (its root's, for a leaf).
-    pub target: usize,
+    /// The replayed relation (the root's, for a leaf).
+    pub relation: RelationIndex,
+    pub op: RowOp,
+    /// The table or leaf as the stream describes it at this place of the stream.
+    pub description: Arc<RelationMessage>,
     pub message: Bytes,
 }
 
 impl Change {
-    /// What it does; fails for a malformed message, or a row of another width than its relation.
+    /// What it does. It fails for a malformed message, and for a row that has not the columns of its relation.
     pub fn operation(&self) -> Result<Operation<'_>> {
         let Message::Row { operation, .. } = pgoutput::decode(&self.message)? else {
             return Err(Error::failed("a change that is no row operation"));
         };
-        let width = self.relation.columns.len();
+        let width = self.description.columns.len();
         let fits = match operation {
             Operation::Insert { new } | Operation::Update { old: None, new } => new.len() == width,
             Operation::Update { old: Some((_, old)), new } => old.len() == width && new.len() == width,
             Operation::Delete { old, .. } => old.len() == width,
         };
-        if fits { Ok(operation) } else { Err(Error::failed(format!("a row of {} that has not its {width} columns", self.relation.name))) }
+        if fits { Ok(operation) } else { Err(Error::failed(format!("a row of {} has not its {width} columns", self.description.name))) }
     }
 
     /// Memory that it takes, bytes.

@@ -1,9 +1,9 @@
-//! Compaction: what the changes of a batch come to, row by row, so that they can be applied as sets. Pure.
+//! Compaction: the net effect of the changes of a batch, row by row, so that they can be applied as sets. Pure.
 //!
-//! Rows are told apart by the text of their key, which is the same in every message about the same row. For each key it is known
+//! A row is identified by the text of its key, which is the same in every message about the same row. For each key it is known
 //! whether the row existed before the batch, and what it is after it:
 //!
-//! | before the batch | after it            | comes to          |
+//! | before the batch | after it            | net effect        |
 //! |------------------|---------------------|-------------------|
 //! | no               | a whole row         | insert            |
 //! | no               | gone                | nothing           |
@@ -12,7 +12,7 @@
 //! | yes              | another, whole row  | delete and insert |
 //!
 //! A change of the key is the old row's delete and the new one's insert. What does not fit (a row that is inserted twice, a key
-//! change that lacks a TOAST value, a table without a key) is applied in order, between the sets of what comes before and behind it.
+//! change that lacks a TOAST value, a table without a key) is applied in order, between the sets of what comes before and after it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,7 +21,7 @@ use std::{
 
 use super::{
     change::Change,
-    key::{self, Key},
+    key::{self, RowKey},
     pgoutput::{OldKind, Operation, RelationMessage, Tuple, Value},
     relation::{Counters, Relation},
 };
@@ -84,10 +84,10 @@ pub fn parts<'a>(changes: &[&'a Change], relation: &Relation) -> Vec<Part<'a>> {
     let mut compaction: Option<Compaction<'a>> = None;
     for change in changes {
         // Leaves of a root may have their columns in another order, and columns come and go.
-        if compaction.as_ref().is_none_or(|c| !same_columns(c.message, &change.relation)) {
+        if compaction.as_ref().is_none_or(|c| !same_columns(c.message, &change.description)) {
             parts.extend(compaction.take().and_then(Compaction::finish));
         }
-        let now = compaction.get_or_insert_with(|| Compaction::new(&change.relation, relation));
+        let now = compaction.get_or_insert_with(|| Compaction::new(&change.description, relation));
         if now.take(change).is_some() {
             continue;
         }
@@ -106,7 +106,7 @@ fn same_columns(a: &Arc<RelationMessage>, b: &Arc<RelationMessage>) -> bool {
 }
 
 /// What is known of one row.
-struct State<'a> {
+struct RowState<'a> {
     /// A tuple with the key of the row as it was before the batch; `None` when it did not exist.
     before: Option<Tuple<'a>>,
     /// `None`: gone.
@@ -118,7 +118,7 @@ struct State<'a> {
 struct Compaction<'a> {
     message: &'a Arc<RelationMessage>,
     keys: Vec<usize>,
-    rows: HashMap<Key<'a>, (usize, State<'a>)>,
+    rows: HashMap<RowKey<'a>, (usize, RowState<'a>)>,
     /// Of a table without a key.
     inserts: Vec<Image<'a>>,
     counts: Counters,
@@ -152,27 +152,27 @@ impl<'a> Compaction<'a> {
                 }
             }
         }
-        self.counts.count(change);
+        self.counts.count(change.op);
         self.counts.sets += 1;
         Some(())
     }
 
-    fn key(&self, tuple: Tuple<'a>) -> Option<Key<'a>> {
-        key::of(tuple, &self.keys)
+    fn key(&self, tuple: Tuple<'a>) -> Option<RowKey<'a>> {
+        key::from_tuple(tuple, &self.keys)
     }
 
-    fn key_of(&self, image: &Image<'a>) -> Option<Key<'a>> {
+    fn key_of(&self, image: &Image<'a>) -> Option<RowKey<'a>> {
         match image {
             Image::Message(tuple) => self.key(*tuple),
-            Image::Merged(values) => key::of_values(values, &self.keys),
+            Image::Merged(values) => key::from_values(values, &self.keys),
         }
     }
 
-    fn insert(&mut self, key: Key<'a>, row: Image<'a>) -> Option<()> {
+    fn insert(&mut self, key: RowKey<'a>, row: Image<'a>) -> Option<()> {
         let next = self.rows.len();
         match self.rows.entry(key) {
             Entry::Vacant(entry) => {
-                entry.insert((next, State { before: None, now: Some(row), inserted: true }));
+                entry.insert((next, RowState { before: None, now: Some(row), inserted: true }));
             }
             Entry::Occupied(entry) => {
                 let (_, state) = entry.into_mut();
@@ -185,18 +185,19 @@ impl<'a> Compaction<'a> {
         Some(())
     }
 
-    fn delete(&mut self, key: Key<'a>, old: Tuple<'a>) -> Option<()> {
+    fn delete(&mut self, key: RowKey<'a>, old: Tuple<'a>) -> Option<()> {
         let next = self.rows.len();
-        let (_, state) = self.rows.entry(key).or_insert_with(|| (next, State { before: Some(old), now: Some(Image::Message(old)), inserted: false }));
-        // Gone twice is not what a source says.
+        let (_, state) =
+            self.rows.entry(key).or_insert_with(|| (next, RowState { before: Some(old), now: Some(Image::Message(old)), inserted: false }));
+        // No source deletes a row twice.
         state.now.take().map(|_| ())
     }
 
-    fn update(&mut self, key: Key<'a>, with_key: Tuple<'a>, new: Image<'a>) -> Option<()> {
+    fn update(&mut self, key: RowKey<'a>, with_key: Tuple<'a>, new: Image<'a>) -> Option<()> {
         let next = self.rows.len();
         match self.rows.entry(key) {
             Entry::Vacant(entry) => {
-                entry.insert((next, State { before: Some(with_key), now: Some(new), inserted: false }));
+                entry.insert((next, RowState { before: Some(with_key), now: Some(new), inserted: false }));
             }
             Entry::Occupied(entry) => {
                 let (_, state) = entry.into_mut();
@@ -207,10 +208,10 @@ impl<'a> Compaction<'a> {
         Some(())
     }
 
-    fn rekey(&mut self, from: Key<'a>, old: Tuple<'a>, to: Key<'a>, new: Image<'a>) -> Option<()> {
+    fn rekey(&mut self, from: RowKey<'a>, old: Tuple<'a>, to: RowKey<'a>, new: Image<'a>) -> Option<()> {
         let new = match self.rows.get(&from) {
-            Some((_, State { now: None, .. })) => return None,
-            Some((_, State { now: Some(now), .. })) => new.over(now.values()),
+            Some((_, RowState { now: None, .. })) => return None,
+            Some((_, RowState { now: Some(now), .. })) => new.over(now.values()),
             None => new,
         };
         let taken = self.rows.get(&to).is_some_and(|(_, state)| state.now.is_some());
@@ -226,7 +227,7 @@ impl<'a> Compaction<'a> {
             return None;
         }
         let mut rows: Vec<_> = self.rows.into_iter().collect();
-        // Neighbours in an index are met together: with its length in front the text of a number sorts as the number.
+        // Neighbours in an index come one after the other: with its length in front the text of a number sorts as the number.
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
         for (_, (ordinal, state)) in rows {
@@ -253,7 +254,10 @@ mod tests {
         lsn::{Lsn, Position},
         name::TableName,
         pg::{snapshot::Snapshot, target_table::TargetTable},
-        replay::pgoutput::{self, ColumnMessage, encode},
+        replay::{
+            pgoutput::{self, ColumnMessage, Peek, encode, peek},
+            relation::RelationIndex,
+        },
     };
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -282,18 +286,9 @@ mod tests {
     }
 
     fn relation(target_key: &[&str]) -> Relation {
-        let target = TargetTable { primary_key: target_key.iter().map(|k| (*k).to_owned()).collect(), ..TargetTable::default() };
+        let shape = TargetTable { primary_key: target_key.iter().map(|k| (*k).to_owned()).collect(), ..TargetTable::default() };
         let table = TableName::new("public", "t");
-        Relation {
-            oid: 1,
-            table,
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn(0),
-            skipped: false,
-            target,
-            spread: crate::pg::ledger::Spread::No,
-        }
+        Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, shape }
     }
 
     fn message(full: bool) -> Arc<RelationMessage> {
@@ -309,14 +304,15 @@ mod tests {
 
     /// Does the steps that are possible on a table, and says what a source would stream.
     fn stream(steps: &[Step], table: &mut Table, full: bool) -> Vec<Change> {
-        let relation = message(full);
+        let description = message(full);
         let mut changes = Vec::new();
         for (n, step) in steps.iter().enumerate() {
             let name = |k: &u8| format!("k{k}");
             let mut push = |tag: u8, tuples: &[(u8, &[Value<'_>])]| {
                 let position = Position { lsn: Lsn(1), change: n as u64 };
-                let message = encode::row(tag, 1, tuples).into();
-                changes.push(Change { position, relation: relation.clone(), target: 0, message });
+                let message = encode::row(tag, 1, tuples);
+                let Ok(Peek::Row { op, .. }) = peek(&message) else { panic!("a row operation") };
+                changes.push(Change { position, relation: RelationIndex(0), op, description: description.clone(), message: message.into() });
             };
             match step {
                 Step::Insert(k, v) if !table.contains_key(&name(k)) => {

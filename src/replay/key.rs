@@ -1,4 +1,4 @@
-//! The key of a row: the columns by which it is found, and their text as one piece of bytes that tells rows apart.
+//! The key of a row: the columns by which it is found, and their text as one piece of bytes, different for different rows.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The key's text, each value with its length in front, as in a message.
-pub type Key<'a> = Cow<'a, [u8]>;
+pub type RowKey<'a> = Cow<'a, [u8]>;
 
 /// The columns by which rows of a relation are found, as places in its message: of the replica identity, or with REPLICA IDENTITY FULL
 /// those of the target's primary key. Empty when there is no key.
@@ -17,19 +17,19 @@ pub fn columns(message: &RelationMessage, relation: &Relation) -> Vec<usize> {
         return (0..message.columns.len()).filter(|i| message.columns[*i].key).collect();
     }
     let place = |name: &String| message.columns.iter().position(|c| c.name == *name);
-    relation.target.primary_key.iter().map(place).collect::<Option<Vec<_>>>().unwrap_or_default()
+    relation.shape.primary_key.iter().map(place).collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
 /// The key of a tuple; `None` when it lacks a value of it.
-pub fn of<'a>(tuple: Tuple<'a>, columns: &[usize]) -> Option<Key<'a>> {
+pub fn from_tuple<'a>(tuple: Tuple<'a>, columns: &[usize]) -> Option<RowKey<'a>> {
     let (first, last) = (*columns.first()?, *columns.last()?);
     if columns.windows(2).all(|w| w[1] == w[0] + 1) {
         return tuple.raw(first, last).map(Cow::Borrowed);
     }
-    of_values(&tuple.values().collect::<Vec<_>>(), columns)
+    from_values(&tuple.values().collect::<Vec<_>>(), columns)
 }
 
-pub fn of_values<'a>(values: &[Value<'_>], columns: &[usize]) -> Option<Key<'a>> {
+pub fn from_values<'a>(values: &[Value<'_>], columns: &[usize]) -> Option<RowKey<'a>> {
     let mut key = Vec::new();
     for column in columns {
         let text = values.get(*column)?.text()?;
@@ -40,18 +40,18 @@ pub fn of_values<'a>(values: &[Value<'_>], columns: &[usize]) -> Option<Key<'a>>
     Some(Cow::Owned(key))
 }
 
-/// Which of several lanes a change belongs to when the keys of its relation are spread over them; `None` for one that changes a row's
-/// lane. The same for every run and version: positions of lanes depend on it.
+/// Which of several lanes a change belongs to when the keys of its relation are distributed over them; `None` for one that moves a row to
+/// another lane. It must be the same in every run and version, because the positions of lanes depend on it.
 pub fn lane(message: &[u8], columns: &[usize], lanes: usize) -> Option<usize> {
-    let lane_of = |key: Key<'_>| crc32fast::hash(&key) as usize % lanes;
+    let lane_of = |key: RowKey<'_>| crc32fast::hash(&key) as usize % lanes;
     let Ok(Message::Row { operation, .. }) = pgoutput::decode(message) else { return None };
     match operation {
-        Operation::Insert { new } | Operation::Update { old: None, new } => of(new, columns).map(lane_of),
-        Operation::Delete { old, .. } => of(old, columns).map(lane_of),
+        Operation::Insert { new } | Operation::Update { old: None, new } => from_tuple(new, columns).map(lane_of),
+        Operation::Delete { old, .. } => from_tuple(old, columns).map(lane_of),
         Operation::Update { old: Some((_, old)), new } => {
-            let from = of(old, columns).map(lane_of)?;
+            let from = from_tuple(old, columns).map(lane_of)?;
             let new: Vec<_> = new.values().zip(old.values()).map(|(new, old)| if new == Value::Unchanged { old } else { new }).collect();
-            of_values(&new, columns).map(lane_of).filter(|to| *to == from)
+            from_values(&new, columns).map(lane_of).filter(|to| *to == from)
         }
     }
 }

@@ -3,7 +3,11 @@
 //!
 //! A batch is applied as sets; a relation whose set fails is done again change by change, so that the row can be named (I8).
 
+mod batch;
+mod feed;
+mod script;
 mod session;
+mod shared;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,214 +15,79 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TryRecvError},
+        watch,
+    },
     time::timeout_at,
 };
-use tokio_util::sync::CancellationToken;
 
-use self::session::{Mode, Modes, Refusal, Session};
+use self::{
+    batch::Batch,
+    script::{Mode, Modes, Refusal},
+    session::{LaneSession, LaneTransaction},
+};
 use super::{
     apply,
     change::Change,
-    relation::{Counters, Relation},
+    relation::{Counters, RelationIndex, Relations},
 };
 use crate::{
     error::{Error, Kind, Result},
     lsn::{Lsn, Position},
-    pg::connect::conninfo::Conninfo,
 };
 
-/// A batch is applied when it has this many changes, or takes so many bytes, or is so old; a transaction that touches a deferrable
-/// constraint stays whole.
-const BATCH_CHANGES: usize = 32_768;
-const BATCH_BYTES: usize = 4 << 20;
-const BATCH_AGE: Duration = Duration::from_secs(2);
-/// Behind a batch more changes are waited for, so long at most: many small batches would cost the target more than they are worth. The
-/// first change after a pause goes out at once.
+pub use self::{
+    feed::{AllLanes, BatchStep, Feed},
+    shared::{Conflict, ConflictAnswer, ConflictPolicy, LaneProgress, LaneShared, ask},
+};
+
+/// After a batch a lane waits for more changes, but no longer than this: many small batches would cost the target more than they are
+/// worth. The first change after a pause goes out immediately.
 const GATHER: Duration = Duration::from_millis(20);
-/// A relation whose set has failed goes in order for so many batches.
+/// A relation whose set has failed goes in order for this many batches.
 const IN_ORDER_BATCHES: u32 = 8;
-/// A batch that takes this long, and this long a change, is looked into, and not too often.
+/// When a batch takes this long, and this long a change, the target's statistics are checked, but no more often than this.
 const SLOW_BATCH: Duration = Duration::from_secs(2);
 const SLOW_CHANGE: Duration = Duration::from_micros(150);
-const LOOK_EVERY: Duration = Duration::from_secs(20);
+const STATISTICS_EVERY: Duration = Duration::from_secs(20);
 /// A lane without changes writes its position this often.
 const IDLE_POSITION_EVERY: Duration = Duration::from_secs(10);
-
-/// What the router sends.
-pub enum Feed {
-    /// Changes in their order, and the room that they take in the queues. With an LSN, all changes of this lane that were committed
-    /// before it were sent.
-    Changes(Vec<Change>, OwnedSemaphorePermit, Option<Lsn>),
-    /// Apply what there is, also in the middle of a transaction: the room in the queues is needed.
-    Flush,
-    /// All changes of this lane that were committed before this LSN were sent.
-    UpTo(Lsn),
-    /// Apply what there is, write the position, then answer and wait for the next message.
-    Barrier(oneshot::Sender<Position>),
-    /// As a barrier at the beginning of the transaction that commits at this LSN: those of its changes that are not applied yet go back.
-    HandOver(Lsn, oneshot::Sender<(Position, Vec<Change>)>),
-    /// At a barrier: something is done for all lanes, which move to `to`, in one transaction.
-    Together(Box<Together>),
-    /// At a barrier: another lane's transaction has moved this lane here.
-    Moved(Position),
-    /// At a barrier: the tables have another shape now.
-    Reshaped(Arc<Vec<Relation>>),
-}
-
-/// What one lane does while all others wait: a TRUNCATE of the stream, another division of the work, or a transaction that cannot be
-/// divided.
-pub struct Together {
-    pub stretches: Vec<Stretch>,
-    /// Relations that are truncated.
-    pub truncated: Vec<usize>,
-    pub lanes: Vec<(u32, Position)>,
-    pub to: Position,
-    pub done: oneshot::Sender<()>,
-}
-
-/// What is applied in one transaction, and the lanes that it moves.
-#[derive(Clone, Copy)]
-pub struct Transaction<'a> {
-    pub stretches: &'a [Stretch],
-    /// With the positions where they stand.
-    pub lanes: &'a [(u32, Position)],
-    pub to: Position,
-}
-
-/// Changes, and statements that follow them.
-#[derive(Default)]
-pub struct Stretch {
-    pub changes: Vec<Change>,
-    pub then: Vec<String>,
-}
-
-/// What a lane tells about itself. Absolute values.
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    /// Everything before it is applied.
-    pub position: Position,
-    /// Recorded on the target, durably: the spool below it may go.
-    pub durable: Lsn,
-    pub waiting: bool,
-    pub changes: u64,
-    /// Why it has not come further for some seconds, although it tries: the target is down, full or locked.
-    pub held_up: Option<String>,
-}
-
-/// A change that the target refused, or that found no row. The lane waits for an answer.
-pub struct Trouble {
-    pub lane: u32,
-    /// Index of the relation; `None` for trouble of the whole lane.
-    pub target: Option<usize>,
-    /// What has to run on the target before it is tried again.
-    pub sql: Option<String>,
-    pub error: Error,
-    pub answer: oneshot::Sender<Resolution>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
-    Retry,
-    /// The operator accepts that this relation differs: changes that fail are counted, not applied.
-    Accept,
-}
-
-/// What is done about a change that finds no row, or collides (I9).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConflictPolicy {
-    /// The lane stops and the operator is asked.
-    #[default]
-    Stop,
-    /// The change is counted as missed, and replay goes on.
-    Count,
-}
-
-/// Whether the keys of one relation are spread over all lanes, where that is possible.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Spreading {
-    /// When it has most of a stream that lanes cannot keep up with.
-    #[default]
-    Hot,
-    /// At once.
-    All,
-    Never,
-}
-
-/// What all lanes share.
-#[derive(Clone)]
-pub struct Shared {
-    pub target: Conninfo,
-    pub migration: String,
-    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::Migration::path`]); may be empty.
-    pub path: String,
-    pub relations: Arc<Vec<Relation>>,
-    pub trouble: mpsc::Sender<Trouble>,
-    /// Counters of the relations, by index; each lane writes its own relations' only.
-    pub counters: Arc<Vec<watch::Sender<Counters>>>,
-    pub on_conflict: ConflictPolicy,
-    /// Never sets: every change by itself, in order.
-    pub in_order: bool,
-    pub spreading: Spreading,
-    pub cancel: CancellationToken,
-}
+/// After this many attempts the operator sees why the lane does not come further.
+const REPORTED_AFTER: u32 = 6;
 
 pub struct Lane {
     number: u32,
-    shared: Shared,
+    shared: LaneShared,
     feed: mpsc::Receiver<Feed>,
-    progress: watch::Sender<Progress>,
-    session: Session,
-    /// Durable on the target.
+    progress: watch::Sender<LaneProgress>,
+    session: LaneSession,
+    /// Recorded on the target.
     position: Position,
     /// Everything before this was sent to the lane.
     seen: Position,
     written_at: Instant,
-    accepted: HashSet<usize>,
-    /// Batches for which these relations are not applied as sets.
-    in_order: HashMap<usize, u32>,
+    /// Relations of which the operator has accepted that they differ.
+    accepted: HashSet<RelationIndex>,
+    /// Remaining batches for which these relations are not applied as sets.
+    in_order: HashMap<RelationIndex, u32>,
     no_sets: bool,
     changes: u64,
-    /// When statistics of the target were looked at.
-    looked_at: Option<Instant>,
-}
-
-/// Changes that are applied together.
-#[derive(Default)]
-struct Batch {
-    stretch: Stretch,
-    bytes: usize,
-    deferrable: bool,
-    permits: Vec<OwnedSemaphorePermit>,
-    since: Option<Instant>,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        let old = || self.since.is_some_and(|t| t.elapsed() >= BATCH_AGE);
-        !self.deferrable && (self.is_large() || old())
-    }
-
-    fn is_large(&self) -> bool {
-        self.stretch.changes.len() >= BATCH_CHANGES || self.bytes >= BATCH_BYTES
-    }
-
-    fn is_empty(&self) -> bool {
-        self.stretch.changes.is_empty()
-    }
+    /// When the target's statistics were checked.
+    statistics_checked: Option<Instant>,
 }
 
 /// How an attempt ended.
 enum Outcome {
-    Done(HashMap<usize, Counters>),
+    Done(HashMap<RelationIndex, Counters>),
     /// Another session has moved the lane here.
     Moved(Position),
-    /// A statement behind a stretch failed.
+    /// A statement that follows the changes of a step failed.
     Statement(Error),
     Again,
 }
 
-/// How long passing trouble has lasted.
+/// How long a transient error has lasted.
 struct Patience {
     delay: Duration,
     tries: u32,
@@ -231,10 +100,10 @@ impl Default for Patience {
 }
 
 impl Lane {
-    pub fn new(number: u32, position: Position, shared: Shared, feed: mpsc::Receiver<Feed>, progress: watch::Sender<Progress>) -> Self {
+    pub fn new(number: u32, position: Position, shared: LaneShared, feed: mpsc::Receiver<Feed>, progress: watch::Sender<LaneProgress>) -> Self {
         Self {
             number,
-            session: Session::new(number, shared.clone()),
+            session: LaneSession::new(number, shared.clone()),
             shared,
             feed,
             progress,
@@ -245,7 +114,7 @@ impl Lane {
             in_order: HashMap::new(),
             no_sets: false,
             changes: 0,
-            looked_at: None,
+            statistics_checked: None,
         }
     }
 
@@ -264,8 +133,9 @@ impl Lane {
         loop {
             let message = match self.feed.try_recv() {
                 Ok(message) => message,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    self.tell(batch.is_empty());
+                Err(TryRecvError::Disconnected) => return self.apply(&mut batch).await,
+                Err(TryRecvError::Empty) => {
+                    self.report(batch.is_empty());
                     // At a transaction's end what there is goes out soon.
                     let next = if batch.is_empty() || self.seen.change != 0 {
                         Ok(self.feed.recv().await)
@@ -281,90 +151,93 @@ impl Lane {
                         }
                     }
                 }
-                Err(mpsc::error::TryRecvError::Disconnected) => return self.apply(&mut batch).await,
             };
-            match message {
-                Feed::Changes(changes, permit, up_to) => {
-                    for change in changes {
-                        // A session of before, that committed late, may have applied it (C-30).
-                        if change.position <= self.position {
-                            continue;
-                        }
-                        self.seen = self.seen.max(change.position);
-                        batch.bytes += change.bytes();
-                        batch.deferrable |= self.shared.relations[change.target].target.deferrable;
-                        batch.stretch.changes.push(change);
-                    }
-                    if let Some(lsn) = up_to {
-                        self.seen = self.seen.max(Position::after(lsn));
-                    }
-                    batch.since.get_or_insert_with(Instant::now);
-                    // A transaction that has to stay whole must not wait for the room that it takes itself.
-                    if !batch.deferrable {
-                        batch.permits.push(permit);
-                    }
-                    if batch.is_full() || (self.seen.change == 0 && batch.is_large()) {
-                        self.apply(&mut batch).await?;
-                    }
-                }
-                Feed::UpTo(lsn) => {
-                    self.seen = self.seen.max(Position::after(lsn));
-                    if batch.is_empty() {
-                        if self.written_at.elapsed() >= IDLE_POSITION_EVERY {
-                            self.apply(&mut batch).await?;
-                        }
-                        self.tell(false);
-                    } else if batch.is_large() {
-                        self.apply(&mut batch).await?;
-                    }
-                }
-                Feed::Flush if batch.deferrable => batch.permits.clear(),
-                Feed::Flush => self.apply(&mut batch).await?,
-                Feed::Barrier(reached) => {
-                    let _ = reached.send(self.stop(&mut batch).await?);
-                }
-                Feed::HandOver(commit, reached) => {
-                    let (back, rest) = std::mem::take(&mut batch.stretch.changes).into_iter().partition(|c| c.position.lsn == commit);
-                    batch.stretch.changes = rest;
-                    let begin = Position { lsn: commit, change: 0 };
-                    self.seen = self.seen.min(begin.max(self.position));
-                    let stands = self.stop(&mut batch).await?;
-                    let mut back: Vec<Change> = back;
-                    back.retain(|c| c.position > stands);
-                    let _ = reached.send((stands, back));
-                }
-                Feed::Together(work) => self.together(*work).await?,
-                Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
-                Feed::Reshaped(relations) => {
-                    self.shared.relations = relations;
-                    self.session = Session::new(self.number, self.shared.clone());
-                }
-            }
+            self.take(message, &mut batch).await?;
         }
     }
 
-    fn tell(&self, waiting: bool) {
-        // A lane that has applied all it was sent stands where the router stands.
+    /// Does what the router says.
+    async fn take(&mut self, message: Feed, batch: &mut Batch) -> Result<()> {
+        match message {
+            Feed::Changes(changes, permit, up_to) => {
+                let relations = self.relations();
+                for change in changes {
+                    // A session of an earlier run, that committed late, may have applied it (C-30).
+                    if change.position > self.position {
+                        self.seen = self.seen.max(change.position);
+                        batch.push(change, &relations);
+                    }
+                }
+                if let Some(lsn) = up_to {
+                    self.seen = self.seen.max(Position::after(lsn));
+                }
+                batch.hold(permit);
+                if batch.is_full() || (self.seen.change == 0 && batch.is_large()) {
+                    self.apply(batch).await?;
+                }
+            }
+            Feed::UpTo(lsn) => {
+                self.seen = self.seen.max(Position::after(lsn));
+                if batch.is_empty() {
+                    if self.written_at.elapsed() >= IDLE_POSITION_EVERY {
+                        self.apply(batch).await?;
+                    }
+                    self.report(false);
+                } else if batch.is_large() {
+                    self.apply(batch).await?;
+                }
+            }
+            Feed::Flush if batch.deferrable => batch.release(),
+            Feed::Flush => self.apply(batch).await?,
+            Feed::Barrier(reached) => {
+                let _ = reached.send(self.stop(batch).await?);
+            }
+            Feed::HandOver(commit, reached) => {
+                let _ = reached.send(self.hand_over(commit, batch).await?);
+            }
+            Feed::AllLanes(work) => self.all_lanes(*work).await?,
+            Feed::Moved(position) => (self.position, self.seen) = (self.position.max(position), self.seen.max(position)),
+        }
+        Ok(())
+    }
+
+    fn relations(&self) -> Arc<Relations> {
+        self.shared.relations.borrow().clone()
+    }
+
+    fn report(&self, waiting: bool) {
+        // A lane that has applied all it was sent has come as far as the router.
         let position = if waiting { self.seen } else { self.position };
         self.progress.send_if_modified(|p| {
             let news = p.position != position || p.waiting != waiting || p.changes != self.changes;
-            *p = Progress { position, durable: self.position.lsn, waiting, changes: self.changes, held_up: None };
+            *p = LaneProgress { position, durable: self.position.lsn, waiting, changes: self.changes, blocked_by: None };
             news
         });
     }
 
-    /// Applies what there is, for a barrier, and asks the target where the lane stands.
+    /// Applies what there is, for a barrier, and reads the lane's position from the target.
     async fn stop(&mut self, batch: &mut Batch) -> Result<Position> {
         self.apply(batch).await?;
         *batch = Batch::default();
-        let stands = self.read_position().await?;
-        not_back(self.position, stands)?;
-        self.position = stands;
-        self.seen = self.seen.max(stands);
-        Ok(stands)
+        let recorded = self.read_position().await?;
+        not_back(self.position, recorded)?;
+        self.position = recorded;
+        self.seen = self.seen.max(recorded);
+        Ok(recorded)
     }
 
-    /// Applies a batch and moves the position behind it, again and again until it is done or the operator stops.
+    /// Stops at the beginning of the transaction that commits at `commit`, and gives back those of its changes that are not applied.
+    async fn hand_over(&mut self, commit: Lsn, batch: &mut Batch) -> Result<(Position, Vec<Change>)> {
+        let (mut back, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut batch.step.changes).into_iter().partition(|c| c.position.lsn == commit);
+        batch.step.changes = rest;
+        let begin = Position { lsn: commit, change: 0 };
+        self.seen = self.seen.min(begin.max(self.position));
+        let recorded = self.stop(batch).await?;
+        back.retain(|c| c.position > recorded);
+        Ok((recorded, back))
+    }
+
+    /// Applies a batch and moves the position to its end, again and again until it is done or the operator stops.
     async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
         let to = self.seen;
         if to == self.position {
@@ -375,25 +248,25 @@ impl Lane {
         loop {
             let started = Instant::now();
             let from = [(self.number, self.position)];
-            let work = Transaction { stretches: std::slice::from_ref(&batch.stretch), lanes: &from, to };
+            let work = LaneTransaction { steps: std::slice::from_ref(&batch.step), lanes: &from, to };
             match self.attempt(work, &mut modes, &mut patience).await? {
                 Outcome::Done(counts) => {
-                    self.look_at_the_pace(&batch.stretch.changes, started.elapsed()).await;
-                    self.count(counts, batch.stretch.changes.len());
+                    self.check_batch_speed(&batch.step.changes, started.elapsed()).await;
+                    self.count(counts, batch.step.changes.len());
                     self.position = to;
                     self.written_at = Instant::now();
                     *batch = Batch::default();
-                    self.tell(false);
+                    self.report(false);
                     return Ok(());
                 }
-                Outcome::Moved(stands) => {
-                    // A session of before may have committed this very batch, late (C-30).
-                    tracing::warn!(lane = self.number, believed = ?self.position, found = ?stands, "the lane's position was moved by another session");
-                    not_back(self.position, stands)?;
-                    batch.stretch.changes.retain(|c| c.position > stands);
-                    self.position = stands;
-                    if stands >= to {
-                        self.seen = stands;
+                Outcome::Moved(found) => {
+                    // A session of an earlier run may have committed this very batch, late (C-30).
+                    tracing::warn!(lane = self.number, believed = ?self.position, ?found, "the lane's position was moved by another session");
+                    not_back(self.position, found)?;
+                    batch.step.changes.retain(|c| c.position > found);
+                    self.position = found;
+                    if found >= to {
+                        self.seen = found;
                         *batch = Batch::default();
                         return Ok(());
                     }
@@ -406,18 +279,18 @@ impl Lane {
 
     fn modes(&self) -> Modes {
         let usual = if self.no_sets || self.shared.in_order { Mode::InOrder } else { Mode::Sets };
-        Modes { usual, others: self.in_order.keys().map(|target| (*target, Mode::InOrder)).collect() }
+        Modes { usual, others: self.in_order.keys().map(|relation| (*relation, Mode::InOrder)).collect() }
     }
 
-    /// Tries once to apply stretches in one transaction with the positions; what is refused decides how it is tried again.
-    async fn attempt(&mut self, work: Transaction<'_>, modes: &mut Modes, patience: &mut Patience) -> Result<Outcome> {
+    /// Tries once to apply steps in one transaction with the positions. What is refused decides how the next attempt is made.
+    async fn attempt(&mut self, work: LaneTransaction<'_>, modes: &mut Modes, patience: &mut Patience) -> Result<Outcome> {
         match self.session.apply(work, modes).await {
             Ok(counts) => return Ok(Outcome::Done(counts)),
             Err(Refusal::Moved) => return Ok(Outcome::Moved(self.read_position().await?)),
             Err(Refusal::Statement(error)) => return Ok(Outcome::Statement(error)),
-            Err(Refusal::Set(target)) => {
-                self.in_order.insert(target, IN_ORDER_BATCHES);
-                modes.others.insert(target, Mode::InOrder);
+            Err(Refusal::Set(relation)) => {
+                self.in_order.insert(relation, IN_ORDER_BATCHES);
+                modes.others.insert(relation, Mode::InOrder);
             }
             Err(Refusal::NoStaging(error)) => {
                 tracing::warn!(lane = self.number, %error, "no temporary tables on the target: replay goes change by change");
@@ -425,28 +298,7 @@ impl Lane {
                 modes.usual = Mode::InOrder;
             }
             Err(Refusal::Lane(error)) if error.is_transient() => self.wait(patience, error).await,
-            Err(Refusal::Change(position, error)) => {
-                let changes = || work.stretches.iter().flat_map(|s| &s.changes);
-                let Some(change) = changes().find(|c| c.position == position) else { return Err(error) };
-                let target = change.target;
-                // A commit that fails may be a set's doing.
-                let deferrable = |c: &Change| self.shared.relations[c.target].target.deferrable;
-                if modes.of(target) == Mode::Sets || modes.usual == Mode::Sets && changes().any(deferrable) {
-                    modes.usual = Mode::InOrder;
-                    return Ok(Outcome::Again);
-                }
-                let accepted = self.accepted.contains(&target) || self.shared.on_conflict == ConflictPolicy::Count;
-                if !accepted {
-                    let table = &self.shared.relations[target].table;
-                    let what = format!("{} of {}", change.operation().map_or("a change", |o| o.word()), apply::describe_row(change));
-                    let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
-                    if self.ask(Some(target), error).await? == Resolution::Retry {
-                        return Ok(Outcome::Again);
-                    }
-                    self.accepted.insert(target);
-                }
-                modes.others.insert(target, Mode::Tolerant);
-            }
+            Err(Refusal::Change(position, error)) => self.change_refused(work, modes, position, error).await?,
             Err(Refusal::Lane(error)) => {
                 self.session.disconnect();
                 self.ask(None, error).await?;
@@ -455,38 +307,61 @@ impl Lane {
         Ok(Outcome::Again)
     }
 
-    /// A batch that takes far too long may have met a plan that was made on wrong statistics.
-    async fn look_at_the_pace(&mut self, changes: &[Change], took: Duration) {
+    /// A change was refused: it is tried again in order, or the operator decides.
+    async fn change_refused(&mut self, work: LaneTransaction<'_>, modes: &mut Modes, position: Position, error: Error) -> Result<()> {
+        let relations = self.relations();
+        let changes = || work.steps.iter().flat_map(|s| &s.changes);
+        let Some(change) = changes().find(|c| c.position == position) else { return Err(error) };
+        let relation = change.relation;
+        // When the commit fails, the reason may be a set.
+        let deferrable = |c: &Change| relations[c.relation].shape.deferrable;
+        if modes.get(relation) == Mode::Sets || modes.usual == Mode::Sets && changes().any(deferrable) {
+            modes.usual = Mode::InOrder;
+            return Ok(());
+        }
+        if !self.accepted.contains(&relation) && self.shared.on_conflict == ConflictPolicy::Stop {
+            let table = &relations[relation].table;
+            let what = format!("{} of {}", change.op.as_str(), apply::describe_row(change));
+            let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
+            if self.ask(Some(relation), error).await? == ConflictAnswer::Retry {
+                return Ok(());
+            }
+            self.accepted.insert(relation);
+        }
+        modes.others.insert(relation, Mode::SkipConflicts);
+        Ok(())
+    }
+
+    /// The plan of a batch that takes far too long may have been made on wrong statistics.
+    async fn check_batch_speed(&mut self, changes: &[Change], took: Duration) {
         let slow = took > SLOW_BATCH && took > SLOW_CHANGE * changes.len() as u32;
-        if !slow || self.looked_at.is_some_and(|t| t.elapsed() < LOOK_EVERY) {
+        if !slow || self.statistics_checked.is_some_and(|t| t.elapsed() < STATISTICS_EVERY) {
             return;
         }
-        self.looked_at = Some(Instant::now());
-        let tables: HashSet<u32> = changes.iter().map(|c| self.shared.relations[c.target].target.oid).collect();
+        self.statistics_checked = Some(Instant::now());
+        let relations = self.relations();
+        let tables: HashSet<u32> = changes.iter().map(|c| relations[c.relation].shape.oid).collect();
         if let Err(error) = self.session.refresh_statistics(&tables.into_iter().collect::<Vec<_>>()).await {
             tracing::warn!(lane = self.number, %error, "statistics of the target were not refreshed");
             self.session.disconnect();
         }
     }
 
-    fn count(&mut self, counts: HashMap<usize, Counters>, changes: usize) {
-        for (target, counters) in counts {
-            self.shared.counters[target].send_modify(|c| c.add(&counters));
-            if let Some(left) = self.in_order.get_mut(&target) {
-                *left -= 1;
-                if *left == 0 {
-                    self.in_order.remove(&target);
+    fn count(&mut self, counts: HashMap<RelationIndex, Counters>, changes: usize) {
+        for (relation, counters) in counts {
+            self.shared.counters[relation.0].send_modify(|c| c.add(&counters));
+            if let Some(remaining) = self.in_order.get_mut(&relation) {
+                *remaining -= 1;
+                if *remaining == 0 {
+                    self.in_order.remove(&relation);
                 }
             }
         }
         self.changes += changes as u64;
     }
 
-    async fn ask(&self, target: Option<usize>, error: Error) -> Result<Resolution> {
-        let (answer, answered) = oneshot::channel();
-        let trouble = Trouble { lane: self.number, target, sql: None, error, answer };
-        self.shared.trouble.send(trouble).await.map_err(|_| Error::stopped())?;
-        answered.await.map_err(|_| Error::stopped())
+    async fn ask(&self, relation: Option<RelationIndex>, error: Error) -> Result<ConflictAnswer> {
+        ask(&self.shared.conflicts, self.number, relation, None, error).await
     }
 
     async fn read_position(&mut self) -> Result<Position> {
@@ -499,35 +374,36 @@ impl Lane {
         }
     }
 
-    /// Before passing trouble is tried again: longer each time, and not in silence.
+    /// Waits after a transient error, longer each time. One that lasts is reported.
     async fn wait(&mut self, patience: &mut Patience, error: Error) {
-        tracing::warn!(lane = self.number, %error, "trying again");
+        tracing::warn!(lane = self.number, %error, "the lane retries");
         self.session.disconnect();
         patience.tries += 1;
-        if patience.tries == 6 {
-            self.progress.send_modify(|p| p.held_up = Some(error.to_string()));
+        if patience.tries == REPORTED_AFTER {
+            self.progress.send_modify(|p| p.blocked_by = Some(error.to_string()));
         }
         tokio::time::sleep(patience.delay).await;
         patience.delay = (patience.delay * 2).min(Duration::from_secs(10));
     }
 
-    async fn together(&mut self, mut work: Together) -> Result<()> {
+    /// Does for all lanes what the router asks for, again and again until it is done or the operator stops.
+    async fn all_lanes(&mut self, mut work: AllLanes) -> Result<()> {
         let mut patience = Patience::default();
         let mut modes = self.modes();
         loop {
-            let transaction = Transaction { stretches: &work.stretches, lanes: &work.lanes, to: work.to };
+            let transaction = LaneTransaction { steps: &work.steps, lanes: &work.lanes, to: work.to };
             match self.attempt(transaction, &mut modes, &mut patience).await? {
                 Outcome::Done(counts) => {
-                    self.count(counts, work.stretches.iter().map(|s| s.changes.len()).sum::<usize>() + usize::from(!work.truncated.is_empty()));
-                    for target in &work.truncated {
-                        self.shared.counters[*target].send_modify(|c| c.truncates += 1);
+                    self.count(counts, work.steps.iter().map(|s| s.changes.len()).sum::<usize>() + usize::from(!work.truncated.is_empty()));
+                    for relation in &work.truncated {
+                        self.shared.counters[relation.0].send_modify(|c| c.truncates += 1);
                     }
                     break;
                 }
-                // An earlier attempt whose answer was lost has committed: it moved all lanes at once.
-                Outcome::Moved(stands) if stands >= work.to => break,
-                // Nothing that is tried here again would be right.
-                Outcome::Moved(stands) => return Err(moved_elsewhere(stands)),
+                // An earlier attempt whose answer was lost has committed: it moved all lanes.
+                Outcome::Moved(found) if found >= work.to => break,
+                // Retrying cannot help.
+                Outcome::Moved(found) => return Err(moved_elsewhere(found)),
                 // The ledger's own statement: without it no lane may go on.
                 Outcome::Statement(error) if work.truncated.is_empty() => {
                     return Err(error
@@ -535,9 +411,9 @@ impl Lane {
                         .hint("restore the ledger's table and its rights, then start hyperlift again"));
                 }
                 Outcome::Statement(error) => match self.ask(work.truncated.first().copied(), error.context("TRUNCATE")).await? {
-                    Resolution::Retry => {}
+                    ConflictAnswer::Retry => {}
                     // The positions still move; the tables keep their rows.
-                    Resolution::Accept => work.stretches.iter_mut().for_each(|s| s.then.clear()),
+                    ConflictAnswer::Accept => work.steps.iter_mut().for_each(|s| s.then.clear()),
                 },
                 Outcome::Again => {}
             }
@@ -547,16 +423,16 @@ impl Lane {
     }
 }
 
-/// A target that stands before what it had acknowledged has lost commits: it failed over, or was restored.
-fn not_back(believed: Position, stands: Position) -> Result<()> {
-    if stands >= believed {
+/// A target with a position before the one that it had acknowledged has lost commits: it failed over, or was restored.
+fn not_back(believed: Position, recorded: Position) -> Result<()> {
+    if recorded >= believed {
         return Ok(());
     }
-    Err(Error::new(Kind::Differs, format!("the target has gone back: its lane stands at {} although {} was committed", stands.lsn, believed.lsn))
-        .hint("did it fail over to an asynchronous standby? Start hyperlift again: it goes on from where the target stands, if the spool still reaches back"))
+    Err(Error::new(Kind::Differs, format!("the target has gone back: the position of its lane is {} although {} was committed", recorded.lsn, believed.lsn))
+        .hint("did it fail over to an asynchronous standby? Start hyperlift again: it continues at the target's position, if the spool still reaches back to it"))
 }
 
-fn moved_elsewhere(stands: Position) -> Error {
-    Error::new(Kind::Differs, format!("a session of an earlier run has moved a lane to {}", stands.lsn))
-        .hint("start hyperlift again: it goes on from there")
+fn moved_elsewhere(found: Position) -> Error {
+    Error::new(Kind::Differs, format!("a session of an earlier run has moved a lane to {}", found.lsn))
+        .hint("start hyperlift again: it continues from there")
 }

@@ -52,7 +52,7 @@ impl<'a> Tuple<'a> {
         Values { left: self.columns, data: self.data }
     }
 
-    /// The bytes of the columns from `first` to `last` as they stand in the message, when all of them have a text.
+    /// The bytes of the columns from `first` to `last` as the message has them, when all of them have a text.
     pub fn raw(self, first: usize, last: usize) -> Option<&'a [u8]> {
         let mut values = self.values();
         let mut start = self.data;
@@ -132,12 +132,20 @@ pub enum Operation<'a> {
     Delete { kind: OldKind, old: Tuple<'a> },
 }
 
-impl Operation<'_> {
-    pub fn word(&self) -> &'static str {
+/// The kind of a row operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOp {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl RowOp {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Insert { .. } => "INSERT",
-            Self::Update { .. } => "UPDATE",
-            Self::Delete { .. } => "DELETE",
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -167,12 +175,52 @@ pub enum Message<'a> {
     Other(u8),
 }
 
-/// The relation of a row operation, without a look at the row; `None` for every other message.
-pub fn row_of(m: &[u8]) -> Option<u32> {
-    match m.split_first() {
-        Some((b'I' | b'U' | b'D', rest)) => rest.first_chunk().map(|oid| u32::from_be_bytes(*oid)),
-        _ => None,
-    }
+/// What a message is, as far as its first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    Begin {
+        /// Where the commit record begins.
+        commit: Lsn,
+    },
+    Commit {
+        /// Where the commit record ends.
+        end: Lsn,
+    },
+    Row {
+        op: RowOp,
+        /// Of the relation.
+        oid: u32,
+    },
+    Relation {
+        oid: u32,
+    },
+    Truncate,
+    /// Any other tag: of messages that carry nothing to replay, and of records that only the spool knows.
+    Other(u8),
+}
+
+/// Reads the first bytes of a message. It is for whoever does not need the values of a row, because decoding checks the whole row.
+#[inline]
+pub fn peek(m: &[u8]) -> Result<Peek> {
+    let oid = || m.get(1..).and_then(<[u8]>::first_chunk).map(|b| u32::from_be_bytes(*b)).ok_or_else(|| too_short(m));
+    let lsn = |at: usize| m.get(at..).and_then(<[u8]>::first_chunk).map(|b| Lsn(u64::from_be_bytes(*b))).ok_or_else(|| too_short(m));
+    Ok(match m.first() {
+        Some(b'I') => Peek::Row { op: RowOp::Insert, oid: oid()? },
+        Some(b'U') => Peek::Row { op: RowOp::Update, oid: oid()? },
+        Some(b'D') => Peek::Row { op: RowOp::Delete, oid: oid()? },
+        Some(b'B') => Peek::Begin { commit: lsn(1)? },
+        // After the tag: a byte of flags, the LSN of the commit record, the LSN of its end.
+        Some(b'C') => Peek::Commit { end: lsn(10)? },
+        Some(b'R') => Peek::Relation { oid: oid()? },
+        Some(b'T') => Peek::Truncate,
+        Some(tag) => Peek::Other(*tag),
+        None => return Err(too_short(m)),
+    })
+}
+
+#[cold]
+fn too_short(m: &[u8]) -> Error {
+    malformed(format_args!("it has {} bytes", m.len()))
 }
 
 /// Decodes one message.
@@ -231,7 +279,7 @@ fn relation(b: &mut &[u8]) -> Result<RelationMessage> {
             Ok(ColumnMessage { key: flags & 1 != 0, name, type_oid: u32_(b)?, type_modifier: u32_(b)? as i32 })
         })
         .collect::<Result<_>>()?;
-    // An empty schema name stands for pg_catalog.
+    // An empty schema name means pg_catalog.
     let schema = if schema.is_empty() { "pg_catalog".into() } else { schema };
     Ok(RelationMessage { oid, schema, name, identity, columns })
 }
@@ -345,7 +393,7 @@ mod tests {
     #[test]
     fn an_update_with_old_key_and_unchanged_value() {
         let bytes = encode::row(b'U', 77, &[(b'K', OLD), (b'N', NEW)]);
-        assert_eq!(row_of(&bytes), Some(77));
+        assert_eq!(peek(&bytes).unwrap(), Peek::Row { op: RowOp::Update, oid: 77 });
         let Message::Row { relation: 77, operation: Operation::Update { old: Some((OldKind::Key, old)), new } } = decode(&bytes).unwrap() else {
             panic!()
         };
@@ -364,7 +412,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = decode(&bytes);
+            let _ = (peek(&bytes), decode(&bytes));
         }
     }
 }

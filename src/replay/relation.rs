@@ -1,12 +1,18 @@
-//! What replay knows of a relation: how it was copied (which decides from where on changes count), its lane, and the shape of the
-//! table on the target.
+//! What replay knows of the relations: how each was copied (which decides from where on its changes count), its lane, and the shape of
+//! its table on the target.
 
-use super::change::Change;
+use std::ops::Index;
+
+use super::pgoutput::RowOp;
 use crate::{
     lsn::Lsn,
     name::TableName,
-    pg::{ledger::Spread, snapshot::Snapshot, target_table::TargetTable},
+    pg::{snapshot::Snapshot, target_table::TargetTable},
 };
+
+/// Which of the replayed relations: its place in [`Relations`], which stays the same for the whole run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelationIndex(pub usize);
 
 /// One replayed relation: a table, or a partition root with all its leaves.
 #[derive(Clone, Debug)]
@@ -14,6 +20,7 @@ pub struct Relation {
     /// Of the table, or of the root, on the source.
     pub oid: u32,
     pub table: TableName,
+    /// The lane that has all of its changes, unless its keys are distributed over all lanes.
     pub lane: u32,
     /// Of the transaction that copied it.
     pub snapshot: Snapshot,
@@ -21,14 +28,67 @@ pub struct Relation {
     pub copied_at: Lsn,
     /// The operator skipped its data: its changes are dropped, too.
     pub skipped: bool,
-    pub target: TargetTable,
-    pub spread: Spread,
+    /// The shape of its table on the target.
+    pub shape: TargetTable,
 }
 
 impl Relation {
     /// Whether a change has to be applied, or is part of what was copied (I1).
     pub fn wants(&self, commit: Lsn, xid: u32) -> bool {
         !self.skipped && (commit > self.copied_at || !self.snapshot.sees(self.snapshot.widen(xid)))
+    }
+}
+
+/// All replayed relations.
+#[derive(Clone, Debug, Default)]
+pub struct Relations(Vec<Relation>);
+
+impl Relations {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Relation> {
+        self.0.iter()
+    }
+
+    pub fn indices(&self) -> impl Iterator<Item = RelationIndex> + use<> {
+        (0..self.0.len()).map(RelationIndex)
+    }
+
+    /// The same relations, except for one.
+    #[must_use]
+    pub fn with(&self, index: RelationIndex, relation: Relation) -> Self {
+        let mut relations = self.0.clone();
+        relations[index.0] = relation;
+        Self(relations)
+    }
+}
+
+impl From<Vec<Relation>> for Relations {
+    fn from(relations: Vec<Relation>) -> Self {
+        Self(relations)
+    }
+}
+
+impl Index<RelationIndex> for Relations {
+    type Output = Relation;
+
+    fn index(&self, index: RelationIndex) -> &Relation {
+        &self.0[index.0]
+    }
+}
+
+impl<'a> IntoIterator for &'a Relations {
+    type Item = &'a Relation;
+    type IntoIter = std::slice::Iter<'a, Relation>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
     }
 }
 
@@ -39,8 +99,8 @@ pub struct Counters {
     pub updates: u64,
     pub deletes: u64,
     pub truncates: u64,
-    /// Changes that found no row, or collided, in a relation whose divergence was accepted.
-    pub missed: u64,
+    /// Changes that found no row, or collided, and were left out because the operator accepted it.
+    pub conflicts_skipped: u64,
     /// How the changes were applied: as part of a set, by their key, or by their whole old row.
     pub sets: u64,
     pub in_order: u64,
@@ -49,11 +109,11 @@ pub struct Counters {
 
 impl Counters {
     /// Counts what a change does; the path is counted by whoever applies it.
-    pub fn count(&mut self, change: &Change) {
-        match change.message.first() {
-            Some(b'I') => self.inserts += 1,
-            Some(b'U') => self.updates += 1,
-            _ => self.deletes += 1,
+    pub fn count(&mut self, op: RowOp) {
+        match op {
+            RowOp::Insert => self.inserts += 1,
+            RowOp::Update => self.updates += 1,
+            RowOp::Delete => self.deletes += 1,
         }
     }
 
@@ -62,7 +122,7 @@ impl Counters {
         self.updates += more.updates;
         self.deletes += more.deletes;
         self.truncates += more.truncates;
-        self.missed += more.missed;
+        self.conflicts_skipped += more.conflicts_skipped;
         self.sets += more.sets;
         self.in_order += more.in_order;
         self.full_row += more.full_row;
@@ -82,8 +142,7 @@ mod tests {
             snapshot: "100:105:102".parse().unwrap(),
             copied_at: Lsn(1_000),
             skipped: false,
-            target: TargetTable::default(),
-            spread: Spread::No,
+            shape: TargetTable::default(),
         };
         // committed before L and visible: part of the copy
         assert!(!relation.wants(Lsn(900), 99) && !relation.wants(Lsn(1_000), 103));

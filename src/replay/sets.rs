@@ -2,7 +2,7 @@
 //!
 //! Inserts are a COPY into the table. Deletes and updates are a COPY into a staging table, a temporary one of the lane's session that
 //! is empty again after each transaction, and a statement that joins it. Values are read by the input functions of the target's own
-//! column types, as everywhere. A handful of rows goes by prepared statements instead: the overhead of a set would not pay.
+//! column types, as everywhere. A few rows are applied by prepared statements instead, because a set would cost more than it saves.
 
 use std::{
     borrow::Cow,
@@ -10,10 +10,10 @@ use std::{
 };
 
 use super::{
-    apply::{self, Work},
+    apply::{self, RowAction},
     compact::{Image, Sets},
     pgoutput::{OldKind, RelationMessage, Tuple, Value},
-    relation::Relation,
+    relation::{Relation, RelationIndex},
 };
 use crate::{
     name::{ident, literal},
@@ -24,7 +24,7 @@ use crate::{
 const SMALL: usize = 12;
 /// Staging tables that a session keeps.
 const STAGING_TABLES: usize = 48;
-/// A statement on a hypertable may look into so many chunks for so many rows, as their product, before it is divided.
+/// A statement on a hypertable is divided when the chunks that it may have to search, times its rows, are more than this.
 const PROBES: i64 = 2_000;
 
 /// How many rows a request must touch; anything else means that source and target differ.
@@ -33,20 +33,20 @@ pub enum Expect {
     /// Whatever it says.
     Anything,
     Rows(u64),
-    /// As many as the next one leaves over.
+    /// Any number: the next one must touch the rest.
     Some,
-    /// Together with the one before.
+    /// This many with those of the one before.
     Together(u64),
     /// As many as the one before.
     Same,
 }
 
-pub type Script<'a> = Vec<(Request<'a>, Expect)>;
+pub type SetRequests<'a> = Vec<(Request<'a>, Expect)>;
 
 /// The staging tables of a session.
 pub struct Staging {
     lane: u32,
-    names: HashMap<(usize, String), String>,
+    names: HashMap<(RelationIndex, String), String>,
     /// Filled already in this transaction.
     filled: HashSet<String>,
     /// Statements that have to run before the transaction.
@@ -67,9 +67,9 @@ impl Staging {
     }
 
     /// A table with these columns, empty; `clear` is what empties it if it has been used in this transaction.
-    fn table(&mut self, target: usize, relation: &Relation, columns: &str) -> (String, Option<String>) {
+    fn table(&mut self, index: RelationIndex, relation: &Relation, columns: &str) -> (String, Option<String>) {
         let number = self.names.len();
-        let name = self.names.entry((target, columns.to_owned())).or_insert_with(|| {
+        let name = self.names.entry((index, columns.to_owned())).or_insert_with(|| {
             // The name is the lane's own even where all connections share one session.
             let name = format!("hyperlift_{}_{number}", self.lane);
             self.missing.push(format!(
@@ -83,16 +83,16 @@ impl Staging {
     }
 }
 
-/// The requests for one part of a batch of one relation. `target` is the relation's index.
-pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &mut Staging) -> Script<'a> {
-    let mut w = Writer {
-        target,
+/// The requests for one part of a batch of one relation. `index` is the relation's.
+pub fn requests<'a>(sets: Sets<'a>, index: RelationIndex, relation: &Relation, staging: &mut Staging) -> SetRequests<'a> {
+    let mut w = SetWriter {
+        index,
         relation,
         staging,
         message: sets.message,
         columns: sets.message.columns.iter().map(|c| ident(&c.name)).collect(),
         keys: sets.keys.clone(),
-        script: Vec::new(),
+        requests: Vec::new(),
     };
     let message = sets.message;
     let by_key = |tuple: Tuple<'a>, keys: &[usize]| -> Vec<Value<'a>> {
@@ -124,11 +124,11 @@ pub fn script<'a>(sets: Sets<'a>, target: usize, relation: &Relation, staging: &
     } else {
         w.insert(sets.inserts);
     }
-    w.script
+    w.requests
 }
 
-fn one_step(work: Work<'_>) -> Option<apply::Step<'_>> {
-    if let Work::One(step) = work { Some(step) } else { None }
+fn one_step(work: RowAction<'_>) -> Option<apply::BoundStatement<'_>> {
+    if let RowAction::One(step) = work { Some(step) } else { None }
 }
 
 /// Updates by the columns that they set: unchanged TOAST values are left alone. Without a column to set there is nothing to do (C-7).
@@ -148,45 +148,45 @@ fn by_columns<'a>(updates: Vec<Image<'a>>, keys: &[usize]) -> Vec<(Vec<usize>, V
     groups
 }
 
-struct Writer<'a, 'r> {
-    target: usize,
+struct SetWriter<'a, 'r> {
+    index: RelationIndex,
     relation: &'r Relation,
     staging: &'r mut Staging,
     message: &'a RelationMessage,
     /// Quoted names.
     columns: Vec<String>,
     keys: Vec<usize>,
-    script: Script<'a>,
+    requests: SetRequests<'a>,
 }
 
-impl<'a> Writer<'a, '_> {
-    fn execute(&mut self, step: apply::Step<'a>) {
-        self.script.push((Request::Execute(Cow::Owned(step.sql), step.parameters), Expect::Rows(1)));
+impl<'a> SetWriter<'a, '_> {
+    fn execute(&mut self, step: apply::BoundStatement<'a>) {
+        self.requests.push((Request::Execute(Cow::Owned(step.sql), step.parameters), Expect::Rows(1)));
     }
 
     fn query(&mut self, sql: String, expect: Expect) {
-        self.script.push((Request::Query(Cow::Owned(sql)), expect));
+        self.requests.push((Request::Query(Cow::Owned(sql)), expect));
     }
 
     /// Fills a staging table with some columns of rows, and returns its name.
     fn stage<'v>(&mut self, columns: &[usize], rows: impl Iterator<Item = impl Iterator<Item = Value<'v>>>) -> String {
         let names = columns.iter().map(|i| self.columns[*i].as_str()).collect::<Vec<_>>().join(", ");
-        let (table, clear) = self.staging.table(self.target, self.relation, &names);
+        let (table, clear) = self.staging.table(self.index, self.relation, &names);
         if let Some(sql) = clear {
             self.query(sql, Expect::Anything);
         }
         let (data, count) = copy_data(columns, rows);
-        self.script.push((Request::Copy(format!("copy {table} from stdin"), data), Expect::Rows(count)));
+        self.requests.push((Request::Copy(format!("copy {table} from stdin"), data), Expect::Rows(count)));
         table
     }
 
     fn head(&self, verb: &str) -> String {
-        format!("{verb} {}{} t", self.relation.target.only(), self.relation.table.sql())
+        format!("{verb} {}{} t", self.relation.shape.only(), self.relation.table.sql())
     }
 
     /// `t.key = s.key and …`
     fn join(&self, columns: &[usize]) -> String {
-        let equal = |i: &usize| format!("t.{0} {1} s.{0}", self.columns[*i], self.relation.target.equals(&self.message.columns[*i].name));
+        let equal = |i: &usize| format!("t.{0} {1} s.{0}", self.columns[*i], self.relation.shape.equals(&self.message.columns[*i].name));
         let equals: Vec<String> = columns.iter().map(equal).collect();
         equals.join(" and ")
     }
@@ -229,7 +229,7 @@ impl<'a> Writer<'a, '_> {
             }
             return;
         }
-        // The source's key lacks the time: rows are looked for where the new time says, and what is not there has moved.
+        // The source's key lacks the time: rows are searched at their new time, and those that are not there have moved.
         let count = rows.len() as u64;
         let there = format!("{by_key} and {}", self.join(&dimensions));
         let whole = staged_columns.len() == self.columns.len();
@@ -257,10 +257,10 @@ impl<'a> Writer<'a, '_> {
             let mut sorted: Vec<_> = times.into_iter().zip(rows).collect();
             sorted.sort_by_key(|(time, _)| *time);
             rows = sorted.into_iter().map(|(_, row)| row).collect();
-        } else if self.relation.target.dimensions.is_empty()
-            && let Some(primary_key) = self.places(&self.relation.target.primary_key)
+        } else if self.relation.shape.dimensions.is_empty()
+            && let Some(primary_key) = self.places(&self.relation.shape.primary_key)
         {
-            // Neighbours in the index are inserted together. Text with its length in front sorts numbers as numbers.
+            // Neighbours in the index are inserted one after the other. Text with its length in front sorts numbers as numbers.
             rows.sort_by_cached_key(|row| {
                 let mut leading: [(usize, &'a [u8]); 2] = Default::default();
                 for (i, value) in row.values().enumerate() {
@@ -274,12 +274,12 @@ impl<'a> Writer<'a, '_> {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (data, count) = copy_data(&all, rows.iter().map(Image::values));
         let sql = format!("copy {} ({}) from stdin", self.relation.table.sql(), self.list(&all, ""));
-        self.script.push((Request::Copy(sql, data), Expect::Rows(count)));
+        self.requests.push((Request::Copy(sql, data), Expect::Rows(count)));
     }
 
     /// Columns by which the hypertable is partitioned, as places in the message.
     fn dimensions(&self) -> Vec<usize> {
-        self.relation.target.dimensions.iter().filter_map(|name| self.columns.iter().position(|c| *c == ident(name))).collect()
+        self.relation.shape.dimensions.iter().filter_map(|name| self.columns.iter().position(|c| *c == ident(name))).collect()
     }
 
     /// The places of columns in the message; `None` when one is not there, or there are none.
@@ -289,12 +289,12 @@ impl<'a> Writer<'a, '_> {
     }
 
     fn primary_dimension(&self) -> Option<usize> {
-        self.relation.target.dimensions.first().and_then(|name| self.columns.iter().position(|c| *c == ident(name)))
+        self.relation.shape.dimensions.first().and_then(|name| self.columns.iter().position(|c| *c == ident(name)))
     }
 
     fn instant(&self, column: usize, value: Value<'_>) -> Option<i64> {
-        let name = self.relation.target.dimensions.first().filter(|name| ident(name) == self.columns[column])?;
-        instant(value.text()?, &self.relation.target.columns.get(name)?.data_type)
+        let name = self.relation.shape.dimensions.first().filter(|name| ident(name) == self.columns[column])?;
+        instant(value.text()?, &self.relation.shape.columns.get(name)?.data_type)
     }
 
     /// The times of rows, sorted; `None` where there are none, or one cannot be read.
@@ -310,7 +310,7 @@ impl<'a> Writer<'a, '_> {
         Some(times)
     }
 
-    /// Bounds on the time that let the planner leave chunks out: without them it would look for every row in every chunk.
+    /// Bounds on the time with which the planner leaves chunks out: without them it would search every chunk for every row.
     fn between(&self, times: &[(i64, &[u8])]) -> String {
         let (Some(time), Some(first), Some(last)) = (self.primary_dimension(), times.first(), times.last()) else { return String::new() };
         let (name, text) = (&self.columns[time], |t: &(i64, &[u8])| literal(&String::from_utf8_lossy(t.1)));
@@ -322,7 +322,7 @@ impl<'a> Writer<'a, '_> {
     fn time_ranges<'v>(&self, rows: impl ExactSizeIterator<Item = impl Iterator<Item = Value<'v>>>) -> Vec<Range> {
         let count = rows.len() as u64;
         let in_key = self.primary_dimension().is_some_and(|d| self.keys.contains(&d));
-        match (self.relation.target.chunk_width.filter(|_| in_key), in_key.then(|| self.times(rows)).flatten()) {
+        match (self.relation.shape.chunk_width.filter(|_| in_key), in_key.then(|| self.times(rows)).flatten()) {
             (Some(width), Some(times)) => {
                 divide(&times, width).into_iter().map(|part| Range { rows: part.len() as u64, condition: self.between(part) }).collect()
             }
@@ -367,7 +367,7 @@ fn copy_data<'v>(columns: &[usize], rows: impl Iterator<Item = impl Iterator<Ite
 }
 
 /// A value of a time dimension as a number that sorts as it does: microseconds since 1970 for dates and timestamps (printed in ISO
-/// form, in UTC). `None` for what is not of our era or no such type.
+/// form, in UTC). `None` for a date before our era, and for any other type.
 fn instant(text: &[u8], data_type: &str) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     match data_type {

@@ -294,7 +294,7 @@ async fn b_8_rows_of_a_new_partition_wait_until_the_target_has_it() {
 }
 
 #[tokio::test]
-async fn c_12_a_table_made_after_the_copy_is_told_and_holds_up_the_cutover() {
+async fn c_12_a_table_made_after_the_copy_is_reported_and_blocks_the_automatic_cutover() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key)").await;
     let mut migration = Migration::of(&pair);
@@ -302,11 +302,11 @@ async fn c_12_a_table_made_after_the_copy_is_told_and_holds_up_the_cutover() {
     migration.stage(Stage::CatchUp).await;
     pair.source.execute("create table public.later (n int); create index on public.later (n); insert into public.later values (1)").await;
     pair.source.execute("insert into public.t values (1)").await;
-    let told = |e: &Event| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains("public.later"));
-    migration.event("told of the table", told).await;
+    let reported = |e: &Event| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains("public.later"));
+    migration.event("the table is reported", reported).await;
     migration.level_with(&pair.source).await;
     migration.stop().await.assert_code(4);
-    // A restart leaves it out, too, and waits: without hands nothing is cut over that is not whole.
+    // A restart leaves it out, too, and waits: no automatic cutover happens while a table is missing.
     migration.start();
     let red = |e: &Event| matches!(e, Event::GatesChecked { gates } if gates.iter().any(|g| !g.passed && g.detail.contains("public.later")));
     migration.event("a red gate", red).await;
@@ -318,7 +318,7 @@ async fn c_12_a_table_made_after_the_copy_is_told_and_holds_up_the_cutover() {
 }
 
 #[tokio::test]
-async fn c_12_replay_stops_at_ddl_with_the_statement_and_goes_on_behind_it() {
+async fn c_12_replay_stops_at_ddl_with_the_statement_and_goes_on_after_it() {
     let pair = Pair::shared().await;
     let schema = "create table public.t (id int primary key, v text, n int); create table public.other (id int primary key);
         create function public.touch() returns trigger language plpgsql as 'begin return new; end';
@@ -347,7 +347,7 @@ async fn c_12_replay_stops_at_ddl_with_the_statement_and_goes_on_behind_it() {
         ended.assert_code(1);
         let said = ended.stderr.replace('"', "");
         assert!(said.contains(statement), "{ddl}: {said}");
-        // Everything before it is applied, and nothing behind.
+        // Everything before it is applied, and nothing after it.
         assert_eq!(pair.target.value("select max(id) from public.other").await, number.to_string(), "{ddl}");
         let moved = pair.target.value("select count(*) from public.t where n >= 1000").await;
         assert_eq!(moved, if number == 0 { "0" } else { "20" }, "{ddl}");
@@ -369,7 +369,7 @@ async fn b_9_children_by_inheritance_are_tables_of_their_own() {
         insert into public.parent select i, 0 from generate_series(1, 5) i;
         insert into public.child select i, 100 from generate_series(1, 7) i";
     let changes = [
-        // The same key stands in both.
+        // The same key is in both.
         "update only public.parent set v = 1 where id = 2; delete from only public.parent where id = 3",
         "update public.child set v = 101 where id = 2; delete from public.child where id = 4",
         "truncate only public.parent; insert into public.parent values (9, 9)",
@@ -379,7 +379,7 @@ async fn b_9_children_by_inheritance_are_tables_of_their_own() {
     assert_eq!(pair.target.rows("select * from only public.child order by id").await, ["1|100", "2|101", "3|100", "5|100", "6|100", "7|100"]);
 }
 
-/// T-6: the text of this value fills the queues of the replay by itself, behind a change of another table that waits for the same commit.
+/// T-6: the text of this value fills the queues of the replay by itself, after a change of another table that waits for the same commit.
 #[tokio::test]
 async fn t_6_a_value_as_large_as_the_queues_passes() {
     let schema = "

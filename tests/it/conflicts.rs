@@ -1,4 +1,4 @@
-//! Changes that find no row on the target, or collide there: replay stops, or counts them, as it was told.
+//! Changes that find no row on the target, or collide there: replay stops, or counts them, as requested.
 
 use hyperlift::event::{Event, Stage};
 
@@ -18,7 +18,7 @@ async fn disturbed(pair: &Pair, migration: &mut Migration) {
 }
 
 #[tokio::test]
-async fn c_18_changes_that_find_no_row_or_collide_are_counted_when_it_was_told_so() {
+async fn c_18_changes_that_find_no_row_or_collide_are_counted_when_requested() {
     let pair = Pair::shared().await;
     let mut migration = Migration::of(&pair).arguments(&["--on-conflict", "count"]);
     disturbed(&pair, &mut migration).await;
@@ -39,7 +39,7 @@ async fn c_18_changes_that_find_no_row_or_collide_are_counted_when_it_was_told_s
     migration.event("a gate that warns", soft).await;
     migration.kill().await;
 
-    // What a killed run has missed counts, too, although it never came to write that down.
+    // What a killed run has skipped counts, too, although it did not come to record it.
     let path = migration.dir().join("migration.json");
     let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     record["missed"] = serde_json::json!({});
@@ -72,7 +72,7 @@ async fn c_18_replay_stops_at_a_change_that_finds_no_row_and_says_how_to_go_on()
     ended.assert_code(1);
     assert!(ended.stderr.contains("public.t") && ended.stderr.contains("--on-conflict count"), "{}", ended.stderr);
     assert!(!ended.events.iter().any(|e| matches!(e, Event::Missed { .. })));
-    // Mended by hand it goes on, and nothing differs.
+    // After the operator has fixed the rows it goes on, and nothing differs.
     pair.target.execute("insert into public.t values (1, 'before'), (2, 'before'); delete from public.u").await;
     migration.cut_over(&pair).await;
     pair.assert_equal().await;

@@ -5,11 +5,11 @@
 use hyperlift::{
     demo::servers::Programs,
     lsn::{Lsn, Position},
-    replay::lane::Resolution,
+    replay::lane::ConflictAnswer,
 };
 
 use crate::{
-    replaying::{Compared, Contents, Replay, Stream, differences, told},
+    replaying::{Compared, Contents, Replay, Stream, describe, differences},
     support::{Database, Pair},
     workload::{self, Table},
 };
@@ -44,7 +44,7 @@ impl Drop for Seed {
 
 /// A random workload, replayed by sets and in order, with kills.
 async fn holds(seed: u64, tables: &[Table], transactions: u32, prepare: &str) -> Contents {
-    let _told = Seed(seed);
+    let _seed = Seed(seed);
     let mut rng = fastrand::Rng::with_seed(seed);
     let pair = Pair::shared().await;
     let (by_sets, in_order) = (&pair.target, &pair.second_target().await);
@@ -65,16 +65,16 @@ async fn holds(seed: u64, tables: &[Table], transactions: u32, prepare: &str) ->
 
     let lanes = rng.u32(1..5);
     for (target, is_in_order) in [(by_sets, false), (in_order, true)] {
-        // Some in the first batch, others behind it.
+        // Some in the first batch, others after it.
         let kills: Vec<u64> = (0..rng.usize(3..7)).map(|_| if rng.bool() { 0 } else { rng.u64(1..=contents.rows() / 3 + 1) }).collect();
         let mut replay = Replay::new(&stream, target, lanes, is_in_order).await;
         // Sets of few changes and of many: a set that fails hides what another would do wrong.
         replay.barriers = (0..rng.u32(0..80)).map(|_| Lsn(rng.u64(stream.start.0..stream.end.0))).collect();
         replay.finish_with_kills(&kills, &mut rng).await;
-        assert!(replay.counters.values().all(|c| c.missed == 0), "{:?}", replay.counters);
+        assert!(replay.counters.values().all(|c| c.conflicts_skipped == 0), "{:?}", replay.counters);
         let sets: u64 = replay.counters.values().map(|c| c.sets).sum();
         assert!((sets == 0) == is_in_order, "{:?}", replay.counters);
-        assert!(replay.positions().await.iter().all(|p| *p >= Position::after(stream.end)), "a lane stands before the end of the stream");
+        assert!(replay.positions().await.iter().all(|p| *p >= Position::after(stream.end)), "the position of a lane is before the end of the stream");
     }
     let compared: Vec<Compared> = tables.iter().map(Table::compared).collect();
     let (sets, order) = tokio::join!(differences(&pair.source, by_sets, &compared), differences(&pair.source, in_order, &compared));
@@ -156,7 +156,7 @@ async fn expect_replayed(changes: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_5_a_row_that_changes_its_key_keeps_a_toast_value_that_only_the_target_has() {
     expect_replayed(&[
-        // one row, many rows, twice, and behind another change of the row in the same batch
+        // one row, many rows, twice, and after another change of the row in the same batch
         "update public.t set id = 101 where id = 1",
         "update public.t set id = id + 200 where id between 11 and 30",
         "update public.t set id = id + 200, n = -1 where id between 221 and 225",
@@ -197,28 +197,28 @@ async fn c_6_and_c_33_swaps_and_chains_of_unique_values_in_one_batch_come_in_ord
     .await;
 }
 
-/// Runs into the row that was spoiled: it is named, and nothing of the batch is kept, whatever is tried again.
-async fn expect_trouble(change: &str, spoil: &str, mend: &str, names: &[&str]) {
+/// Replay meets the row that was spoiled: it is named, and nothing of the batch is kept, however often it is retried.
+async fn expect_conflict(change: &str, spoil: &str, fix: &str, names: &[&str]) {
     let change = format!("insert into public.first select generate_series(1, 20); {change}");
     on_both_paths(&[&change], spoil, async |mut replay, target, source| {
         let (before, positions) = (target.rows("select t.* from public.t order by id").await, replay.positions().await);
         let mut run = replay.start(true).await;
         for again in 0..2 {
-            let trouble = run.trouble().await;
-            let text = told(&trouble);
-            assert!(run.table(&trouble) == "public.t" && names.iter().all(|name| text.contains(name)), "{text}");
+            let conflict = run.conflict().await;
+            let text = describe(&conflict);
+            assert!(run.table(&conflict) == "public.t" && names.iter().all(|name| text.contains(name)), "{text}");
             assert_eq!(target.rows("select t.* from public.t order by id").await, before, "{again}: {text}");
             assert_eq!(target.value("select count(*) from public.first").await, "0");
             assert_eq!(replay.positions().await, positions);
             if again > 0 {
-                target.execute(mend).await;
+                target.execute(fix).await;
             }
-            trouble.answer.send(Resolution::Retry).unwrap();
+            conflict.answer.send(ConflictAnswer::Retry).unwrap();
         }
         run.end().await;
         replay.add(&run);
         run.stop().await;
-        assert!(replay.counters.values().all(|c| c.missed == 0), "{:?}", replay.counters);
+        assert!(replay.counters.values().all(|c| c.conflicts_skipped == 0), "{:?}", replay.counters);
         expect_equal(source, target).await;
     })
     .await;
@@ -226,7 +226,7 @@ async fn expect_trouble(change: &str, spoil: &str, mend: &str, names: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_18_i_9_a_change_that_finds_no_row_names_it_and_keeps_nothing_of_its_batch() {
-    let (spoil, mend) = (
+    let (spoil, fix) = (
         "create table public.kept as select * from public.t where id = 23; delete from public.t where id = 23",
         "insert into public.t table public.kept",
     );
@@ -237,13 +237,13 @@ async fn c_18_i_9_a_change_that_finds_no_row_names_it_and_keeps_nothing_of_its_b
         ("update public.t set id = id + 100", "UPDATE"),
         ("update public.t set id = id + 100, big = 'x' where id between 20 and 24", "UPDATE"),
     ] {
-        expect_trouble(change, spoil, mend, &["public.t", &format!("{word} of id = 23"), "no such row"]).await;
+        expect_conflict(change, spoil, fix, &["public.t", &format!("{word} of id = 23"), "no such row"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_17_a_change_that_collides_names_its_row_and_keeps_nothing_of_its_batch() {
-    let mend = "delete from public.t where id in (63, 1000)";
+    let fix = "delete from public.t where id in (63, 1000)";
     for (change, spoil, word) in [
         ("insert into public.t select generate_series(41, 80)", "insert into public.t values (63)", "INSERT of id = 63"),
         (
@@ -255,7 +255,7 @@ async fn c_17_a_change_that_collides_names_its_row_and_keeps_nothing_of_its_batc
         ("update public.t set id = id + 40", "insert into public.t values (63)", "UPDATE of id = 23"),
         ("update public.t set id = id + 40, big = 'x' where id = 23", "insert into public.t values (63)", "UPDATE of id = 23"),
     ] {
-        expect_trouble(change, spoil, mend, &["public.t", word, "(23505)"]).await;
+        expect_conflict(change, spoil, fix, &["public.t", word, "(23505)"]).await;
     }
 }
 
@@ -269,14 +269,14 @@ async fn c_18_what_an_accepted_relation_misses_is_counted_and_the_rest_is_applie
     let spoil = "delete from public.t where id in (23, 33); insert into public.t (id, n) values (50, 5)";
     on_both_paths(&changes, spoil, async |mut replay, target, source| {
         let mut run = replay.start(true).await;
-        let trouble = run.trouble().await;
+        let conflict = run.conflict().await;
         // Which of them comes first depends on what is sent in one flight.
-        assert!(["id = 23", "id = 50"].iter().any(|row| told(&trouble).contains(row)), "{}", told(&trouble));
-        trouble.answer.send(Resolution::Accept).unwrap();
+        assert!(["id = 23", "id = 50"].iter().any(|row| describe(&conflict).contains(row)), "{}", describe(&conflict));
+        conflict.answer.send(ConflictAnswer::Accept).unwrap();
         run.end().await;
         replay.add(&run);
         run.stop().await;
-        let missed: u64 = replay.counters.values().map(|c| c.missed).sum();
+        let missed: u64 = replay.counters.values().map(|c| c.conflicts_skipped).sum();
         // both updates, the insert, and the delete of what was not there
         assert_eq!(missed, 4, "{:?}", replay.counters);
         assert_eq!(target.value("select count(*) from public.first").await, "1");
@@ -287,7 +287,7 @@ async fn c_18_what_an_accepted_relation_misses_is_counted_and_the_rest_is_applie
     .await;
 }
 
-/// What stands before a barrier must not be committed, if a deferred constraint forbids it until the end of the transaction.
+/// What comes before a barrier must not be committed, if a deferred constraint forbids it until the end of the transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_6_c_9_a_deferred_constraint_may_stay_violated_across_a_barrier() {
     let rows = "create table public.ranked (id int primary key, rank int unique deferrable);
@@ -304,9 +304,9 @@ async fn c_6_c_9_a_deferred_constraint_may_stay_violated_across_a_barrier() {
         let mut stream = Stream::open(&pair.source, &[]).await;
         pair.source.execute("update public.plain set n = n + 1").await;
         let violate = "update public.ranked set rank = 2 where id = 1; update public.ranked_too set rank = 2 where id = 1";
-        let mend = "update public.ranked set rank = 1 where id = 2; update public.ranked_too set rank = 1 where id = 2";
+        let fix = "update public.ranked set rank = 1 where id = 2; update public.ranked_too set rank = 1 where id = 2";
         let others = "insert into public.emptied select i from generate_series(1, 50) i on conflict do nothing; update public.plain set n = n + 1";
-        pair.source.execute(&format!("begin; set constraints all deferred; {others}; {violate}; {barrier}; {others}; {mend}; commit")).await;
+        pair.source.execute(&format!("begin; set constraints all deferred; {others}; {violate}; {barrier}; {others}; {fix}; commit")).await;
         pair.source.execute("update public.plain set n = n + 1; delete from public.emptied where id = 1").await;
         stream.receive().await;
         Replay::new(&stream, &pair.target, 3, false).await.finish().await;

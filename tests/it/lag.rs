@@ -1,4 +1,4 @@
-//! How far behind the target is said to be, in bytes and in time.
+//! The lag of the target, in bytes and in time.
 
 use hyperlift::{
     demo::{execute, servers::ServerOptions},
@@ -28,14 +28,14 @@ async fn c_3_what_other_databases_write_is_no_lag_and_an_idle_source_is_level() 
         migration.level_with(&pair.source).await;
     }
     execute(&other, "insert into public.noise select repeat('x', 1000) from generate_series(1, 2000)").await.unwrap();
-    let level = migration.event("level", |e| matches!(e, Event::Replayed { lag: 0, lag_ms: Some(0), changes: 3, .. })).await;
+    let level = migration.event("no lag", |e| matches!(e, Event::Replayed { lag: 0, lag_ms: Some(0), changes: 3, .. })).await;
     assert!(lanes(level).iter().all(|l| l.lag == 0 && l.lag_ms == Some(0) && l.held_up.is_none()));
     migration.finish(&pair).await;
     pair.assert_equal().await;
 }
 
 #[tokio::test]
-async fn a_lane_that_waits_for_a_lock_is_behind_alone() {
+async fn a_lane_that_waits_for_a_lock_lags_alone() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.a (id int primary key); create table public.b (id int primary key)").await;
     let mut migration = Migration::of(&pair);
@@ -47,11 +47,11 @@ async fn a_lane_that_waits_for_a_lock_is_behind_alone() {
     pair.source.execute("insert into public.b values (1)").await;
     let apart = |e: &Event| {
         let Event::Replayed { lag, lag_ms: Some(ms), lanes, .. } = e else { return false };
-        // As far behind as its slowest lane, for longer than one look.
+        // The lag is that of the slowest lane, for longer than one sample.
         let slowest = lanes.iter().max_by_key(|l| l.lag).unwrap();
         *ms >= 1_000 && (slowest.lag, slowest.lag_ms) == (*lag, Some(*ms)) && lanes.iter().filter(|l| l.lag == 0).count() + 1 == lanes.len()
     };
-    migration.event("one lane behind", apart).await;
+    migration.event("one lane lags", apart).await;
     session.batch_execute("rollback").await.unwrap();
     migration.event("level", |e| matches!(e, Event::Replayed { lag: 0, lag_ms: Some(0), .. })).await;
     migration.finish(&pair).await;

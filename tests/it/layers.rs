@@ -74,6 +74,26 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["own"],
         ],
     ),
+    (
+        "replay",
+        &[
+            &["start"],
+            &["router"],
+            &["lane"],
+            &["receiver"],
+            &["spool"],
+            &["schema_change", "sets"],
+            &["apply", "compact"],
+            &["key"],
+            &["change"],
+            &["relation"],
+            &["pgoutput"],
+        ],
+    ),
+    ("replay::spool", &[&["thread", "touched"], &["reader", "writer"], &["block", "segment"]]),
+    ("replay::receiver", &[&["connection"], &["origin", "pending", "status"]]),
+    ("replay::router", &[&["distribution", "schema_change", "truncate"], &["barrier"], &["routing"], &["hot_table", "transaction"], &["spec"]]),
+    ("replay::lane", &[&["session"], &["script", "batch"], &["feed", "shared"]]),
 ];
 
 /// A file of `src/`: its module path and what it names of this crate, as absolute paths.

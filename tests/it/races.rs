@@ -62,12 +62,12 @@ const FIRST: &str = "
     insert into public.first select i, repeat('x', 100) from generate_series(1, 5000) i";
 
 /// Runs until the first copy has its snapshot and waits for the lock that is returned; the other copies have not begun.
-async fn first_copy_stands(pair: &Pair, migration: &mut Migration) -> Client {
+async fn first_copy_is_blocked(pair: &Pair, migration: &mut Migration) -> Client {
     restore_schema(pair, migration).await;
     let lock = pair.target.session().await;
     lock.batch_execute("begin; lock table public.first in share mode").await.unwrap();
     migration.start();
-    until("the first copy stands", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 1).await;
+    until("the first copy is blocked", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 1).await;
     lock
 }
 
@@ -162,7 +162,7 @@ async fn c_27_a_commit_that_no_copy_sees_though_it_is_written_before_comes_by_th
     pair.source.execute(TABLES).await;
     pair.source.execute(FIRST).await;
     let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
-    let lock = first_copy_stands(&pair, &mut migration).await;
+    let lock = first_copy_is_blocked(&pair, &mut migration).await;
     pair.source.execute("insert into public.keyed values (1, 'seen'); insert into public.bag values (1, 'seen')").await;
     set_standby(&pair, "nobody").await;
     let row = waiting(&pair.source, "insert into public.keyed values (2, 'not seen'); insert into public.bag values (2, 'not seen')");
@@ -188,11 +188,11 @@ async fn c_28_a_rewrite_and_a_truncate_wait_for_the_copy() {
         .await;
     let mut migration = Migration::of(&pair);
     restore_schema(&pair, &mut migration).await;
-    // Locked on the target, both copies stand where they have their snapshots and have read nothing.
+    // Locked on the target, both copies are blocked when they have their snapshots and have read nothing.
     let lock = pair.target.session().await;
     lock.batch_execute("begin; lock table public.keyed, public.bag in share mode").await.unwrap();
     migration.start();
-    until("both copies stand", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 2).await;
+    until("both copies are blocked", async || sessions(&pair.target, "application_name ~ '/copy-' and wait_event_type = 'Lock'").await == 2).await;
     let rewrite = waiting(&pair.source, "alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')");
     let truncate = waiting(&pair.source, "truncate public.bag; insert into public.bag values (2000, 'after')");
     until("both wait", async || sessions(&pair.source, "wait_event_type = 'Lock' and query ~ '^(alter|truncate)'").await == 2).await;
@@ -215,7 +215,7 @@ async fn c_28_the_copy_waits_for_a_rewrite_and_a_truncate() {
         .execute("insert into public.keyed select i, 'row' from generate_series(1, 1000) i; insert into public.bag select * from public.keyed")
         .await;
     let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
-    let lock = first_copy_stands(&pair, &mut migration).await;
+    let lock = first_copy_is_blocked(&pair, &mut migration).await;
     let (rewrite, truncate) = (pair.source.session().await, pair.source.session().await);
     rewrite
         .batch_execute("begin; alter table public.keyed alter v type text using v || ''; insert into public.keyed values (2000, 'after')")
@@ -242,7 +242,7 @@ async fn a_copy_counts_on_a_source_that_nobody_writes_to_after_a_switch_of_the_w
     pair.source.execute(TABLES).await;
     pair.source.execute(FIRST).await;
     let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
-    let lock = first_copy_stands(&pair, &mut migration).await;
+    let lock = first_copy_is_blocked(&pair, &mut migration).await;
     // Now and then it would write a record of its own.
     let bgwriter = pair.source.value("select pid from pg_stat_activity where backend_type = 'background writer'").await;
     let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &bgwriter]).status().unwrap().success());
@@ -263,7 +263,7 @@ async fn c_29_what_a_crash_of_the_source_undoes_is_not_copied() {
     pair.source.execute(FIRST).await;
     pair.source.execute("insert into public.keyed values (1, 'before'); insert into public.bag values (1, 'before')").await;
     let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
-    let lock = first_copy_stands(&pair, &mut migration).await;
+    let lock = first_copy_is_blocked(&pair, &mut migration).await;
     let writer = pair.source.session().await;
     writer.batch_execute("begin; lock table public.keyed, public.bag in access exclusive mode").await.unwrap();
     // Nobody flushes by the way any more.
@@ -295,7 +295,7 @@ async fn c_30_a_session_of_a_killed_run_that_commits_late_changes_nothing_twice(
     let mut migration = Migration::of(&pair).arguments(&["--replay-lanes", "1"]);
     migration.start();
     migration.stage(Stage::CatchUp).await;
-    // A session of the killed run stands where this one's lane wants to go: it has the row of the position first.
+    // A session of the killed run has locked the row of the lane's position before this run's lane.
     let zombie = pair.target.session().await;
     zombie.batch_execute("begin; select from _hyperlift.lane for update").await.unwrap();
     pair.source.execute("insert into public.bag values (1, 'once'); insert into public.keyed values (1, 'once')").await;
@@ -382,12 +382,12 @@ async fn a_lost_spool_is_refused_and_nothing_is_skipped() {
 }
 
 #[tokio::test]
-async fn i_5_a_source_that_has_gone_back_behind_a_copy_is_refused() {
+async fn i_5_a_source_that_has_gone_back_before_a_copy_is_refused() {
     let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off")).await;
     pair.source.execute(TABLES).await;
     pair.source.execute(FIRST).await;
     let mut migration = Migration::of(&pair).arguments(&["--table-jobs", "1"]);
-    let lock = first_copy_stands(&pair, &mut migration).await;
+    let lock = first_copy_is_blocked(&pair, &mut migration).await;
     let server = pair.source_server();
     let (data, backup) = (server.dir().join("data"), server.dir().join("backup"));
     let copy = |from: &Path, to: &Path| assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());

@@ -2,14 +2,14 @@
 //! the other, by sets or in order, with lanes that are killed and start again where `_hyperlift.lane` says.
 
 use hyperlift::{
-    error::{Error, Result},
+    error::Error,
     lsn::{Lsn, Position},
     name::TableName,
     pg::{
         catalog::{self, ShapeColumn},
         client::{self, Client},
         connect::{conninfo::Conninfo, session::Side},
-        ledger,
+        ledger::{self, Spread},
         own::Names,
         slot::{self, Published},
         snapshot::Snapshot,
@@ -17,23 +17,23 @@ use hyperlift::{
         timescale,
     },
     replay::{
-        lane::{self, ConflictPolicy, Lane, Shared, Trouble},
+        self, ReplayHandle, ReplaySpec,
+        lane::{Conflict, ConflictPolicy, LaneProgress},
         pgoutput::{self, Message, OldKind, Operation, Value},
-        receiver::{Origin, Places, Receiver},
-        relation::{Counters, Relation},
-        router::{self, BarrierRequest, LANE_QUEUE, Router},
-        spool::{self, Reader},
+        receiver::{Origin, Receiver, StartPositions},
+        relation::{Counters, Relation, RelationIndex},
+        router::DistributionPolicy,
+        spool::{self, SpoolReader},
     },
 };
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    sync::{oneshot, watch},
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,7 @@ impl Stream {
             system_id: system_id.clone(),
         };
         let receiver =
-            Receiver::start(origin, folder.path().join("spool"), Places { start, confirmed: start, copied: start }, CancellationToken::new())
+            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, confirmed: start, copied: start }, CancellationToken::new())
                 .await
                 .unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
@@ -123,13 +123,13 @@ impl Stream {
     pub async fn receive(&mut self) {
         let client = client::connect(&self.source, Side::Source, "test").await.unwrap();
         self.end = catalog::mark_end_of_stream(&client).await.unwrap();
-        in_time("the end of the stream", self.receiver.reacher().reach(self.end)).await.unwrap();
+        in_time("the end of the stream", self.receiver.waiter().spooled(self.end)).await.unwrap();
     }
 
     /// Reads the spool.
     pub fn contents(&self) -> Contents {
         let mut found = Contents::default();
-        let mut reader = Reader::open(&self.folder.path().join("spool"), self.start).unwrap();
+        let mut reader = SpoolReader::open(&self.folder.path().join("spool"), self.start).unwrap();
         let (end, mut transaction) = (self.receiver.status.borrow().end, 0);
         while let Some(block) = reader.next(end).unwrap() {
             for record in spool::records(block).filter(|r| r.first() != Some(&spool::WATERMARK)) {
@@ -194,16 +194,16 @@ impl<'a> Replay<'a> {
         Self { stream, target, in_order, lanes, barriers: Vec::new(), counters: BTreeMap::new() }
     }
 
-    /// The relations as `stages::catchup` finds them after a copy that saw nothing.
-    async fn relations(&self, client: &Client) -> (Vec<Relation>, HashMap<TableName, usize>) {
+    /// The relations as the catch-up stage finds them after a copy that saw nothing, how their keys are distributed, and leaves.
+    async fn relations(&self, client: &Client) -> (Vec<Relation>, Vec<Spread>, HashMap<TableName, RelationIndex>) {
         let has_timescale = timescale::inspect(client).await.unwrap().installed.is_some();
         let entries = ledger::relations(client).await.unwrap();
-        let (mut relations, mut leaves) = (Vec::new(), HashMap::new());
+        let (mut relations, mut spread, mut leaves) = (Vec::new(), Vec::new(), HashMap::new());
         for (index, r) in self.stream.relations.iter().enumerate() {
             let hypertable = has_timescale && timescale::hypertables(client).await.unwrap().contains_key(&r.table);
             let shape = target_table::target_table(client, &r.table, hypertable).await.unwrap().expect("the target has the table");
             if shape.kind == TableKind::Partitioned {
-                leaves.extend(catalog::leaves(client, &r.table).await.unwrap().into_iter().map(|leaf| (leaf, index)));
+                leaves.extend(catalog::leaves(client, &r.table).await.unwrap().into_iter().map(|leaf| (leaf, RelationIndex(index))));
             }
             let relation = Relation {
                 oid: r.oid,
@@ -212,91 +212,68 @@ impl<'a> Replay<'a> {
                 snapshot: Snapshot::default(),
                 copied_at: Lsn::ZERO,
                 skipped: false,
-                target: shape,
-                spread: entries.get(&r.oid).map(|e| e.spread).unwrap_or_default(),
+                shape,
             };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
+            spread.push(entries.get(&r.oid).map(|e| e.spread).unwrap_or_default());
             relations.push(relation);
         }
-        (relations, leaves)
+        (relations, spread, leaves)
     }
 
     pub async fn positions(&self) -> Vec<Position> {
         ledger::lane_positions(&open(self.target, Side::Target, "test").await).await.unwrap()
     }
 
-    /// Starts router and lanes where the lanes stand. `end_leftovers`: sessions of a killed run are ended first, as a migration does.
+    /// Starts router and lanes at the lanes' positions. `end_leftovers`: sessions of a killed run are ended first, as a migration does.
     pub async fn start(&self, end_leftovers: bool) -> Run {
         let client = open(self.target, Side::Target, "test").await;
         if end_leftovers {
             catalog::end_leftovers(&client, &self.stream.id).await.unwrap();
         }
-        let (relations, leaves) = self.relations(&client).await;
-        let relations = Arc::new(relations);
-        let positions = self.positions().await;
-        let (trouble_sender, trouble) = mpsc::channel(64);
-        let (counter_senders, counters): (Vec<_>, Vec<_>) = relations.iter().map(|_| watch::channel(Counters::default())).unzip();
-        let cancel = CancellationToken::new();
-        let target = Conninfo::parse(&self.target.uri).unwrap();
-        let shared = Shared {
-            target,
+        let (relations, spread, leaves) = self.relations(&client).await;
+        let handle = replay::start(ReplaySpec {
+            source: self.stream.source.clone(),
+            source_client: client::connect(&self.stream.source, Side::Source, "test").await.unwrap(),
+            target: Conninfo::parse(&self.target.uri).unwrap(),
             migration: self.stream.id.clone(),
             path: String::new(),
-            relations: relations.clone(),
-            trouble: trouble_sender,
-            counters: Arc::new(counter_senders),
-            on_conflict: ConflictPolicy::Stop,
-            in_order: self.in_order,
-            // Every table of which it is possible, as soon as it is met.
-            spreading: lane::Spreading::All,
-            cancel: cancel.clone(),
-        };
-        let (mut feeds, mut lanes, mut tasks) = (Vec::new(), Vec::new(), JoinSet::new());
-        let mut aborts = Vec::new();
-        for (number, position) in positions.iter().enumerate() {
-            let (feed, fed) = mpsc::channel(LANE_QUEUE);
-            let (progress, seen) = watch::channel(lane::Progress::default());
-            aborts.push(tasks.spawn(Lane::new(number as u32, *position, shared.clone(), fed, progress).run()));
-            feeds.push(feed);
-            lanes.push(seen);
-        }
-        let (barriers, requests) = mpsc::channel(1 + self.barriers.len());
-        let (paused, pausing) = watch::channel(false);
-        let (router_progress, _) = watch::channel(router::Progress::default());
-        let (reshaped, reshapes) = mpsc::unbounded_channel();
-        let router = Router {
-            shared,
-            lanes: feeds,
-            positions,
+            relations,
+            spread,
+            positions: self.positions().await,
+            leaves,
+            partitions: BTreeMap::new(),
+            shapes: self.stream.shapes.clone(),
+            schema_changes: Vec::new(),
             spool_dir: self.stream.folder.path().join("spool"),
             receiver: self.stream.receiver.status.clone(),
-            progress: router_progress,
-            barriers: requests,
-            paused: pausing,
-            source: client::connect(&self.stream.source, Side::Source, "test").await.unwrap(),
-            source_info: self.stream.source.clone(),
-            leaves,
-            partitions: std::collections::BTreeMap::new(),
-            shapes: self.stream.shapes.clone(),
-            reshaped,
-        };
-        tasks.spawn(router.run());
+            on_conflict: ConflictPolicy::Stop,
+            // Every table of which it is possible, as soon as it is met.
+            distribution: DistributionPolicy::All,
+            in_order: self.in_order,
+            cancel: CancellationToken::new(),
+        });
         for lsn in &self.barriers {
-            barriers.send(BarrierRequest { lsn: *lsn, reached: oneshot::channel().0 }).await.unwrap();
+            tokio::spawn(handle.barrier(*lsn));
         }
-        let (sender, reached) = oneshot::channel();
-        barriers.send(BarrierRequest { lsn: self.stream.end, reached: sender }).await.unwrap();
-        Run { id: self.stream.id.clone(), relations, tasks, aborts, lanes, counters, trouble, reached, reshapes, cancel, _keeps: (barriers, paused) }
+        let (end, reached) = oneshot::channel();
+        let barrier = handle.barrier(self.stream.end);
+        tokio::spawn(async move {
+            if barrier.await.is_ok() {
+                let _ = end.send(());
+            }
+        });
+        Run { id: self.stream.id.clone(), handle, reached }
     }
 
     /// Adds what a run has counted.
     pub fn add(&mut self, run: &Run) {
-        for (relation, counters) in run.relations.iter().zip(&run.counters) {
+        for (relation, counters) in run.handle.relations.borrow().iter().zip(&run.handle.counters) {
             self.counters.entry(relation.table.clone()).or_default().add(&counters.borrow());
         }
     }
 
-    /// Runs to the end of the stream; nothing may stand in the way.
+    /// Runs to the end of the stream; nothing may prevent it.
     pub async fn finish(&mut self) {
         let mut run = self.start(true).await;
         run.end().await;
@@ -315,7 +292,7 @@ impl<'a> Replay<'a> {
             let pause = Duration::from_millis(rng.u64(0..if kill == Some(&0) { 500 } else { 60 }));
             // A session that is killed in the middle of a batch: the lane does it again.
             let victim = rng.bool().then(|| format!("hyperlift/{}/lane-{}", run.id, rng.u32(0..self.lanes)));
-            let lanes = run.lanes.clone();
+            let lanes = run.handle.lanes.clone();
             let next = tokio::select! {
                 next = run.next() => Some(next),
                 () = moment(&lanes, kill) => None,
@@ -326,8 +303,8 @@ impl<'a> Replay<'a> {
                     run.stop().await;
                     return;
                 }
-                Some(Next::Trouble(trouble)) => panic!("{}", told(&trouble)),
-                // Told to start again by a lane that met what a killed run had committed meanwhile.
+                Some(Next::Conflict(conflict)) => panic!("{}", describe(&conflict)),
+                // A lane has met what a killed run had committed meanwhile, and asks to start again.
                 Some(Next::Ended(e)) if !end_leftovers && e.to_string().contains("a session of an earlier run") => end_leftovers = true,
                 Some(Next::Ended(e)) => panic!("{e}"),
                 None => {
@@ -349,7 +326,7 @@ impl<'a> Replay<'a> {
 }
 
 /// Until all lanes together have applied this many changes; for ever without a number.
-async fn moment(lanes: &[watch::Receiver<lane::Progress>], changes: Option<&u64>) {
+async fn moment(lanes: &[watch::Receiver<LaneProgress>], changes: Option<&u64>) {
     let Some(changes) = changes else { return std::future::pending().await };
     while lanes.iter().map(|l| l.borrow().changes).sum::<u64>() < *changes {
         sleep(Duration::from_millis(2)).await;
@@ -357,47 +334,38 @@ async fn moment(lanes: &[watch::Receiver<lane::Progress>], changes: Option<&u64>
 }
 
 /// What a lane asks the operator.
-pub fn told(trouble: &Trouble) -> String {
-    format!("lane {}: {}", trouble.lane, trouble.error)
+pub fn describe(conflict: &Conflict) -> String {
+    format!("lane {}: {}", conflict.lane, conflict.error)
 }
 
 /// One run of router and lanes.
 pub struct Run {
     id: String,
-    relations: Arc<Vec<Relation>>,
-    tasks: JoinSet<Result<()>>,
-    aborts: Vec<tokio::task::AbortHandle>,
-    lanes: Vec<watch::Receiver<lane::Progress>>,
-    counters: Vec<watch::Receiver<Counters>>,
-    trouble: mpsc::Receiver<Trouble>,
+    handle: ReplayHandle,
     reached: oneshot::Receiver<()>,
-    reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
-    cancel: CancellationToken,
-    _keeps: (mpsc::Sender<BarrierRequest>, watch::Sender<bool>),
 }
 
 /// What comes of a run.
 pub enum Next {
     /// All lanes have applied the whole stream.
     End,
-    Trouble(Trouble),
+    Conflict(Conflict),
     Ended(Error),
 }
 
 impl Run {
-    /// Waits for the end of the stream, or for what stands in the way.
+    /// Waits for the end of the stream, or for what prevents it.
     pub async fn next(&mut self) -> Next {
         let next = async {
             tokio::select! {
                 biased;
-                Some(trouble) = self.trouble.recv() => Next::Trouble(trouble),
-                Some(ended) = self.tasks.join_next() => Next::Ended(match ended {
-                    Ok(Ok(())) => Error::failed("a task of replay has ended"),
-                    Ok(Err(e)) => e,
-                    Err(e) => panic!("a task of replay died: {e}"),
-                }),
+                Some(conflict) = self.handle.conflicts.recv() => Next::Conflict(conflict),
+                Some(error) = self.handle.failures.recv() => {
+                    assert!(!error.to_string().contains("it died"), "a task of replay died: {error}");
+                    Next::Ended(error)
+                }
                 // No table changes its shape.
-                Some(reshaped) = self.reshapes.recv() => panic!("{} is said to be another table", reshaped.now),
+                Some(change) = self.handle.schema_changes.recv() => panic!("{} is said to be another table", change.now),
                 Ok(()) = &mut self.reached => Next::End,
             }
         };
@@ -408,52 +376,49 @@ impl Run {
     pub async fn end(&mut self) {
         match self.next().await {
             Next::End => {}
-            Next::Trouble(trouble) => panic!("{}", told(&trouble)),
+            Next::Conflict(conflict) => panic!("{}", describe(&conflict)),
             Next::Ended(e) => panic!("{e}"),
         }
     }
 
-    /// The trouble that must come next: what it says, and the way to answer it.
-    pub async fn trouble(&mut self) -> Trouble {
+    /// The conflict that must come next: what it says, and the way to answer it.
+    pub async fn conflict(&mut self) -> Conflict {
         match self.next().await {
-            Next::Trouble(trouble) => trouble,
+            Next::Conflict(conflict) => conflict,
             Next::End => panic!("replay went through to the end"),
             Next::Ended(e) => panic!("replay ended: {e}"),
         }
     }
 
-    pub fn table(&self, trouble: &Trouble) -> String {
-        trouble.target.map_or_else(String::new, |t| self.relations[t].table.to_string())
+    pub fn table(&self, conflict: &Conflict) -> String {
+        conflict.relation.map_or_else(String::new, |index| self.handle.relations.borrow()[index].table.to_string())
     }
 
     /// Ends it in order.
-    pub async fn stop(mut self) {
-        self.cancel.cancel();
-        // The router may meet a lane that is gone already.
-        while let Some(ended) = self.tasks.join_next().await {
-            let _ = ended.unwrap();
-        }
+    pub async fn stop(self) {
+        self.handle.stop().await;
     }
 
     /// Ends it in one of the ways in which a process may end; transactions that are under way lose their connections.
     async fn kill(&mut self, rng: &mut fastrand::Rng) {
+        let mut workers = self.handle.abort_handles().to_vec();
         match rng.u8(0..3) {
-            0 => self.cancel.cancel(),
-            1 => self.tasks.abort_all(),
-            // The lanes end one by one, so that they stand at different places.
+            0 => in_time("the end of a cancelled run", self.handle.stop()).await,
+            1 => workers.iter().for_each(AbortHandle::abort),
+            // The lanes end one by one, so that their positions differ.
             _ => {
-                rng.shuffle(&mut self.aborts);
-                for lane in &self.aborts {
+                let router = workers.pop().unwrap();
+                rng.shuffle(&mut workers);
+                for lane in &workers {
                     lane.abort();
                     sleep(Duration::from_millis(rng.u64(0..15))).await;
                 }
-                self.tasks.abort_all();
+                router.abort();
             }
         }
-        let over = async { while self.tasks.join_next().await.is_some() {} };
-        in_time("the end of a killed run", over).await;
-        if let Ok(trouble) = self.trouble.try_recv() {
-            panic!("{}", told(&trouble));
+        in_time("the end of a killed run", self.handle.ended()).await;
+        if let Ok(conflict) = self.handle.conflicts.try_recv() {
+            panic!("{}", describe(&conflict));
         }
     }
 }
@@ -466,7 +431,7 @@ type Rows = BTreeMap<String, (u64, String)>;
 pub struct Compared {
     /// Quoted.
     pub table: String,
-    /// The same row may not stand in another leaf.
+    /// The same row may not be in another leaf.
     pub by_leaf: bool,
 }
 

@@ -276,7 +276,7 @@ async fn replication_streams_changes_and_moves_the_slot() {
     .unwrap();
     assert_eq!(kinds, b"BRIC");
     assert!(String::from_utf8_lossy(&insert).contains("2024-01-02 03:04:05+00"), "the session's settings print the values");
-    // asked for, a keepalive comes at once; status keeps the walsender's timeout away
+    // a keepalive that is requested comes immediately; status prevents the walsender's timeout
     for _ in 0..6 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         stream.send_status(last, last, last, true).await.unwrap();

@@ -6,6 +6,7 @@ mod counters;
 mod gates;
 mod lag;
 mod replay;
+mod replayed;
 mod sampler;
 mod schema_changes;
 mod slow_tables;

@@ -47,7 +47,7 @@ use crate::{
         dump::{Phase, Statement},
         ledger,
     },
-    replay::receiver::{self, Places, Receiver},
+    replay::receiver::{Receiver, ReceiverStatus, StartPositions},
     scope::Extent,
 };
 
@@ -91,7 +91,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
-    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed, copied }, cx.cancel.clone()).await?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
     let watcher = tokio::spawn(report_receiver(receiver.status.clone(), cx.reporter.clone()));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
@@ -171,7 +171,7 @@ async fn assign_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
 }
 
 /// Reports the receiver's state, at most twice a second.
-async fn report_receiver(mut status: watch::Receiver<receiver::Status>, reporter: Reporter) {
+async fn report_receiver(mut status: watch::Receiver<ReceiverStatus>, reporter: Reporter) {
     let mut broken = None;
     loop {
         let now = status.borrow_and_update().clone();

@@ -19,7 +19,7 @@ use crate::{
         timescale::{self, Timescale},
         wire::Wire,
     },
-    replay::spooler::disk_free,
+    replay::spool::disk_free,
     scope::Extent,
 };
 

@@ -3,9 +3,14 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, hash_map::Entry},
+    sync::Arc,
 };
 
-use super::{Shared, Transaction};
+use super::{
+    feed::BatchStep,
+    script::{Flight, Mode, Modes, Refusal, ScriptBuilder, execute, no_row},
+    shared::LaneShared,
+};
 use crate::{
     error::{Error, Result},
     lsn::Position,
@@ -15,97 +20,36 @@ use crate::{
         wire::{Answer, Request, Wire},
     },
     replay::{
-        apply::{self, Move, Step, Work},
+        apply::{BoundStatement, RowAction, RowMove},
         change::Change,
         compact::{self, Part},
-        key,
-        relation::Counters,
-        sets::{self, Expect, Staging},
+        relation::{Counters, Relation, RelationIndex, Relations},
+        sets::Staging,
     },
 };
 
-/// Requests of in-order changes that are sent in one flight.
-const PIPELINE: usize = 512;
-
-/// How the changes of a relation are applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    #[default]
-    Sets,
-    /// Change by change, so that the one that fails is known.
-    InOrder,
-    /// Change by change, and those that fail are counted and left out.
-    Tolerant,
+/// What is applied in one transaction, and the lanes that it moves.
+#[derive(Clone, Copy)]
+pub struct LaneTransaction<'a> {
+    pub steps: &'a [BatchStep],
+    /// With their positions before it.
+    pub lanes: &'a [(u32, Position)],
+    pub to: Position,
 }
 
-/// The modes of a batch.
-#[derive(Default)]
-pub struct Modes {
-    pub usual: Mode,
-    pub others: HashMap<usize, Mode>,
-}
-
-impl Modes {
-    pub fn of(&self, target: usize) -> Mode {
-        self.others.get(&target).copied().unwrap_or(self.usual)
-    }
-}
-
-/// Why a batch was not applied; nothing of it was.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The position is not what the lane believes: another session of this lane committed.
-    Moved,
-    /// A set of this relation failed, or touched other rows than it should.
-    Set(usize),
-    /// The change at this position failed or found no row.
-    Change(Position, Error),
-    /// A statement behind a stretch failed.
-    Statement(Error),
-    /// The target grants no temporary tables.
-    NoStaging(Error),
-    Lane(Error),
-}
-
-impl<E: Into<Error>> From<E> for Refusal {
-    fn from(e: E) -> Self {
-        Self::Lane(e.into())
-    }
-}
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug)]
-enum Purpose {
-    Staging,
-    Position,
-    Set(usize),
-    Change(Position),
-    Statement,
-}
-
-#[derive(Default)]
-struct Script<'a> {
-    requests: Vec<Request<'a>>,
-    expected: Vec<(Purpose, Expect)>,
-}
-
-impl<'a> Script<'a> {
-    fn push(&mut self, purpose: Purpose, request: Request<'a>, expect: Expect) {
-        self.requests.push(request);
-        self.expected.push((purpose, expect));
-    }
-}
-
-pub struct Session {
+pub struct LaneSession {
     lane: u32,
-    shared: Shared,
+    shared: LaneShared,
     wire: Option<Wire>,
     staging: Staging,
+    /// For which prepared statements and staging tables were made.
+    relations: Arc<Relations>,
 }
 
-impl Session {
-    pub fn new(lane: u32, shared: Shared) -> Self {
-        Self { lane, shared, wire: None, staging: Staging::new(lane) }
+impl LaneSession {
+    pub fn new(lane: u32, shared: LaneShared) -> Self {
+        let relations = shared.relations.borrow().clone();
+        Self { lane, shared, wire: None, staging: Staging::new(lane), relations }
     }
 
     /// The next statement connects again.
@@ -119,14 +63,14 @@ impl Session {
             self.staging = Staging::new(self.lane);
             let name = format!("hyperlift/{}/lane-{}", self.shared.migration, self.lane);
             let mut wire = Wire::open(&self.shared.target, Side::Target, &name).await?;
-            // Rows are few for their tables, and their pages will be needed again: look them up by index, and compile nothing.
+            // A batch touches few rows of its table, and their pages will be needed again: look them up by index, and compile nothing.
             wire.execute("set jit = off; set random_page_cost = 1; set enable_mergejoin = off").await?;
             self.wire = Some(wire);
         }
         Ok(self.wire.as_mut().expect("it was just connected"))
     }
 
-    /// Where the target says that the lane stands.
+    /// The position of the lane that is recorded on the target.
     pub async fn position(&mut self) -> Result<Position> {
         let lane = self.lane;
         ledger::lane_position(self.connected().await?, lane).await
@@ -140,8 +84,14 @@ impl Session {
         }
     }
 
-    /// Applies stretches and moves the positions of lanes, in one transaction; what was done, by relation.
-    pub async fn apply(&mut self, work: Transaction<'_>, modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
+    /// Applies steps and moves the positions of lanes, in one transaction; what was done, by relation.
+    pub async fn apply(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, Counters>, Refusal> {
+        let relations = self.shared.relations.borrow().clone();
+        if !Arc::ptr_eq(&relations, &self.relations) {
+            // Prepared statements and staging tables were made for tables of another shape.
+            self.disconnect();
+            self.relations = relations;
+        }
         self.connected().await?;
         let result = self.transaction(work, modes).await;
         if let Err(refusal) = &result {
@@ -149,173 +99,102 @@ impl Session {
                 Refusal::Lane(e) if e.is_transient() => self.disconnect(),
                 _ => self.roll_back().await,
             }
-            // Some may have been rolled back.
+            // Staging tables that were made in the transaction are gone with it.
             self.staging = Staging::new(self.lane);
         }
         result
     }
 
-    async fn transaction(&mut self, work: Transaction<'_>, modes: &Modes) -> Result<HashMap<usize, Counters>, Refusal> {
-        let Transaction { stretches, lanes, to } = work;
-        let mut script = Script::default();
-        let mut begin = "begin; set constraints all deferred; ".to_owned();
+    async fn transaction(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, Counters>, Refusal> {
+        let LaneTransaction { steps, lanes, to } = work;
+        let mut script = ScriptBuilder::default();
+        let mut begin = "begin; set constraints all deferred; ";
         for (lane, from) in lanes.iter().filter(|(_, from)| *from < to) {
-            let sql = format!(
-                "{begin}update _hyperlift.lane set lsn = '{}', change = {}, at = now() where lane = {lane} and lsn = '{}' and change = {}",
-                to.lsn, to.change, from.lsn, from.change
-            );
-            script.push(Purpose::Position, Request::Query(Cow::Owned(sql)), Expect::Rows(1));
-            begin.clear();
+            script.position(format!("{begin}{}", ledger::move_lane(*lane, *from, to)));
+            begin = "";
         }
         if !self.shared.path.is_empty() {
-            script.push(Purpose::Statement, Request::Query(Cow::Owned(self.shared.path.clone())), Expect::Anything);
+            script.statement(self.shared.path.clone());
         }
         self.staging.begin();
-        let mut counts = HashMap::new();
-        for stretch in stretches {
-            script = self.stretch(&stretch.changes, modes, script, &mut counts).await?;
-            for sql in &stretch.then {
-                script.push(Purpose::Statement, Request::Query(Cow::Borrowed(sql)), Expect::Anything);
+        for step in steps {
+            self.changes(&mut script, &step.changes, modes).await?;
+            for sql in &step.then {
+                script.statement(sql);
             }
         }
-        let mut missed: Vec<_> =
-            counts.iter().filter(|(_, c)| c.missed > 0).map(|(target, c)| (self.shared.relations[*target].oid, c.missed)).collect();
-        // Lanes that miss changes of the same relations lock them in the same order.
-        missed.sort_unstable();
-        for (oid, missed) in missed {
-            script.push(Purpose::Statement, Request::Query(Cow::Owned(ledger::add_missed(oid, missed))), Expect::Rows(1));
-        }
-        self.send(script).await?;
+        script.record_skipped(&self.relations, ledger::add_missed);
+        self.send(script.take_flight()).await?;
         let commit = self.connected().await?.execute("commit").await;
-        commit.map_err(|error| match stretches.iter().rev().find_map(|s| s.changes.last()) {
-            // A deferred constraint speaks here: no single change can be named, but the last one is in the right transaction.
+        commit.map_err(|error| match steps.iter().rev().find_map(|s| s.changes.last()) {
+            // A deferred constraint failed: no single change can be named, but the last one is in the right transaction.
             Some(last) if !error.is_transient() => Refusal::Change(last.position, error),
             _ => Refusal::Lane(error),
         })?;
-        Ok(counts)
+        Ok(script.into_counts())
     }
 
-    /// Adds changes to a script; what has to be known before the rest can be is sent.
-    async fn stretch<'a>(
-        &mut self,
-        changes: &'a [Change],
-        modes: &Modes,
-        mut script: Script<'a>,
-        counts: &mut HashMap<usize, Counters>,
-    ) -> Result<Script<'a>, Refusal> {
-        let relations = self.shared.relations.clone();
-        for (target, changes) in by_relation(changes) {
-            let relation = &relations[target];
-            let mode = modes.of(target);
+    /// Adds changes to a script. It is sent where the answer to one is needed before the next.
+    async fn changes<'a>(&mut self, script: &mut ScriptBuilder<'a>, changes: &'a [Change], modes: &Modes) -> Result<(), Refusal> {
+        let relations = self.relations.clone();
+        for (index, changes) in by_relation(changes) {
+            let (relation, mode) = (&relations[index], modes.get(index));
             let parts = match mode {
                 Mode::Sets => compact::parts(&changes, relation),
-                Mode::InOrder | Mode::Tolerant => vec![Part::InOrder(changes)],
+                Mode::InOrder | Mode::SkipConflicts => vec![Part::InOrder(changes)],
             };
-            let count: &mut Counters = counts.entry(target).or_default();
             for part in parts {
                 match part {
-                    Part::Sets(sets) => {
-                        count.add(&sets.counts);
-                        for (request, expect) in sets::script(sets, target, relation, &mut self.staging) {
-                            script.push(Purpose::Set(target), request, expect);
-                        }
-                    }
-                    Part::InOrder(list) => {
-                        for change in list {
-                            count.count(change);
-                            // Found by all of its old values, and not by a key.
-                            let by_row = change.relation.identity == b'f' && change.message.first() != Some(&b'I');
-                            if by_row && key::columns(&change.relation, relation).is_empty() {
-                                count.full_row += 1;
-                            } else {
-                                count.in_order += 1;
-                            }
-                            let tolerant = mode == Mode::Tolerant;
-                            let work = match apply::work(change, relation) {
-                                Err(_) if tolerant => {
-                                    count.missed += 1;
-                                    continue;
-                                }
-                                other => other.map_err(|e| Refusal::Change(change.position, e))?,
-                            };
-                            match work {
-                                Work::Nothing => {}
-                                Work::One(step) if !tolerant => {
-                                    script.push(Purpose::Change(change.position), request(step), Expect::Rows(1));
-                                    if script.requests.len() >= PIPELINE {
-                                        self.send(std::mem::take(&mut script)).await?;
-                                    }
-                                }
-                                work => {
-                                    self.send(std::mem::take(&mut script)).await?;
-                                    if !self.by_itself(work, change.position, tolerant).await? {
-                                        count.missed += 1;
-                                    }
-                                }
-                            }
+                    Part::Sets(sets) => script.set(index, sets, relation, &mut self.staging),
+                    Part::InOrder(changes) => {
+                        for change in changes {
+                            self.in_order(script, change, relation, mode).await?;
                         }
                     }
                 }
-            }
-        }
-        Ok(script)
-    }
-
-    /// Sends requests and checks what they did.
-    async fn send(&mut self, script: Script<'_>) -> Result<(), Refusal> {
-        let wire = self.wire.as_mut().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
-        let Script { mut requests, mut expected } = script;
-        let missing = std::mem::take(&mut self.staging.missing);
-        if !missing.is_empty() {
-            // Before the transaction, as a rule: the script begins it.
-            requests.insert(0, Request::Query(Cow::Owned(missing.join("; "))));
-            expected.insert(0, (Purpose::Staging, Expect::Anything));
-        }
-        match wire.run(requests).await {
-            Ok(answers) => self.compare(&expected, &answers),
-            Err(failed) if failed.error.is_transient() => Err(Refusal::Lane(failed.error)),
-            Err(failed) => {
-                // What touched other rows than it should comes first, and what failed behind it may have failed for it.
-                self.compare(&expected, &failed.before)?;
-                Err(match failed.at.map(|at| expected[at].0) {
-                    Some(Purpose::Set(target)) => {
-                        tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, error = %failed.error, "a set failed");
-                        Refusal::Set(target)
-                    }
-                    Some(Purpose::Change(position)) => Refusal::Change(position, failed.error),
-                    Some(Purpose::Statement) => Refusal::Statement(failed.error),
-                    Some(Purpose::Staging) => Refusal::NoStaging(failed.error),
-                    Some(Purpose::Position) | None => Refusal::Lane(failed.error),
-                })
-            }
-        }
-    }
-
-    /// Whether requests touched the rows that they should.
-    fn compare(&self, expected: &[(Purpose, Expect)], answers: &[Answer]) -> Result<(), Refusal> {
-        let mut before = 0;
-        for ((purpose, expect), Answer { count, .. }) in expected.iter().zip(answers) {
-            let right = match expect {
-                Expect::Anything | Expect::Some => true,
-                Expect::Rows(n) => count == n,
-                Expect::Together(n) => before + count == *n,
-                Expect::Same => *count == before,
-            };
-            before = *count;
-            match *purpose {
-                _ if right => {}
-                Purpose::Position | Purpose::Staging | Purpose::Statement => return Err(Refusal::Moved),
-                Purpose::Set(target) => {
-                    tracing::info!(lane = self.lane, table = %self.shared.relations[target].table, count, ?expect, "a set touched other rows than it should");
-                    return Err(Refusal::Set(target));
-                }
-                Purpose::Change(position) => return Err(Refusal::Change(position, no_row())),
             }
         }
         Ok(())
     }
 
-    /// Analyzes tables and chunks of which the target believes that they are nearly empty, although they are not: ANALYZE that ran beside
+    async fn in_order<'a>(&mut self, script: &mut ScriptBuilder<'a>, change: &'a Change, relation: &Relation, mode: Mode) -> Result<(), Refusal> {
+        let Some(action) = script.in_order(change, relation, mode)? else {
+            return if script.is_long() { self.send(script.take_flight()).await } else { Ok(()) };
+        };
+        self.send(script.take_flight()).await?;
+        if mode != Mode::SkipConflicts {
+            return match self.act(action).await {
+                Ok(1) => Ok(()),
+                Ok(_) => Err(Refusal::Change(change.position, no_row())),
+                Err(e) if e.is_transient() => Err(Refusal::Lane(e)),
+                Err(e) => Err(Refusal::Change(change.position, e)),
+            };
+        }
+        if !self.try_action(action).await? {
+            script.count_skipped(change.relation);
+        }
+        Ok(())
+    }
+
+    /// Sends requests and checks what they did.
+    async fn send(&mut self, mut flight: Flight<'_>) -> Result<(), Refusal> {
+        let wire = self.wire.as_mut().ok_or_else(connection_gone)?;
+        let missing = std::mem::take(&mut self.staging.missing);
+        if !missing.is_empty() {
+            flight.put_first(missing.join("; "));
+        }
+        match wire.run(flight.take_requests()).await {
+            Ok(answers) => flight.check(&answers, &self.relations),
+            Err(failed) if failed.error.is_transient() => Err(Refusal::Lane(failed.error)),
+            Err(failed) => {
+                // A request that touched other rows than it should comes first, because it may be why a later one failed.
+                flight.check(&failed.before, &self.relations)?;
+                Err(flight.refusal(failed.at, failed.error, &self.relations))
+            }
+        }
+    }
+
+    /// Analyzes tables and chunks that are nearly empty by the target's statistics, but are not: an ANALYZE that ran at the same time as
     /// the transaction that filled them saw no rows, and then any index seems as good as another.
     pub async fn refresh_statistics(&mut self, tables: &[u32]) -> Result<()> {
         let list = tables.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
@@ -335,15 +214,11 @@ impl Session {
         Ok(())
     }
 
-    /// One change by itself; whether it touched a row. `tolerant`: an error of the data is no error.
-    async fn by_itself(&mut self, work: Work<'_>, position: Position, tolerant: bool) -> Result<bool, Refusal> {
-        if !tolerant {
-            let rows = self.work(work).await.map_err(|e| at_change(position, e))?;
-            return if rows == 1 { Ok(true) } else { Err(Refusal::Change(position, no_row())) };
-        }
+    /// One change in a savepoint; false when it touched no row, or its data is refused.
+    async fn try_action(&mut self, action: RowAction<'_>) -> Result<bool, Refusal> {
         self.query("savepoint change").await?;
-        let result = match self.work(work).await {
-            // What a deferred constraint would say at the commit, it says now.
+        let result = match self.act(action).await {
+            // A deferred constraint would only fail at the commit: check it here.
             Ok(rows) => self.query("set constraints all immediate; set constraints all deferred; release savepoint change").await.map(|()| rows),
             Err(e) => Err(e),
         };
@@ -362,65 +237,57 @@ impl Session {
     }
 
     async fn answers(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Answer>> {
-        let wire = self.wire.as_mut().ok_or_else(|| Error::connection("the connection to the target is gone"))?;
+        let wire = self.wire.as_mut().ok_or_else(connection_gone)?;
         wire.run(requests).await.map_err(|failed| failed.error)
     }
 
-    async fn step(&mut self, step: Step<'_>) -> Result<Answer> {
-        Ok(self.answers(vec![request(step)]).await?.pop().unwrap_or_default())
+    async fn execute(&mut self, statement: BoundStatement<'_>) -> Result<Answer> {
+        Ok(self.answers(vec![execute(statement)]).await?.pop().unwrap_or_default())
     }
 
-    async fn work(&mut self, work: Work<'_>) -> Result<u64> {
-        match work {
-            Work::Nothing => Ok(1),
-            Work::One(step) => Ok(self.step(step).await?.count),
-            Work::Move(row) => self.move_row(*row).await,
+    /// How many rows it touched: one, if it did what it should.
+    async fn act(&mut self, action: RowAction<'_>) -> Result<u64> {
+        match action {
+            RowAction::Nothing => Ok(1),
+            RowAction::One(statement) => Ok(self.execute(statement).await?.count),
+            RowAction::Move(row) => self.move_row(*row).await,
         }
     }
 
     /// Deletes and inserts a row, unless it is found in place; how many rows were found.
-    async fn move_row(&mut self, mut row: Move<'_>) -> Result<u64> {
+    async fn move_row(&mut self, mut row: RowMove<'_>) -> Result<u64> {
         if let Some(in_place) = row.in_place
-            && self.step(in_place).await?.count > 0
+            && self.execute(in_place).await?.count > 0
         {
             return Ok(1);
         }
-        let deleted = self.step(row.delete).await?;
+        let deleted = self.execute(row.delete).await?;
         if deleted.count != 1 {
             return Ok(deleted.count);
         }
         for (parameter, value) in row.kept.iter().zip(deleted.rows.into_iter().next().unwrap_or_default()) {
             row.insert.parameters[*parameter] = value.map(|v| Cow::Owned(v.to_vec()));
         }
-        Ok(self.step(row.insert).await?.count)
+        Ok(self.execute(row.insert).await?.count)
     }
 }
 
-fn request(step: Step<'_>) -> Request<'_> {
-    Request::Execute(Cow::Owned(step.sql), step.parameters)
-}
-
 /// The changes of each relation, in their order: across relations order does not matter between barriers (I7).
-fn by_relation(changes: &[Change]) -> Vec<(usize, Vec<&Change>)> {
-    let mut found: Vec<(usize, Vec<&Change>)> = Vec::new();
-    let mut places: HashMap<usize, usize> = HashMap::new();
+fn by_relation(changes: &[Change]) -> Vec<(RelationIndex, Vec<&Change>)> {
+    let mut found: Vec<(RelationIndex, Vec<&Change>)> = Vec::new();
+    let mut places: HashMap<RelationIndex, usize> = HashMap::new();
     for change in changes {
-        match places.entry(change.target) {
+        match places.entry(change.relation) {
             Entry::Occupied(place) => found[*place.get()].1.push(change),
             Entry::Vacant(place) => {
                 place.insert(found.len());
-                found.push((change.target, vec![change]));
+                found.push((change.relation, vec![change]));
             }
         }
     }
     found
 }
 
-/// An error of the data belongs to its change; trouble of the connection to the lane.
-fn at_change(position: Position, e: Error) -> Refusal {
-    if e.is_transient() { Refusal::Lane(e) } else { Refusal::Change(position, e) }
-}
-
-fn no_row() -> Error {
-    Error::failed("no such row on the target").hint("the table was changed on the target, or copied wrongly: look at the row on both sides")
+fn connection_gone() -> Error {
+    Error::connection("the connection to the target is gone")
 }

@@ -3,7 +3,10 @@
 use bytes::{Buf, BufMut, Bytes};
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
-use crate::lsn::Lsn;
+use crate::{
+    lsn::Lsn,
+    replay::pgoutput::{Peek, peek},
+};
 
 const MAGIC: &[u8; 8] = b"hlspool2";
 /// Length of a segment's head, and of a block's header, bytes.
@@ -31,13 +34,22 @@ pub fn records(block: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || record_at(&block, &mut at).map(|range| block.slice(range)))
 }
 
-/// The relation messages among the records of a block.
-pub fn relations(block: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = 0;
-    std::iter::from_fn(move || record_at(block, &mut at).map(|range| &block[range])).filter(|record| record.first() == Some(&b'R'))
+/// The LSN of a watermark; `None` for any other record.
+pub fn watermark(record: &[u8]) -> Option<Lsn> {
+    let lsn = record.strip_prefix(&[WATERMARK])?;
+    Some(Lsn(u64::from_be_bytes(lsn.try_into().ok()?)))
 }
 
-/// The record whose length stands at `at`, which moves behind it.
+/// The relation messages among the records of a block, with the OIDs of their relations.
+pub fn relations(block: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || record_at(block, &mut at).map(|range| &block[range])).filter_map(|record| match peek(record) {
+        Ok(Peek::Relation { oid }) => Some((oid, record)),
+        _ => None,
+    })
+}
+
+/// The record whose length begins at `at`; moves `at` to the end of that record.
 fn record_at(block: &[u8], at: &mut usize) -> Option<Range<usize>> {
     let start = *at + 4;
     let len = block.get(*at..start)?.get_u32_le() as usize;
@@ -70,7 +82,7 @@ impl Head {
     }
 }
 
-/// What stands before a block's compressed records.
+/// What comes before a block's compressed records.
 pub struct Header {
     compressed: usize,
     raw: usize,
@@ -136,7 +148,7 @@ fn seal(put: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// The content of the head or header at `offset`; `None` when the file ends before its end, or the CRC does not fit.
+/// The content of the head or header at `offset`; `None` when the file is too short for it, or the CRC is wrong.
 fn unseal(file: &File, offset: u64) -> io::Result<Option<[u8; HEAD - 4]>> {
     let mut bytes = [0; HEAD];
     if !read_at(file, offset, &mut bytes)? {
@@ -146,7 +158,7 @@ fn unseal(file: &File, offset: u64) -> io::Result<Option<[u8; HEAD - 4]>> {
     Ok(Some(*content).filter(|content| crc32fast::hash(content) == crc.get_u32_le()))
 }
 
-/// Fills `bytes`; false when the file ends before. Other errors must not be taken for a torn tail, which is cut.
+/// Fills `bytes`; false when the file is too short. Other errors must not look like a torn tail, because that is cut.
 fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<bool> {
     match file.read_exact_at(bytes, offset) {
         Ok(()) => Ok(true),

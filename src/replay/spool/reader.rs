@@ -8,9 +8,8 @@ use std::{
 };
 
 use super::{
-    End,
     block::{HEAD, Head, Header, put_record, relations},
-    damaged, io, segment_path, segments,
+    segment::{SpoolEnd, damaged, io, segment_path, segments},
 };
 use crate::{
     error::{Error, Result},
@@ -18,11 +17,11 @@ use crate::{
 };
 
 /// Blocks in order. Of what ended at or below the position only relation messages come, which hold for what follows; the first block
-/// behind it may begin with further transactions that ended before.
-pub struct Reader {
+/// after it may begin with further transactions that ended before.
+pub struct SpoolReader {
     dir: PathBuf,
     position: Lsn,
-    /// The next block lies behind the position, and so do all others.
+    /// The next block ends after the position, and so do all others.
     arrived: bool,
     segment: u64,
     offset: u64,
@@ -32,9 +31,9 @@ pub struct Reader {
     decompressor: zstd::bulk::Decompressor<'static>,
 }
 
-impl Reader {
-    /// Starts in the last segment that begins at or below `position`: every transaction that ends behind it is in there or later. That
-    /// holds for the transaction in which a lane stands, too: its position is where the commit record begins.
+impl SpoolReader {
+    /// Starts in the last segment that begins at or below `position`: every transaction that ends after it is in there or later. That
+    /// holds for the transaction that a lane has applied in part, too: its position is where the commit record begins.
     pub fn open(dir: &Path, position: Lsn) -> Result<Self> {
         let decompressor = zstd::bulk::Decompressor::new().map_err(io(dir))?;
         let segment = find(dir, position)?;
@@ -42,7 +41,7 @@ impl Reader {
     }
 
     /// The next block before `end`, decompressed; `None` when there is none yet.
-    pub fn next(&mut self, end: End) -> Result<Option<Bytes>> {
+    pub fn next(&mut self, end: SpoolEnd) -> Result<Option<Bytes>> {
         while let Some(at) = self.turn(end)? {
             let header = self.header(at)?;
             if !self.arrived && at >= self.passed {
@@ -62,7 +61,7 @@ impl Reader {
     }
 
     /// Where the next block begins, in this segment or the next; `None` at `end`.
-    fn turn(&mut self, end: End) -> Result<Option<u64>> {
+    fn turn(&mut self, end: SpoolEnd) -> Result<Option<u64>> {
         while (self.segment, self.offset) < (end.segment, end.offset) {
             if self.segment == end.segment {
                 return Ok(Some(self.offset));
@@ -139,7 +138,7 @@ fn find(dir: &Path, position: Lsn) -> Result<u64> {
         }
     }
     match oldest {
-        Some((segment, start)) if segment > 1 => Err(Error::failed(format!("the target stands at {position}, but the spool begins at {start}"))
+        Some((segment, start)) if segment > 1 => Err(Error::failed(format!("the target's position is {position}, but the spool begins at {start}"))
             .detail("the target has lost commits that it had acknowledged: it failed over, or was restored")
             .hint("run `hyperlift clean`, empty the target and start again")),
         _ => Ok(1),
@@ -148,7 +147,7 @@ fn find(dir: &Path, position: Lsn) -> Result<u64> {
 
 fn relations_only(block: &[u8]) -> Vec<u8> {
     let mut only = Vec::new();
-    for message in relations(block) {
+    for (_, message) in relations(block) {
         put_record(&mut only, message);
     }
     only

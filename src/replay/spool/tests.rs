@@ -1,6 +1,16 @@
-use super::{block::HEAD, *};
+use super::{
+    block::{self, HEAD},
+    segment::{segment_path, segments},
+    *,
+};
+use crate::{
+    error::Result,
+    lsn::Lsn,
+    replay::pgoutput::{Peek, peek},
+};
 use bytes::Bytes;
 use proptest::prelude::*;
+use std::path::Path;
 
 /// A block of records.
 fn block(records: &[impl AsRef<[u8]>]) -> Vec<u8> {
@@ -12,8 +22,8 @@ fn block(records: &[impl AsRef<[u8]>]) -> Vec<u8> {
 }
 
 /// The records that a reader delivers from `from` on.
-fn read(dir: &Path, from: Lsn, end: End) -> Result<Vec<Bytes>> {
-    let mut reader = Reader::open(dir, from)?;
+fn read(dir: &Path, from: Lsn, end: SpoolEnd) -> Result<Vec<Bytes>> {
+    let mut reader = SpoolReader::open(dir, from)?;
     let mut all = Vec::new();
     while let Some(b) = reader.next(end)? {
         all.extend(records(b));
@@ -28,8 +38,8 @@ fn flip(path: &Path, at: usize) {
 }
 
 /// A spool of `n` segments with two transactions each, which end at 10, 20, 30, …
-fn spool_of(dir: &Path, n: u64) -> End {
-    let mut w = Writer::open(dir, Lsn(1)).unwrap();
+fn spool_of(dir: &Path, n: u64) -> SpoolEnd {
+    let mut w = SpoolWriter::open(dir, Lsn(1)).unwrap();
     for lsn in 1..=2 * n {
         w.write(&block(&[lsn.to_string()]), Some(Lsn(lsn * 10))).unwrap();
         if lsn % 2 == 0 {
@@ -55,7 +65,7 @@ fn offsets(path: &Path) -> Vec<u64> {
 #[test]
 fn what_is_written_is_read_and_only_up_to_the_durable_end() {
     let dir = tempfile::tempdir().unwrap();
-    let mut w = Writer::open(dir.path(), Lsn(5)).unwrap();
+    let mut w = SpoolWriter::open(dir.path(), Lsn(5)).unwrap();
     assert_eq!(w.end().lsn, Lsn(5));
     assert_eq!(read(dir.path(), Lsn(5), w.end()).unwrap(), [""; 0]);
     w.write(&block(&["one", "two"]), Some(Lsn(20))).unwrap();
@@ -75,6 +85,7 @@ fn a_watermark_is_a_record() {
     put_watermark(&mut b, Lsn(0x0102));
     let r: Vec<Bytes> = records(b.into()).collect();
     assert_eq!(r[0][..], [WATERMARK, 0, 0, 0, 0, 0, 0, 1, 2]);
+    assert_eq!((watermark(&r[0]), watermark(b"w\0"), watermark(b"C\0\0\0\0\0\0\x01\x02")), (Some(Lsn(0x0102)), None, None));
 }
 
 #[test]
@@ -82,7 +93,7 @@ fn bytes_are_those_on_disk_over_closing_opening_and_deleting() {
     let dir = tempfile::tempdir().unwrap();
     let on_disk = || segments(dir.path()).unwrap().iter().map(|s| std::fs::metadata(segment_path(dir.path(), *s)).unwrap().len()).sum::<u64>();
     spool_of(dir.path(), 3);
-    let mut w = Writer::open(dir.path(), Lsn(1)).unwrap();
+    let mut w = SpoolWriter::open(dir.path(), Lsn(1)).unwrap();
     assert_eq!(w.bytes(), on_disk());
     w.write(&block(&["more"]), Some(Lsn(70))).unwrap();
     assert_eq!((w.bytes(), segments(dir.path()).unwrap().len()), (on_disk(), 4));
@@ -95,13 +106,13 @@ fn a_position_below_what_was_deleted_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let end = spool_of(dir.path(), 3);
     assert_eq!(read(dir.path(), Lsn::ZERO, end).unwrap().len(), 6);
-    Writer::open(dir.path(), Lsn(1)).unwrap().delete_below(Lsn(39)).unwrap();
+    SpoolWriter::open(dir.path(), Lsn(1)).unwrap().delete_below(Lsn(39)).unwrap();
     assert_eq!(segments(dir.path()).unwrap(), [2, 3]);
     assert_eq!(read(dir.path(), Lsn(20), end).unwrap(), ["3", "4", "5", "6"]);
     let e = read(dir.path(), Lsn(19), end).unwrap_err().to_string();
-    assert!(e.contains("stands at 0/13") && e.contains("begins at 0/14"), "{e}");
+    assert!(e.contains("position is 0/13") && e.contains("begins at 0/14"), "{e}");
     // What is left holds the durable end, so it stays.
-    Writer::open(dir.path(), Lsn(1)).unwrap().delete_below(Lsn(1_000)).unwrap();
+    SpoolWriter::open(dir.path(), Lsn(1)).unwrap().delete_below(Lsn(1_000)).unwrap();
     assert_eq!(segments(dir.path()).unwrap(), [3]);
 }
 
@@ -118,7 +129,7 @@ fn damage_in_an_older_segment_is_an_error_that_names_it() {
         let path = segment_path(dir.path(), 2);
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(file.metadata().unwrap().len() - missing).unwrap();
-        for e in [Writer::open(dir.path(), Lsn(1)).err().unwrap(), read(dir.path(), Lsn(20), end).unwrap_err()] {
+        for e in [SpoolWriter::open(dir.path(), Lsn(1)).err().unwrap(), read(dir.path(), Lsn(20), end).unwrap_err()] {
             assert!(e.to_string().contains("0000000002.seg is damaged"), "{e}");
         }
     }
@@ -127,7 +138,7 @@ fn damage_in_an_older_segment_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let end = spool_of(dir.path(), 3);
         flip(&segment_path(dir.path(), 2), at);
-        for e in [Writer::open(dir.path(), Lsn(1)).err().unwrap(), read(dir.path(), Lsn(20), end).unwrap_err()] {
+        for e in [SpoolWriter::open(dir.path(), Lsn(1)).err().unwrap(), read(dir.path(), Lsn(20), end).unwrap_err()] {
             assert!(e.to_string().contains("0000000002.seg is damaged at byte 0"), "{e}");
         }
     }
@@ -144,14 +155,14 @@ fn damage_in_an_older_segment_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     spool_of(dir.path(), 3);
     std::fs::remove_file(segment_path(dir.path(), 2)).unwrap();
-    let e = Writer::open(dir.path(), Lsn(1)).err().unwrap().to_string();
+    let e = SpoolWriter::open(dir.path(), Lsn(1)).err().unwrap().to_string();
     assert!(e.contains("0000000002.seg is damaged"), "{e}");
 }
 
 #[test]
 fn passed_blocks_are_not_read() {
     let dir = tempfile::tempdir().unwrap();
-    let mut w = Writer::open(dir.path(), Lsn(1)).unwrap();
+    let mut w = SpoolWriter::open(dir.path(), Lsn(1)).unwrap();
     w.write(&block(&["one"]), Some(Lsn(10))).unwrap();
     // a transaction in two blocks
     w.write(&block(&["two"]), None).unwrap();
@@ -182,7 +193,7 @@ fn older_segments_are_not_read_on_opening() {
             flip(&path, at);
         }
     }
-    assert_eq!(Writer::open(dir.path(), Lsn(1)).unwrap().end(), end);
+    assert_eq!(SpoolWriter::open(dir.path(), Lsn(1)).unwrap().end(), end);
     assert_eq!(read(dir.path(), Lsn(40), end).unwrap(), ["5", "6"]);
 }
 
@@ -198,7 +209,7 @@ fn commit(commit: u64, end: u64) -> Vec<u8> {
 }
 
 /// What happens to a spool: a transaction with changes of relations, some of them after an ALTER; the flags say whether it ends its
-/// block, and whether the connection breaks behind it.
+/// block, and whether the connection breaks after it.
 #[derive(Clone, Debug)]
 struct Step {
     changes: Vec<(u32, bool)>,
@@ -218,8 +229,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 type Transactions = Vec<(u64, Vec<(u32, u32)>)>;
 
 /// Writes the steps as the receiver does.
-fn write_steps(dir: &Path, steps: &[Step]) -> (End, Transactions) {
-    let mut w = Writer::open(dir, Lsn(1)).unwrap();
+fn write_steps(dir: &Path, steps: &[Step]) -> (SpoolEnd, Transactions) {
+    let mut w = SpoolWriter::open(dir, Lsn(1)).unwrap();
     w.segment_bytes = 300;
     let (mut versions, mut described) = ([0u32; 3], [None; 3]);
     let (mut pending, mut boundary, mut whole) = (Vec::new(), None, Vec::new());
@@ -266,7 +277,7 @@ fn write_steps(dir: &Path, steps: &[Step]) -> (End, Transactions) {
 }
 
 /// Reads the spool as the router does: relation messages may come anywhere, all others within whole transactions.
-fn understand(records: &[Bytes]) -> Transactions {
+fn interpret(records: &[Bytes]) -> Transactions {
     let (mut known, mut whole, mut open) = ([None; 3], Vec::new(), None);
     let number = |r: &Bytes, at: usize| u32::from_be_bytes(*r[at..].first_chunk().unwrap());
     for r in records {
@@ -278,7 +289,10 @@ fn understand(records: &[Bytes]) -> Transactions {
                 assert_eq!(known[relation as usize], Some(version), "described as it was then");
                 open.as_mut().expect("a change in a transaction").push((relation, version));
             }
-            b'C' => whole.push((lsn_at(r, 10).unwrap().0, open.take().expect("a commit of a transaction"))),
+            b'C' => {
+                let Ok(Peek::Commit { end }) = peek(r) else { panic!("{r:?}") };
+                whole.push((end.0, open.take().expect("a commit of a transaction")));
+            }
             other => panic!("record {other}"),
         }
     }
@@ -288,20 +302,20 @@ fn understand(records: &[Bytes]) -> Transactions {
 
 proptest! {
     #[test]
-    fn from_any_position_the_transactions_behind_it_come_whole_with_their_relations(steps in steps(), ends_at: prop::sample::Index) {
+    fn from_any_position_later_transactions_come_whole_with_their_relations(steps in steps(), ends_at: prop::sample::Index) {
         let dir = tempfile::tempdir().unwrap();
         let (end, whole) = write_steps(dir.path(), &steps);
         let last = whole.len() as u64 * 10 + 10;
         // between, in, at the commit of, and at the end of each transaction
         for position in (0..=last).filter(|p| [0, 4, 7].contains(&(p % 10))) {
-            let mut got = understand(&read(dir.path(), Lsn(position), end).unwrap());
-            let behind: Transactions = whole.iter().filter(|(end, _)| *end > position).cloned().collect();
+            let mut got = interpret(&read(dir.path(), Lsn(position), end).unwrap());
+            let later: Transactions = whole.iter().filter(|(end, _)| *end > position).cloned().collect();
             // The first block may begin with some that ended before: a consumer passes those itself.
             got.drain(..got.iter().take_while(|(end, _)| *end <= position).count());
-            prop_assert_eq!(got, behind, "from {}", position);
+            prop_assert_eq!(got, later, "from {}", position);
         }
         // A reader that has read up to an earlier end goes on from there.
-        let mut reader = Reader::open(dir.path(), Lsn(20)).unwrap();
+        let mut reader = SpoolReader::open(dir.path(), Lsn(20)).unwrap();
         let mut all = Vec::new();
         for end in [ends(dir.path())[ends_at.index(ends(dir.path()).len())], end] {
             while let Some(b) = reader.next(end).unwrap() {
@@ -309,7 +323,7 @@ proptest! {
             }
         }
         prop_assert_eq!(all, read(dir.path(), Lsn(20), end).unwrap());
-        // Who looks for writes sees those behind the position only.
+        // Only relations that were touched after the position are found.
         let mut writes: Vec<(u32, Lsn)> = Vec::new();
         for (end, changes) in whole.iter().filter(|(end, _)| *end > 24) {
             writes.retain(|(relation, _)| changes.iter().all(|(r, _)| r != relation));
@@ -318,11 +332,11 @@ proptest! {
             relations.dedup();
             writes.extend(relations.iter().map(|r| (*r, Lsn(*end))));
         }
-        prop_assert_eq!(writes_after(dir.path(), Lsn(24), end).unwrap(), writes);
+        prop_assert_eq!(touched_after(dir.path(), Lsn(24), end).unwrap(), writes);
     }
 
     /// C-15: cut or damage the newest segment anywhere; what comes back is a whole number of transactions from the start, and
-    /// the writer goes on behind them.
+    /// the writer goes on after them.
     #[test]
     fn a_torn_or_damaged_tail_is_cut_at_a_boundary(steps in steps(), damage: prop::sample::Index, cut: bool) {
         let dir = tempfile::tempdir().unwrap();
@@ -334,26 +348,26 @@ proptest! {
         } else {
             flip(&path, at);
         }
-        let mut w = Writer::open(dir.path(), Lsn(1)).unwrap();
+        let mut w = SpoolWriter::open(dir.path(), Lsn(1)).unwrap();
         let left = whole.iter().take_while(|(end, _)| *end <= w.end().lsn.0).count();
         prop_assert_eq!(w.end().lsn.0, left.checked_sub(1).map_or(1, |last| whole[last].0), "ends at a boundary");
-        prop_assert_eq!(understand(&read(dir.path(), Lsn::ZERO, w.end()).unwrap()), whole[..left].to_vec());
+        prop_assert_eq!(interpret(&read(dir.path(), Lsn::ZERO, w.end()).unwrap()), whole[..left].to_vec());
         w.write(&block(&[begin(990), commit(990, 994)]), Some(Lsn(994))).unwrap();
         let end = w.sync().unwrap();
-        let got = understand(&read(dir.path(), Lsn::ZERO, end).unwrap());
+        let got = interpret(&read(dir.path(), Lsn::ZERO, end).unwrap());
         prop_assert_eq!((got.len(), got.last().map(|t| t.0)), (left + 1, Some(994)));
-        prop_assert_eq!(Writer::open(dir.path(), Lsn(1)).unwrap().end(), end);
+        prop_assert_eq!(SpoolWriter::open(dir.path(), Lsn(1)).unwrap().end(), end);
     }
 }
 
 /// All boundaries of a spool.
-fn ends(dir: &Path) -> Vec<End> {
+fn ends(dir: &Path) -> Vec<SpoolEnd> {
     let mut found = Vec::new();
     for segment in segments(dir).unwrap() {
         let file = std::fs::File::open(segment_path(dir, segment)).unwrap();
         for at in offsets(&segment_path(dir, segment)) {
             let header = block::Header::read(&file, at).unwrap().unwrap();
-            found.extend(header.boundary.map(|lsn| End { segment, offset: at + header.len(), lsn }));
+            found.extend(header.boundary.map(|lsn| SpoolEnd { segment, offset: at + header.len(), lsn }));
         }
     }
     found

@@ -10,14 +10,13 @@ use std::{
 };
 
 use super::{
-    End,
     block::{HEAD, Head, Header, put_record, relations},
-    damaged, io, segment_path, segments,
+    segment::{SpoolEnd, damaged, io, segment_path, segments},
 };
 use crate::{error::Result, lsn::Lsn};
 
 const COMPRESSION_LEVEL: i32 = 1;
-/// At the first boundary behind this length a segment ends, bytes.
+/// A segment ends at the first boundary after this length, bytes.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// A segment that does not grow any more.
@@ -29,34 +28,34 @@ struct Closed {
 }
 
 /// The writing end. All calls block: it belongs on a thread of its own.
-pub struct Writer {
+pub struct SpoolWriter {
     dir: PathBuf,
     file: Option<File>,
     segment: u64,
     offset: u64,
     /// The last boundary written, synced or not.
-    written: End,
+    written: SpoolEnd,
     compressor: zstd::bulk::Compressor<'static>,
     /// Oldest first.
     closed: Vec<Closed>,
     /// Relation messages that are in force, by OID.
-    relations: BTreeMap<[u8; 4], Vec<u8>>,
+    relations: BTreeMap<u32, Vec<u8>>,
     /// Whether something was written since the last sync.
     dirty: bool,
     pub(super) segment_bytes: u64,
 }
 
-impl Writer {
-    /// Opens the spool, cuts a torn tail, and starts behind the last boundary. `start` is where an empty spool begins: the LSN
+impl SpoolWriter {
+    /// Opens the spool, cuts a torn tail, and starts after the last boundary. `start` is where an empty spool begins: the LSN
     /// at which the slot became consistent.
     pub fn open(dir: &Path, start: Lsn) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         let mut numbers = segments(dir)?;
-        let mut written = End { lsn: start, ..End::default() };
+        let mut written = SpoolEnd { lsn: start, ..SpoolEnd::default() };
         // Only the newest can be torn by a crash: it alone is read.
         while let Some(&segment) = numbers.last() {
             if let Some((offset, lsn)) = cut(&segment_path(dir, segment))? {
-                written = End { segment, offset, lsn: lsn.max(start) };
+                written = SpoolEnd { segment, offset, lsn: lsn.max(start) };
                 break;
             }
             numbers.pop();
@@ -81,7 +80,7 @@ impl Writer {
     }
 
     /// The last boundary that was written.
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> SpoolEnd {
         self.written
     }
 
@@ -90,8 +89,8 @@ impl Writer {
         self.closed.iter().map(|c| c.bytes).sum::<u64>() + if self.file.is_some() { self.offset } else { 0 }
     }
 
-    /// The stream begins again behind the last boundary, and describes its relations anew. Returns that boundary, which is durable.
-    pub fn rewind(&mut self) -> Result<End> {
+    /// The stream begins again after the last boundary, and describes its relations again. Returns that boundary, which is durable.
+    pub fn rewind(&mut self) -> Result<SpoolEnd> {
         self.close_segment()?;
         self.relations.clear();
         Ok(self.written)
@@ -99,7 +98,7 @@ impl Writer {
 
     /// Writes a block of records. With `boundary`, its end is the end of a transaction or a watermark.
     pub fn write(&mut self, block: &[u8], boundary: Option<Lsn>) -> Result<()> {
-        // Only behind a boundary may a segment end, so a large transaction stays in one.
+        // A segment may end only after a boundary, so that a large transaction stays in one.
         if self.offset >= self.segment_bytes && (self.segment, self.offset) == (self.written.segment, self.written.offset) {
             self.close_segment()?;
         }
@@ -107,16 +106,14 @@ impl Writer {
             self.begin_segment()?;
         }
         self.append(block, boundary)?;
-        for message in relations(block) {
-            if let Some(oid) = message.get(1..).and_then(|rest| rest.first_chunk()) {
-                self.relations.insert(*oid, message.into());
-            }
+        for (oid, message) in relations(block) {
+            self.relations.insert(oid, message.into());
         }
         Ok(())
     }
 
     /// Makes everything written durable, and returns the last boundary of it.
-    pub fn sync(&mut self) -> Result<End> {
+    pub fn sync(&mut self) -> Result<SpoolEnd> {
         if let Some(file) = self.file.as_ref().filter(|_| self.dirty) {
             file.sync_data().map_err(io(&segment_path(&self.dir, self.segment)))?;
         }
@@ -134,7 +131,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Cuts what lies behind the last boundary. The next block begins a new segment.
+    /// Cuts what lies after the last boundary. The next block begins a new segment.
     fn close_segment(&mut self) -> Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         let path = segment_path(&self.dir, self.segment);
@@ -177,14 +174,14 @@ impl Writer {
         self.offset += header.len();
         self.dirty = true;
         if let Some(lsn) = boundary {
-            self.written = End { segment: self.segment, offset: self.offset, lsn };
+            self.written = SpoolEnd { segment: self.segment, offset: self.offset, lsn };
         }
         Ok(())
     }
 }
 
-/// Reads a segment, and cuts what lies behind its last boundary; returns that one's offset and LSN. A segment without any is removed:
-/// its number is used again, for a gap in the numbers is damage.
+/// Reads a segment, and cuts what lies after its last boundary; returns the offset and LSN of that boundary. A segment without any is
+/// removed, and its number is used again, because a gap in the numbers is damage.
 fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(io(path))?;
     let mut found = None;
@@ -199,7 +196,7 @@ fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     }
     let size = file.metadata().map_err(io(path))?.len();
     let Some((good, _)) = found else {
-        tracing::warn!(segment = %path.display(), size, "removed a segment of the spool that holds nothing whole");
+        tracing::warn!(segment = %path.display(), size, "removed a segment of the spool that holds no complete transaction");
         std::fs::remove_file(path).map_err(io(path))?;
         return Ok(None);
     };
@@ -212,7 +209,7 @@ fn cut(path: &Path) -> Result<Option<(u64, Lsn)>> {
     Ok(found)
 }
 
-/// A segment that has another behind it: it was cut and synced before that one was begun, so what is missing is damage.
+/// A segment that another one follows. It was cut and synced before that one was begun, so what is missing is damage.
 fn vouched_for(dir: &Path, segment: u64, next: u64) -> Result<Closed> {
     if next != segment + 1 {
         return Err(damaged(&segment_path(dir, segment + 1), 0));

@@ -20,7 +20,7 @@ impl Replay {
             Analyze::NotYet if lag < cx.config.analyze_below => {
                 cx.notice(Level::Info, format!("lag under {}: ANALYZE started", format::bytes(cx.config.analyze_below))).await;
                 let (done, seen) = watch::channel(false);
-                let tables: Vec<TableName> = self.relations.iter().filter(|r| !r.skipped).map(|r| r.table.clone()).collect();
+                let tables: Vec<TableName> = self.relations().iter().filter(|r| !r.skipped).map(|r| r.table.clone()).collect();
                 let (config, reporter, name) = (cx.config.clone(), cx.reporter.clone(), cx.application("analyze"));
                 let cancel = self.cancel.clone();
                 self.tasks.spawn(async move {

@@ -12,8 +12,8 @@ use crate::{
     migration::context::Context,
     name::TableName,
     replay::{
-        lane::{Resolution, Trouble as Conflict},
-        router::Reshaped,
+        lane::{Conflict, ConflictAnswer},
+        schema_change::SchemaChange,
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Waiting {
 enum Next<T> {
     Conflict(Conflict),
     Answered(Waiting, Answer),
-    Reshaped(Reshaped),
+    SchemaChanged(SchemaChange),
     /// A sample is due.
     Sample,
     Done(T),
@@ -53,10 +53,10 @@ impl Replay {
             let next = async {
                 tokio::select! {
                     biased;
-                    Some(error) = self.failures.recv() => Err(error),
-                    Some(conflict) = self.trouble.recv() => Ok(Next::Conflict(conflict)),
+                    Some(error) = self.handle.failures.recv() => Err(error),
+                    Some(conflict) = self.handle.conflicts.recv() => Ok(Next::Conflict(conflict)),
                     Some((waiting, answer)) = self.waiting.next() => Ok(Next::Answered(waiting, answer?)),
-                    Some(reshaped) = self.reshapes.recv() => Ok(Next::Reshaped(reshaped)),
+                    Some(change) = self.handle.schema_changes.recv() => Ok(Next::SchemaChanged(change)),
                     result = &mut work => result.map(Next::Done),
                     _ = tick.tick() => Ok(Next::Sample),
                 }
@@ -64,7 +64,7 @@ impl Replay {
             match cx.prompts.drive(stage, next, |command| takes(command).map(Next::Done)).await? {
                 Next::Conflict(conflict) => self.ask(cx, conflict).await?,
                 Next::Answered(waiting, answer) => self.answered(cx, waiting, answer).await?,
-                Next::Reshaped(reshaped) => self.follow(cx, reshaped).await?,
+                Next::SchemaChanged(change) => self.follow(cx, change).await?,
                 Next::Sample => self.sample(cx).await?,
                 Next::Done(result) => return Ok(result),
             }
@@ -73,9 +73,9 @@ impl Replay {
 
     /// Asks the operator about a conflict. Without anybody to ask, it ends the run.
     async fn ask(&mut self, cx: &mut Context, conflict: Conflict) -> Result<()> {
-        let table = conflict.target.map(|t| self.relations[t].table.clone());
+        let table = conflict.relation.map(|r| self.relations()[r].table.clone());
         if conflict.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
-            let _ = conflict.answer.send(Resolution::Accept);
+            let _ = conflict.answer.send(ConflictAnswer::Accept);
             return Ok(());
         }
         if !cx.config.interactive {
@@ -124,7 +124,7 @@ impl Replay {
                 }
                 cx.reporter.report(Event::DivergenceSettled { table, accepted }).await;
             }
-            let _ = conflict.answer.send(if accepted { Resolution::Accept } else { Resolution::Retry });
+            let _ = conflict.answer.send(if accepted { ConflictAnswer::Accept } else { ConflictAnswer::Retry });
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ fn unasked(conflict: Conflict) -> Error {
     let mut error = conflict.error.context("replay");
     // Counting helps with a change that found no row or collided, not where a partition, a column or a statement is missing.
     let counts = error.sqlstate.is_none() || error.has_code(UNIQUE_VIOLATION);
-    if conflict.target.is_some() && conflict.sql.is_none() && counts {
+    if conflict.relation.is_some() && conflict.sql.is_none() && counts {
         let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
         error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
     }
@@ -157,22 +157,23 @@ fn unasked(conflict: Conflict) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::relation::RelationIndex;
 
-    fn hint(target: Option<usize>, sql: Option<&str>, error: Error) -> String {
+    fn hint(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> String {
         let (answer, _) = tokio::sync::oneshot::channel();
-        unasked(Conflict { lane: 0, target, sql: sql.map(str::to_owned), error, answer }).hint.unwrap_or_default()
+        unasked(Conflict { lane: 0, relation, sql: sql.map(str::to_owned), error, answer }).hint.unwrap_or_default()
     }
 
     #[test]
     fn counting_is_proposed_only_for_changes_that_it_would_count() {
         let code = |code: &str| Error::database(code, "no", None, None);
         for counted in [Error::failed("no such row"), code(UNIQUE_VIOLATION)] {
-            assert!(hint(Some(0), None, counted).contains("--on-conflict count"));
+            assert!(hint(Some(RelationIndex(0)), None, counted).contains("--on-conflict count"));
         }
         // A missing partition, a table that was altered, a whole lane.
         for hint in [
-            hint(Some(0), None, code("23514")),
-            hint(Some(0), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
+            hint(Some(RelationIndex(0)), None, code("23514")),
+            hint(Some(RelationIndex(0)), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
             hint(None, None, Error::failed("the lane failed")),
         ] {
             assert!(!hint.contains("--on-conflict"), "{hint}");

@@ -9,7 +9,7 @@ use crate::{
     event::Event,
     migration::context::Context,
     pg::ledger,
-    replay::relation::{Counters, Relation},
+    replay::relation::{Counters, Relation, Relations},
 };
 
 /// Counters of a relation, and what was told of them.
@@ -21,7 +21,7 @@ pub struct Tally {
 }
 
 /// The tallies of a new run, in the order of the relations; `missed` is what the ledger says, by OID.
-pub async fn begin(cx: &mut Context, relations: &[Relation], missed: &HashMap<u32, u64>, counters: Vec<watch::Receiver<Counters>>) -> Vec<Tally> {
+pub async fn begin(cx: &mut Context, relations: &Relations, missed: &HashMap<u32, u64>, counters: Vec<watch::Receiver<Counters>>) -> Vec<Tally> {
     let mut tallies = Vec::new();
     for (relation, counters) in relations.iter().zip(counters) {
         let missed_before = missed.get(&relation.oid).copied().unwrap_or(0);
@@ -38,17 +38,17 @@ impl Replay {
     /// Tells of the tables that were changed, and records what was missed: it decides how the migration ends.
     pub async fn tell_counters(&mut self, cx: &mut Context) -> Result<()> {
         let mut missed = false;
-        for (relation, known) in self.relations.iter().zip(&mut self.counters) {
+        for (relation, known) in self.relations().iter().zip(&mut self.counters) {
             let now = *known.counters.borrow();
             if now == std::mem::replace(&mut known.told, now) {
                 continue;
             }
-            let all_missed = known.missed_before + now.missed;
+            let all_missed = known.missed_before + now.conflicts_skipped;
             if all_missed > 0 && cx.record.missed.insert(relation.table.to_string(), all_missed) != Some(all_missed) {
                 missed = true;
                 cx.reporter.report(Event::Missed { table: relation.table.clone(), missed: all_missed }).await;
             }
-            cx.reporter.report(replayed(relation, Counters { missed: all_missed, ..now })).await;
+            cx.reporter.report(replayed(relation, Counters { conflicts_skipped: all_missed, ..now })).await;
         }
         if missed { cx.save() } else { Ok(()) }
     }
@@ -72,7 +72,7 @@ fn replayed(relation: &Relation, c: Counters) -> Event {
         sets: c.sets,
         in_order: c.in_order,
         full_row: c.full_row,
-        missed: c.missed,
+        missed: c.conflicts_skipped,
     }
 }
 

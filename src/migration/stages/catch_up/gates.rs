@@ -30,8 +30,12 @@ impl Replay {
             }
             self.altered = altered;
         }
-        let held_up =
-            self.lanes.iter().enumerate().find_map(|(i, l)| l.borrow().held_up.as_ref().map(|why| format!("lane {i} waits for the target: {why}")));
+        let held_up = self
+            .handle
+            .lanes
+            .iter()
+            .enumerate()
+            .find_map(|(i, l)| l.borrow().blocked_by.as_ref().map(|why| format!("lane {i} waits for the target: {why}")));
         if let Some(text) = held_up.as_ref().filter(|_| held_up != self.held_up) {
             cx.notice(Level::Warn, text.clone()).await;
         }
@@ -55,8 +59,9 @@ impl Replay {
     /// What has to hold before the cutover: hard gates refuse, soft ones warn.
     pub fn gates(&self, cx: &Context) -> Vec<Gate> {
         let gate = |name: &str, passed: bool, hard: bool, detail: String| Gate { name: name.into(), passed, hard, detail };
-        let copied = self.relations.iter().filter(|r| !r.skipped).count();
-        let skipped = self.relations.len() - copied;
+        let relations = self.relations();
+        let copied = relations.iter().filter(|r| !r.skipped).count();
+        let skipped = relations.len() - copied;
         let insert_only = cx.plan.identities.values().filter(|c| **c == IdentityChoice::InsertOnly).count();
         let status = self.replication.receiver.status.borrow();
         let healthy = self.slot.as_ref().is_none_or(|s| s.invalidated.is_none()) && status.broken.is_none();
@@ -67,7 +72,7 @@ impl Replay {
                 "all tables copied",
                 true,
                 true,
-                format!("{copied} of {}{}", self.relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
+                format!("{copied} of {}{}", relations.len(), if skipped > 0 { format!(", {skipped} skipped by you") } else { String::new() }),
             ),
             match (cx.prompts.failure(), super::differences(cx)) {
                 (Some(subject), _) => gate("nothing diverged", false, true, format!("{subject} waits for you")),

@@ -9,21 +9,17 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     event::{Answer, Event},
     lsn::Lsn,
     migration::context::Context,
     name::TableName,
     pg::{client::Client, slot},
-    replay::{
-        lane,
-        relation::Relation,
-        router::{self, BarrierRequest},
-    },
+    replay::{ReplayHandle, receiver::Delivered, relation::Relations},
 };
 
 /// A source that does not answer within this time is looked at again later.
@@ -34,16 +30,10 @@ pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// The running replay.
 pub struct Replay {
     pub replication: Replication,
-    pub(super) relations: Arc<Vec<Relation>>,
-    pub(super) lanes: Vec<watch::Receiver<lane::Progress>>,
+    /// Router and lanes.
+    pub(super) handle: ReplayHandle,
+    /// By relation.
     pub(super) counters: Vec<counters::Tally>,
-    pub(super) router: watch::Receiver<router::Progress>,
-    pub(super) barriers: mpsc::Sender<BarrierRequest>,
-    pub(super) paused: watch::Sender<bool>,
-    pub(super) trouble: mpsc::Receiver<lane::Trouble>,
-    /// Tables whose DDL was followed.
-    pub(super) reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
-    pub(super) failures: mpsc::UnboundedReceiver<Error>,
     /// Conflicts that wait for the operator's answer.
     pub(super) waiting: FuturesUnordered<Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
@@ -89,39 +79,40 @@ pub(super) enum Analyze {
 }
 
 impl Replay {
-    /// Where each lane stands, and replay as a whole.
+    pub(super) fn relations(&self) -> Arc<Relations> {
+        self.handle.relations.borrow().clone()
+    }
+
+    /// The position of each lane, and of replay as a whole.
     pub(super) fn applied(&self) -> Applied {
         // The lanes first: what is received meanwhile must not count as theirs.
-        let lanes: Vec<Lsn> = self.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
+        let lanes: Vec<Lsn> = self.handle.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
         let status = self.replication.receiver.status.borrow();
-        let (quiet, needs) = status.quiet;
-        let nothing_under_way = status.end.lsn >= needs && self.router.borrow().routed >= status.end.lsn;
-        // A lane that has applied all that came is level: what the source wrote since is not for us.
-        let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(quiet) } else { lsn }).collect();
+        let Delivered { wal, spool_end } = status.delivered;
+        let nothing_under_way = status.end.lsn >= spool_end && self.handle.router.borrow().routed >= status.end.lsn;
+        // A lane that has applied all that came has no lag: what the source wrote since is not for us.
+        let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(wal) } else { lsn }).collect();
         Applied { all: lanes.iter().min().copied().unwrap_or(self.start), lanes }
     }
 
-    /// Everything up to `lsn` is received, spooled and applied by all lanes, which then stood still together.
+    /// Waits until everything up to `lsn` is received, spooled and applied by all lanes, which then stop together.
     pub fn barrier(&self, lsn: Lsn) -> impl Future<Output = Result<()>> + use<> {
-        let (reached, answer) = oneshot::channel();
-        let barriers = self.barriers.clone();
-        let mut receiver = self.replication.receiver.reacher();
+        let mut receiver = self.replication.receiver.waiter();
+        let barrier = self.handle.barrier(lsn);
         Box::pin(async move {
-            receiver.reach(lsn).await?;
-            let gone = || Error::failed("the replay router has ended").hint("see the log for the reason");
-            barriers.send(BarrierRequest { lsn, reached }).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())
+            receiver.spooled(lsn).await?;
+            barrier.await
         })
     }
 
     /// A paused replay would never drain.
     pub async fn resume(&self, cx: &Context) {
-        if self.paused.send_replace(false) {
+        if self.handle.set_paused(false) {
             cx.reporter.report(Event::Paused { paused: false }).await;
         }
     }
 
     pub fn counts(&self) -> (u64, u64) {
-        (self.relations.iter().filter(|r| !r.skipped).count() as u64, self.lanes.iter().map(|l| l.borrow().changes).sum())
+        (self.relations().iter().filter(|r| !r.skipped).count() as u64, self.handle.changes())
     }
 }

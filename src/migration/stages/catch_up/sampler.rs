@@ -11,7 +11,7 @@ use crate::{
     lsn::Lsn,
     migration::context::Context,
     pg::{catalog, slot},
-    replay::lane::{self},
+    replay::lane::LaneProgress,
     state::between,
 };
 
@@ -35,7 +35,7 @@ impl Replay {
         }
         let Applied { all: applied, lanes: stand } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
-        let durable = self.lanes.iter().map(|l| l.borrow().durable).min().unwrap_or_default();
+        let durable = self.handle.durable();
         self.replication.receiver.applied(durable);
         self.history.note(source, asked);
         self.history.forget_before(durable);
@@ -45,10 +45,10 @@ impl Replay {
         }
         let lag = source.since(applied);
         self.lag = Some(lag);
-        let last_commit = self.router.borrow().last_commit;
+        let last_commit = self.handle.router.borrow().last_commit;
         let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
         let behind = |lsn: Lsn| self.history.behind(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<lane::Progress>, Lsn))| {
+        let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<LaneProgress>, Lsn))| {
             let p = progress.borrow();
             LaneStatus {
                 lane: i as u32,
@@ -56,11 +56,11 @@ impl Replay {
                 lag: source.since(applied),
                 lag_ms: behind(applied),
                 waiting: p.waiting,
-                held_up: p.held_up.clone(),
+                held_up: p.blocked_by.clone(),
             }
         };
-        let lanes = self.lanes.iter().zip(stand).enumerate().map(lane).collect();
-        let changes = self.lanes.iter().map(|l| l.borrow().changes).sum();
+        let lanes = self.handle.lanes.iter().zip(stand).enumerate().map(lane).collect();
+        let changes = self.handle.changes();
         let (lag_ms, source_time) = (behind(applied), Some(source_time));
         cx.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
         self.tell_counters(cx).await?;

@@ -2,7 +2,6 @@
 
 use super::replay::{LOOK, Replay};
 use crate::migration::restore::{self, statements};
-use std::sync::Arc;
 
 use crate::{
     error::Result,
@@ -13,14 +12,14 @@ use crate::{
         dump::{Phase, Statement},
         ledger::{self},
     },
-    replay::router::{self},
+    replay::schema_change::SchemaChange,
     scope::Scope,
 };
 
 impl Replay {
     /// A table of the target was altered as its source was: what is compared from now on.
-    pub(super) async fn follow(&mut self, cx: &mut Context, reshaped: router::Reshaped) -> Result<()> {
-        let router::Reshaped { oid, before, now, columns } = reshaped;
+    pub(super) async fn follow(&mut self, cx: &mut Context, change: SchemaChange) -> Result<()> {
+        let SchemaChange { oid, before, now, columns } = change;
         let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source, &Scope::default())).await.ok().and_then(Result::ok).unwrap_or_default();
         cx.record.shapes.retain(|_, shape| shape.oid != oid);
         let names = |shape: &[catalog::ShapeColumn]| {
@@ -32,12 +31,11 @@ impl Replay {
         cx.record.shapes.insert(name, shape);
         cx.save()?;
         ledger::rename_relation(&cx.target("catch-up").await?, oid, &now).await?;
-        let relations = Arc::make_mut(&mut self.relations);
-        relations.iter_mut().filter(|r| r.oid == oid).for_each(|r| r.table = now.clone());
         self.slot_checked = None;
         // Triggers, foreign keys and grants, too, are as the source has them now.
         let fresh = cx.unless_stopped(restore::dump(cx)).await?.statements;
-        let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| self.relations.iter().any(|r| r.table == *t));
+        let relations = self.relations();
+        let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| relations.iter().any(|r| r.table == *t));
         let fresh = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover && ours(s));
         let statements: Vec<_> = statements::read(cx)?.into_iter().filter(|s| s.phase < Phase::Cutover).chain(fresh).collect();
         statements::write(cx, &statements)?;

@@ -20,8 +20,8 @@ use crate::{
         target_table::{self, Equality, TableKind, TargetTable},
     },
     replay::{
-        lane,
-        relation::{Counters, Relation},
+        lane::LaneProgress,
+        relation::{Counters, Relation, RelationIndex},
     },
 };
 
@@ -53,7 +53,7 @@ enum Match {
 #[derive(Clone, Debug)]
 pub struct Suspect {
     /// Index among the replayed relations.
-    relation: usize,
+    relation: RelationIndex,
     table: TableName,
     kind: TableKind,
     found_by: Match,
@@ -62,7 +62,7 @@ pub struct Suspect {
 impl Suspect {
     /// A relation of the source and its table on the target. `distinct`: its columns, those with the most values first; `indexed`:
     /// columns with which an index of the target begins.
-    fn of(relation: usize, source: &catalog::Relation, target: &TargetTable, distinct: &[String], indexed: &[String]) -> Option<Self> {
+    fn of(relation: RelationIndex, source: &catalog::Relation, target: &TargetTable, distinct: &[String], indexed: &[String]) -> Option<Self> {
         let key = match source.identity {
             'f' if !target.primary_key.is_empty() => return None,
             'f' => None,
@@ -127,16 +127,16 @@ fn columns(names: &[String]) -> String {
 /// The tables that may be slow.
 pub async fn suspects(source: &Client, target: &Client, from: &[catalog::Relation], relations: &[Relation]) -> Result<Vec<Suspect>> {
     let mut found = Vec::new();
-    for (index, relation) in relations.iter().enumerate().filter(|(_, r)| !r.skipped) {
+    for (index, relation) in relations.iter().enumerate().map(|(i, r)| (RelationIndex(i), r)).filter(|(_, r)| !r.skipped) {
         let Some(of_source) = from.iter().find(|r| r.oid == relation.oid) else { continue };
         // Most tables are found by a key of their own: nothing is asked of the servers for those.
-        let keyed = of_source.identity != 'f' && of_source.primary_key().is_some_and(|k| k.columns.first() == relation.target.primary_key.first());
+        let keyed = of_source.identity != 'f' && of_source.primary_key().is_some_and(|k| k.columns.first() == relation.shape.primary_key.first());
         if keyed && of_source.identity == 'd' {
             continue;
         }
         let indexed = target_table::leading_columns(target, &relation.table).await?;
         let distinct = if of_source.identity == 'f' { catalog::most_distinct(source, &relation.table).await? } else { Vec::new() };
-        found.extend(Suspect::of(index, of_source, &relation.target, &distinct, &indexed));
+        found.extend(Suspect::of(index, of_source, &relation.shape, &distinct, &indexed));
     }
     Ok(found)
 }
@@ -197,7 +197,7 @@ pub struct Watch {
     pub suspects: Vec<Suspect>,
     /// Of all replayed relations.
     pub counters: Vec<watch::Receiver<Counters>>,
-    pub lanes: Vec<watch::Receiver<lane::Progress>>,
+    pub lanes: Vec<watch::Receiver<LaneProgress>>,
     pub target: Conninfo,
     pub application: String,
     pub reporter: Reporter,
@@ -212,7 +212,7 @@ impl Watch {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // A target may allow few sessions: the lanes come first.
-            if self.lanes.iter().any(|l| l.borrow().held_up.is_some()) {
+            if self.lanes.iter().any(|l| l.borrow().blocked_by.is_some()) {
                 session = None;
                 continue;
             }
@@ -235,7 +235,7 @@ impl Watch {
 
     /// Changes of a suspect that had to find a row.
     fn changes(&self, suspect: usize) -> u64 {
-        let c = self.counters[self.suspects[suspect].relation].borrow();
+        let c = self.counters[self.suspects[suspect].relation.0].borrow();
         c.updates + c.deletes
     }
 
@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn fix(source: &catalog::Relation, target: &TargetTable, distinct: &[&str], indexed: &[&str]) -> Option<String> {
-        Suspect::of(0, source, target, &strings(distinct), &strings(indexed)).map(|s| s.fix())
+        Suspect::of(RelationIndex(0), source, target, &strings(distinct), &strings(indexed)).map(|s| s.fix())
     }
 
     #[test]

@@ -12,6 +12,7 @@ impl Replay {
     /// Ends router and lanes; the receiver goes on.
     pub async fn stop(mut self, cx: &mut Context) -> Replication {
         self.cancel.cancel();
+        self.handle.ended().await;
         self.tasks.close();
         self.tasks.wait().await;
         // What they did last.

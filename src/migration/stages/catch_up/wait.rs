@@ -63,7 +63,7 @@ impl Replay {
                 },
                 Next::Answered(_) => cutover_box = None,
                 Next::Pause(paused) => {
-                    self.paused.send_replace(paused);
+                    self.handle.set_paused(paused);
                     cx.reporter.report(Event::Paused { paused }).await;
                 }
             }

@@ -23,8 +23,8 @@ pub enum LateWrites {
 pub async fn check(cx: &mut Context, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<LateWrites> {
     step::report(cx, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
-    let mut reacher = replay.replication.receiver.reacher();
-    let Some(status) = unless_aborted(cx, replay, reacher.read(now)).await? else { return Ok(LateWrites::Aborted) };
+    let mut waiter = replay.replication.receiver.waiter();
+    let Some(status) = unless_aborted(cx, replay, waiter.read(now)).await? else { return Ok(LateWrites::Aborted) };
     let late = report(cx, source, &status.written_after(end)).await?;
     if late.is_empty() {
         step::report(cx, step, true, "none").await;

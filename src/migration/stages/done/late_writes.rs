@@ -10,7 +10,7 @@ use crate::{
     migration::{context::Context, relations},
     pg::{catalog, own::Names, slot},
     replay::{
-        receiver::{Places, Receiver},
+        receiver::{Receiver, StartPositions},
         spool,
     },
 };
@@ -49,7 +49,7 @@ pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<(
     }
     let check = async {
         let now = catalog::mark_end_of_stream(&cx.source("cutover").await?).await?;
-        receiver.reacher().read(now).await
+        receiver.waiter().read(now).await
     };
     match tokio::time::timeout(LAST_CHECK_TIMEOUT, check).await {
         Ok(Ok(status)) => record(cx, &status.written_after(seen)).await?,
@@ -76,16 +76,17 @@ async fn writes_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = cx.source("cutover").await?;
     let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::of(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
     let receiver =
-        Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone()).await?;
+        Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone())
+            .await?;
     let reach = async {
         let now = catalog::mark_end_of_stream(&source).await?;
-        receiver.reacher().reach(now).await
+        receiver.waiter().spooled(now).await
     };
     let reached = tokio::time::timeout(LAST_CHECK_TIMEOUT, reach).await;
     let spooled = receiver.status.borrow().end;
     receiver.stop().await.ok();
     reached.map_err(|_| Error::connection("the source does not answer"))??;
-    tokio::task::block_in_place(|| spool::writes_after(&cx.work.spool(), end, spooled))
+    tokio::task::block_in_place(|| spool::touched_after(&cx.work.spool(), end, spooled))
 }
 
 /// Reports late writes, and records that there were some, because they decide how the migration ends.

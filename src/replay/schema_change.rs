@@ -1,5 +1,6 @@
-//! DDL on the source (C-12): logical replication does not carry it, but the stream describes a relation anew before its next change.
-//! What has to run on the target, so that this change finds a table of the right shape. Pure, but for the questions to the source.
+//! Schema changes on the source (C-12). Logical replication does not carry them, but the stream describes a relation again before its
+//! next change. Here is what has to run on the target so that this change finds a table of the right shape. Pure, except for the questions to
+//! the source.
 
 use std::collections::HashMap;
 
@@ -14,6 +15,16 @@ use crate::{
     },
 };
 
+/// A relation whose schema change is made on the target, too.
+#[derive(Clone, Debug)]
+pub struct SchemaChange {
+    /// On the source.
+    pub oid: u32,
+    pub before: TableName,
+    pub now: TableName,
+    pub columns: Vec<ShapeColumn>,
+}
+
 /// What the source says of a relation's columns: how their types print, and how the new ones are defined.
 #[derive(Debug, Default)]
 pub struct Definitions {
@@ -23,7 +34,7 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    pub async fn ask(source: &Client, message: &RelationMessage) -> Result<Self> {
+    pub async fn read(source: &Client, message: &RelationMessage) -> Result<Self> {
         let mut found = Self::default();
         for column in &message.columns {
             let sql = format!("select format_type({}, {})", column.type_oid, column.type_modifier);
@@ -75,7 +86,7 @@ pub fn columns(message: &RelationMessage) -> Vec<ShapeColumn> {
     message.columns.iter().enumerate().map(column).collect()
 }
 
-/// What is left to be run on the target, whose table is called `table` now; nothing when it has been run.
+/// What still has to run on the target, whose table is called `table` now; empty when all of it has run.
 pub fn statements(
     table: &TableName,
     is_leaf: bool,
@@ -190,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn c_12_each_change_of_a_table_has_its_statement_until_it_was_run() {
+    fn c_12_each_change_of_a_table_has_its_statement_until_it_has_run() {
         let before: &[(&str, u32)] = &[("id", INT), ("a", TEXT)];
         let cases: &[(&str, Columns<'_>, &[&str])] = &[
             ("t", &[("id", INT), ("a", TEXT), ("n", INT)], &["alter table public.t add column n integer"]),
@@ -208,7 +219,7 @@ mod tests {
         ];
         for (name, now, wanted) in cases {
             assert_eq!(due(before, &message(name, now), before), *wanted, "{name} {now:?}");
-            // Once it has been run nothing is left to do.
+            // Once it has run nothing remains.
             if *name == "t" {
                 assert_eq!(due(before, &message(name, now), now), [""; 0], "{now:?}");
             }
@@ -218,17 +229,8 @@ mod tests {
     #[test]
     fn c_32_a_relation_is_known_by_oid_and_a_leaf_by_its_columns() {
         let table = TableName::new("public", "t");
-        let target = TargetTable::default();
-        let relation = Relation {
-            oid: 1,
-            table,
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn(0),
-            skipped: false,
-            target,
-            spread: crate::pg::ledger::Spread::No,
-        };
+        let relation =
+            Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, shape: TargetTable::default() };
         let before = shape(&[("id", INT), ("a", TEXT)]);
         assert!(is_as_before(&relation, &message("t", &[("id", INT), ("a", TEXT)]), &before));
         assert!(!is_as_before(&relation, &message("u", &[("id", INT), ("a", TEXT)]), &before));

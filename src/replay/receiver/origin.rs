@@ -1,0 +1,102 @@
+//! The source as the receiver knows it: where it is, and whether it is still the server with which the migration began (I5).
+
+use std::path::Path;
+
+use crate::{
+    error::{Error, Result},
+    lsn::Lsn,
+    name::{ident, literal},
+    pg::{connect::conninfo::Conninfo, wire::Wire},
+};
+
+/// Where to read from, and as whom.
+#[derive(Clone)]
+pub struct Origin {
+    pub source: Conninfo,
+    pub application_name: String,
+    pub slot: String,
+    pub publications: Vec<String>,
+    /// `system_identifier` of the source when the migration began.
+    pub system_id: String,
+}
+
+impl Origin {
+    /// A connection on which the stream flows from `end` on, the end of the spool in `dir`. `copied`: the greatest WAL position at which a
+    /// table was copied.
+    pub async fn open_stream(&self, dir: &Path, end: Lsn, copied: Lsn) -> Result<Wire> {
+        let mut wire = Wire::open_replication(&self.source, &self.application_name).await?;
+        self.identify(&mut wire, dir, end.max(copied)).await?;
+        // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
+        wire.simple("set wal_sender_timeout = '5min'").await?;
+        let publications = self.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
+        wire.start_replication(&format!(
+            "START_REPLICATION SLOT {} LOGICAL {end} (proto_version '1', publication_names {})",
+            ident(&self.slot),
+            literal(&publications).trim_start()
+        ))
+        .await?;
+        Ok(wire)
+    }
+
+    /// Another system is refused, and so is one that has gone back, or that left the old timeline, before `end` of what was received and
+    /// copied.
+    async fn identify(&self, wire: &mut Wire, dir: &Path, end: Lsn) -> Result<()> {
+        let rows = wire.simple("IDENTIFY_SYSTEM").await?;
+        let field = |n: usize| rows.first().and_then(|r| r.get(n).cloned().flatten()).unwrap_or_default();
+        let (system, timeline, at) = (field(0), field(1).parse::<u32>().unwrap_or(0), field(2).parse::<Lsn>()?);
+        if system != self.system_id {
+            return Err(Error::refused(format!("the source is another server now: system identifier {system} instead of {}", self.system_id))
+                .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
+        }
+        if at < end {
+            return Err(gone_back(&format!("its WAL ends at {at}"), end));
+        }
+        // In the directory of the spool that was received on it, so that it outlives this process.
+        let file = dir.join("timeline");
+        let known = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u32>().ok());
+        if let Some(known) = known.filter(|known| *known != timeline) {
+            let history = wire.simple(&format!("TIMELINE_HISTORY {timeline}")).await?;
+            let text = history.first().and_then(|r| r.get(1).cloned().flatten()).unwrap_or_default();
+            match branch_point(&text, known) {
+                Some(branch) if branch >= end => {}
+                Some(branch) => return Err(gone_back(&format!("timeline {timeline} left timeline {known} at {branch}"), end)),
+                None => return Err(gone_back(&format!("timeline {timeline} does not come from timeline {known}"), end)),
+            }
+        }
+        if known != Some(timeline) {
+            let new = dir.join("timeline.new");
+            std::fs::write(&new, timeline.to_string())?;
+            std::fs::File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, &file)?;
+        }
+        Ok(())
+    }
+}
+
+fn gone_back(how: &str, end: Lsn) -> Error {
+    Error::refused(format!("the source has gone back: {how}, but what was received and copied goes up to {end}"))
+        .detail("it was restored from a backup, or another server took over before it had everything")
+        .hint("what was copied and replayed may no longer be on the source: run `hyperlift clean`, empty the target and start again")
+}
+
+/// Where a timeline ended, from a history file (PostgreSQL documentation 26.3.5): lines of timeline, LSN and reason.
+fn branch_point(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut parts = line.split_whitespace();
+        (parts.next()?.parse() == Ok(timeline)).then(|| parts.next()?.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_branch_of_a_timeline_is_read_from_its_history() {
+        let history = "1\t0/3000000\tno recovery target specified\n\n2\t1/5000060\tbefore 2000-01-01\n";
+        assert_eq!(
+            (branch_point(history, 1), branch_point(history, 2), branch_point(history, 3)),
+            (Some(Lsn(0x300_0000)), Some(Lsn((1 << 32) + 0x500_0060)), None)
+        );
+    }
+}
