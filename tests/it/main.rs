@@ -17,6 +17,7 @@ mod layers;
 mod matrix;
 mod migrate;
 mod names;
+mod papers;
 mod pooler;
 mod publications;
 mod races;
