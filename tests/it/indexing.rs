@@ -32,7 +32,7 @@ async fn assert_same_indexes(pair: &Pair) {
     }
 }
 
-fn of(table: &str) -> TableName {
+fn public(table: &str) -> TableName {
     TableName::new("public", table)
 }
 
@@ -80,7 +80,7 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
     migration
         .event("catch-up", |e| {
             if let Event::IndexProgress { table, building, .. } = e
-                && *table == of("large")
+                && *table == public("large")
             {
                 parallel = parallel.max(building.len());
             }
@@ -107,8 +107,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
     let mut migration = Migration::of(&pair);
     migration.start();
     // All except the gated one are built. The key's index is built, too, but does not count yet, because the key has not taken it over.
-    let rest =
-        |e: &Event| matches!(e, Event::IndexProgress { table, building, done, .. } if *table == of("t") && *building == ["t_gated"] && *done == 2);
+    let rest = |e: &Event| matches!(e, Event::IndexProgress { table, building, done, .. } if *table == public("t") && *building == ["t_gated"] && *done == 2);
     migration.event("the others are built", rest).await;
     let phase = "building index: scanning table";
     migration
@@ -160,8 +159,8 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     // There is one job for indexes, and no failure blocks it. The key takes its index over once all indexes of the table are built.
     let state = migration
         .until(|s| {
-            let fine = s.table(&of("fine")).is_some_and(|t| t.state == TableState::Done);
-            let built = |name| s.table(&of(name)).is_some_and(|t| t.state == TableState::Indexing && t.indexes_done == 1);
+            let fine = s.table(&public("fine")).is_some_and(|t| t.state == TableState::Done);
+            let built = |name| s.table(&public(name)).is_some_and(|t| t.state == TableState::Indexing && t.indexes_done == 1);
             fine && built("large") && built("small") && failed(s, "large") && failed(s, "small")
         })
         .await;
@@ -197,12 +196,12 @@ async fn a_copied_table_says_that_it_waits_for_an_index_job() {
     migration.start();
     let states = |all: &[Event], name: &str| {
         let state = |e: &Event| match e {
-            Event::CopyProgress { table, state, .. } if *table == of(name) && !e.is_progress() => Some(*state),
+            Event::CopyProgress { table, state, .. } if *table == public(name) && !e.is_progress() => Some(*state),
             _ => None,
         };
         all.iter().filter_map(state).collect::<Vec<_>>()
     };
-    let waits = |e: &Event| matches!(e, Event::CopyProgress { table, state: TableState::Waiting, .. } if *table == of("second"));
+    let waits = |e: &Event| matches!(e, Event::CopyProgress { table, state: TableState::Waiting, .. } if *table == public("second"));
     migration.event("the second one waits", waits).await;
     assert_eq!(pair.target.rows("select indexrelid from pg_index where indrelid = 'public.second'::regclass").await, Vec::<String>::new());
     gate.batch_execute("select pg_advisory_unlock(42)").await.unwrap();

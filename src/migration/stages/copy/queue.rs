@@ -142,7 +142,7 @@ pub enum Keeper {
     /// The job has read through a session of its own.
     NotUsed,
     /// The job gives it back, with the snapshot and the lock.
-    Returned(SourceSession),
+    Returned(Box<SourceSession>),
     /// The job has used it, and it is gone. The snapshot is gone with it.
     Lost,
 }
@@ -273,7 +273,7 @@ impl CopyQueue {
         parts.running -= 1;
         match keeper {
             Keeper::NotUsed => {}
-            Keeper::Returned(session) => parts.keeper = Some(session),
+            Keeper::Returned(session) => parts.keeper = Some(*session),
             Keeper::Lost => {
                 parts.failed.get_or_insert_with(keeper_lost);
             }

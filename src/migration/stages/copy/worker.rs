@@ -250,7 +250,7 @@ impl CopyWorker {
                 }
             }
         };
-        Ok((if alive { Keeper::Returned(keeper) } else { Keeper::Lost }, outcome))
+        Ok((if alive { Keeper::Returned(Box::new(keeper)) } else { Keeper::Lost }, outcome))
     }
 
     /// The session's transaction goes on after the part: the next part of this relation is read in it, too.
