@@ -1,4 +1,4 @@
-//! Stage 8: the end of the stream is applied, sequences are set, and the objects that replay could not live with are made.
+//! Stage 8: the end of the stream is applied, sequences are set, and the objects that would disturb replay are created.
 
 use super::copy::Replication;
 use crate::migration::restore::statements;
@@ -26,7 +26,7 @@ use crate::{
 const LATE: &str = "the source was written to after the end of the stream";
 
 const ABORTED: &str = "by the operator";
-/// Recorded on the target before the first object is made that replay could not live with: no way back from there.
+/// Recorded on the target before the first object is created that would disturb replay: no way back after it.
 const PAST_RETURN: &str = "past-return";
 
 /// How a cutover ended.
@@ -37,7 +37,7 @@ pub enum Outcome {
     Aborted(Box<Replay>),
 }
 
-/// Drains the stream, sets the sequences and makes the last objects. Until the last objects it can be aborted.
+/// Drains the stream, sets the sequences and creates the last objects. It can be aborted until the last objects begin.
 pub async fn run(cx: &mut Context, mut replay: Replay) -> Result<Outcome> {
     cx.enter(Stage::Cutover).await;
     let end = match drain(cx, &mut replay).await {
@@ -68,9 +68,9 @@ pub async fn run(cx: &mut Context, mut replay: Replay) -> Result<Outcome> {
     }
 }
 
-/// Everything up to `end` is applied: the last objects are made.
+/// Everything up to `end` is applied: creates the last objects.
 async fn hand_over(cx: &mut Context, end: Lsn) -> Result<()> {
-    // A later run must know where to look for late writes.
+    // A later run must know where late writes begin.
     cx.record.end = Some(end);
     cx.save()?;
     last_objects(cx).await?;
@@ -100,8 +100,8 @@ async fn drain(cx: &mut Context, replay: &mut Replay) -> Result<Result<Lsn, Stri
             return Ok(Err(ABORTED.into()));
         }
         stepped(cx, CutoverStep::Drain, true, format!("applied to {end}")).await;
-        let Some(looked) = late_write(cx, replay, &source, end, CutoverStep::LateWrites).await? else { return Ok(Err(ABORTED.into())) };
-        let after = match looked {
+        let Some(checked) = late_write(cx, replay, &source, end, CutoverStep::LateWrites).await? else { return Ok(Err(ABORTED.into())) };
+        let after = match checked {
             Ok(after) => after,
             Err(after) if settle_late_write(cx, replay).await? => {
                 end = after;
@@ -112,8 +112,8 @@ async fn drain(cx: &mut Context, replay: &mut Replay) -> Result<Result<Lsn, Stri
         stepped(cx, CutoverStep::Sequences, false, "").await;
         let set = sequences(cx, &source, &replay.excluded).await?;
         stepped(cx, CutoverStep::Sequences, true, format!("{set} set")).await;
-        let Some(looked) = late_write(cx, replay, &source, after, CutoverStep::LateWritesAgain).await? else { return Ok(Err(ABORTED.into())) };
-        match looked {
+        let Some(checked) = late_write(cx, replay, &source, after, CutoverStep::LateWritesAgain).await? else { return Ok(Err(ABORTED.into())) };
+        match checked {
             Ok(last) => return Ok(Ok(last)),
             Err(after) if settle_late_write(cx, replay).await? => end = after,
             Err(_) => return Ok(Err(LATE.into())),
@@ -127,7 +127,7 @@ async fn abortable<T>(cx: &mut Context, replay: &mut Replay, work: impl Future<O
     replay.drive(cx, Stage::Cutover, async { work.await.map(Some) }, back).await
 }
 
-/// Whether a published change was committed behind `end`: the new end of the stream, `Err` with a late write; `None` when the operator
+/// Whether a published change was committed after `end`. The new end of the stream, as `Err` if there was one; `None` when the operator
 /// goes back.
 async fn late_write(cx: &mut Context, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<Option<Result<Lsn, Lsn>>> {
     stepped(cx, step, false, "").await;
@@ -143,7 +143,7 @@ async fn late_write(cx: &mut Context, replay: &mut Replay, source: &Client, end:
     Ok(Some(Err(now)))
 }
 
-/// Tells of each table that was written to late; their names.
+/// Reports each table that was written to late; their names.
 pub async fn report_late_writes(cx: &Context, source: &Client, writes: &[(u32, Lsn)]) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (oid, lsn) in writes {
@@ -154,13 +154,13 @@ pub async fn report_late_writes(cx: &Context, source: &Client, writes: &[(u32, L
     Ok(names)
 }
 
-/// Drain again, or go back? Without anybody to ask: back, until the source is quiet.
+/// Asks whether to drain again or to go back. Without anybody to ask it goes back, until the source is quiet.
 async fn settle_late_write(cx: &mut Context, replay: &mut Replay) -> Result<bool> {
     if !cx.config.interactive {
         return Ok(false);
     }
     let text = "The source was written to after the end of the stream. r drains again, x goes back.";
-    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, None, text, None).await;
+    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, text, None).await;
     let id = asked.id;
     // It may have been sent before the question was seen.
     let back = |command| if command == Command::AbortCutover { Ok(Answer::GoBack) } else { Err(command) };
@@ -169,8 +169,8 @@ async fn settle_late_write(cx: &mut Context, replay: &mut Replay) -> Result<bool
     Ok(answer == Answer::Retry)
 }
 
-/// Sets the target's sequences to where the source's stand. Never backwards, but for those that nobody has used on the target, and those
-/// that begin anew at their end.
+/// Sets the target's sequences to the values of the source. Never backwards, except those that nobody has used on the target and those
+/// that cycle.
 async fn sequences(cx: &Context, source: &Client, omitted: &Omitted) -> Result<usize> {
     let target = cx.target("cutover").await?;
     let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
@@ -191,8 +191,8 @@ async fn sequences(cx: &Context, source: &Client, omitted: &Omitted) -> Result<u
     Ok(set.len())
 }
 
-/// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies; then owners, grants and event triggers. No way back
-/// from here.
+/// Step 6: foreign keys (not valid yet), triggers in their state, rules, policies; then owners, grants and event triggers. There is no
+/// way back from here.
 async fn last_objects(cx: &mut Context) -> Result<()> {
     let all = statements::read(cx)?;
     let mut session = ddl::Session::new(&cx.config.target, cx.application("cutover"), "");
@@ -221,13 +221,13 @@ async fn last_objects(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Whether an earlier run was stopped behind the point of no return.
+/// Whether an earlier run was stopped after the point of no return.
 pub async fn is_past_return(cx: &Context) -> Result<bool> {
     let target = cx.target("cutover").await?;
     Ok(ledger::migration(&target).await?.is_some() && ledger::has_step(&target, PAST_RETURN).await?)
 }
 
-/// Goes on behind the point of no return: replay has ended, the last objects have not.
+/// Continues after the point of no return: replay has ended, the last objects have not.
 pub async fn resume(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Cutover).await;
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Stage 9: what needs no downtime. Foreign keys are validated and materialised views refreshed; late writes are looked for; then everything
+//! Stage 9: what needs no downtime. Foreign keys are validated, materialised views refreshed and late writes reported; then everything
 //! that hyperlift made on either side is removed.
 
 pub mod clean;
@@ -80,8 +80,8 @@ async fn changed_tables(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Refreshes what is populated on the source. A view may read others through a function, which no catalogue tells of: what fails is tried
-/// again for as long as others succeed; and a function may count on the `search_path` of its database (N-4).
+/// Refreshes what is populated on the source. What fails is tried again while others succeed, because a view may read others through a
+/// function, of which the catalogs know nothing. A function may count on the `search_path` of its database (N-4).
 async fn refresh_views(cx: &mut Context, target: &Client) -> Result<()> {
     let mut left = match cx.source("cutover").await {
         Ok(source) => catalog::populated_matviews(&source).await?,
@@ -128,7 +128,8 @@ async fn refresh_views(cx: &mut Context, target: &Client) -> Result<()> {
     }
 }
 
-/// Goes on receiving: a late write is seen. Until the operator leaves, or for a while without one; then it is looked once more.
+/// Goes on receiving, so that late writes are reported, until the operator leaves or `--linger` is over. Then it reads the stream once
+/// more.
 async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<()> {
     let mut status = receiver.status.clone();
     let mut seen = end;
@@ -156,11 +157,11 @@ async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<()> {
             Err(e) => return Err(e),
         }
     }
-    let look = async {
+    let last = async {
         let now = catalog::mark_end_of_stream(&cx.source("cutover").await?).await?;
         receiver.reacher().read(now).await
     };
-    match tokio::time::timeout(LAST_LOOK, look).await {
+    match tokio::time::timeout(LAST_READ, last).await {
         Ok(Ok(status)) => late_writes(cx, &status.written_after(seen)).await?,
         Ok(Err(e)) => unseen(cx, &e.to_string()).await,
         Err(_) => unseen(cx, "the source does not answer").await,
@@ -172,7 +173,7 @@ async fn unseen(cx: &Context, why: &str) {
     cx.notice(Level::Warn, format!("whether the source was written to after the cutover could not be seen to the end: {why}")).await;
 }
 
-/// Tells of late writes, and remembers that there were some.
+/// Reports late writes, and records that there were some.
 async fn late_writes(cx: &mut Context, writes: &[(u32, Lsn)]) -> Result<()> {
     if writes.is_empty() {
         return Ok(());
@@ -190,35 +191,35 @@ fn late_error() -> Error {
     Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named as late writes: move those rows by hand")
 }
 
-/// Tables that differ with the operator's consent are told of once more, and make another exit code.
+/// Names the tables that differ with the operator's consent once more; the exit code is another one.
 fn differing(cx: &Context) -> Result<()> {
     let differences = catch_up::differences(cx);
     if differences.is_empty() {
         return Ok(());
     }
     Err(Error::new(Kind::Differs, format!("the target differs from the source; not applied: {differences}"))
-        .hint("these changes found no row, or collided: compare the tables and mend the rows by hand"))
+        .hint("these changes found no row, or collided: compare the tables and repair the rows by hand"))
 }
 
-/// What was written to the source since the end of the stream, while hyperlift did not run, or just before it was killed: what the
-/// spool holds behind that end, and what the slot still has.
+/// What was written to the source after the end of the stream, while hyperlift did not run or just before it was killed: what the spool
+/// holds after that end, and what the slot still has.
 async fn written_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = cx.source("cutover").await?;
     let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::of(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
     let receiver =
         Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone()).await?;
-    let look = async {
+    let last = async {
         let now = catalog::mark_end_of_stream(&source).await?;
         receiver.reacher().reach(now).await
     };
-    let reached = tokio::time::timeout(LAST_LOOK, look).await;
+    let reached = tokio::time::timeout(LAST_READ, last).await;
     let spooled = receiver.status.borrow().end;
     receiver.stop().await.ok();
     reached.map_err(|_| Error::connection("the source does not answer"))??;
     tokio::task::block_in_place(|| spool::writes_after(&cx.work.spool(), end, spooled))
 }
 
-/// A migration that is complete: validate, refresh, clean up; again if need be.
+/// A migration that is complete: validates, refreshes and cleans up, again where an earlier run was stopped.
 pub async fn resume(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Done).await;
     if cx.is_finished(Stage::Done) {
@@ -237,5 +238,5 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
     if cx.record.late { Err(late_error()) } else { differing(cx).and(cleaned) }
 }
 
-/// A source is given this long for the last look at what was written late.
-const LAST_LOOK: Duration = Duration::from_secs(20);
+/// The source has this long to send what was written late.
+const LAST_READ: Duration = Duration::from_secs(20);

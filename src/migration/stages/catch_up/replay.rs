@@ -1,6 +1,6 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
-use super::{super::copy::Replication, conflicts::Waiting, counters, lag};
+use super::{super::copy::Replication, counters, lag};
 use crate::pg::catalog::exclusion::Omitted;
 use futures_util::stream::FuturesUnordered;
 use std::{
@@ -80,6 +80,12 @@ pub(super) struct Applied {
     pub(super) lanes: Vec<Lsn>,
     /// The slowest of them.
     pub(super) all: Lsn,
+}
+
+/// A conflict that the operator was asked about.
+pub(super) struct Waiting {
+    pub(super) conflict: lane::Trouble,
+    pub(super) table: Option<TableName>,
 }
 
 pub(super) enum Analyze {
