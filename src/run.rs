@@ -101,7 +101,7 @@ impl Session {
         let result = if kind == FrontKind::Dashboard { with_dashboard(work, front.clone(), options, cancel).await } else { joined(work.await) };
         let state = front.state.clone();
         drop(front);
-        // The reporters are gone with the migration: the hub ends, and the printer behind it.
+        // The reporters are gone with the migration: the hub ends, and the printer after it.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), hub).await;
         if let Some(printer) = printer {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), printer).await;
@@ -154,7 +154,7 @@ fn log_to(work: &WorkDir) -> WorkerGuard {
     guard
 }
 
-/// Commands on their way to the stages; a stop does not wait for one.
+/// Passes commands to the stages. A stop does not wait for a stage to take it.
 fn dispatch(mut commands: mpsc::Receiver<event::Command>, cancel: CancellationToken) -> mpsc::Receiver<event::Command> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
@@ -169,7 +169,7 @@ fn dispatch(mut commands: mpsc::Receiver<event::Command>, cancel: CancellationTo
     receiver
 }
 
-/// SIGTERM, SIGHUP and ctrl-c stop safely; another SIGTERM, or a third ctrl-c, ends at once. SIGUSR1 means `c`.
+/// SIGTERM, SIGHUP and ctrl-c stop safely; another SIGTERM, or a third ctrl-c, ends immediately. SIGUSR1 means `c`.
 fn signals(cancel: &CancellationToken, front: &FrontEnd) -> Result<()> {
     let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     let (mut interrupt, mut user) = (signal(SignalKind::interrupt())?, signal(SignalKind::user_defined1())?);

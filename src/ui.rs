@@ -265,7 +265,7 @@ impl Dashboard {
                 let _ = self.screen.redraw();
             }
             Effect::Leave => return Ok(Next::End),
-            Effect::EndAtOnce => {
+            Effect::EndNow => {
                 self.screen.close();
                 std::process::exit(130);
             }

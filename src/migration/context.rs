@@ -1,4 +1,4 @@
-//! What every stage works with: configuration, work directory, record, plan, connections, and the way to the operator.
+//! What every stage works with: configuration, work directory, record, plan, connections, and the prompts.
 
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ pub struct Context {
     pub dumped: Mutex<Option<(String, Arc<str>)>>,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
-    /// The filters that this run was given, which need not be those with which the migration began.
+    /// The filters that this run was given. They may differ from those with which the migration began.
     asked_scope: Scope,
 }
 
@@ -54,7 +54,7 @@ impl Context {
         plan.subscriptions |= config.subscriptions;
         plan.roles.extend(config.roles.clone());
         if config.owners || config.grants || config.publications || config.subscriptions || !config.roles.is_empty() {
-            // The run that continues has to read the schema with the same eyes.
+            // A run that continues has to read the schema with the same choices.
             work.write_plan(&plan)?;
         }
         let asked_scope = if config.scope.is_everything() { plan.scope.clone() } else { config.scope.clone() };
@@ -77,7 +77,7 @@ impl Context {
         })
     }
 
-    /// Something of the source that the target does not have; remembered for the report at the end, and told once in a run.
+    /// Something of the source that the target does not have; recorded for the report at the end, and reported once in a run.
     pub async fn not_moved(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
         let found = (object.into(), reason.into());
         if self.record.not_moved.contains(&found) {
@@ -90,14 +90,14 @@ impl Context {
         Ok(())
     }
 
-    /// Filters are fixed once the migration has begun: what is published and copied cannot become another selection.
+    /// Refuses other filters once the migration has begun, because what is published and copied stays the same selection.
     pub fn same_scope(&self) -> Result<()> {
         match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {
             None => Ok(()),
             Some(difference) => {
                 let begun = if self.plan.scope.is_everything() { "none".into() } else { self.plan.scope.to_string() };
                 Err(Error::refused(format!("the filters are not those with which this migration began: {difference}")).hint(format!(
-                    "give none, or those with which it began ({begun}); for other filters run `hyperlift clean`, empty the target and start anew"
+                    "give none, or those with which it began ({begun}); for other filters run `hyperlift clean`, empty the target and start again"
                 )))
             }
         }
@@ -130,7 +130,7 @@ impl Context {
         self.work.write_record(&self.record)
     }
 
-    /// Takes over the choices of the plan, in the work directory, too.
+    /// Writes the plan with its choices to the work directory.
     pub fn save_plan(&self) -> Result<()> {
         self.work.write_plan(&self.plan)
     }

@@ -94,28 +94,30 @@ impl Prompts {
         self.open.iter().rev().filter(|o| o.prompt.kind == PromptKind::Failure).find_map(|o| o.prompt.subject.as_ref())
     }
 
-    /// Asks; the answer comes while [`Self::drive`] runs.
-    pub async fn open(
-        &mut self,
-        stage: Stage,
-        kind: PromptKind,
-        subject: Option<Subject>,
-        text: impl Into<String>,
-        blocked_by: Option<String>,
-    ) -> Asked {
+    /// Asks a question of the stage; the answer comes while [`Self::drive`] runs.
+    pub async fn open(&mut self, stage: Stage, kind: PromptKind, text: impl Into<String>, blocked_by: Option<String>) -> Asked {
         let (waits, answer) = oneshot::channel();
-        let id = self.enter(Prompt { id: 0, stage, kind, subject, text: text.into(), blocked_by }, waits).await;
+        let id = self.show(Prompt { id: 0, stage, kind, subject: None, text: text.into(), blocked_by }, waits).await;
         Asked { id, answer }
     }
 
-    /// Gives a prompt its id and shows it. Who asks about a failure that is open already waits for the same answer, because the operator
-    /// decides about the table or the statement.
-    async fn enter(&mut self, prompt: Prompt, waits: oneshot::Sender<Answer>) -> u64 {
-        let same = |p: &Prompt| (p.kind, p.stage, &p.subject) == (PromptKind::Failure, prompt.stage, &prompt.subject);
-        if let Some(known) = self.open.iter_mut().find(|o| prompt.kind == PromptKind::Failure && same(&o.prompt)) {
+    /// Asks what to do about a failure. Where the subject is asked about already, the answer to that prompt is the answer to this one,
+    /// because the operator decides about the whole table or statement.
+    pub async fn open_failure(&mut self, stage: Stage, subject: Subject, text: impl Into<String>) -> Asked {
+        let (waits, answer) = oneshot::channel();
+        let id = self.fail(stage, subject, text.into(), waits).await;
+        Asked { id, answer }
+    }
+
+    async fn fail(&mut self, stage: Stage, subject: Subject, text: String, waits: oneshot::Sender<Answer>) -> u64 {
+        if let Some(known) = self.open.iter_mut().find(|o| o.prompt.stage == stage && o.prompt.subject.as_ref() == Some(&subject)) {
             known.waiting.push(waits);
             return known.prompt.id;
         }
+        self.show(Prompt { id: 0, stage, kind: PromptKind::Failure, subject: Some(subject), text, blocked_by: None }, waits).await
+    }
+
+    async fn show(&mut self, prompt: Prompt, waits: oneshot::Sender<Answer>) -> u64 {
         self.last_id += 1;
         let prompt = Prompt { id: self.last_id, ..prompt };
         self.open.push(Open { prompt: prompt.clone(), waiting: vec![waits] });
@@ -123,7 +125,7 @@ impl Prompts {
         self.last_id
     }
 
-    /// An open prompt waits for something else first, or for nothing any more. It stays the same prompt.
+    /// What an open prompt waits for first has changed. It stays the same prompt, and without a difference nothing is reported.
     pub async fn block(&mut self, id: u64, blocked_by: Option<String>) {
         let known = self.open.iter_mut().find(|o| o.prompt.id == id);
         if let Some(open) = known.filter(|o| o.prompt.blocked_by != blocked_by) {
@@ -157,7 +159,7 @@ impl Prompts {
         if self.yes && blocked_by.is_none() {
             return Ok(None);
         }
-        let mut asked = self.open(stage, PromptKind::Continue, None, text, blocked_by).await;
+        let mut asked = self.open(stage, PromptKind::Continue, text, blocked_by).await;
         let id = asked.id;
         let continued = async {
             asked.answer().await?;
@@ -168,8 +170,8 @@ impl Prompts {
         Ok(next)
     }
 
-    /// Runs work until it ends or the operator stops. Meanwhile what workers ask is shown, answers are brought to those who wait for them,
-    /// and other commands go to the stage: `Ok` ends the wait with this result, `Err` refuses the command.
+    /// Runs work until it ends or the operator stops. Meanwhile what workers ask is shown, and answers go to those who wait for them. Other
+    /// commands go to the stage: `Ok` ends the wait with this result, `Err` refuses the command, and `Err` alone as `takes` refuses all.
     pub async fn drive<T>(
         &mut self,
         stage: Stage,
@@ -182,7 +184,7 @@ impl Prompts {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Error::stopped()),
-                Some(question) = self.questions.recv() => self.show(stage, question).await?,
+                Some(question) = self.questions.recv() => self.take(stage, question).await?,
                 result = &mut work => return result,
                 command = self.commands.recv() => match command {
                     None => return Err(Error::stopped()),
@@ -196,13 +198,13 @@ impl Prompts {
         }
     }
 
-    /// Shows what a worker asks. Without anybody to ask, the failure ends the run.
-    async fn show(&mut self, stage: Stage, Question { subject, error, answer }: Question) -> Result<()> {
+    /// A worker asks. Without anybody to answer, its failure ends the run.
+    async fn take(&mut self, stage: Stage, Question { subject, error, answer }: Question) -> Result<()> {
         if !self.interactive {
             return Err(error.context(subject.to_string()));
         }
         let text = format!("{subject} failed: {error}");
-        self.enter(Prompt { id: 0, stage, kind: PromptKind::Failure, subject: Some(subject), text, blocked_by: None }, answer).await;
+        self.fail(stage, subject, text, answer).await;
         Ok(())
     }
 
@@ -242,4 +244,169 @@ impl Prompts {
 fn command_word(command: &Command) -> String {
     let tagged = serde_json::to_value(command).ok();
     tagged.and_then(|value| Some(value.get("command")?.as_str()?.replace('_', " "))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bus::{self, EventStream, FrontEnd},
+        cli::Cli,
+        name::TableName,
+    };
+    use clap::Parser;
+
+    /// A book of prompts with its operator.
+    struct Operator {
+        front: FrontEnd,
+        events: EventStream,
+    }
+
+    fn start(interactive: bool, arguments: &[&str]) -> (Prompts, Operator) {
+        let always = ["hyperlift", "--source", "postgres://a/a", "--target", "postgres://b/b", "--dir", "nowhere"];
+        let mut config = Cli::parse_from(always.iter().chain(arguments)).migrate.config().unwrap();
+        config.interactive = interactive;
+        let (listener, events) = mpsc::unbounded_channel();
+        let bus = bus::start(|_| {}, Some(listener));
+        let prompts = Prompts::new(&config, bus.reporter, bus.commands, CancellationToken::new());
+        (prompts, Operator { front: bus.front, events })
+    }
+
+    fn table(name: &str) -> Subject {
+        Subject::Table(TableName::new("public", name))
+    }
+
+    impl Operator {
+        async fn next(&mut self) -> Event {
+            self.events.recv().await.unwrap().event.clone()
+        }
+
+        async fn opened(&mut self) -> Prompt {
+            match self.next().await {
+                Event::PromptOpened { prompt } => prompt,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn refused(&mut self) -> (String, String) {
+            match self.next().await {
+                Event::CommandRefused { command, why } => (command, why),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn answer(&self, prompt: u64, answer: Answer) {
+            self.command(Command::Answer { prompt, answer }).await;
+        }
+
+        async fn command(&self, command: Command) {
+            self.front.commands.send(command).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_about_one_table_get_one_answer_and_others_their_own() {
+        let (mut prompts, mut operator) = start(true, &[]);
+        let sender = prompts.sender();
+        let ask = |name: &str| {
+            let (sender, subject) = (sender.clone(), table(name));
+            async move { sender.ask(subject, Error::failed("no")).await }
+        };
+        let work = async {
+            let (a, again, b) = tokio::join!(ask("a"), ask("a"), ask("b"));
+            Ok([a?, again?, b?])
+        };
+        let operate = async {
+            let (a, b) = (operator.opened().await, operator.opened().await);
+            assert_eq!((a.subject.clone(), b.subject.clone()), (Some(table("a")), Some(table("b"))));
+            assert_eq!(a.text, "public.a failed: no");
+            operator.answer(b.id, Answer::Skip).await;
+            assert_eq!(operator.next().await, Event::PromptClosed { id: b.id });
+            operator.answer(a.id, Answer::Retry).await;
+            assert_eq!(operator.next().await, Event::StatementRetried { object: "public.a".into() });
+            assert_eq!(operator.next().await, Event::PromptClosed { id: a.id });
+        };
+        let (answers, ()) = tokio::join!(prompts.drive(Stage::Copy, work, Err), operate);
+        assert_eq!(answers.unwrap(), [Answer::Retry, Answer::Retry, Answer::Skip]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_never_meets_a_later_prompt() {
+        let (mut prompts, mut operator) = start(true, &[]);
+        let sender = prompts.sender();
+        let work = async {
+            let first = sender.ask(table("a"), Error::failed("no")).await?;
+            Ok([first, sender.ask(table("a"), Error::failed("no")).await?])
+        };
+        let operate = async {
+            let first = operator.opened().await.id;
+            operator.answer(first, Answer::Retry).await;
+            operator.answer(first, Answer::Skip).await;
+            operator.next().await;
+            assert_eq!(operator.next().await, Event::PromptClosed { id: first });
+            let mut events = [operator.next().await, operator.next().await];
+            events.sort_by_key(|e| matches!(e, Event::PromptOpened { .. }));
+            let [Event::CommandRefused { command, why }, Event::PromptOpened { prompt }] = &events else { panic!("{events:?}") };
+            assert_eq!((command.as_str(), why.as_str()), ("skip", "this question is not open any more"));
+            // Nor does an answer of another kind.
+            operator.answer(prompt.id, Answer::Confirm).await;
+            assert_eq!(operator.refused().await.0, "cut over");
+            operator.answer(prompt.id, Answer::Skip).await;
+        };
+        let (answers, ()) = tokio::join!(prompts.drive(Stage::Copy, work, Err), operate);
+        assert_eq!(answers.unwrap(), [Answer::Retry, Answer::Skip]);
+    }
+
+    #[tokio::test]
+    async fn a_blocked_prompt_waits_and_is_reported_again_only_when_something_changed() {
+        let (mut prompts, mut operator) = start(true, &[]);
+        let blocked = |why: &str| Some(why.to_owned());
+        let mut asked = prompts.open(Stage::Cutover, PromptKind::Cutover, "", blocked("lag: 3 s")).await;
+        let id = asked.id;
+        operator.answer(id, Answer::Confirm).await;
+        let refused = async {
+            assert_eq!(operator.opened().await.id, id);
+            Ok(operator.refused().await.1)
+        };
+        assert_eq!(prompts.drive(Stage::CatchUp, refused, Err).await.unwrap(), "not yet: lag: 3 s");
+        for why in [blocked("lag: 3 s"), blocked("lag: 1 s"), blocked("lag: 1 s"), None, None] {
+            prompts.block(id, why).await;
+        }
+        operator.answer(id, Answer::Confirm).await;
+        assert_eq!(prompts.drive(Stage::CatchUp, asked.answer(), Err).await.unwrap(), Answer::Confirm);
+        let mut reported = Vec::new();
+        loop {
+            match operator.next().await {
+                Event::PromptOpened { prompt } => reported.push(prompt.blocked_by),
+                Event::PromptClosed { id: closed } if closed == id => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(reported, [blocked("lag: 1 s"), None]);
+    }
+
+    #[tokio::test]
+    async fn commands_go_to_the_stage_or_are_refused_and_a_prompt_without_a_reader_closes() {
+        let (mut prompts, mut operator) = start(true, &[]);
+        let dropped = prompts.open(Stage::Copy, PromptKind::LateWrite, "", None).await.id;
+        operator.opened().await;
+        operator.command(Command::Recheck).await;
+        operator.command(Command::Pause).await;
+        let takes = |command| if command == Command::Pause { Ok("paused") } else { Err(command) };
+        assert_eq!(prompts.drive(Stage::Copy, std::future::pending(), takes).await.unwrap(), "paused");
+        assert_eq!(operator.next().await, Event::PromptClosed { id: dropped });
+        assert_eq!(operator.refused().await, ("recheck".into(), "not possible in stage Copy".into()));
+    }
+
+    #[tokio::test]
+    async fn without_anybody_to_ask_a_failure_ends_the_run_and_yes_continues_where_nothing_blocks() {
+        let (mut prompts, _operator) = start(false, &["--yes"]);
+        let sender = prompts.sender();
+        let work = async { sender.ask(table("a"), Error::failed("no")).await };
+        assert_eq!(prompts.drive(Stage::Copy, work, Err).await.unwrap_err().to_string(), "public.a: no");
+        let refuse = |command| -> Result<(), Command> { Err(command) };
+        assert_eq!(prompts.ask_continue(Stage::Identity, "Go on?", None, refuse).await.unwrap(), None);
+        let blocked = prompts.ask_continue(Stage::Identity, "Go on?", Some("1 open".into()), refuse).await.unwrap_err();
+        assert!(blocked.to_string().contains("Identity: 1 open"), "{blocked}");
+    }
 }

@@ -143,7 +143,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     Ok(())
 }
 
-/// The application: writes until the target is level with the source (without hands), or until the cutover box is confirmed.
+/// The application: writes until the target has caught up (without an operator), or until the cutover box is opened.
 async fn write_until_the_cutover(writer: Writer, mut state: watch::Receiver<State>, hands_free: bool) -> Result<Totals> {
     let ready = |s: &State| {
         let level =

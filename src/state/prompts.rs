@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_stays_open_behind_the_cutover_box() {
+    fn a_failure_stays_open_under_the_cutover_box() {
         let (failure, cutover) = (opened(1, Stage::CatchUp, PromptKind::Failure), opened(2, Stage::Cutover, PromptKind::Cutover));
         let closed = |id| Event::PromptClosed { id };
         // The box is reported again whenever a gate changes.

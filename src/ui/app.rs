@@ -1,4 +1,4 @@
-//! The dashboard without its terminal: key presses in, orders out, and a frame drawn from the state.
+//! The dashboard without its terminal: key presses in, commands out, and a frame drawn from the state.
 //!
 //! Time is passed in, so that every rule about time can be tested.
 
@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// `Y` counts when no key came for this long, and the box stood for so long: a held key or pasted text confirms nothing.
+/// `Y` counts when no key came for this long and the box was on the screen for that long: a held key or pasted text confirms nothing.
 const QUIET_BEFORE_CONFIRM: Duration = Duration::from_millis(500);
-const BOX_STOOD: Duration = Duration::from_secs(1);
-/// A ctrl-c within this time of the one that stops ends the program at once.
-const END_AT_ONCE: Duration = Duration::from_secs(8);
-/// How long an answer stays in the message line.
+const BOX_SHOWN: Duration = Duration::from_secs(1);
+/// A ctrl-c within this time of the one that stops ends the program immediately.
+const END_NOW: Duration = Duration::from_secs(8);
+/// How long a text stays in the message line.
 const MESSAGE: Duration = Duration::from_secs(6);
 const PAGE: isize = 10;
 
@@ -47,7 +47,7 @@ pub enum Effect {
     /// The dashboard closes; the program goes on to its end.
     Leave,
     /// The program ends now.
-    EndAtOnce,
+    EndNow,
 }
 
 pub struct App {
@@ -57,7 +57,7 @@ pub struct App {
     cutover_box: Option<(u64, Instant)>,
     stop_asked: Option<Instant>,
     message_until: Option<Instant>,
-    /// The prompt that was open at the last look.
+    /// The prompt that was on the screen at the last tick.
     prompt: Option<u64>,
     draft_until: Option<Instant>,
 }
@@ -91,11 +91,11 @@ impl App {
         };
     }
 
-    /// Lets go what has had its time; true when the screen changes by it.
+    /// Removes what has been shown for its time; true when the screen changes by it.
     pub fn tick(&mut self, state: &State, now: Instant) -> bool {
         let mut changed = false;
         let prompt = state.prompts.shown().map(|p| p.id);
-        // What was said of an earlier question is not true of this one.
+        // A message about an earlier prompt is not true of this one.
         let asked = prompt.is_some() && prompt != std::mem::replace(&mut self.prompt, prompt);
         if self.message_until.is_some_and(|t| t <= now || asked) {
             self.message_until = None;
@@ -110,7 +110,7 @@ impl App {
         changed
     }
 
-    /// Shows an answer in the message line for a while.
+    /// Shows a text in the message line for a while.
     pub fn say(&mut self, level: Level, text: impl Into<String>, now: Instant) {
         self.view.message = Some((level, text.into()));
         self.message_until = Some(now + MESSAGE);
@@ -191,8 +191,8 @@ impl App {
         match view::can_confirm(state) {
             Err(why) => self.say(Level::Warn, why, now),
             Ok(id) => {
-                let stood = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_STOOD);
-                if quiet && stood {
+                let seen = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_SHOWN);
+                if quiet && seen {
                     return answer(id, Answer::Confirm);
                 }
                 self.say(Level::Warn, "Y did not count: it came too soon after the box or another key; press it again", now);
@@ -333,8 +333,8 @@ impl App {
         }
         self.view.filtering = false;
         if self.view.stopping || self.view.leaving {
-            if self.stop_asked.is_some_and(|asked| now.duration_since(asked) < END_AT_ONCE) {
-                return vec![Effect::EndAtOnce];
+            if self.stop_asked.is_some_and(|asked| now.duration_since(asked) < END_NOW) {
+                return vec![Effect::EndNow];
             }
             self.stop_asked = Some(now);
             return vec![Effect::Send(Command::Stop)];

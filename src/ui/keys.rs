@@ -360,7 +360,7 @@ pub static TABLE: &[Binding] = &[
         contexts: EVERYWHERE,
         label: "ctrl-c",
         hint: "",
-        help: "asks; again: stops safely; a third time within 8 s: ends at once",
+        help: "asks; again: stops safely; a third time within 8 s: ends immediately",
     },
 ];
 
@@ -380,7 +380,7 @@ mod tests {
     use std::collections::HashMap;
 
     #[test]
-    fn no_key_stands_twice_in_a_context_and_each_letter_has_one_meaning() {
+    fn no_key_is_bound_twice_in_a_context_and_each_letter_has_one_meaning() {
         let mut seen = HashMap::new();
         for binding in TABLE {
             for key in binding.keys {

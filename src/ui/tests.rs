@@ -98,7 +98,7 @@ fn named(name: &str) -> &'static Moment {
 }
 
 #[test]
-fn an_answer_leaves_when_a_question_opens_behind_it() {
+fn a_message_leaves_when_a_prompt_opens_after_it() {
     let (mut app, now) = (fixture::app(false), Instant::now());
     let (before, open) = (fixture::starting().state, fixture::preflight().state);
     app.say(Level::Info, "nothing waits for c", now);
@@ -258,7 +258,7 @@ fn c_opens_the_cutover_only_when_the_hard_gates_are_green() {
 }
 
 #[test]
-fn y_counts_only_after_silence_and_when_the_box_stood() {
+fn y_counts_only_after_silence_and_when_the_box_was_seen() {
     let confirm = answer(9, Answer::Confirm);
     let mut desk = Desk::new(fixture::cutover_box());
     assert_eq!(desk.later(900).key('Y'), [], "the box stood for less than a second");
@@ -334,7 +334,7 @@ fn the_keys_that_a_failed_object_of_the_cutover_offers_are_bound() {
         fails(&mut story);
         let mut desk = Desk::new(story);
         let screen = draw(&desk.app, &desk.story.state, WIDE);
-        assert!(screen.contains("[ r retry ]    [ K skip ]") && screen.contains("r retry  K skip"), "{screen}");
+        assert!(screen.contains("[ r retry ]    [ K skip ]\n") && screen.contains("r retry  K skip"), "{screen}");
         assert_eq!(desk.key('r'), answer(30, Answer::Retry));
         desk.key('K');
         assert_eq!(desk.type_(object), answer(30, Answer::Skip));
@@ -379,12 +379,12 @@ fn quitting_asks_and_then_stops_safely() {
 }
 
 #[test]
-fn the_third_ctrl_c_ends_at_once() {
+fn the_third_ctrl_c_ends_the_program() {
     let mut desk = Desk::new(fixture::copy());
     assert_eq!(desk.ctrl_c(), []);
     assert_eq!(desk.ctrl_c(), send(Command::Stop));
     assert_eq!(desk.later(9_000).ctrl_c(), send(Command::Stop), "too late for a third one: the safe stop again");
-    assert_eq!(desk.later(7_000).ctrl_c(), [Effect::EndAtOnce]);
+    assert_eq!(desk.later(7_000).ctrl_c(), [Effect::EndNow]);
     // It works while a name is typed.
     let mut desk = Desk::new(fixture::copy());
     desk.key('K');

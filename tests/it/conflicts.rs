@@ -1,8 +1,11 @@
-//! Changes that find no row on the target, or collide there: replay stops, or counts them, as requested.
+//! Changes that find no row on the target, or collide there: replay stops, asks, or counts them.
 
-use hyperlift::event::{Event, Stage};
+use hyperlift::{
+    event::{Answer, Event, Stage},
+    state::State,
+};
 
-use crate::support::{Migration, Pair};
+use crate::support::{InProcess, Migration, Pair};
 
 /// Two tables that agree, in catch-up; then somebody changes the target.
 async fn disturbed(pair: &Pair, migration: &mut Migration) {
@@ -76,4 +79,40 @@ async fn c_18_replay_stops_at_a_change_that_finds_no_row_and_says_how_to_go_on()
     pair.target.execute("insert into public.t values (1, 'before'), (2, 'before'); delete from public.u").await;
     migration.cut_over(&pair).await;
     pair.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c_18_the_operator_lets_a_change_be_tried_again_or_accepts_that_its_table_differs() {
+    let pair = Pair::shared().await;
+    let tables = "create table public.t (id int primary key, v text); insert into public.t select i, 'before' from generate_series(1, 9) i;
+        create table public.u (id int primary key)";
+    pair.source.execute(tables).await;
+    let mut migration = InProcess::start(&pair, &["--cutover-when-ready", "--quiet-for", "1"], |config| config.interactive = true);
+    migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
+    pair.target.execute("delete from public.t where id = 1; insert into public.u values (100)").await;
+    pair.source.execute("update public.t set v = 'changed' where id = 1").await;
+    pair.source.execute("insert into public.u values (99), (100), (101)").await;
+    let prompt = |s: &State, table: &str| s.prompts.failure_of(table).map(|p| p.id);
+    let named = |s: &State| s.gates.iter().any(|g| g.hard && !g.passed && g.detail.contains("public.t waits for you"));
+
+    // One after the other, or together, as their lanes are.
+    let state = migration.until(|s| prompt(s, "public.t").is_some() && named(s)).await;
+    let id = prompt(&state, "public.t").unwrap();
+    assert!(state.tables.iter().any(|t| t.diverged.is_some()), "{:?}", state.tables);
+    migration.answer(id, Answer::Retry).await;
+    // Nothing has changed: it fails again, and asks again.
+    let state = migration.until(|s| prompt(s, "public.t").is_some_and(|again| again != id)).await;
+    pair.target.execute("insert into public.t values (1, 'before')").await;
+    migration.answer(prompt(&state, "public.t").unwrap(), Answer::Retry).await;
+    let state = migration.until(|s| prompt(s, "public.u").is_some()).await;
+    migration.answer(prompt(&state, "public.u").unwrap(), Answer::Skip).await;
+
+    let state = migration.until(|s| s.cutover.completed.is_some()).await;
+    assert_eq!(state.prompts.shown(), None);
+    migration.command(hyperlift::event::Command::Leave).await;
+    let error = migration.ended().await.unwrap_err();
+    assert!(error.exit_code() == 5 && error.to_string().contains("public.u"), "{error}");
+    assert!(!error.to_string().contains("public.t"), "{error}");
+    assert_eq!(pair.target.value("select v from public.t where id = 1").await, "changed");
+    assert_eq!(pair.target.rows("select id from public.u order by id").await, ["99", "100", "101"]);
 }

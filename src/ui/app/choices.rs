@@ -1,4 +1,4 @@
-//! What the operator chooses of the identities and hypertables, as orders.
+//! What the operator chooses of the identities and hypertables, as commands.
 
 use std::time::{Duration, Instant};
 use tui_input::Input;
@@ -121,7 +121,7 @@ impl App {
         vec![Effect::Send(Command::SelectHypertables { selection: hypertables, one_table })]
     }
 
-    /// The field's next or previous value. A table that is selected is ordered anew.
+    /// The field's next or previous value. A table that is selected is ordered again.
     pub(super) fn turn_field(&mut self, forth: bool, state: &State, now: Instant) -> Vec<Effect> {
         self.view.swapped = true;
         let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };

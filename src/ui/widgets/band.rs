@@ -9,7 +9,7 @@ use ratatui::{
 use std::time::Duration;
 
 use crate::{
-    event::{Answer, Level, Prompt, PromptKind, Stage},
+    event::{Level, Prompt, PromptKind, Stage},
     state::{Ended, LogLine, State, between},
     ui::{
         keys::{self, Action, Context},
@@ -31,15 +31,15 @@ fn level_role(level: Level) -> Role {
     }
 }
 
-/// The last warning or error, and with room the newest line of the log; the dashboard's own answer before both.
+/// The last warning or error and, where there is space, the newest line of the log; the dashboard's own message before both.
 pub fn messages(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = usize::from(area.height);
     let mut out: Vec<Line<'static>> = Vec::new();
     let newest = state.log.len().checked_sub(1);
     let shown_for = |l: &LogLine| if l.level == Level::Error { ERROR } else { WARNING };
     let fresh = |l: &LogLine| l.level > Level::Info && state.now.is_none_or(|now| between(l.at, now) < shown_for(l));
-    let trouble = state.log.iter().rposition(fresh);
-    let mut picked: Vec<usize> = trouble.into_iter().chain(newest).collect();
+    let problem = state.log.iter().rposition(fresh);
+    let mut picked: Vec<usize> = problem.into_iter().chain(newest).collect();
     picked.dedup();
     if let Some(first) = picked.first().copied()
         && picked.len() < rows
@@ -48,8 +48,8 @@ pub fn messages(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         picked.insert(0, first - 1);
     }
     let room = rows.saturating_sub(usize::from(view.message.is_some()));
-    // With room for one line only, trouble is worth more than news.
-    let picked = if room == 1 && picked.len() > 1 { trouble.into_iter().collect() } else { picked };
+    // In a single line, a problem is worth more than news.
+    let picked = if room == 1 && picked.len() > 1 { problem.into_iter().collect() } else { picked };
     for line in picked.iter().rev().take(room).rev().filter_map(|i| state.log.get(*i)) {
         out.push(log_line(line, usize::from(area.width), view));
     }
@@ -75,14 +75,14 @@ pub fn log_line(line: &crate::state::LogLine, columns: usize, view: &View) -> Li
         .line()
 }
 
-/// What is wanted from the operator: a sentence, and the keys for it.
+/// What is asked of the operator: a sentence, and the keys for it.
 struct Band {
     role: Role,
     text: String,
     keys: String,
 }
 
-/// Bytes of a reason that stands beside the keys on a narrow screen.
+/// Bytes of a reason that fits beside the keys on a narrow screen.
 const SHORT_REASON: usize = 16;
 
 fn prompt_band(state: &State, view: &View) -> Option<Band> {
@@ -102,7 +102,7 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
     if view.stopping {
         return attention(
             format!("Stopping safely {}", view.symbols.ellipsis),
-            "The migration can be continued.  ctrl-c twice within 8 s: end at once",
+            "The migration can be continued.  ctrl-c twice within 8 s: end immediately",
         );
     }
     if view.leaving {
@@ -168,8 +168,10 @@ fn failure_band(newest: &Prompt, state: &State, view: &View) -> Band {
         1 => text.clone(),
         n => format!("{n} failures need you: select the row of each. {text}"),
     };
-    let skip = if shown.objection(Answer::Skip).is_none() { "    [ K skip ]" } else { "" };
-    Band { role: Role::Attention, text, keys: format!("[ r retry ]{skip}    [ enter details ]") }
+    let skip = if view.enabled(Action::Skip, state) { "    [ K skip ]" } else { "" };
+    let details = view.enabled(Action::Details, state) && !view::cutover_box(state);
+    let details = if details { "    [ enter details ]" } else { "" };
+    Band { role: Role::Attention, text, keys: format!("[ r retry ]{skip}{details}") }
 }
 
 fn transactions(n: usize) -> String {

@@ -1,6 +1,6 @@
 //! Changes that cannot be applied, and failures of lanes: the operator decides.
 
-use super::replay::{Replay, SAMPLE_EVERY};
+use super::replay::{Replay, SAMPLE_EVERY, Waiting};
 
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     error::{Error, Result},
-    event::{Answer, Command, Event, Level, PromptKind, Stage, Subject},
+    event::{Answer, Command, Event, Level, Stage, Subject},
     migration::context::Context,
     name::TableName,
     replay::{
@@ -19,12 +19,6 @@ use crate::{
 
 /// A duplicate key: the change collided with a row of the target.
 const UNIQUE_VIOLATION: &str = "23505";
-
-/// A conflict that the operator was asked about.
-pub(super) struct Waiting {
-    conflict: Conflict,
-    table: Option<TableName>,
-}
 
 /// What happens while replay runs.
 enum Next<T> {
@@ -100,7 +94,7 @@ impl Replay {
             (Some(table), None) => format!("{table}: {} Retry (r), or accept that this table differs (K).", conflict.error),
             (None, None) => format!("{object}: {} Fix the cause, then retry (r).", conflict.error),
         };
-        let mut asked = cx.prompts.open(Stage::CatchUp, PromptKind::Failure, Some(subject), text, None).await;
+        let mut asked = cx.prompts.open_failure(Stage::CatchUp, subject, text).await;
         self.waiting.push(Box::pin(async move {
             let answer = asked.answer().await;
             (Waiting { conflict, table }, answer)

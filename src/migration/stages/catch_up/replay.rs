@@ -1,6 +1,6 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
-use super::{super::copy::Replication, conflicts::Waiting, counters, lag};
+use super::{super::copy::Replication, counters, lag};
 use crate::pg::catalog::exclusion::Omitted;
 use futures_util::stream::FuturesUnordered;
 use std::{
@@ -19,7 +19,7 @@ use crate::{
     migration::context::Context,
     name::TableName,
     pg::{client::Client, slot},
-    replay::{ReplayHandle, receiver::Delivered, relation::Relations},
+    replay::{ReplayHandle, lane::Conflict, receiver::Delivered, relation::Relations},
 };
 
 /// A source that does not answer within this time is looked at again later.
@@ -70,6 +70,12 @@ pub(super) struct Applied {
     pub(super) lanes: Vec<Lsn>,
     /// The slowest of them.
     pub(super) all: Lsn,
+}
+
+/// A conflict that the operator was asked about.
+pub(super) struct Waiting {
+    pub(super) conflict: Conflict,
+    pub(super) table: Option<TableName>,
 }
 
 pub(super) enum Analyze {

@@ -87,7 +87,7 @@ async fn pause(cutover_box: &mut Option<Asked>) -> Result<Next> {
 
 /// Opens the cutover box. It needs no text, because it shows the gates and the steps.
 async fn open_box(cx: &mut Context, blocked_by: Option<String>) -> Asked {
-    cx.prompts.open(Stage::Cutover, PromptKind::Cutover, None, "", blocked_by).await
+    cx.prompts.open(Stage::Cutover, PromptKind::Cutover, "", blocked_by).await
 }
 
 /// The first hard gate that is closed.

@@ -57,7 +57,7 @@ pub async fn ask_to_drain_again(cx: &mut Context, replay: &mut Replay) -> Result
         return Ok(false);
     }
     let text = "The source was written to after the end of the stream. r drains again, x goes back.";
-    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, None, text, None).await;
+    let mut asked = cx.prompts.open(Stage::Cutover, PromptKind::LateWrite, text, None).await;
     let id = asked.id;
     // It may have been sent before the question was seen.
     let back = |command| if command == Command::AbortCutover { Ok(Answer::GoBack) } else { Err(command) };
