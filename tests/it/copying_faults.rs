@@ -47,7 +47,7 @@ async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
     pair.target_server().restart().await.unwrap();
     drop(gate);
     assert_eq!(pair.target.value(small).await, "planned", "the crash has undone it");
-    // Whose snapshot lives is copied again at once, what counted as finished by another run.
+    // A table whose snapshot is still held is copied again immediately; what counted as finished, by another run.
     let ended = migration.ended().await;
     ended.assert_code(1);
     assert!(ended.stderr.contains("the target has lost the copy of public.small"), "{}", ended.stderr);
@@ -125,7 +125,7 @@ const LARGE_OBJECTS: &str = "
 #[tokio::test]
 async fn c_15_large_objects_are_complete_after_kills_in_the_middle_of_them() {
     let pair = Pair::own(ServerOptions::default()).await;
-    // Of no bytes, of some, of just as many as are read at once, of more, and with a hole.
+    // Of no bytes, of some, of exactly one read, of more, and with a hole.
     pair.source
         .execute(
             "create table public.t (id int primary key, file oid); create role reader; create role keeper;
@@ -210,7 +210,7 @@ async fn a_table_whose_check_reads_a_smaller_one_is_copied_behind_it() {
     migration.finish(&pair).await;
     pair.assert_equal().await;
 
-    // Nothing comes behind it: the row breaks the check wherever it is.
+    // No retry helps: the row breaks the check wherever it is.
     let pair = Pair::shared().await;
     pair.source
         .execute(

@@ -1,4 +1,4 @@
-//! `hyperlift demo` without hands: the whole way on servers of its own, and nothing left behind.
+//! `hyperlift demo` without a terminal: a whole migration on servers of its own, after which nothing is left.
 
 use super::runner::{eventually, program};
 use hyperlift::demo::timescale::{TimescaleKind, timescale_kinds};
@@ -32,7 +32,7 @@ impl Demo {
     /// Lets it run through; what it printed.
     async fn finish(mut self) -> String {
         let text = Arc::new(Mutex::new(String::new()));
-        let _told = Told(Arc::clone(&text));
+        let _printed = PrintedOnFailure(Arc::clone(&text));
         let read = |pipe: Box<dyn Read + Send>| {
             let text = Arc::clone(&text);
             std::thread::spawn(move || {
@@ -64,9 +64,9 @@ impl Drop for Demo {
 }
 
 /// What a demo printed, shown when the test fails.
-struct Told(Arc<Mutex<String>>);
+struct PrintedOnFailure(Arc<Mutex<String>>);
 
-impl Drop for Told {
+impl Drop for PrintedOnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}", self.0.lock().unwrap_or_else(PoisonError::into_inner));

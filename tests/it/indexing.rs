@@ -1,4 +1,4 @@
-//! Indexes and keys: built at once, as the source has them, whatever is killed or fails meanwhile.
+//! Indexes and keys: built in parallel, the same as on the source, whatever is killed or fails meanwhile.
 
 use hyperlift::{
     demo::servers::Programs,
@@ -47,7 +47,7 @@ async fn assert_analyzed(target: &Database, tables: &[&str]) {
 #[tokio::test]
 async fn every_kind_of_index_and_key_is_as_on_the_source() {
     let pair = Pair::shared().await;
-    // Once for a table whose indexes are built at once, once for a small one, and with a partitioned one.
+    // For a table whose indexes are built in parallel, for a small one, and with a partitioned one.
     let objects = |table: &str| {
         format!(
             "create table public.{table} (a int not null, b int, \"C c\" text, r int4range, z int);
@@ -87,7 +87,7 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
             matches!(e, Event::StageChanged { stage: Stage::CatchUp, .. })
         })
         .await;
-    assert!(at_once >= 2, "indexes of one table are built at once");
+    assert!(at_once >= 2, "indexes of one table are built in parallel");
     assert_analyzed(&pair.target, &["large", "small", "parts", "low", "higher"]).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
@@ -138,7 +138,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built() {
     let pair = Pair::own(hyperlift::demo::servers::ServerOptions::default()).await;
-    // Every row has the same value while somebody holds the advisory lock 43.
+    // Every row has the same value while a session holds the advisory lock 43.
     let broken = "create function public.broken(n int) returns int language plpgsql immutable as
         $$ begin return case when pg_catalog.pg_try_advisory_xact_lock_shared(43) then n else 0 end; end $$";
     pair.source.execute(broken).await;

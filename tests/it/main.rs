@@ -18,6 +18,7 @@ mod matrix;
 mod migrate;
 mod names;
 mod pooler;
+mod preflight;
 mod publications;
 mod races;
 mod refusals;

@@ -199,7 +199,7 @@ async fn an_operator_takes_the_demo_from_the_first_check_to_the_exit_summary() {
     terminal.shows(&["▶6 Catch-up", "✓5 Copy", "Source DB - Target DB", "public.metrics"]).await;
     terminal.press("C");
     terminal.shows(&["CUTOVER", "must have STOPPED WRITING", "[ Y  cut over now ]"]).await;
-    // a Y right behind another key is not meant
+    // a Y directly after another key is ignored
     terminal.press("jY");
     terminal.shows(&["Y did not count"]).await;
     let mut done = terminal.text().contains("Migration successfully completed");
@@ -273,7 +273,7 @@ async fn copies_are_paused_in_the_middle_of_a_table_and_their_number_changes_whi
     let mut terminal = Terminal::demo(&["--yes", "--plan", plan, "--on", "plain", "--split-tables-larger-than", "256kB", "--copy-rate", "512kB"]);
     terminal.shows(&["▶5 Copy", "p: pause copy", "copy jobs 4", "copying"]).await;
     terminal.press("p");
-    // A table stands in the middle.
+    // A table is in the middle.
     terminal.shows(&["p: resume copy", "paused", "copying"]).await;
     for (key, jobs) in [("-", "copy jobs 3"), ("-", "copy jobs 2"), ("+", "copy jobs 3"), ("-", "copy jobs 2")] {
         terminal.press(key);

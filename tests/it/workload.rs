@@ -182,7 +182,7 @@ impl Written {
 }
 
 /// A transaction that stays open while others commit; nobody else touches its table.
-struct Held {
+struct OpenTransaction {
     client: Client,
     table: usize,
     left: u32,
@@ -192,7 +192,7 @@ struct Held {
 pub async fn write(source: &Database, tables: &[Table], transactions: u32, rng: &mut fastrand::Rng) -> Written {
     let client = source.session().await;
     let mut written = Written::default();
-    let mut held: Option<Held> = None;
+    let mut held: Option<OpenTransaction> = None;
     // Something to begin with.
     for table in tables {
         run(&client, &mut written, &table.insert(rng, (1, 50)), "").await;
@@ -213,7 +213,7 @@ pub async fn write(source: &Database, tables: &[Table], transactions: u32, rng: 
                 held = Some(session);
             }
         } else if rng.u8(0..6) == 0 {
-            let session = Held { client: source.session().await, table: rng.usize(0..tables.len()), left: rng.u32(1..6) };
+            let session = OpenTransaction { client: source.session().await, table: rng.usize(0..tables.len()), left: rng.u32(1..6) };
             // A child of another table is locked with it.
             if !tables[session.table].is_parent {
                 run(&session.client, &mut written, "begin", "").await;
