@@ -1,4 +1,4 @@
-//! Numbers for people: sizes, durations, counts, times of day. The only place that formats them.
+//! Numbers for people: sizes, durations, counts, times of day. They are formatted only here.
 
 use humansize::{BaseUnit, FormatSizeOptions, WINDOWS, format_size};
 use jiff::{Timestamp, tz::TimeZone};

@@ -62,7 +62,7 @@ struct Before {
     differs: bool,
 }
 
-/// Folds events and says what is worth a line.
+/// Folds events into a state, and prints a line for those that matter to a reader.
 struct Printer {
     zone: TimeZone,
     state: State,
@@ -234,7 +234,7 @@ impl Printer {
         let took = known.and_then(|t| Some(between(t.started?, t.finished?)));
         let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
         Some(match state {
-            // That it began is told with its format.
+            // The begin of a copy is printed with its format.
             TableState::Queued | TableState::Copying => return None,
             TableState::Done if before.is_some_and(TableState::is_copied) => format!("indexed {table}"),
             TableState::Indexing if before == Some(TableState::Waiting) => return None,
@@ -248,7 +248,7 @@ impl Printer {
         })
     }
 
-    /// The line that scripts wait for: how far the target is behind.
+    /// The line that scripts wait for: the lag of the target.
     fn watch(&mut self, stamped: &Stamped) -> Option<String> {
         let Event::Replayed { lag, .. } = stamped.event else { return None };
         if !matches!(self.state.stage, Some(Stage::CatchUp | Stage::Verify | Stage::Cutover)) {
