@@ -52,7 +52,7 @@ impl WorkDir {
                 .map(|e| e.file_name().to_string_lossy().into_owned())
                 .find(|n| !KNOWN.contains(&n.as_str()));
             if let Some(name) = strange {
-                return Err(Error::usage(format!("{} is not a work directory of hyperlift: it holds {name}", path.display()))
+                return Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
                     .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made"));
             }
         }

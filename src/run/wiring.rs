@@ -22,7 +22,7 @@ use crate::{
     work_dir::WorkDir,
 };
 
-/// What is still printed when the work is over has this long.
+/// The longest wait for the last lines of output.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// One run of the program on a migration, with everything around it.
@@ -109,7 +109,7 @@ async fn with_dashboard(mut work: JoinHandle<Result<()>>, front: FrontEnd, optio
     tokio::pin!(dashboard);
     tokio::select! {
         shown = &mut dashboard => {
-            // Left, or the terminal went away: the migration stops safely.
+            // The operator left, or the terminal is gone: the migration stops safely.
             cancel.cancel();
             let result = joined(work.await);
             shown.and(result)
@@ -135,7 +135,7 @@ fn log_to(work: &WorkDir) -> WorkerGuard {
     guard
 }
 
-/// Commands on their way to the stages; a stop does not wait for one.
+/// Passes commands on to the stages. A stop does not wait for a stage to read it.
 fn dispatch(mut commands: mpsc::Receiver<event::Command>, cancel: CancellationToken) -> mpsc::Receiver<event::Command> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {

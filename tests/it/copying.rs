@@ -86,7 +86,7 @@ async fn i_1_parts_of_one_table_are_read_under_one_snapshot_while_it_is_written(
             let mut round = 0;
             while !stop.is_cancelled() {
                 round += 1;
-                // A row that moves to another page in the middle is there twice, or not at all, for those who read under two snapshots.
+                // Under two snapshots, a row that moves to another page meanwhile is read twice, or not at all.
                 let id = (round * 997 + number * 3000) % 12_000 + 1;
                 let sql = format!(
                     "begin; update public.keyed set n = n + 1 where id = {id}; update public.bag set n = n + 1 where id = {id};
@@ -117,7 +117,7 @@ async fn i_1_parts_of_one_table_are_read_under_one_snapshot_while_it_is_written(
 }
 
 #[tokio::test]
-async fn c_15_killed_between_two_parts_it_copies_the_table_anew_and_no_row_twice() {
+async fn c_15_killed_between_two_parts_it_copies_the_table_again_and_no_row_twice() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     migration.kill().await;
@@ -132,7 +132,7 @@ async fn c_30_a_part_that_a_killed_run_commits_late_is_refused() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     migration.kill().await;
-    // What its session would send last; no other process has come yet.
+    // What its session would send last, before another process begins.
     let zombie = pair.target.session().await;
     let (oid, attempt) = {
         let row = pair.target.value("select source_oid, attempt from _hyperlift.relation where name = 'bag'").await;
@@ -172,7 +172,7 @@ async fn a_part_whose_session_on_the_target_ends_is_copied_again_under_the_same_
 }
 
 #[tokio::test]
-async fn a_relation_whose_snapshot_is_lost_is_copied_anew_under_another() {
+async fn a_relation_whose_snapshot_is_lost_is_copied_again_under_another() {
     let pair = Pair::own(ServerOptions::default()).await;
     let mut migration = part_way(&pair).await;
     pair.source.rows("select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '/copy-'").await;
@@ -185,7 +185,7 @@ async fn a_relation_whose_snapshot_is_lost_is_copied_anew_under_another() {
 async fn c_28_an_alter_table_that_waits_for_the_copy_does_not_stop_it() {
     let pair = Pair::own(ServerOptions::default()).await;
     pair.source.execute(LARGE).await;
-    // Enough jobs for some to come when the ALTER TABLE waits already.
+    // Enough jobs that some begin when the ALTER TABLE already waits.
     let mut migration = Migration::of(&pair).arguments(SLOWLY);
     migration.start();
     migration.event("the copy of the table", |e| matches!(e, Event::CopyBegun { table, .. } if table.name == "bag")).await;
@@ -220,7 +220,7 @@ async fn leaves_of_a_partition_root_are_parts_under_one_snapshot() {
     assert_eq!(pair.source.rows(leaves).await, pair.target.rows(leaves).await);
 }
 
-/// A table, what it is copied as, and its values.
+/// A table, the format in which it is copied, and its values.
 const TYPES: &[(&str, CopyFormat, &str, &str)] = &[
     (
         "numbers",
@@ -271,7 +271,7 @@ async fn t_1_to_t_8_values_are_the_same_in_the_format_that_their_types_allow() {
         format!("create table {name} ({columns}); alter table {name} replica identity full; insert into {name} values {values};")
     });
     let tables: String = tables.collect();
-    // Nothing in it, nothing of it, and nothing that may be written.
+    // An empty table, one without columns, and one without columns that may be written.
     let others = "create table empty (a mood); alter table empty replica identity full; create table no_columns (); alter table no_columns replica identity full;
         insert into no_columns select from generate_series(1, 3000);
         create table computed (a int primary key, b int generated always as (a * 2) stored); insert into computed values (1), (2);

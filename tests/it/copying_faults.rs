@@ -13,7 +13,7 @@ use crate::support::{InProcess, Migration, Pair, until};
 #[tokio::test]
 async fn c_16_what_a_crash_of_the_target_has_undone_is_copied_again() {
     let timescale = Programs::newest().unwrap().has_timescale();
-    // Nothing reaches the disk that nobody waits for.
+    // Only what somebody waits for reaches the disk.
     let options = [("wal_buffers", "64MB"), ("bgwriter_lru_maxpages", "0"), ("autovacuum", "off")];
     let target = options.iter().fold(ServerOptions { timescale, ..ServerOptions::default() }, |o, (name, value)| o.setting(*name, *value));
     let pair = Pair::on(Server::start(ServerOptions::default()).await.unwrap(), Server::start(target).await.unwrap()).await;
@@ -90,7 +90,7 @@ async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_
     assert_eq!(state.stage, Some(Stage::Copy), "it waits for the operator");
     let half_way = "select (select count(*) from public.parts) between 1 and 11999, (select count(*) from public.root) between 1 and 11999";
     assert_eq!(pair.target.rows(half_way).await, ["t|t"]);
-    // Tried again, it breaks again.
+    // The retry fails again.
     migration.command(Command::Retry { object: "public.one".into() }).await;
     migration.event("it needs the operator again", asks).await;
     for name in ["parts", "one", "root"] {
@@ -117,7 +117,7 @@ async fn a_table_that_breaks_half_way_and_is_skipped_ends_up_empty_and_the_rest_
     assert_eq!(pair.target.value("select count(*) from pg_indexes where schemaname = 'public' and indexname ~ '_v_idx'").await, "4");
 }
 
-/// All large objects with what they hold, and whose they are.
+/// All large objects with their contents and owners.
 const LARGE_OBJECTS: &str = "
     select oid, length(lo_get(oid)), md5(lo_get(oid)), obj_description(oid, 'pg_largeobject'), lomacl::text, pg_get_userbyid(lomowner)
       from pg_largeobject_metadata order by 1";
@@ -193,7 +193,7 @@ async fn large_objects_that_the_user_may_not_read_are_named_and_the_others_moved
 }
 
 #[tokio::test]
-async fn a_table_whose_check_reads_a_smaller_one_is_copied_behind_it() {
+async fn a_table_whose_check_reads_a_smaller_one_is_copied_after_it() {
     let pair = Pair::shared().await;
     pair.source
         .execute(

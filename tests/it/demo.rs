@@ -101,7 +101,7 @@ async fn nothing_is_left_after_kill_9() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the server and the template");
     child.kill().unwrap();
     child.wait().unwrap();
-    // the folders go last, after the server has ended
+    // the folders are removed last, after the server has ended
     wait_until(|| fs::read_dir(folder.path()).unwrap().count() == 0).await;
     assert!(execute(&uri, "select 1").await.is_err());
 }
@@ -242,7 +242,7 @@ async fn each_planted_difference_is_found() {
         assert_eq!(differences.len(), 1, "{sql}: {differences:?}");
         assert!(differences[0].to_string().starts_with(expected), "{sql}: {}", differences[0]);
     }
-    // further on is fine for a sequence, whatever its direction; other schemas are nobody's business
+    // a sequence may be further on, in its direction; other schemas are not compared
     copy(&server).await;
     execute(&target, "select nextval('public.ticket'), nextval('shop.invoice_number'); create schema _hyperlift create table t ()").await.unwrap();
     assert_eq!(compare(&source, &target, None).await.unwrap(), []);

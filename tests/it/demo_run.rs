@@ -12,7 +12,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A demo whose servers and files all lie in one folder.
+/// A demo whose servers and files are all in one folder.
 struct Demo {
     child: Child,
     folder: TempDir,
@@ -29,7 +29,7 @@ impl Demo {
         Self { child, folder }
     }
 
-    /// Lets it run through; what it printed.
+    /// Runs it to its end, and returns what it printed.
     async fn finish(mut self) -> String {
         let text = Arc::new(Mutex::new(String::new()));
         let _printed = PrintedOnFailure(Arc::clone(&text));
@@ -95,7 +95,7 @@ fn expect_success(text: &str) {
 }
 
 #[tokio::test]
-async fn the_demo_runs_through_without_hands_and_leaves_nothing() {
+async fn the_demo_runs_without_a_terminal_and_leaves_nothing() {
     let text = Demo::start(&[]).finish().await;
     expect_success(&text);
     for part in ["[WATCH] Source DB - Target DB => 0MB", "Syncing last LSN in Source DB to Target DB ...", "COMPLETED", "2 of them hypertables"] {
@@ -104,7 +104,7 @@ async fn the_demo_runs_through_without_hands_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_demo_runs_through_on_pglite_and_leaves_nothing() {
+async fn the_demo_runs_on_pglite_and_leaves_nothing() {
     if !timescale_kinds().await.contains(&TimescaleKind::Pglite) {
         return;
     }

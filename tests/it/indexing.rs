@@ -9,10 +9,10 @@ use hyperlift::{
 
 use crate::support::{Database, InProcess, Migration, Pair, until};
 
-/// Enough for a relation that is not built in one transaction.
+/// Enough rows for a relation that is not built in one transaction.
 const LARGE: &str = "select g, g / 2, 'row ' || g || repeat(' and more', 40), int4range(g, g + 1), null from generate_series(1, 30000) g";
 
-/// Whoever evaluates this waits for the advisory lock 42 of its database.
+/// A session that evaluates this waits for the advisory lock 42 of its database.
 const GATE: &str = "create function public.gate(n int) returns int language plpgsql immutable as
     $$ begin perform pg_catalog.pg_advisory_xact_lock_shared(42); return n; end $$";
 
@@ -76,18 +76,18 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
     pair.source.execute("insert into public.parts select g * 3, 1, repeat('x', 350) || g from generate_series(1, 30000) g").await;
     let mut migration = Migration::of(&pair).arguments(&["--index-jobs", "3"]);
     migration.start();
-    let mut at_once = 0;
+    let mut parallel = 0;
     migration
         .event("catch-up", |e| {
             if let Event::IndexProgress { table, building, .. } = e
                 && *table == of("large")
             {
-                at_once = at_once.max(building.len());
+                parallel = parallel.max(building.len());
             }
             matches!(e, Event::StageChanged { stage: Stage::CatchUp, .. })
         })
         .await;
-    assert!(at_once >= 2, "indexes of one table are built in parallel");
+    assert!(parallel >= 2, "indexes of one table are built in parallel");
     assert_analyzed(&pair.target, &["large", "small", "parts", "low", "higher"]).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
@@ -115,7 +115,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
         .event("progress of the gated one", |e| matches!(e, Event::IndexBuilding { index, phase: p, .. } if index == "t_gated" && p == phase))
         .await;
     migration.kill().await;
-    // It would go on with the build for as long as the gate is closed.
+    // It would continue the build while the gate is closed.
     let leftover = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name ~ '^hyperlift'";
     until("the end of the killed process's sessions", async || pair.target.rows(leftover).await.is_empty()).await;
     let built = "select indexrelid::regclass::text from pg_index where indrelid = 'public.t'::regclass order by 1";
@@ -157,7 +157,7 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     let failed = |s: &State, table: &str| {
         s.failed_statements.iter().any(|f| f.object.contains(&format!("{table}_broken")) && f.sqlstate.as_deref() == Some("23505"))
     };
-    // With one job for indexes: neither failure holds it. The key takes its index over when all of the table are there.
+    // With one index job: neither failure blocks it. The key takes over its index when all indexes of the table are built.
     let state = migration
         .until(|s| {
             let fine = s.table(&of("fine")).is_some_and(|t| t.state == TableState::Done);
@@ -169,7 +169,7 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     lock.batch_execute("select pg_advisory_unlock(43)").await.unwrap();
     let objects: Vec<String> = state.failed_statements.iter().map(|f| f.object.clone()).collect();
     assert_eq!(objects.len(), 2, "{objects:?}");
-    // One is tried again, the other one is given up.
+    // One is retried, the other is skipped.
     let retried = objects.iter().find(|o| o.contains("large")).unwrap().clone();
     let skipped = objects.iter().find(|o| o.contains("small")).unwrap().clone();
     migration.command(Command::Retry { object: retried }).await;
@@ -220,7 +220,7 @@ async fn a_copied_table_says_that_it_waits_for_an_index_job() {
 }
 
 #[tokio::test]
-async fn h_2_indexes_of_a_hypertable_are_built_at_once_behind_its_key() {
+async fn h_2_indexes_of_a_hypertable_are_built_in_parallel_after_its_key() {
     if !Programs::newest().unwrap().has_timescale() {
         return;
     }

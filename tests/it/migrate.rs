@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::support::{Database, InProcess, Migration, Pair, until};
 
-/// What the demo's tables without an identity get.
+/// The identities of the demo's tables that have none.
 pub const DEMO_PLAN: &str = r#"
 [[identity]]
 table = "shop.audit_log"
@@ -77,7 +77,7 @@ fn is_copy(event: &Event, wanted: TableState) -> bool {
 }
 
 #[tokio::test]
-async fn r_1_killed_before_the_slot_and_in_the_copy_it_goes_on_and_copies_nothing_twice() {
+async fn r_1_killed_before_the_slot_and_in_the_copy_it_continues_and_copies_nothing_twice() {
     let pair = Pair::own(ServerOptions::default()).await;
     data::load(&pair.source.uri, Size::TINY).await.unwrap();
     pair.source.execute("create table public.held (id int primary key)").await;
@@ -131,7 +131,7 @@ async fn c_2_commit_order_with_restart() {
     let mut migration = Migration::of(&pair);
     migration.start();
     migration.stage(Stage::CatchUp).await;
-    // Begun first, committed last: its BEGIN lies before all that is confirmed meanwhile.
+    // Begun first, committed last: its BEGIN is before everything that is confirmed meanwhile.
     let long = pair.source.session().await;
     long.batch_execute("begin; insert into public.t values (0, 'begun first'); insert into public.bag values ('begun first')").await.unwrap();
     for round in 1..=3 {
@@ -174,7 +174,7 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c_12_a_table_that_was_made_meanwhile_is_named_at_the_end() {
+async fn c_12_a_table_that_was_created_meanwhile_is_named_at_the_end() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key); insert into public.t values (1)").await;
     let mut migration = InProcess::start(&pair, &["--analyze-below", "1GB"], |config| config.interactive = true);
@@ -210,7 +210,7 @@ async fn r_1_killed_in_the_cutover_it_completes() {
     pair.assert_untouched().await;
     pair.assert_equal().await;
     pair.assert_same_schema().await;
-    // Once more: nothing is left to do, and nothing is done.
+    // Once more: nothing remains to be done, and nothing is done.
     migration.start_with_cutover();
     migration.ended().await.assert_code(0);
     pair.assert_equal().await;

@@ -1,4 +1,4 @@
-//! Bad input and servers that will not do: one clear message, the right exit code, and nothing changed on either side.
+//! Bad input and unsuitable servers: one clear message, the right exit code, and nothing changed on either side.
 
 use hyperlift::{
     demo::servers::{Server, ServerOptions},
@@ -150,7 +150,7 @@ async fn n_7_the_source_as_target_is_refused() {
 }
 
 #[tokio::test]
-async fn a_target_with_something_in_it_is_refused() {
+async fn a_target_that_is_not_empty_is_refused() {
     for object in ["table public.mine (n int)", "view public.mine as select 1", "sequence public.mine", "schema other create table mine (n int)"] {
         let pair = pair_with_tables().await;
         pair.target.execute(&format!("create {object}")).await;

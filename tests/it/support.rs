@@ -278,14 +278,14 @@ impl Migration {
         self
     }
 
-    /// With more of the command line.
+    /// With these arguments besides.
     #[must_use]
     pub fn arguments(mut self, more: &[&str]) -> Self {
         self.arguments.extend(more.iter().map(ToString::to_string));
         self
     }
 
-    /// The same migration, in the same directory, with more of the command line than it began with at first.
+    /// The same migration, in the same directory, with more arguments than at first.
     #[must_use]
     pub fn again(self, more: &[&str]) -> Self {
         let mut arguments = self.arguments;
@@ -305,7 +305,7 @@ impl Migration {
         self.folder.path().join("work")
     }
 
-    /// Starts a process that stays in catch-up for as long as it is let.
+    /// Starts a process that stays in catch-up until it is stopped.
     pub fn start(&mut self) {
         self.spawn(&[]);
     }

@@ -195,7 +195,8 @@ pub fn list() -> String {
 pub fn markdown() -> String {
     let mut text = String::from(
         "# The preflight checks\n\nEach check ends with `ok`, `WARN` or `FAIL`. A `FAIL` has to be fixed before the migration can begin. \
-         `hyperlift check` runs\nthe checks and changes nothing; `hyperlift check --list` prints this table.\n",
+         `hyperlift check` runs\nthe checks and changes nothing; `hyperlift check --list` prints this table.\n\
+         The [guide](guide.md) says what to do when something stops.\n",
     );
     for group in CHECKS.chunk_by(|a, b| a.group == b.group) {
         let _ = write!(text, "\n## {}\n\n| check | what it means |\n| --- | --- |\n", group[0].group.title());
