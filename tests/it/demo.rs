@@ -231,8 +231,8 @@ async fn each_planted_difference_is_found() {
         ("update shop.products set name = name || ' ' where sku = 'SKU-00003'", "shop.products: rows with other values"),
         ("update public.events set note = null where note = ''", "public.events: rows with other values"),
         ("alter table public.units drop column description", "public.units: columns description, id, symbol on the source, id, symbol on the target"),
-        ("select setval('shop.invoice_number', 100001)", "shop.invoice_number: goes on with"),
-        ("select setval('public.ticket', -1, false)", "public.ticket: goes on with"),
+        ("select setval('shop.invoice_number', 100001)", "shop.invoice_number: continues with"),
+        ("select setval('public.ticket', -1, false)", "public.ticket: continues with"),
         ("drop sequence public.never_used", "public.never_used: missing on the target"),
     ];
     for (sql, expected) in cases {

@@ -60,7 +60,7 @@ async fn a_database_moves_while_eight_sessions_write_to_it() {
     for sequence in ["shop.invoice_number", "public.events_id_seq", "shop.orders_id_seq"] {
         let last: i64 = pair.source.value(&format!("select last_value from {sequence}")).await.parse().unwrap();
         let next: i64 = pair.target.value(&format!("select nextval('{sequence}')")).await.parse().unwrap();
-        assert!(next > last, "{sequence} goes on with {next} after {last}");
+        assert!(next > last, "{sequence} continues with {next} after {last}");
     }
 }
 
