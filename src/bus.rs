@@ -1,7 +1,7 @@
-//! The bus: workers' events go in at one end, the operator's commands at the other; one hub between owns the state.
+//! The bus: workers report events at one end, the operator gives commands at the other, and one hub in between owns the state.
 //!
 //! The hub journals facts before anyone sees them, folds every event into [`State`] and marks the front ends dirty: a front
-//! end reads the newest state through a `watch` channel, so a slow terminal holds up nobody.
+//! end reads the newest state through a `watch` channel, so a slow terminal blocks nobody.
 
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::{
     state::State,
 };
 
-/// Events on their way to the hub. Facts wait for room; progress is dropped instead.
+/// Events on their way to the hub. When the queue is full, a fact waits and progress is dropped.
 const QUEUE: usize = 1_024;
 
 /// The workers' end: reports events.
@@ -25,12 +25,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports. A fact waits for room in the queue; progress that finds none is dropped, the next one carries the same absolute values.
+    /// Reports an event. When the queue is full, a fact waits. Progress is dropped, because the next one carries the same absolute values.
     pub async fn report(&self, event: Event) {
         if event.is_progress() {
             self.progress(event);
         } else {
-            // The hub lives as long as the program; when it is gone there is nobody left to tell.
+            // The hub ends with the program: an error here means that nobody reads any more.
             let _ = self.events.send(Stamped { at: Timestamp::now(), event }).await;
         }
     }
@@ -51,7 +51,7 @@ impl Reporter {
     }
 }
 
-/// The front ends' end: the state to look at, commands to give, and the stream of events for those that print them.
+/// The end of the front ends: the state to show, and the commands to give.
 #[derive(Clone)]
 pub struct FrontEnd {
     pub state: watch::Receiver<State>,

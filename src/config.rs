@@ -1,4 +1,4 @@
-//! Flags, environment and file, merged into one checked configuration.
+//! The configuration: flags, environment and plan, merged and checked.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -18,12 +18,12 @@ pub enum FrontKind {
 }
 
 /// What is done about a change that finds no row on the target, or collides there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnConflict {
     /// Replay of the table stops, and the operator is asked.
     #[default]
     Stop,
-    /// The change is counted as missed, and replay goes on: the table differs, and the migration ends with exit code 5.
+    /// The change is counted as missed, and replay continues: the table differs, and the migration ends with exit code 5.
     Count,
 }
 
@@ -32,22 +32,22 @@ pub struct Config {
     pub source: Conninfo,
     pub target: Conninfo,
     pub dir: PathBuf,
-    /// Given with `--plan`; the one in the work directory is used otherwise.
+    /// Given with `--plan`; otherwise the plan in the work directory is used.
     pub plan: Option<Plan>,
-    /// The filters of the command line; without any the plan's hold, or those with which the migration began.
+    /// The filters of the command line. Without any, those of the plan are used, or those with which the migration began.
     pub scope: Scope,
-    /// The pg_dump to use; the one that fits among the installed ones otherwise.
+    /// The pg_dump to use; otherwise one of the installed ones is chosen.
     pub pg_dump: Option<PathBuf>,
     pub table_jobs: u32,
-    /// Tables larger than this are copied in parts, bytes; by the size of the database when it is not given.
+    /// Tables larger than this are copied in parts, bytes. Without it the size of the database decides.
     pub split_larger_than: Option<u64>,
-    /// Parts are ranges of a key whatever the version of the source, for the tests: else only before PostgreSQL 14.
+    /// For the tests: parts are ranges of a key on every version of the source, not only before PostgreSQL 14.
     pub parts_by_key: bool,
-    /// All copies together move no more than this, bytes a second.
+    /// Limit of all copies together, bytes per second.
     pub copy_rate: Option<u64>,
     pub index_jobs: u32,
     pub replay_lanes: u32,
-    /// ANALYZE begins below this lag, bytes.
+    /// ANALYZE begins when the lag is below this, bytes.
     pub analyze_below: u64,
     pub on_conflict: OnConflict,
     pub skip_roles: bool,
@@ -63,14 +63,14 @@ pub struct Config {
     /// Roles of the source that have another name on the target.
     pub roles: BTreeMap<String, String>,
     pub front: FrontKind,
-    /// Somebody can answer prompts.
+    /// An operator can answer prompts.
     pub interactive: bool,
-    /// Continue by itself where nothing is open.
+    /// Continue without asking where nothing has to be decided.
     pub yes: bool,
     pub cutover_when_ready: bool,
-    /// Without published changes for this long the source counts as quiet.
+    /// The source counts as quiet after this time without a published change.
     pub quiet_for: Duration,
-    /// Receiving goes on this long after the cutover, without a terminal.
+    /// Without a terminal, late writes are received for this time after the cutover.
     pub linger: Duration,
 }
 

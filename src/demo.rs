@@ -1,13 +1,13 @@
-//! Throw-away servers, demo data and an application that keeps writing: what `hyperlift demo` and the tests run on.
+//! Throw-away servers, demo data and an application that keeps writing: `hyperlift demo` and the tests use them.
 //!
-//! Nothing in here takes part in a migration. It speaks to servers on this machine, without TLS.
+//! Nothing here takes part in a migration. All servers are on this machine and are used without TLS.
 
 mod actions;
+pub mod application;
 pub mod compare;
 pub mod data;
 pub mod servers;
 pub mod timescale;
-pub mod writer;
 
 use crate::error::Result;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};

@@ -1,4 +1,4 @@
-//! Numbers for people: sizes, durations, counts, times of day. The only place that formats them.
+//! Numbers for people: sizes, durations, counts, times of day. They are formatted only here.
 
 use humansize::{BaseUnit, FormatSizeOptions, WINDOWS, format_size};
 use jiff::{Timestamp, tz::TimeZone};
@@ -10,7 +10,7 @@ pub fn bytes(n: u64) -> String {
     format_size(n, FormatSizeOptions::from(WINDOWS).decimal_places(decimals).decimal_zeroes(decimals).base_unit(BaseUnit::Byte))
 }
 
-/// Bytes a second: `96.4 MB/s`.
+/// Bytes per second: `96.4 MB/s`.
 pub fn rate(bytes_per_second: f64) -> String {
     format!("{}/s", bytes(bytes_per_second.max(0.0) as u64))
 }
@@ -83,7 +83,7 @@ pub fn percent(part: u64, whole: u64) -> u8 {
     if whole == 0 { 100 } else { (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u8 }
 }
 
-/// `prod-db/shop` of `prod-db:5432/shop`. Another port is kept: it may be all that two servers differ by.
+/// `prod-db/shop` of `prod-db:5432/shop`. Another port is kept, because it may be the only difference between two servers.
 pub fn short_address(address: &str) -> String {
     match address.rsplit_once(":5432/") {
         Some((host, database)) if !host.is_empty() => format!("{host}/{database}"),

@@ -1,6 +1,6 @@
-//! `plan.toml`: every choice that an operator makes, so that a rehearsal can be repeated without hands.
+//! `plan.toml`: every choice that an operator makes, so that a rehearsal can be repeated without an operator.
 //!
-//! Pure data and the SQL that follows from it; it knows no server.
+//! Pure data, and the SQL that follows from it. It knows no server.
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -14,7 +14,7 @@ use crate::{
     scope::Scope,
 };
 
-/// The file as it is written: lists of tables named as SQL names them.
+/// The file as it is written: lists of tables, with names as in SQL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
@@ -34,7 +34,7 @@ struct PlanFile {
     hypertable: Vec<HypertableEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     identity: Vec<IdentityEntry>,
-    /// Roles of the source, and what they are called on the target.
+    /// Roles of the source, and their names on the target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     roles: BTreeMap<String, String>,
 }
@@ -57,7 +57,7 @@ struct IdentityEntry {
     choice: String,
 }
 
-/// What becomes of a primary or unique key that lacks the time column: TimescaleDB refuses it as it is (TS103).
+/// What happens to a primary or unique key without the time column, because TimescaleDB refuses such a key (TS103).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyChoice {
@@ -66,20 +66,12 @@ pub enum KeyChoice {
     Extend,
     /// An index on the same columns, not unique.
     PlainIndex,
-    /// The migration does not go on while the table is selected.
+    /// The migration does not continue while the table is selected.
     Refuse,
 }
 
 impl KeyChoice {
     pub const ALL: [Self; 3] = [Self::Extend, Self::PlainIndex, Self::Refuse];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Extend => "extend",
-            Self::PlainIndex => "plain-index",
-            Self::Refuse => "refuse",
-        }
-    }
 }
 
 /// One table that becomes a hypertable.
@@ -93,8 +85,9 @@ pub struct Hypertable {
 }
 
 impl Hypertable {
-    /// The statement that converts the empty table. No default indexes: the source's indexes come by themselves, and a default
-    /// index could take the name of one of them. `schema` is where the extension lives; empty for a statement that people read.
+    /// The statement that converts the empty table. It creates no default indexes, because the source's indexes are restored anyway,
+    /// and a default index could take the name of one of them. `schema` is the schema of the extension; it is empty for a statement
+    /// that is shown.
     pub fn sql(&self, schema: &str) -> String {
         let interval = if self.chunk_interval.trim().parse::<i64>().is_ok() {
             format!("{}::bigint", self.chunk_interval.trim())
@@ -109,7 +102,7 @@ impl Hypertable {
         )
     }
 
-    /// Columns of a key after [`KeyChoice::Extend`].
+    /// The columns of a key after [`KeyChoice::Extend`].
     pub fn extended<'a>(&'a self, key: &'a [String]) -> Vec<&'a str> {
         key.iter().map(String::as_str).chain((!key.contains(&self.time_column)).then_some(self.time_column.as_str())).collect()
     }
@@ -119,23 +112,26 @@ impl Hypertable {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityChoice {
-    /// `REPLICA IDENTITY USING INDEX` this unique index of the source.
+    /// `REPLICA IDENTITY USING INDEX` with this unique index of the source.
     Index(String),
-    /// `REPLICA IDENTITY FULL`: every changed row is written whole to WAL.
+    /// `REPLICA IDENTITY FULL`: every changed row is written to the WAL as a whole.
     Full,
     /// A publication of inserts and truncates: UPDATE and DELETE do not reach the target.
     InsertOnly,
 }
 
-impl IdentityChoice {
-    pub fn word(&self) -> String {
+/// As the plan writes it.
+impl std::fmt::Display for IdentityChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Index(name) => format!("index:{name}"),
-            Self::Full => "full".into(),
-            Self::InsertOnly => "insert-only".into(),
+            Self::Index(name) => write!(f, "index:{name}"),
+            Self::Full => f.write_str("full"),
+            Self::InsertOnly => f.write_str("insert-only"),
         }
     }
+}
 
+impl IdentityChoice {
     fn parse(word: &str) -> Option<Self> {
         match word {
             "full" => Some(Self::Full),
@@ -144,7 +140,7 @@ impl IdentityChoice {
         }
     }
 
-    /// What has to run on the source for it; nothing for insert-only.
+    /// The statement that the source needs for it; none for insert-only.
     pub fn sql(&self, table: &TableName) -> Option<String> {
         let form = match self {
             Self::Index(name) => format!("using index {}", ident(name)),
@@ -158,17 +154,17 @@ impl IdentityChoice {
 /// All choices of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// What is migrated at all; fixed once the migration has begun.
+    /// What is migrated. Fixed once the migration has begun.
     pub scope: Scope,
     pub hypertables: Vec<Hypertable>,
     /// Partitioned tables that become one plain table.
     pub one_table: BTreeSet<TableName>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
-    /// Objects belong to the roles that they belong to on the source; otherwise to the user of the migration.
+    /// Objects keep the owners that they have on the source. Otherwise they belong to the user of the target.
     pub owners: bool,
     /// Grants and default privileges of the source.
     pub grants: bool,
-    /// Publications of the source, without what is left out.
+    /// Publications of the source, without the tables that are left out.
     pub publications: bool,
     /// Subscriptions of the source, without their slots.
     pub subscriptions: bool,
@@ -188,8 +184,8 @@ impl Plan {
         let file: PlanFile = toml::from_str(text).map_err(|e| Error::usage(format!("not a plan: {}", e.to_string().trim())))?;
         let table = |name: &str| {
             TableName::parse(name).ok_or_else(|| {
-                Error::usage(format!("not a table's name: {name:?}"))
-                    .hint("write schema.table; quote parts with capitals, dots or blanks: \"My schema\".\"a.b\"")
+                Error::usage(format!("not the name of a table: {name:?}"))
+                    .hint("write schema.table; quote parts with capitals, dots or spaces: \"My schema\".\"a.b\"")
             })
         };
         let mut plan = Self {
@@ -207,11 +203,11 @@ impl Plan {
         for entry in file.hypertable {
             let name = table(&entry.table)?;
             if plan.hypertable(&name).is_some() {
-                return Err(Error::usage(format!("{name} stands twice among the hypertables")));
+                return Err(Error::usage(format!("{name} is named twice among the hypertables")));
             }
             if plan.one_table.contains(&name) {
-                return Err(Error::usage(format!("{name} is to become one plain table, and a hypertable"))
-                    .hint("take it out of one_table: a partitioned table that becomes a hypertable is one table anyway"));
+                return Err(Error::usage(format!("{name} cannot become both one plain table and a hypertable"))
+                    .hint("remove it from one_table: a partitioned table that becomes a hypertable is one table anyway"));
             }
             plan.hypertables.push(Hypertable { table: name, time_column: entry.time_column, chunk_interval: entry.chunk_interval, key: entry.key });
         }
@@ -220,7 +216,7 @@ impl Plan {
             let choice = IdentityChoice::parse(&entry.choice)
                 .ok_or_else(|| Error::usage(format!("{name}: unknown identity {:?}", entry.choice)).hint("use index:<name>, full or insert-only"))?;
             if plan.identities.insert(name.clone(), choice).is_some() {
-                return Err(Error::usage(format!("{name} stands twice among the identities")));
+                return Err(Error::usage(format!("{name} is named twice among the identities")));
             }
         }
         Ok(plan)
@@ -240,27 +236,27 @@ impl Plan {
                     key: h.key,
                 })
                 .collect(),
-            identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.word() }).collect(),
+            identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.to_string() }).collect(),
             owners: self.owners,
             grants: self.grants,
             publications: self.publications,
             subscriptions: self.subscriptions,
             roles: self.roles.clone(),
         };
-        toml::to_string(&file).expect("a plan holds nothing that TOML cannot say")
+        toml::to_string(&file).expect("TOML has a form for everything in a plan")
     }
 
     pub fn hypertable(&self, table: &TableName) -> Option<&Hypertable> {
         self.hypertables.iter().find(|h| &h.table == table)
     }
 
-    /// Chooses hypertables and tables without partitions; one that is both is a hypertable.
+    /// Chooses the hypertables, and the tables that lose their partitions. A table in both is a hypertable.
     pub fn select(&mut self, hypertables: Vec<Hypertable>, one_table: impl IntoIterator<Item = TableName>) {
         self.hypertables = hypertables;
         self.one_table = one_table.into_iter().filter(|t| self.hypertables.iter().all(|h| h.table != *t)).collect();
     }
 
-    /// Whether a table has no partitions on the target, although it has some on the source.
+    /// Whether a table that is partitioned on the source is one table on the target.
     pub fn is_one_table(&self, table: &TableName) -> bool {
         self.one_table.contains(table) || self.hypertable(table).is_some()
     }
@@ -270,13 +266,13 @@ impl Plan {
     }
 }
 
-/// How the operator reads `key = "extend"` for a key of these columns.
+/// How `key = "extend"` is shown for a key of these columns.
 pub fn key_sentence(choice: KeyChoice, key: &[String], time_column: &str) -> String {
     let columns = key.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
     match choice {
         KeyChoice::Extend => format!("extend ({columns}) to ({columns}, {})", plain_ident(time_column)),
         KeyChoice::PlainIndex => format!("plain index on ({columns}), no longer unique"),
-        KeyChoice::Refuse => "refuse: do not go on while it is selected".into(),
+        KeyChoice::Refuse => "refuse: do not continue while it is selected".into(),
     }
 }
 
@@ -328,7 +324,7 @@ app = "App of the target"
             ("x = 1", "unknown field"),
             ("[scope]\nexclude = [\"tables:x\"]", "\"tables\" is no kind"),
             ("[scope]\nonly = []", "unknown field"),
-            ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not a table's name"),
+            ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not the name of a table"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),
             ("[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"\nkey = \"maybe\"", "key"),

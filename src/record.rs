@@ -1,4 +1,4 @@
-//! What must be remembered of a migration to continue or undo it: the file `migration.json`.
+//! The record of a migration: what is needed to continue or undo it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::{
     scope::Scope,
 };
 
-/// What must be known of a migration to continue or undo it: `migration.json`.
+/// The file `migration.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Six of a-z and 0-9; part of every name that the migration makes.
@@ -22,7 +22,7 @@ pub struct Record {
     pub slot: Option<Lsn>,
     /// Digest of the dump from which the schema was restored.
     pub schema: Option<String>,
-    /// Replica identities changed on the source, with the statement that takes each back.
+    /// Replica identities changed on the source, with the statement that resets each.
     pub changed_identities: Vec<ChangedIdentity>,
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
@@ -33,21 +33,21 @@ pub struct Record {
     /// The filters with which the migration began.
     #[serde(default)]
     pub scope: Scope,
-    /// Stages that the operator, or the work, has finished.
+    /// Stages that are finished.
     pub finished: Vec<Stage>,
-    /// The end of the stream at the cutover: what the source committed behind it is not on the target.
+    /// The end of the stream at the cutover: what the source committed after it is not on the target.
     #[serde(default)]
     pub end: Option<Lsn>,
-    /// The source was written to behind that end.
+    /// The source was written to after that end.
     #[serde(default)]
     pub late: bool,
-    /// Tables that differ from the source with the operator's consent, and how many of their changes were counted instead of applied.
+    /// Tables that differ from the source because the operator accepted it, and how many of their changes were counted instead of applied.
     #[serde(default)]
     pub missed: BTreeMap<String, u64>,
-    /// What the target does not have of the source, and why.
+    /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,
-    /// The migration is complete; what is left is cleaning up.
+    /// The migration is complete, and only cleaning up remains.
     pub completed: bool,
 }
 

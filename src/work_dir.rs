@@ -18,7 +18,7 @@ use crate::{
 
 pub struct WorkDir {
     path: PathBuf,
-    /// Held for as long as the program runs.
+    /// Locked while the program runs.
     _lock: File,
     resumed: bool,
 }
@@ -29,14 +29,14 @@ impl WorkDir {
         let fresh = !path.exists();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| unusable(path, &e))?;
         if fresh {
-            // The mode above is subject to umask only downwards; what was there before is the operator's.
+            // umask may have removed bits of the mode. A directory that existed before keeps the operator's mode.
             let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::usage(format!("another hyperlift works in {}", path.display()))
+                return Err(Error::usage(format!("another hyperlift is running in {}", path.display()))
                     .hint("find it with `ps aux | grep hyperlift`; only one may run a migration"));
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(unusable(path, &e)),
@@ -52,7 +52,7 @@ impl WorkDir {
                 .map(|e| e.file_name().to_string_lossy().into_owned())
                 .find(|n| !KNOWN.contains(&n.as_str()));
             if let Some(name) = strange {
-                return Err(Error::usage(format!("{} is not hyperlift's: it holds {name}", path.display()))
+                return Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
                     .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made"));
             }
         }
@@ -102,7 +102,10 @@ impl WorkDir {
             std::fs::rename(&temporary, &path)?;
             File::open(path.parent().unwrap_or(&self.path))?.sync_all()
         };
-        write().map_err(|e| Error::failed(format!("cannot write {}: {e}", path.display())).hint("check the disk of the work directory"))
+        write().map_err(|e| {
+            Error::failed(format!("cannot write {}: {e}", path.display()))
+                .hint("see that the disk of the work directory is not full and can be written")
+        })
     }
 
     /// The journal of facts, one JSON object a line.
@@ -135,9 +138,9 @@ const KNOWN: &[&str] = &[
 fn unusable(path: &Path, e: &std::io::Error) -> Error {
     let error = Error::usage(format!("the work directory {} cannot be used: {e}", path.display()));
     if e.kind() != std::io::ErrorKind::PermissionDenied {
-        return error.hint("give --dir a directory on a disk with room for the spool");
+        return error.hint("give --dir a directory on a disk that can hold the spool");
     }
-    // The nearest thing that exists tells who owns it.
+    // The owner of the nearest parent that exists.
     let owner = path.ancestors().find_map(|p| std::fs::metadata(p).ok().map(|m| (p.to_path_buf(), m.uid(), m.mode() & 0o7777)));
     match owner {
         Some((owned, uid, mode)) => error

@@ -1,7 +1,6 @@
 //! Whether two databases hold the same: every table by count and by a hash that does not depend on the order of rows, every sequence.
 //!
-//! For tests and the demo, on databases at rest. It reads only; it knows nothing of hyperlift's own verification, so that the two can
-//! be held against each other.
+//! For tests and the demo, on databases that nobody writes to. It only reads, and shares no code with the migration.
 
 use super::{connect, rows};
 use crate::{
@@ -30,7 +29,7 @@ pub enum Difference {
         source: u64,
         target: u64,
     },
-    /// As many rows, but not the same ones.
+    /// The same number of rows, but not the same rows.
     Values(TableName),
     /// A sequence that is missing on the target, or would give a value again: the next values of both.
     Sequence {
@@ -51,7 +50,7 @@ impl fmt::Display for Difference {
             Self::Count { table, source, target } => write!(f, "{table}: {source} rows on the source, {target} on the target"),
             Self::Values(table) => write!(f, "{table}: rows with other values"),
             Self::Sequence { name, source, target: Some(target) } => {
-                write!(f, "{name}: goes on with {source} on the source, with {target} on the target")
+                write!(f, "{name}: continues with {source} on the source, with {target} on the target")
             }
             Self::Sequence { name, target: None, .. } => write!(f, "{name}: missing on the target"),
         }
@@ -59,7 +58,7 @@ impl fmt::Display for Difference {
 }
 
 /// All differences between the user tables (partitioned ones as a whole) and sequences of two databases. With a list of tables, only
-/// those are looked at, and no sequences.
+/// those are compared, and no sequences.
 pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableName]>) -> Result<Vec<Difference>> {
     let (source, target) = (connect(source_uri).await?, connect(target_uri).await?);
     let (mut on_source, mut on_target) = (tables_of(&source).await?, tables_of(&target).await?);
@@ -90,8 +89,8 @@ pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableN
         let there = sequences_of(&target).await?;
         for (name, here) in sequences_of(&source).await? {
             let target = there.get(&name).map(|sequence| sequence.next);
-            let behind = target.is_none_or(|next| if here.ascending { next < here.next } else { next > here.next });
-            if behind {
+            let would_repeat = target.is_none_or(|next| if here.ascending { next < here.next } else { next > here.next });
+            if would_repeat {
                 differences.push(Difference::Sequence { name, source: here.next, target });
             }
         }
@@ -99,14 +98,14 @@ pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableN
     Ok(differences)
 }
 
-/// A table, as far as reading it goes.
-struct Table {
+/// What has to be known of a table to read it.
+struct ComparedTable {
     columns: BTreeSet<String>,
     /// It has children by inheritance that are tables of their own.
     is_parent: bool,
 }
 
-/// What all rows of a table amount to.
+/// Count and hash of all rows of a table.
 #[derive(PartialEq, Eq)]
 struct Fingerprint {
     rows: u64,
@@ -114,10 +113,10 @@ struct Fingerprint {
     hash: String,
 }
 
-/// Schemas of users; the condition stands after a join with `pg_namespace n`.
+/// Schemas of users: a condition on `pg_namespace n`.
 const USER_SCHEMA: &str = r"n.nspname <> all ('{information_schema,_hyperlift}') and n.nspname !~ '^(pg_|_timescaledb|timescaledb_)'";
 
-/// What belongs to an extension is not the user's.
+/// Objects of an extension do not belong to the user.
 const NOT_IN_EXTENSION: &str = "not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')";
 
 /// `set local` because all sessions of PGlite share their settings.
@@ -128,7 +127,7 @@ async fn read(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     rows(client, &format!("{settings}; {sql}; commit")).await
 }
 
-async fn tables_of(client: &Client) -> Result<BTreeMap<TableName, Table>> {
+async fn tables_of(client: &Client) -> Result<BTreeMap<TableName, ComparedTable>> {
     let sql = format!(
         "select n.nspname, c.relname, a.attname,
             c.relkind = 'r' and exists (
@@ -145,13 +144,13 @@ async fn tables_of(client: &Client) -> Result<BTreeMap<TableName, Table>> {
     let mut tables = BTreeMap::new();
     for row in read(client, &sql).await? {
         let [Some(schema), Some(name), column, is_parent] = &row[..] else { return Err(unexpected()) };
-        let new = || Table { columns: BTreeSet::new(), is_parent: is_parent.as_deref() == Some("t") };
+        let new = || ComparedTable { columns: BTreeSet::new(), is_parent: is_parent.as_deref() == Some("t") };
         tables.entry(TableName::new(schema.as_str(), name.as_str())).or_insert_with(new).columns.extend(column.clone());
     }
     Ok(tables)
 }
 
-impl Table {
+impl ComparedTable {
     async fn fingerprint(&self, client: &Client, name: &TableName) -> Result<Fingerprint> {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("t.{}", ident(column))).collect();
         // ONLY finds nothing in a hypertable
@@ -164,13 +163,13 @@ impl Table {
     }
 }
 
-/// Where a sequence goes on.
-struct Sequence {
+/// With which value a sequence continues.
+struct ComparedSequence {
     next: i64,
     ascending: bool,
 }
 
-async fn sequences_of(client: &Client) -> Result<BTreeMap<TableName, Sequence>> {
+async fn sequences_of(client: &Client) -> Result<BTreeMap<TableName, ComparedSequence>> {
     let list = format!(
         "select n.nspname, c.relname, s.seqincrement
         from pg_sequence s
@@ -185,11 +184,11 @@ async fn sequences_of(client: &Client) -> Result<BTreeMap<TableName, Sequence>> 
         let increment: i64 = increment.parse().map_err(|_| unexpected())?;
         let sql = format!("select last_value::numeric + case when is_called then {increment} else 0 end from {}", name.sql());
         let next = read(client, &sql).await?.concat().into_iter().flatten().next().and_then(|next| next.parse().ok()).ok_or_else(unexpected)?;
-        sequences.insert(name, Sequence { next, ascending: increment > 0 });
+        sequences.insert(name, ComparedSequence { next, ascending: increment > 0 });
     }
     Ok(sequences)
 }
 
 fn unexpected() -> Error {
-    Error::failed("the catalogue answered in another form than expected")
+    Error::failed("the catalog query returned an unexpected result")
 }

@@ -1,6 +1,6 @@
 //! The one place that starts throw-away PostgreSQL servers.
 //!
-//! Each server lives in a folder of its own, kept by a small shell process (the keeper) that hangs on a pipe from this process. When
+//! Each server lives in a folder of its own, kept by a small shell process (the keeper) that reads a pipe from this process. When
 //! this process ends, however it ends, the keeper reads the end of the pipe, stops the server and removes the folder.
 
 use super::{execute, query_text};
@@ -239,7 +239,7 @@ impl Server {
         self.control("stop -m fast").await
     }
 
-    /// Crashes: all processes end at once, nothing more is written; the next start recovers from the WAL.
+    /// Crashes: all processes end immediately, and nothing more is written; the next start recovers from the WAL.
     pub async fn kill(&self) -> Result<()> {
         self.control("stop -m immediate").await
     }
@@ -266,7 +266,7 @@ struct Keeper {
     pipes: Arc<Mutex<Pipes>>,
 }
 
-/// An empty folder of this user that goes with this process, however it ends.
+/// An empty folder of this user. It is removed when this process ends, however it ends.
 #[derive(Debug)]
 pub struct Scratch(Keeper);
 
@@ -337,7 +337,7 @@ impl Pipes {
     }
 }
 
-/// Waits for the keeper, a fraction of a second: what is dropped is gone.
+/// Waits for the keeper, a fraction of a second, so that the server and its folder are gone after the drop.
 impl Drop for Pipes {
     fn drop(&mut self) {
         self.commands = None;
@@ -367,16 +367,16 @@ async fn make_cluster(keeper: &Keeper, programs: &Programs, password: Option<&st
     let template = templates[&programs.bin].dir.join("data");
     drop(templates);
     keeper.run(format!("cp -a --reflink=auto {} data", shell(&template))).await?;
-    // A copy needs a system identifier of its own, or source and target would be taken for the same server. It stands in the first 8
-    // bytes of the control file; pg_resetwal, forced to accept the checksum that is now wrong, writes the new one everywhere. This is
-    // what pg_createsubscriber does, too.
+    // A copy needs a system identifier of its own, or source and target would be taken for the same server. It is in the first 8
+    // bytes of the control file; pg_resetwal, forced to accept the checksum that is now wrong, writes the new one everywhere. pg_createsubscriber
+    // does the same.
     let mut control = fs::OpenOptions::new().write(true).open(keeper.dir.join("data/global/pg_control"))?;
     control.write_all(&fastrand::u64(1 << 60..1 << 62).to_ne_bytes())?;
     drop(control);
     keeper.run(format!("{} -f -D data", shell(&resetwal))).await
 }
 
-/// A command that runs as this user or, when this is root, as the user `postgres`: the server refuses to run as root.
+/// A command that runs as this user. When this is root it runs as the user `postgres`, because the server refuses to run as root.
 fn as_postgres(program: &str) -> Result<Command> {
     let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     let mut command = if root {

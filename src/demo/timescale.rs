@@ -1,4 +1,4 @@
-//! Where a throw-away TimescaleDB can be had on this machine: a server that was named, the installed extension, or PGlite.
+//! The ways to a throw-away TimescaleDB on this machine: a server that was given, the installed extension, or PGlite.
 
 use super::{
     execute,
@@ -23,7 +23,7 @@ const GIVEN: &str = "HYPERLIFT_TEST_TIMESCALE";
 pub enum TimescaleKind {
     /// The server of `HYPERLIFT_TEST_TIMESCALE` (a URI of a superuser).
     Given,
-    /// The extension installed beside PostgreSQL on this machine.
+    /// The extension, installed with PostgreSQL on this machine.
     Native,
     /// PostgreSQL with TimescaleDB as WebAssembly under Node: one session for all connections, COPY buffered in memory.
     Pglite,
@@ -60,7 +60,7 @@ enum Keeps {
 }
 
 impl Target {
-    /// The server behind it, where it is one of our own that can be stopped and crashed.
+    /// Its server, where it is one of our own that can be stopped and crashed.
     pub fn server(&self) -> Option<&Server> {
         match &self.keeps {
             Keeps::Native(server) => Some(server),
@@ -97,7 +97,7 @@ pub async fn start_timescale(kind: TimescaleKind) -> Result<Target> {
         TimescaleKind::Pglite => {
             let (node, port) = blocking(move || Node::start(&pglite().ok_or_else(missing)?)).await?;
             let uri = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-            // PGlite preloads nothing: without the extension it looks like a server on which rows would go astray.
+            // PGlite preloads nothing: without the extension preflight would refuse it, as a server that does not preload TimescaleDB.
             execute(&uri, "create extension if not exists timescaledb").await?;
             Ok(Target { uri, kind, keeps: Keeps::Pglite { _node: node } })
         }

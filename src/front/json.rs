@@ -25,7 +25,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn of(stamped: &'a Stamped, state: &State) -> Self {
         let (left, total) = match &stamped.event {
-            // Estimates go with progress: facts of many small tables need none.
+            // Only progress carries estimates: the facts of many small tables need none.
             Event::CopyProgress { table, .. } | Event::IndexBuilding { table, .. } if stamped.event.is_progress() => {
                 (state.table(table).and_then(|t| state.table_left(t, stamped.at)), state.copy_left(stamped.at))
             }
@@ -35,7 +35,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Prints events until the stream ends. A reader that has gone away does not stop the migration.
+/// Prints events until the stream ends. The migration continues when nobody reads any more.
 pub async fn run(mut stream: EventStream, mut out: impl Write + Send) -> Result<()> {
     let mut open = true;
     let mut state = State::default();

@@ -20,7 +20,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// The status line is printed this often.
 const STATUS: Duration = Duration::from_secs(60);
 
-/// Prints until the stream ends. A reader that has gone away does not stop the migration.
+/// Prints until the stream ends. The migration continues when nobody reads any more.
 ///
 /// On a terminal, `c` and Enter continue an open prompt.
 pub async fn run(mut stream: EventStream, front: FrontEnd, mut out: impl Write + Send) -> Result<()> {
@@ -62,7 +62,7 @@ struct Before {
     differs: bool,
 }
 
-/// Folds events and says what is worth a line.
+/// Folds events into a state, and prints a line for those that matter to a reader.
 struct Printer {
     zone: TimeZone,
     state: State,
@@ -82,7 +82,7 @@ impl Printer {
         let clock = format::clock_in(stamped.at, &self.zone);
         let mut out = String::new();
         let mut say = |text: String| {
-            // One line each: what a server says may have several.
+            // One line each: a server's message may have several.
             let _ = writeln!(out, "{clock} {}", text.replace(['\n', '\r'], " "));
         };
         if let Some(text) = self.fact(&stamped.event, before) {
@@ -234,11 +234,11 @@ impl Printer {
         let took = known.and_then(|t| Some(between(t.started?, t.finished?)));
         let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
         Some(match state {
-            // That it began is told with its format.
+            // The begin of a copy is printed with its format.
             TableState::Queued | TableState::Copying => return None,
             TableState::Done if before.is_some_and(TableState::is_copied) => format!("indexed {table}"),
             TableState::Indexing if before == Some(TableState::Waiting) => return None,
-            // What the source's statistics say of it, not what was copied.
+            // These are the estimates of the source's statistics, not what was copied.
             TableState::Waiting | TableState::Indexing | TableState::Done if earlier => format!("copied {table}: by an earlier run"),
             TableState::Waiting | TableState::Indexing | TableState::Done => {
                 format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes))
@@ -248,7 +248,7 @@ impl Printer {
         })
     }
 
-    /// The line that scripts wait for: how far the target is behind.
+    /// The line that scripts wait for: the lag of the target.
     fn watch(&mut self, stamped: &Stamped) -> Option<String> {
         let Event::Replayed { lag, .. } = stamped.event else { return None };
         if !matches!(self.state.stage, Some(Stage::CatchUp | Stage::Verify | Stage::Cutover)) {

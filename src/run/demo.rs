@@ -1,4 +1,4 @@
-//! `hyperlift demo`: a source, a target, data and an application that writes, on this machine; and a migration between them.
+//! `hyperlift demo`: starts a source, a target and an application that writes, on this machine, and migrates between them.
 
 use std::{
     io::{self, Write as _},
@@ -6,16 +6,16 @@ use std::{
 };
 use tokio::sync::watch;
 
-use super::Session;
+use super::wiring::Run;
 use crate::{
     cli::{DemoArgs, DemoTarget, MigrateArgs},
     config::FrontKind,
     demo::{
+        application::{Application, Load, Totals},
         compare::compare,
         data::{self, Size},
         servers::{Programs, Scratch, Server, ServerOptions},
         timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
-        writer::{Load, Totals, Writer},
     },
     error::{Error, Kind, Result},
     event::{PromptKind, Stage},
@@ -23,10 +23,10 @@ use crate::{
     state::State,
 };
 
-/// The choices of the run without hands.
+/// The choices for a run without a terminal.
 const PLAN: &str = include_str!("../../assets/demo/plan.toml");
-/// The application stops for the cutover once the lag is below this, bytes.
-const LEVEL: u64 = 4 << 20;
+/// The application stops for the cutover when the lag is below this, bytes.
+const SMALL_LAG: u64 = 4 << 20;
 
 /// Where the demo migrates to.
 enum Destination {
@@ -46,7 +46,7 @@ impl Destination {
         if let Some(kind) = kind {
             return Ok(Self::Timescale(start_timescale(kind).await?));
         }
-        // Where the extension is installed a server has to preload it, used or not: preflight insists on it.
+        // Where the extension is installed, preflight requires that the server preloads it, even if it is not used.
         let timescale = Programs::newest()?.has_timescale();
         let server = Server::start(ServerOptions { timescale, ..ServerOptions::default() }).await?;
         let uri = server.create_database("target").await?;
@@ -62,15 +62,15 @@ impl Destination {
 
     fn sentence(&self) -> &'static str {
         match self {
-            Self::Timescale(Target { kind: TimescaleKind::Given, .. }) => "TimescaleDB on the server that was given",
+            Self::Timescale(Target { kind: TimescaleKind::Given, .. }) => "TimescaleDB on the server of HYPERLIFT_TEST_TIMESCALE",
             Self::Timescale(Target { kind: TimescaleKind::Native, .. }) => "TimescaleDB",
-            Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite (one session: everything takes its turn)",
-            Self::Plain { .. } => "plain PostgreSQL: no hypertables are planned",
+            Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => "TimescaleDB in PGlite, which serves one statement at a time",
+            Self::Plain { .. } => "plain PostgreSQL, without hypertables",
         }
     }
 
-    /// Transactions a second of the whole application, so that it does not take the machine for itself; in PGlite so few that replay
-    /// catches up on a busy machine, too.
+    /// Transactions per second of the whole application. Limited, because it must leave time for the migration on the same machine; PGlite
+    /// is slower, so that replay needs a lower rate to catch up.
     fn rate(&self) -> f64 {
         match self {
             Self::Timescale(Target { kind: TimescaleKind::Pglite, .. }) => 50.0,
@@ -86,11 +86,11 @@ impl Destination {
     }
 }
 
-/// Runs the demo. Servers and folders go with the process, however it ends.
+/// Runs the demo. Servers and folders are removed when the process ends, however it ends.
 pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     let front = args.front();
     let say = |text: &str| {
-        // A reader that has gone away does not stop the demo.
+        // The demo continues when nobody reads its output any more.
         let _ = if front == FrontKind::Json { writeln!(io::stderr(), "demo: {text}") } else { writeln!(io::stdout(), "demo: {text}") };
     };
     say("starting a source and a target …");
@@ -101,18 +101,18 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     let size = demo.size.map_or_else(|| destination.size(), Size);
     say("filling the source …");
     data::load(&from, size).await?;
-    let hands_free = front != FrontKind::Dashboard;
+    let unattended = front != FrontKind::Dashboard;
     let scratch = Scratch::new().await?;
     let mut args = args.clone();
     args.source = Some(from.clone());
     args.target = Some(destination.uri().to_owned());
     args.dir = Some(args.dir.unwrap_or_else(|| scratch.path().join("demo")));
-    args.yes |= hands_free;
-    args.cutover_when_ready |= hands_free;
+    args.yes |= unattended;
+    args.cutover_when_ready |= unattended;
     args.quiet_for = 2;
     args.linger = 2;
     let mut config = args.config()?;
-    if hands_free && config.plan.is_none() {
+    if unattended && config.plan.is_none() {
         let mut plan = Plan::parse(PLAN)?;
         if matches!(destination, Destination::Plain { .. }) {
             plan.hypertables.clear();
@@ -120,12 +120,12 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
         config.plan = Some(plan);
     }
     let load = Load { sessions: demo.writers.clamp(1, 32), rate_per_second: Some(destination.rate()), patient: true, ..Load::default() };
-    let writer = Writer::start(&from, load).await?;
+    let application = Application::start(&from, load).await?;
     say(&format!("an application with {} sessions is writing to the source; it stops when the cutover box opens", demo.writers));
-    let session = Session::start(config, args.ui_options())?;
-    let watching = session.front().state.clone();
-    let application = tokio::spawn(write_until_the_cutover(writer, watching, hands_free));
-    let migrated = session.migrate().await;
+    let run = Run::start(config, args.ui_options())?;
+    let watching = run.front().state.clone();
+    let application = tokio::spawn(write_until_the_cutover(application, watching, unattended));
+    let migrated = run.migrate().await;
     application.abort();
     let written = application.await;
     migrated?;
@@ -134,7 +134,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     let differences = compare(&from, destination.uri(), None).await?;
     if let Some(first) = differences.first() {
         return Err(Error::new(Kind::Differs, format!("{} differences between source and target; the first: {first}", differences.len()))
-            .hint("this is a defect of hyperlift: please report it"));
+            .hint("this is a bug in hyperlift: please report it"));
     }
     say("source and target are equal, table by table, row by row");
     if let Destination::Timescale(target) = destination {
@@ -143,17 +143,17 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
     Ok(())
 }
 
-/// The application: writes until the target has caught up (without an operator), or until the cutover box is opened.
-async fn write_until_the_cutover(writer: Writer, mut state: watch::Receiver<State>, hands_free: bool) -> Result<Totals> {
+/// Writes until the cutover box is open. Without a terminal there is no box: then until the lag is small and ANALYZE is done.
+async fn write_until_the_cutover(application: Application, mut state: watch::Receiver<State>, unattended: bool) -> Result<Totals> {
     let ready = |s: &State| {
-        let level =
-            s.stage == Some(Stage::CatchUp) && s.replay.lag.is_some_and(|lag| lag < LEVEL) && s.analyzed.1 > 0 && s.analyzed.0 == s.analyzed.1;
+        let caught_up =
+            s.stage == Some(Stage::CatchUp) && s.replay.lag.is_some_and(|lag| lag < SMALL_LAG) && s.analyzed.1 > 0 && s.analyzed.0 == s.analyzed.1;
         let box_open = s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover);
-        if hands_free { level } else { box_open || s.stage >= Some(Stage::Cutover) }
+        if unattended { caught_up } else { box_open || s.stage >= Some(Stage::Cutover) }
     };
-    if state.wait_for(ready).await.is_ok() && hands_free {
-        // A little longer, so that the lag graph is not all that was replayed.
+    if state.wait_for(ready).await.is_ok() && unattended {
+        // A little longer, so that replay does not only see what was written during the copy.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    writer.stop().await
+    application.stop().await
 }

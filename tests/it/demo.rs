@@ -1,12 +1,12 @@
-//! The throw-away servers, the demo data, the writer and the comparison: what all other tests stand on.
+//! The throw-away servers, the demo data, the application and the comparison, which all other tests use.
 
 use hyperlift::demo::{
+    application::{Application, Load},
     compare::{Difference, compare},
     data::{self, Size},
     execute, query_text,
     servers::{Programs, Server, ServerOptions},
     timescale::{start_timescale, timescale_kinds},
-    writer::{Load, Writer},
 };
 use std::{
     fs,
@@ -101,7 +101,7 @@ async fn nothing_is_left_after_kill_9() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the server and the template");
     child.kill().unwrap();
     child.wait().unwrap();
-    // the folders go last, after the server has ended
+    // the folders are removed last, after the server has ended
     wait_until(|| fs::read_dir(folder.path()).unwrap().count() == 0).await;
     assert!(execute(&uri, "select 1").await.is_err());
 }
@@ -164,10 +164,10 @@ async fn the_application_runs_without_errors_and_its_changes_are_seen() {
     assert_eq!(compare(&source, &target, None).await.unwrap(), []);
 
     let load = Load { unidentified: true, ..Load::default() };
-    let writer = Writer::start(&source, load).await.unwrap();
-    wait_until(|| writer.transactions() > 2000 || writer.has_failed()).await;
-    let seen = writer.transactions();
-    let totals = writer.stop().await.unwrap();
+    let application = Application::start(&source, load).await.unwrap();
+    wait_until(|| application.transactions() > 2000 || application.has_failed()).await;
+    let seen = application.transactions();
+    let totals = application.stop().await.unwrap();
     assert!(seen > 0 && totals.transactions >= seen, "{seen} of {totals:?}");
     assert_eq!(totals.by_action.values().sum::<u64>(), totals.transactions);
 
@@ -186,9 +186,9 @@ async fn every_kind_of_transaction_runs_alone() {
     let server = Server::start(ServerOptions::default()).await.unwrap();
     let (source, _) = twins(&server).await;
     let load = Load { sessions: 1, unidentified: true, seed: 7, long_transaction: Duration::ZERO, ..Load::default() };
-    let writer = Writer::start(&source, load).await.unwrap();
-    wait_until(|| writer.transactions() > 3000 || writer.has_failed()).await;
-    let totals = writer.stop().await.unwrap();
+    let application = Application::start(&source, load).await.unwrap();
+    wait_until(|| application.transactions() > 3000 || application.has_failed()).await;
+    let totals = application.stop().await.unwrap();
     assert!(totals.by_action.len() > 35, "{totals:?}");
 }
 
@@ -198,9 +198,9 @@ async fn an_error_of_the_application_is_returned() {
     let (source, _) = twins(&server).await;
     // what a publication of updates does to a table without a key
     server.execute("demo", "create publication p for table shop.sessions").await.unwrap();
-    let writer = Writer::start(&source, Load { unidentified: true, ..Load::default() }).await.unwrap();
-    wait_until(|| writer.has_failed()).await;
-    let error = writer.stop().await.unwrap_err();
+    let application = Application::start(&source, Load { unidentified: true, ..Load::default() }).await.unwrap();
+    wait_until(|| application.has_failed()).await;
+    let error = application.stop().await.unwrap_err();
     assert!(error.to_string().contains("does not have a replica identity"), "{error}");
 }
 
@@ -209,14 +209,14 @@ async fn a_patient_application_survives_a_restart_and_a_fence() {
     let server = Server::start(ServerOptions::default()).await.unwrap();
     let (source, _) = twins(&server).await;
     let load = Load { patient: true, rate_per_second: Some(200.0), ..Load::default() };
-    let writer = Writer::start(&source, load).await.unwrap();
-    wait_until(|| writer.transactions() > 0).await;
+    let application = Application::start(&source, load).await.unwrap();
+    wait_until(|| application.transactions() > 0).await;
     server.kill().await.unwrap();
     server.restart().await.unwrap();
     server.execute("demo", "alter database demo set default_transaction_read_only = on").await.unwrap();
     server.execute("demo", "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'demo application'").await.unwrap();
-    wait_until(|| writer.refused() > 0 || writer.has_failed()).await;
-    let totals = writer.stop().await.unwrap();
+    wait_until(|| application.refused() > 0 || application.has_failed()).await;
+    let totals = application.stop().await.unwrap();
     assert!(totals.reconnects > 0 && totals.refused > 0 && totals.transactions > 0, "{totals:?}");
 }
 
@@ -231,8 +231,8 @@ async fn each_planted_difference_is_found() {
         ("update shop.products set name = name || ' ' where sku = 'SKU-00003'", "shop.products: rows with other values"),
         ("update public.events set note = null where note = ''", "public.events: rows with other values"),
         ("alter table public.units drop column description", "public.units: columns description, id, symbol on the source, id, symbol on the target"),
-        ("select setval('shop.invoice_number', 100001)", "shop.invoice_number: goes on with"),
-        ("select setval('public.ticket', -1, false)", "public.ticket: goes on with"),
+        ("select setval('shop.invoice_number', 100001)", "shop.invoice_number: continues with"),
+        ("select setval('public.ticket', -1, false)", "public.ticket: continues with"),
         ("drop sequence public.never_used", "public.never_used: missing on the target"),
     ];
     for (sql, expected) in cases {
@@ -242,7 +242,7 @@ async fn each_planted_difference_is_found() {
         assert_eq!(differences.len(), 1, "{sql}: {differences:?}");
         assert!(differences[0].to_string().starts_with(expected), "{sql}: {}", differences[0]);
     }
-    // further on is fine for a sequence, whatever its direction; other schemas are nobody's business
+    // a sequence may be further on, in its direction; other schemas are not compared
     copy(&server).await;
     execute(&target, "select nextval('public.ticket'), nextval('shop.invoice_number'); create schema _hyperlift create table t ()").await.unwrap();
     assert_eq!(compare(&source, &target, None).await.unwrap(), []);

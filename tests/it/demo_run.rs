@@ -1,4 +1,4 @@
-//! `hyperlift demo` without hands: the whole way on servers of its own, and nothing left behind.
+//! `hyperlift demo` without a terminal: a whole migration on servers of its own, after which nothing is left.
 
 use super::runner::{eventually, program};
 use hyperlift::demo::timescale::{TimescaleKind, timescale_kinds};
@@ -12,7 +12,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A demo whose servers and files all lie in one folder.
+/// A demo whose servers and files are all in one folder.
 struct Demo {
     child: Child,
     folder: TempDir,
@@ -29,10 +29,10 @@ impl Demo {
         Self { child, folder }
     }
 
-    /// Lets it run through; what it printed.
+    /// Runs it to its end, and returns what it printed.
     async fn finish(mut self) -> String {
         let text = Arc::new(Mutex::new(String::new()));
-        let _told = Told(Arc::clone(&text));
+        let _printed = PrintedOnFailure(Arc::clone(&text));
         let read = |pipe: Box<dyn Read + Send>| {
             let text = Arc::clone(&text);
             std::thread::spawn(move || {
@@ -64,9 +64,9 @@ impl Drop for Demo {
 }
 
 /// What a demo printed, shown when the test fails.
-struct Told(Arc<Mutex<String>>);
+struct PrintedOnFailure(Arc<Mutex<String>>);
 
-impl Drop for Told {
+impl Drop for PrintedOnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}", self.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -95,7 +95,7 @@ fn expect_success(text: &str) {
 }
 
 #[tokio::test]
-async fn the_demo_runs_through_without_hands_and_leaves_nothing() {
+async fn the_demo_runs_without_a_terminal_and_leaves_nothing() {
     let text = Demo::start(&[]).finish().await;
     expect_success(&text);
     for part in ["[WATCH] Source DB - Target DB => 0MB", "Syncing last LSN in Source DB to Target DB ...", "COMPLETED", "2 of them hypertables"] {
@@ -104,7 +104,7 @@ async fn the_demo_runs_through_without_hands_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_demo_runs_through_on_pglite_and_leaves_nothing() {
+async fn the_demo_runs_on_pglite_and_leaves_nothing() {
     if !timescale_kinds().await.contains(&TimescaleKind::Pglite) {
         return;
     }

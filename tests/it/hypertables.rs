@@ -6,13 +6,13 @@ use super::{
     support::hyperlift,
 };
 use hyperlift::demo::{
+    application::{Application, Load},
     compare::compare,
     connect,
     data::{self, Size},
     execute, query_text,
     servers::{Server, ServerOptions},
     timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
-    writer::{Load, Writer},
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -162,7 +162,7 @@ async fn the_demo_becomes_hypertables_while_an_application_writes() {
         let plan = include_str!("../../assets/demo/plan.toml").replacen("7 days", "3 days", 1)
             + "[[hypertable]]\ntable = \"public.journal\"\ntime_column = \"at\"\nchunk_interval = \"1 day\"\n";
         let load = Load { rate_per_second: Some(150.0), long_transaction: Duration::from_millis(200), ..Load::default() };
-        let writer = Writer::start(&sides.source, load).await.unwrap();
+        let writer = Application::start(&sides.source, load).await.unwrap();
         let busy = Busy::start(&sides.source).await;
         let mut run = sides.run(&plan, HANDS_FREE);
         run.stage("catch_up").await;
@@ -605,7 +605,7 @@ async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
             data::load(&sides.source, Size::TINY).await.unwrap();
             let plan = include_str!("../../assets/demo/plan.toml");
             let load = Load { rate_per_second: Some(200.0), long_transaction: Duration::from_millis(200), ..Load::default() };
-            let writer = Writer::start(&sides.source, load).await.unwrap();
+            let writer = Application::start(&sides.source, load).await.unwrap();
             let busy = Busy::start(&sides.source).await;
 
             let mut run = sides.run(plan, &[]);

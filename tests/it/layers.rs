@@ -42,6 +42,11 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "migration::stages",
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
     ),
+    ("migration::stages::preflight", &[&["checks"], &["scope", "source", "target", "machine"], &["connections"], &["finding"]]),
+    ("run", &[&["demo"], &["wiring"], &["signals"]]),
+    ("cli", &[&["pages"]]),
+    ("front", &[&["plain", "json"]]),
+    ("demo", &[&["application", "timescale", "compare", "data"], &["actions", "servers"]]),
     (
         "migration::stages::copy",
         &[

@@ -19,6 +19,7 @@ mod migrate;
 mod names;
 mod papers;
 mod pooler;
+mod preflight;
 mod publications;
 mod races;
 mod refusals;

@@ -2,9 +2,9 @@
 
 use hyperlift::{
     demo::{
+        application::{Application, Load},
         data::{self, Size},
         servers::{Programs, Server, ServerOptions},
-        writer::{Load, Writer},
     },
     event::{Event, Stage},
 };
@@ -130,7 +130,7 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
         pair.source.execute(sql).await;
     }
     let load = Load { sessions: 4, seed: 3, rate_per_second: Some(80.0), long_transaction: Duration::from_secs(1), ..Load::default() };
-    let writer = Writer::start(&pair.source.uri, load).await.unwrap();
+    let writer = Application::start(&pair.source.uri, load).await.unwrap();
     let written = async |more: u64| {
         let goal = writer.transactions() + more;
         until("transactions of the application", async || writer.transactions() >= goal || writer.has_failed()).await;

@@ -3,9 +3,9 @@
 
 use hyperlift::{
     demo::{
+        application::{Application, Load},
         data::{self, Size},
         servers::ServerOptions,
-        writer::{Load, Writer},
     },
     event::{Answer, Command, CutoverStep, Event, PromptKind, Stage, TableState},
 };
@@ -33,10 +33,10 @@ fn load(sessions: u32, rate_per_second: f64) -> Load {
     Load { sessions, seed: 7, rate_per_second: Some(rate_per_second), unidentified: false, long_transaction, ..Load::default() }
 }
 
-async fn written(writer: &Writer, more: u64) {
-    let target = writer.transactions() + more;
-    until("transactions of the application", async || writer.transactions() >= target || writer.has_failed()).await;
-    assert!(!writer.has_failed(), "the application failed");
+async fn written(application: &Application, more: u64) {
+    let target = application.transactions() + more;
+    until("transactions of the application", async || application.transactions() >= target || application.has_failed()).await;
+    assert!(!application.has_failed(), "the application failed");
 }
 
 #[tokio::test]
@@ -45,14 +45,14 @@ async fn a_database_moves_while_eight_sessions_write_to_it() {
     data::load(&pair.source.uri, Size::TINY).await.unwrap();
     let identities = "select c.oid::regclass, relreplident from pg_class c where relkind in ('r', 'p') and relnamespace::regnamespace::text !~ '^(pg_|information)' order by 1";
     let before = pair.source.rows(identities).await;
-    let writer = Writer::start(&pair.source.uri, load(8, 160.0)).await.unwrap();
-    written(&writer, 50).await;
+    let application = Application::start(&pair.source.uri, load(8, 160.0)).await.unwrap();
+    written(&application, 50).await;
     let mut migration = Migration::of(&pair).plan(DEMO_PLAN);
     migration.start();
     migration.stage(Stage::CatchUp).await;
-    written(&writer, 300).await;
+    written(&application, 300).await;
     migration.level_with(&pair.source).await;
-    writer.stop().await.unwrap();
+    application.stop().await.unwrap();
     migration.finish(&pair).await;
     pair.assert_equal().await;
     pair.assert_same_schema().await;
@@ -83,7 +83,7 @@ async fn r_1_killed_before_the_slot_and_in_the_copy_it_continues_and_copies_noth
     pair.source.execute("create table public.held (id int primary key)").await;
     let holder = pair.source.session().await;
     holder.batch_execute("begin; insert into public.held values (1)").await.unwrap();
-    let writer = Writer::start(&pair.source.uri, load(4, 60.0)).await.unwrap();
+    let application = Application::start(&pair.source.uri, load(4, 60.0)).await.unwrap();
     let mut migration = Migration::of(&pair).plan(DEMO_PLAN).arguments(&["--table-jobs", "1", "--index-jobs", "1"]);
     for _ in 0..2 {
         migration.start();
@@ -115,8 +115,8 @@ async fn r_1_killed_before_the_slot_and_in_the_copy_it_continues_and_copies_noth
     migration.stage(Stage::CatchUp).await;
     let now = copied_at(&pair.target).await;
     assert!(before.iter().all(|part| now.contains(part)), "copied again: {before:?}, then {now:?}");
-    written(&writer, 20).await;
-    writer.stop().await.unwrap();
+    written(&application, 20).await;
+    application.stop().await.unwrap();
     migration.finish(&pair).await;
     pair.assert_equal().await;
     pair.assert_same_schema().await;
@@ -161,14 +161,14 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
     let mut migration = Migration::of(&pair).plan(DEMO_PLAN);
     migration.start();
     migration.stage(Stage::CatchUp).await;
-    let writer = Writer::start(&pair.source.uri, load(4, 200.0)).await.unwrap();
+    let application = Application::start(&pair.source.uri, load(4, 200.0)).await.unwrap();
     for changes in [1, 200, 400] {
         migration.event("changes", |e| matches!(e, Event::Replayed { changes: n, .. } if *n >= changes)).await;
         migration.kill().await;
         migration.start();
     }
     migration.stage(Stage::CatchUp).await;
-    writer.stop().await.unwrap();
+    application.stop().await.unwrap();
     migration.finish(&pair).await;
     pair.assert_equal().await;
 }

@@ -14,8 +14,8 @@ use crate::support::{Database, Pair, hyperlift};
 /// Sessions of the server that nobody uses.
 type Idle = Arc<Mutex<Vec<TcpStream>>>;
 
-/// Gives the URI of a pooler before this database. `by_transaction`: it takes the session back after each.
-async fn pooler(database: &Database, by_transaction: bool) -> Database {
+/// Starts a pooler in front of this database and gives its URI. `by_transaction`: it takes the session back after each transaction.
+pub async fn pooler(database: &Database, by_transaction: bool) -> Database {
     let (user, place) = database.uri.split_once("127.0.0.1:").unwrap();
     let (port, name) = place.split_once('/').unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -128,7 +128,7 @@ async fn n_6_a_pooler_by_transactions_is_refused_before_it_gets_a_setting_of_our
         let (code, text) = check(source, target).await;
         assert_eq!(code, Some(3), "{text}");
         assert!(
-            text.contains(&format!("{side}: a connection pooler stands at 127.0.0.1:")) && text.contains("connect to the PostgreSQL server itself"),
+            text.contains(&format!("{side}: there is a connection pooler at 127.0.0.1:")) && text.contains("connect to the PostgreSQL server itself"),
             "{text}"
         );
         // The application's sessions are as they were.
@@ -143,5 +143,5 @@ async fn n_6_of_a_proxy_that_keeps_sessions_it_is_warned() {
     let pair = Pair::shared().await;
     let proxy = pooler(&pair.target, false).await;
     let (code, text) = check(&pair.source, &proxy).await;
-    assert!(code == Some(0) && text.contains("check no pooler: WARN") && text.contains("stands before the target"), "{text}");
+    assert!(code == Some(0) && text.contains("check no pooler: WARN") && text.contains("in front of the target"), "{text}");
 }

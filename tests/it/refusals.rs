@@ -1,4 +1,4 @@
-//! Bad input and servers that will not do: one clear message, the right exit code, and nothing changed on either side.
+//! Bad input and unsuitable servers: one clear message, the right exit code, and nothing changed on either side.
 
 use hyperlift::{
     demo::servers::{Server, ServerOptions},
@@ -106,7 +106,7 @@ async fn a_source_without_logical_wal_is_refused() {
 }
 
 #[tokio::test]
-async fn b_23_too_little_room_for_the_locks_of_pg_dump_is_told_beforehand() {
+async fn b_23_more_tables_than_pg_dump_can_lock_are_reported_beforehand() {
     let few = ServerOptions::default().setting("max_locks_per_transaction", "10").setting("max_connections", "20");
     let (server, pair) = (Server::start(few.setting("max_wal_senders", "5")).await.unwrap(), pair_with_tables().await);
     let source = Database { uri: server.create_database("many").await.unwrap() };
@@ -118,9 +118,11 @@ async fn b_23_too_little_room_for_the_locks_of_pg_dump_is_told_beforehand() {
     let tables = "do $$ begin for n in 1..201 loop execute format('create table public.t%s (id int primary key)', n); commit; end loop; end $$";
     source.execute(tables).await;
     let text = check().await;
-    assert!(text.contains("room for locks: WARN pg_dump locks 201 tables and partitions at once; the source has room for about 200"), "{text}");
+    let warning =
+        "max_locks_per_transaction: WARN pg_dump locks all 201 tables and partitions in one transaction; the source can hold about 200 locks";
+    assert!(text.contains(warning), "{text}");
     source.execute("drop table public.t1").await;
-    assert!(!check().await.contains("room for locks"));
+    assert!(check().await.contains("max_locks_per_transaction: ok"));
 }
 
 #[tokio::test]
@@ -148,7 +150,7 @@ async fn n_7_the_source_as_target_is_refused() {
 }
 
 #[tokio::test]
-async fn a_target_with_something_in_it_is_refused() {
+async fn a_target_that_is_not_empty_is_refused() {
     for object in ["table public.mine (n int)", "view public.mine as select 1", "sequence public.mine", "schema other create table mine (n int)"] {
         let pair = pair_with_tables().await;
         pair.target.execute(&format!("create {object}")).await;
@@ -179,7 +181,7 @@ async fn n_7_the_directory_of_another_migration_is_refused() {
     migration.start();
     migration.event("slot", |e| matches!(e, Event::SlotCreated { .. })).await;
     let second = run_in(&migration.dir(), &pair.source.uri, &pair.target.uri, &[]).await;
-    assert_says(&second, 2, "another hyperlift works in");
+    assert_says(&second, 2, "another hyperlift is running in");
     migration.stop().await.assert_code(4);
     for (source, target) in [(&other, &other), (&pair, &other), (&other, &pair)] {
         assert_says(&run_in(&migration.dir(), &source.source.uri, &target.target.uri, &[]).await, 3, "holds another migration");

@@ -65,7 +65,7 @@ impl Running {
         let mut ended = false;
         let (events, child) = (&self.events, &mut self.child);
         eventually(&format!("event {kind}"), async || {
-            // asked before the events are looked at, so that none of them is missed
+            // asked before the events are read, so that none of them is missed
             ended = child.try_wait().unwrap().is_some();
             let events = events.lock().unwrap_or_else(PoisonError::into_inner);
             found = events.iter().find(|e| e["event"] == kind && condition(e)).cloned();

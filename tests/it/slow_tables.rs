@@ -1,4 +1,4 @@
-//! Tables whose changes take long are named once, with the statement that mends them.
+//! Tables whose changes take long are named once, with the statement that fixes them.
 
 use hyperlift::event::{Event, Stage};
 
@@ -22,12 +22,12 @@ async fn c_20_a_table_that_is_scanned_for_each_change_is_named_with_the_index_th
     migration.stage(Stage::CatchUp).await;
     let rows_at_the_end = "update public.bag set note = 'during' where number between 4600 and 4900; update public.keyed set note = 'during'";
     pair.source.execute(rows_at_the_end).await;
-    let told = migration.event("told of the slow table", |e| matches!(e, Event::SlowedDown { .. })).await;
-    let Event::SlowedDown { table, reason, fix } = told else { panic!() };
+    let slowed = migration.event("the report of the slow table", |e| matches!(e, Event::SlowedDown { .. })).await;
+    let Event::SlowedDown { table, reason, fix } = slowed else { panic!() };
     assert_eq!(table.to_string(), "public.bag");
     assert!(reason.contains("REPLICA IDENTITY FULL"), "{reason}");
     assert_eq!(fix, "create index concurrently on public.bag (number);");
-    // What is advised can be run as it stands, while replay goes on.
+    // The advice can be run as it is, while replay continues.
     pair.target.execute(&fix).await;
     for n in 0..20 {
         pair.source.execute(&format!("update public.bag set note = 'turn {n}' where number between 4600 and 4630")).await;

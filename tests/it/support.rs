@@ -1,4 +1,4 @@
-//! What the tests of whole migrations stand on: two databases, and the real program as a child that can be watched, stopped and killed.
+//! What the tests of whole migrations use: two databases, and the real program as a child that can be watched, stopped and killed.
 
 use clap::Parser as _;
 use hyperlift::{
@@ -33,10 +33,10 @@ use tokio::{
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing that is waited for may take longer.
+/// The longest time that a test waits for something.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Looks again and again until `happened` says true. `what` names what is waited for.
+/// Polls until `happened` returns true. `what` names what is waited for.
 pub async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !happened().await {
@@ -149,7 +149,7 @@ impl Pair {
         Self { source: database(&source).await, target: database(&target).await, own: Some((source, target)) }
     }
 
-    /// One more empty database beside the target.
+    /// One more empty database on the target's server.
     pub async fn second_target(&self) -> Database {
         let (_, target) = self.own.as_ref().or_else(|| SHARED.get()).expect("its servers were started");
         database(target).await
@@ -228,7 +228,7 @@ struct Run {
     /// All its events; closed when its stdout is.
     events: watch::Receiver<Vec<Event>>,
     stderr: JoinHandle<String>,
-    /// Events that were looked at already.
+    /// How many events were read already.
     seen: usize,
 }
 
@@ -252,8 +252,8 @@ impl Ended {
 }
 
 fn last(events: &[Event]) -> String {
-    let told = events.iter().rev().filter(|e| !e.is_progress()).take(25).collect::<Vec<_>>();
-    told.into_iter().rev().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n")
+    let last = events.iter().rev().filter(|e| !e.is_progress()).take(25).collect::<Vec<_>>();
+    last.into_iter().rev().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Migration {
@@ -278,14 +278,14 @@ impl Migration {
         self
     }
 
-    /// With more of the command line.
+    /// With these arguments besides.
     #[must_use]
     pub fn arguments(mut self, more: &[&str]) -> Self {
         self.arguments.extend(more.iter().map(ToString::to_string));
         self
     }
 
-    /// The same migration, in the same directory, with more of the command line than it began with at first.
+    /// The same migration, in the same directory, with more arguments than at first.
     #[must_use]
     pub fn again(self, more: &[&str]) -> Self {
         let mut arguments = self.arguments;
@@ -305,7 +305,7 @@ impl Migration {
         self.folder.path().join("work")
     }
 
-    /// Starts a process that stays in catch-up for as long as it is let.
+    /// Starts a process that stays in catch-up until it is stopped.
     pub fn start(&mut self) {
         self.spawn(&[]);
     }
@@ -418,7 +418,7 @@ impl Migration {
     }
 }
 
-/// A migration in this process: with somebody who answers, or a configuration that the command line does not offer. Replay needs threads
+/// A migration in this process: with a test that answers prompts, or a configuration that the command line does not offer. Replay needs threads
 /// of its own: `#[tokio::test(flavor = "multi_thread")]`.
 pub struct InProcess {
     front: bus::FrontEnd,

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// What the dashboard asks of an operator between another key and `Y`.
 const CALM: Duration = Duration::from_millis(600);
 
-/// `hyperlift demo` in a terminal of its own; its servers and files lie in a folder of its own.
+/// `hyperlift demo` in a terminal of its own; its servers and files are in a folder of its own.
 struct Terminal {
     child: Box<dyn Child + Send + Sync>,
     /// Both are gone once it has hung up.
@@ -134,9 +134,9 @@ impl Terminal {
         self.lines.as_ref().unwrap().0.resize(pty_size(columns, rows)).unwrap();
     }
 
-    /// The window is closed, or the connection lost: nobody holds the other end of the terminal any more.
+    /// The window is closed, or the connection lost: nobody has the other end of the terminal open any more.
     fn hang_up(&mut self) {
-        // the reader goes with what it reads next
+        // the reader ends when it reads again
         self.hung_up.store(true, Ordering::Relaxed);
         self.lines = None;
     }
@@ -192,20 +192,20 @@ async fn an_operator_takes_the_demo_from_the_first_check_to_the_exit_summary() {
 
     terminal.shows(&["▶4 Hypertables", "0 of", "[ ] public.metrics", "[ ] public.events"]).await;
     terminal.press("a");
-    // the sentence comes with the engine's answer; c before it would answer a question of before
+    // the sentence comes with the engine's answer; a c before that would answer an earlier question
     terminal.shows(&["[x] public.metrics", "[x] public.events", "2 tables become hypertables"]).await;
     terminal.continues("4 Hypertables").await;
 
     terminal.shows(&["▶6 Catch-up", "✓5 Copy", "Source DB - Target DB", "public.metrics"]).await;
     terminal.press("C");
     terminal.shows(&["CUTOVER", "must have STOPPED WRITING", "[ Y  cut over now ]"]).await;
-    // a Y right behind another key is not meant
+    // a Y directly after another key is ignored
     terminal.press("jY");
     terminal.shows(&["Y did not count"]).await;
     let mut done = terminal.text().contains("Migration successfully completed");
     assert!(!done, "{}", terminal.text());
     while !done {
-        // not to wait for something, but because an operator has to: too early, it is refused again
+        // an operator has to wait, too: a key that comes too early is refused
         tokio::time::sleep(CALM).await;
         terminal.press("Y");
         terminal.until("an answer to Y", |text| text.contains("Y did not count") || text.contains("▶9 Done") || text.contains("▶8 Cutover")).await;
@@ -273,7 +273,7 @@ async fn copies_are_paused_in_the_middle_of_a_table_and_their_number_changes_whi
     let mut terminal = Terminal::demo(&["--yes", "--plan", plan, "--on", "plain", "--split-tables-larger-than", "256kB", "--copy-rate", "512kB"]);
     terminal.shows(&["▶5 Copy", "p: pause copy", "copy jobs 4", "copying"]).await;
     terminal.press("p");
-    // A table stands in the middle.
+    // A table is in the middle.
     terminal.shows(&["p: resume copy", "paused", "copying"]).await;
     for (key, jobs) in [("-", "copy jobs 3"), ("-", "copy jobs 2"), ("+", "copy jobs 3"), ("-", "copy jobs 2")] {
         terminal.press(key);

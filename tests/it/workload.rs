@@ -1,4 +1,4 @@
-//! A random application: tables of every awkward shape, and transactions that change them in every order that replay may take apart.
+//! A random application: tables of every awkward shape, and transactions that change them in orders that replay may distribute.
 //!
 //! What it writes depends on the seed alone. A statement that the source refuses (a key that is taken) is rolled back, so that the
 //! stream has rolled back savepoints and transactions, too.
@@ -36,10 +36,10 @@ pub struct Table {
 /// Two rows exchange their numbers through a third.
 const SWAP: &str =
     "update {o}{t} set {n} = 999999 where {n} = {a}; update {o}{t} set {n} = {a} where {n} = {c}; update {o}{t} set {n} = {c} where {n} = 999999";
-/// One row goes, another takes its place, a third the place of that.
+/// One row is deleted, another takes its number, a third takes the number of that.
 const CHAIN: &str = "delete from {o}{t} where {n} = {b}; update {o}{t} set {n} = {b} where {n} = {a}; update {o}{t} set {n} = {a} where {n} = {c}";
 const THERE_AND_BACK: &str = "update {o}{t} set {n} = 999999 where {n} = {a}; update {o}{t} set {n} = {a} where {n} = 999999";
-/// The place of a row that went is taken by one that is new, which goes, too.
+/// A new row takes the number of a deleted one, and is deleted, too.
 const IN_ITS_PLACE: &str =
     "update {o}{t} set {n} = {c} where {n} = {a}; insert into {t} {insert:a}; delete from {o}{t} where {n} = {a}; insert into {t} {insert:a}";
 
@@ -181,8 +181,8 @@ impl Written {
     }
 }
 
-/// A transaction that stays open while others commit; nobody else touches its table.
-struct Held {
+/// A transaction that stays open while others commit; no other session changes its table.
+struct OpenTransaction {
     client: Client,
     table: usize,
     left: u32,
@@ -192,7 +192,7 @@ struct Held {
 pub async fn write(source: &Database, tables: &[Table], transactions: u32, rng: &mut fastrand::Rng) -> Written {
     let client = source.session().await;
     let mut written = Written::default();
-    let mut held: Option<Held> = None;
+    let mut held: Option<OpenTransaction> = None;
     // Something to begin with.
     for table in tables {
         run(&client, &mut written, &table.insert(rng, (1, 50)), "").await;
@@ -213,7 +213,7 @@ pub async fn write(source: &Database, tables: &[Table], transactions: u32, rng: 
                 held = Some(session);
             }
         } else if rng.u8(0..6) == 0 {
-            let session = Held { client: source.session().await, table: rng.usize(0..tables.len()), left: rng.u32(1..6) };
+            let session = OpenTransaction { client: source.session().await, table: rng.usize(0..tables.len()), left: rng.u32(1..6) };
             // A child of another table is locked with it.
             if !tables[session.table].is_parent {
                 run(&session.client, &mut written, "begin", "").await;

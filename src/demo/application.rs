@@ -1,8 +1,8 @@
 //! An application that keeps writing to the demo database while it is migrated.
 //!
 //! It does what real ones do: single rows and batches, long transactions, savepoints, key changes, rows that move between partitions,
-//! updates beside a large value, cascading deletes, TRUNCATE. Sessions keep off each other's rows, so that every error of a statement
-//! was caused from outside: it ends the session and is returned by [`Writer::stop`].
+//! updates that leave a large value unchanged, cascading deletes, TRUNCATE. Each session has rows of its own, so every error of a
+//! statement comes from outside: it ends the session and is returned by [`Application::stop`].
 
 use super::{
     actions::{ACTIONS, Action, PAUSE},
@@ -29,16 +29,16 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug)]
 pub struct Load {
     pub sessions: u32,
-    /// The same seed makes the same choices, in each session.
+    /// With the same seed, each session makes the same choices again.
     pub seed: u64,
-    /// Transactions per second of all sessions together; none means as many as they can.
+    /// Transactions per second of all sessions together; `None` is without limit.
     pub rate_per_second: Option<f64>,
     /// Also UPDATE and DELETE in the tables without a replica identity. PostgreSQL refuses them while such a table is in a publication
     /// that publishes updates.
     pub unidentified: bool,
     /// Connects again when a connection breaks, and waits while the database is read-only, instead of ending with the error.
     pub patient: bool,
-    /// How long the long transactions are, at most.
+    /// The longest time that a long transaction takes.
     pub long_transaction: Duration,
 }
 
@@ -48,14 +48,14 @@ impl Default for Load {
     }
 }
 
-/// What the sessions have done in the end.
+/// What the sessions have done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Committed transactions.
     pub transactions: u64,
-    /// The same by what they did.
+    /// The same, for each kind of transaction.
     pub by_action: BTreeMap<&'static str, u64>,
-    /// Connections that broke and were made again; whether their last transaction was committed is unknown.
+    /// Connections that broke and were opened again. Whether their last transaction was committed is unknown.
     pub reconnects: u64,
     /// Transactions refused because the database was read-only.
     pub refused: u64,
@@ -72,57 +72,57 @@ impl AddAssign for Totals {
     }
 }
 
-/// The running application. Dropping it stops it, too, without waiting.
+/// The running application. Dropping it also stops it, without waiting.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Application {
     sessions: Vec<JoinHandle<Result<Totals>>>,
     stop: CancellationToken,
-    counters: Arc<Counters>,
+    running: Arc<RunningTotals>,
 }
 
 /// What all sessions count while they run.
 #[derive(Debug, Default)]
-struct Counters {
+struct RunningTotals {
     transactions: AtomicU64,
     refused: AtomicU64,
 }
 
-impl Writer {
+impl Application {
     /// Starts the sessions; all are connected when it returns.
     pub async fn start(uri: &str, load: Load) -> Result<Self> {
-        let mut writer = Self { sessions: Vec::new(), stop: CancellationToken::new(), counters: Arc::default() };
+        let mut application = Self { sessions: Vec::new(), stop: CancellationToken::new(), running: Arc::default() };
         for number in 0..load.sessions {
-            let session = Session {
+            let session = ApplicationSession {
                 client: open(uri).await?,
                 uri: uri.to_owned(),
                 rng: fastrand::Rng::with_seed(load.seed.wrapping_mul(1000) + u64::from(number)),
                 number,
-                stop: writer.stop.clone(),
-                counters: Arc::clone(&writer.counters),
+                stop: application.stop.clone(),
+                running: Arc::clone(&application.running),
                 totals: Totals::default(),
                 load: load.clone(),
             };
-            writer.sessions.push(tokio::spawn(session.run()));
+            application.sessions.push(tokio::spawn(session.run()));
         }
-        Ok(writer)
+        Ok(application)
     }
 
     /// Transactions committed so far.
     pub fn transactions(&self) -> u64 {
-        self.counters.transactions.load(Ordering::Relaxed)
+        self.running.transactions.load(Ordering::Relaxed)
     }
 
     /// Transactions refused so far because the database was read-only.
     pub fn refused(&self) -> u64 {
-        self.counters.refused.load(Ordering::Relaxed)
+        self.running.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether a session has ended with an error, which [`Writer::stop`] will tell.
+    /// Whether a session has ended with an error, which [`Application::stop`] will return.
     pub fn has_failed(&self) -> bool {
         !self.stop.is_cancelled() && self.sessions.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends after the current transactions; the first error of a session, if there was one.
+    /// Ends after the current transactions. Returns the first error of a session, if there was one.
     pub async fn stop(mut self) -> Result<Totals> {
         self.stop.cancel();
         let (mut totals, mut failure) = (Totals::default(), None);
@@ -136,7 +136,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for Application {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -148,18 +148,18 @@ async fn open(uri: &str) -> Result<Client> {
     Ok(client)
 }
 
-struct Session {
+struct ApplicationSession {
     client: Client,
     uri: String,
     rng: fastrand::Rng,
     number: u32,
     stop: CancellationToken,
-    counters: Arc<Counters>,
+    running: Arc<RunningTotals>,
     totals: Totals,
     load: Load,
 }
 
-impl Session {
+impl ApplicationSession {
     async fn run(mut self) -> Result<Totals> {
         let pause = self.load.rate_per_second.map(|rate| Duration::from_secs_f64(f64::from(self.load.sessions) / rate.max(0.001)));
         let mut ticks = interval(pause.unwrap_or(Duration::from_nanos(1)));
@@ -174,12 +174,12 @@ impl Session {
             let action = self.choose();
             match self.transact(action).await {
                 Ok(()) => {
-                    self.counters.transactions.fetch_add(1, Ordering::Relaxed);
+                    self.running.transactions.fetch_add(1, Ordering::Relaxed);
                     self.totals.transactions += 1;
                     *self.totals.by_action.entry(action.name).or_default() += 1;
                 }
                 Err(e) if self.load.patient && e.has_code("25006") => {
-                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    self.running.refused.fetch_add(1, Ordering::Relaxed);
                     self.totals.refused += 1;
                     let _ = self.stop.run_until_cancelled(sleep(Duration::from_millis(200))).await;
                     if self.client.batch_execute("rollback").await.is_err() {
@@ -229,7 +229,7 @@ impl Session {
         Ok(self.client.batch_execute(&format!("{after}; commit")).await?)
     }
 
-    /// Fills the placeholders, each with one choice for the whole action. Rows are shared out between the sessions by their id.
+    /// Fills the placeholders, each with one choice for the whole action. The id of a row decides to which session it belongs.
     fn fill(&mut self, sql: &str) -> String {
         let (sessions, number) = (self.load.sessions, self.number);
         let mut own = |table: &str, id: &str| {

@@ -1,0 +1,144 @@
+//! Whether both servers are reached directly, and are those that this migration is about.
+
+use super::finding::Finding;
+use crate::{
+    error::{Error, Result},
+    event::{Endpoint, Event},
+    migration::context::Context,
+    pg::{
+        catalog::{self, Server},
+        client::Client,
+        connect::session::Side,
+        pooler::{self, Between},
+        timescale::{self, Timescale},
+    },
+};
+
+pub const CONNECTIONS: &str = "connections";
+pub const NO_POOLER: &str = "no pooler";
+pub const WORK_DIRECTORY: &str = "work directory";
+pub const TWO_DATABASES: &str = "source is not the target";
+
+/// The fix for a pooler.
+pub const DIRECTLY: &str = "connect to the PostgreSQL server itself, by its own host and port (PgBouncer often listens on 6432, the server on 5432)";
+
+/// Both servers, as they introduce themselves.
+#[derive(Debug)]
+pub struct ConnectionFacts {
+    pub source: Server,
+    pub target: Server,
+    pub timescale: Timescale,
+    /// Source and target as the header shows them.
+    pub endpoints: (Endpoint, Endpoint),
+    pub source_by_proxy: bool,
+    pub target_by_proxy: bool,
+    /// What the work directory says of another migration.
+    pub other_migration: Option<String>,
+}
+
+/// Why there are no facts, and the check that reports it.
+#[derive(Debug)]
+pub struct NotGathered {
+    pub check: &'static str,
+    pub error: Error,
+}
+
+impl From<Error> for NotGathered {
+    fn from(error: Error) -> Self {
+        Self { check: CONNECTIONS, error }
+    }
+}
+
+/// The sessions with which the other facts are gathered.
+pub struct Sessions {
+    pub source: Client,
+    pub target: Client,
+}
+
+/// Connects. A pooler is asked first, before any of our settings could become one of the application's (N-6).
+pub async fn gather(cx: &Context) -> Result<(ConnectionFacts, Sessions), NotGathered> {
+    let source_by_proxy = goes_by_proxy(cx, Side::Source).await?;
+    let target_by_proxy = goes_by_proxy(cx, Side::Target).await?;
+    let source = cx.source("preflight").await?;
+    let from = catalog::server(&source).await?;
+    let target = cx.target("preflight").await?;
+    let to = catalog::server(&target).await?;
+    let timescale = timescale::inspect(&target).await?;
+    let endpoints = (
+        Endpoint { address: cx.config.source.address(), version: from.version_text.clone(), timescale: None },
+        Endpoint { address: cx.config.target.address(), version: to.version_text.clone(), timescale: timescale.installed.clone() },
+    );
+    let other_migration = other_migration(cx, &from, &to);
+    if other_migration.is_none() {
+        cx.reporter.report(Event::Connected { source: endpoints.0.clone(), target: endpoints.1.clone() }).await;
+    }
+    let facts = ConnectionFacts { source: from, target: to, timescale, endpoints, source_by_proxy, target_by_proxy, other_migration };
+    Ok((facts, Sessions { source, target }))
+}
+
+/// Whether a proxy is on the way. A pooler that serves each transaction by another session is an error.
+async fn goes_by_proxy(cx: &Context, side: Side) -> Result<bool, NotGathered> {
+    let info = match side {
+        Side::Source => &cx.config.source,
+        Side::Target => &cx.config.target,
+    };
+    match pooler::look(info, &cx.application("preflight")).await.map_err(|e| e.context(side))? {
+        Between::Nothing => Ok(false),
+        Between::Proxy => Ok(true),
+        Between::Pooler => {
+            let error = Error::refused(format!("{side}: there is a connection pooler at {}", info.address()))
+                .detail("it serves each transaction by another session: settings and locks of a migration would end up in those of the application")
+                .hint(DIRECTLY);
+            Err(NotGathered { check: NO_POOLER, error })
+        }
+    }
+}
+
+/// A work directory belongs to one pair of databases (N-7).
+fn other_migration(cx: &Context, from: &Server, to: &Server) -> Option<String> {
+    [("source", &cx.record.source, from), ("target", &cx.record.target, to)].into_iter().find_map(|(side, known, now)| {
+        let is_other = !known.system_id.is_empty() && (&known.system_id, &known.database) != (&now.system_id, &now.database);
+        is_other.then(|| {
+            format!(
+                "{} holds another migration: its {side} is {} (system {}), not database {} of system {}",
+                cx.work.path().display(),
+                known.address,
+                known.system_id,
+                now.database,
+                now.system_id
+            )
+        })
+    })
+}
+
+/// A connection that fails is [`NotGathered`].
+pub fn connections(f: &ConnectionFacts) -> Finding {
+    Finding::ok(format!("source as {}, target as {}", f.source.user, f.target.user))
+}
+
+pub fn no_pooler(f: &ConnectionFacts) -> Finding {
+    let sides = match (f.source_by_proxy, f.target_by_proxy) {
+        (false, false) => return Finding::ok("both servers are reached directly"),
+        (true, true) => "both sides",
+        (true, false) => "the source",
+        (false, true) => "the target",
+    };
+    Finding::warn(format!("there is a proxy, or a pooler by sessions, in front of {sides}: it may limit connections or end them"), DIRECTLY)
+}
+
+pub fn work_directory(other: Option<&String>) -> Finding {
+    match other {
+        None => Finding::ok("holds no other migration"),
+        Some(other) => Finding::fail(other, "give the URIs with which it began, or another --dir for a new migration"),
+    }
+}
+
+pub fn two_databases(from: &Server, to: &Server) -> Finding {
+    let same = (&from.system_id, &from.database, from.database_oid) == (&to.system_id, &to.database, to.database_oid);
+    Finding::require(
+        !same,
+        "two databases",
+        format!("both are database {} of the same server", from.database),
+        "give --target the TimescaleDB database",
+    )
+}

@@ -1,0 +1,199 @@
+//! What of the source is migrated, and what does not arrive like everything else.
+
+use super::finding::{Finding, first_few};
+use crate::{
+    error::Result,
+    event::Stage,
+    format,
+    migration::context::Context,
+    pg::{
+        catalog::{
+            self, Relation,
+            exclusion::{self, Omitted},
+            unsupported::{self, Apart},
+        },
+        client::Client,
+    },
+    scope::{Extent, Scope},
+};
+
+pub const FILTERS: &str = "filters";
+pub const SCOPE: &str = "scope";
+pub const OWNERS_AND_GRANTS: &str = "owners and grants";
+pub const OBJECT_NAMES: &str = "columns that name objects";
+
+// As `unsupported::apart` names them.
+pub const PUBLICATIONS: &str = "publications";
+pub const SUBSCRIPTIONS: &str = "subscriptions";
+pub const DATABASE_SETTINGS: &str = "database settings";
+pub const DATABASE_GRANTS: &str = "grants on the database";
+pub const DATABASE_COMMENT: &str = "comment on the database";
+pub const SECURITY_LABELS: &str = "security labels";
+pub const TABLESPACES: &str = "tablespaces";
+pub const UNLOGGED_TABLES: &str = "unlogged tables";
+pub const LARGE_OBJECTS: &str = "large objects";
+pub const EXTENSION_ROWS: &str = "rows of extensions";
+const KINDS: [&str; 10] = [
+    PUBLICATIONS, SUBSCRIPTIONS, DATABASE_SETTINGS, DATABASE_GRANTS, DATABASE_COMMENT, SECURITY_LABELS, TABLESPACES, UNLOGGED_TABLES, LARGE_OBJECTS,
+    EXTENSION_ROWS,
+];
+
+/// What the checks are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Migration,
+    /// `hyperlift check`
+    CheckOnly,
+}
+
+/// The source's tables, and what the filters and the flags say of it.
+#[derive(Debug)]
+pub struct ScopeFacts {
+    pub scope: Scope,
+    /// All tables of the source.
+    pub relations: Vec<Relation>,
+    /// What the filters leave out; `None` without filters.
+    pub omitted: Option<Omitted>,
+    pub purpose: Purpose,
+    /// The filters are fixed: names on the source may have changed since then.
+    pub has_begun: bool,
+    pub unsupported: Vec<Apart>,
+    /// Columns whose values name other objects.
+    pub object_names: Vec<String>,
+    pub owners: bool,
+    pub grants: bool,
+}
+
+impl ScopeFacts {
+    /// The tables whose rows are copied.
+    pub fn copied(&self) -> Vec<&Relation> {
+        self.of(Extent::All).collect()
+    }
+
+    /// Their size.
+    pub fn bytes(&self) -> u64 {
+        self.of(Extent::All).map(|r| r.bytes).sum()
+    }
+
+    fn of(&self, extent: Extent) -> impl Iterator<Item = &Relation> {
+        self.relations.iter().filter(move |r| self.scope.extent(&r.table) == extent)
+    }
+}
+
+pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<ScopeFacts> {
+    let scope = cx.plan.scope.clone();
+    let omitted = if scope.is_everything() { None } else { Some(exclusion::resolve(source, &cx.plan).await?) };
+    let unsupported = unsupported::apart(source, &cx.plan).await?;
+    debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
+    Ok(ScopeFacts {
+        relations: catalog::relations(source).await?,
+        omitted,
+        purpose,
+        has_begun: cx.is_finished(Stage::Preflight),
+        unsupported,
+        object_names: unsupported::object_references(source).await?,
+        owners: cx.plan.owners,
+        grants: cx.plan.grants,
+        scope,
+    })
+}
+
+pub fn filters(omitted: Option<&Omitted>, has_begun: bool) -> Finding {
+    match omitted {
+        None => Finding::ok("none are given"),
+        Some(_) if has_begun => Finding::ok("fixed when the migration began"),
+        Some(o) => Finding::require(
+            o.unmatched.is_empty(),
+            "each matches something on the source",
+            format!("{} matches nothing on the source", o.unmatched.join(", ")),
+            "correct the filter, or remove it",
+        ),
+    }
+}
+
+pub fn scope(f: &ScopeFacts) -> Finding {
+    let all: u64 = f.relations.iter().map(|r| r.bytes).sum();
+    let Some(omitted) = &f.omitted else {
+        return if f.relations.is_empty() {
+            Finding::warn("the source has no tables", "see that --source names the right database")
+        } else {
+            Finding::ok(format!("all {} tables, {}", f.relations.len(), format::bytes(all)))
+        };
+    };
+    if let Some((first, more)) = omitted.problems.split_first().filter(|_| !f.has_begun) {
+        let more = if more.is_empty() { String::new() } else { format!("; and {} more of this kind", more.len()) };
+        return Finding::fail(format!("{first}{more}"), "leave that out, too, or keep what needs it");
+    }
+    let (kept, structure) = (f.of(Extent::All).count(), f.of(Extent::Structure).count());
+    if kept == 0 {
+        return Finding::warn(
+            format!("the filters leave out the rows of all {} tables", f.relations.len()),
+            "correct the filters (--include, --exclude)",
+        );
+    }
+    let list = if f.purpose == Purpose::Migration { "listed in report/left-out.txt" } else { "named above" };
+    let without_rows = if structure > 0 { format!("; {structure} more without rows") } else { String::new() };
+    Finding::ok(format!(
+        "{kept} of {} tables, {} of {}{without_rows}; left out: {} objects, {list}",
+        f.relations.len(),
+        format::bytes(f.bytes()),
+        format::bytes(all),
+        omitted.lines.len()
+    ))
+}
+
+/// Objects of one kind that do not arrive like everything else: one sentence for those with the same fate.
+pub fn unsupported(found: &[Apart], kind: &str) -> Finding {
+    let found: Vec<&Apart> = found.iter().filter(|a| a.check == kind).collect();
+    let Some(first) = found.first() else { return Finding::ok("none") };
+    let fates: Vec<String> = found
+        .chunk_by(|a, b| a.reason == b.reason)
+        .map(|same| {
+            let names: Vec<&str> = same.iter().map(|a| a.object.as_str()).collect();
+            format!("{}: {}", first_few(&names), same[0].reason)
+        })
+        .collect();
+    Finding::warn(fates.join("; "), &first.fix)
+}
+
+pub fn object_names(columns: &[String]) -> Finding {
+    if columns.is_empty() {
+        return Finding::ok("none");
+    }
+    Finding::warn(
+        columns.join(", "),
+        "what they name has to exist on the target when the rows are copied: tables, types and functions do, indexes and roles that are not created do not",
+    )
+}
+
+pub fn owners_and_grants(owners: bool, grants: bool) -> Finding {
+    Finding::ok(match (owners, grants) {
+        (false, false) => "all objects will belong to the target's user, without grants (--owners, --grants)",
+        (true, false) => "owners as on the source; no grants (--grants)",
+        (false, true) => "all objects will belong to the target's user (--owners); grants as on the source",
+        (true, true) => "both as on the source",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Verdict;
+
+    #[test]
+    fn objects_of_one_fate_share_a_sentence() {
+        let label = |n: u32, reason: &str| Apart {
+            check: SECURITY_LABELS.into(),
+            object: format!("SECURITY LABELS of p{n}"),
+            reason: reason.into(),
+            fix: "security label ... on the target".into(),
+            is_made_as_wished: false,
+        };
+        let mut found: Vec<Apart> = (1..=7).map(|n| label(n, "stay on the source")).collect();
+        found.push(label(8, "are lost"));
+        let finding = unsupported(&found, SECURITY_LABELS);
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.sentence.ends_with("SECURITY LABELS of p5 and 2 more: stay on the source; SECURITY LABELS of p8: are lost"), "{finding:?}");
+        assert_eq!(unsupported(&found, TABLESPACES), Finding::ok("none"));
+    }
+}

@@ -1,0 +1,348 @@
+//! Each check of preflight warns or fails in some situation. One without a situation fails [`every_check_is_provoked`].
+
+use hyperlift::{
+    demo::servers::{Programs, Server, ServerOptions},
+    event::Verdict::{self, Fail, Warn},
+    migration::stages::preflight::checks::CHECKS,
+    pg::own::Names,
+    record::{Record, RecordedEndpoint},
+};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    pooler::pooler,
+    support::{Database, Pair, hyperlift, until},
+};
+
+/// Two databases and arguments for `hyperlift check`; or a work directory, with which `hyperlift migrate` begins.
+#[derive(Default)]
+struct Situation {
+    source: String,
+    target: String,
+    arguments: Vec<&'static str>,
+    work: Option<tempfile::TempDir>,
+    /// What has to live meanwhile.
+    _pair: Option<Pair>,
+    _server: Option<Server>,
+}
+
+impl Situation {
+    fn of(pair: Pair) -> Self {
+        Self { source: pair.source.uri.clone(), target: pair.target.uri.clone(), _pair: Some(pair), ..Self::default() }
+    }
+
+    /// The verdicts and the sentences, by the names of the checks.
+    async fn checks(&self) -> BTreeMap<String, (Verdict, String)> {
+        let mut command = hyperlift();
+        match &self.work {
+            None => command.arg("check"),
+            Some(work) => command.args(["migrate", "--yes", "--dir"]).arg(work.path()),
+        };
+        let output = command.args(["--json", "--source", &self.source, "--target", &self.target]).args(&self.arguments).output().await.unwrap();
+        let events = output.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice::<Value>(line).unwrap());
+        let checks = events.filter(|e| e["event"] == "checked").map(|e| {
+            let check = &e["check"];
+            let verdict = serde_json::from_value(check["verdict"].clone()).unwrap();
+            (check["name"].as_str().unwrap().to_owned(), (verdict, check["sentence"].as_str().unwrap().to_owned()))
+        });
+        let checks: BTreeMap<_, _> = checks.collect();
+        let failed = checks.values().any(|(verdict, _)| *verdict == Fail);
+        assert_eq!(output.status.code(), Some(if failed { 3 } else { 0 }), "{checks:?}\n{}", String::from_utf8_lossy(&output.stderr));
+        checks
+    }
+}
+
+/// A check, its verdict, and a part of its sentence.
+type Says = (&'static str, Verdict, &'static str);
+
+async fn assert_says(situation: Option<Situation>, says: &[Says]) {
+    // TimescaleDB is not installed.
+    let Some(situation) = situation else { return };
+    let checks = situation.checks().await;
+    for (name, verdict, part) in says {
+        let found = checks.get(*name);
+        assert!(found.is_some_and(|(v, sentence)| v == verdict && sentence.contains(part)), "{name}: {found:?}\n{checks:#?}");
+    }
+}
+
+/// Makes a test of each situation, and the list of all that they say: a check is on the list only because a test asserts it.
+macro_rules! situations {
+    ($($test:ident: $make:ident { $($says:expr,)+ })+) => {
+        $(#[tokio::test]
+        async fn $test() {
+            assert_says($make().await, &[$($says),+]).await;
+        })+
+        const PROVOKED: &[&[Says]] = &[$(&[$($says),+]),+];
+    };
+}
+
+situations! {
+    a_server_that_is_not_reached: unreachable {
+        ("connections", Fail, "source: "),
+    }
+    a_proxy: proxied {
+        ("no pooler", Warn, "in front of the target"),
+    }
+    the_work_directory_of_another_migration: foreign_work_directory {
+        ("work directory", Fail, "holds another migration: its source is elsewhere:5432/other"),
+    }
+    the_source_as_target: one_database {
+        ("source is not the target", Fail, "of the same server"),
+    }
+    arguments_that_do_not_fit: wrong_arguments {
+        ("filters", Fail, "table:public.zoo matches nothing"),
+        ("scope", Fail, "keyed_pkey cannot be left out"),
+        ("pg_dump", Fail, "/bin/false"),
+        ("disk", Fail, "0 B free at /proc"),
+    }
+    objects_that_do_not_arrive_like_others: odd_objects {
+        ("publications", Warn, "PUBLICATION news: not created on the target"),
+        ("subscriptions", Warn, "SUBSCRIPTION feed: not created on the target"),
+        ("database settings", Warn, "SETTING work_mem=8MB of the database: not set"),
+        ("grants on the database", Warn, "stay on the source"),
+        ("comment on the database", Warn, "stays on the source"),
+        ("security labels", Warn, "SECURITY LABELS of nobody: stay on the source, 1 of them"),
+        ("tablespaces", Warn, "TABLESPACE fast: goes to the default tablespace of the target: public.far"),
+        ("unlogged tables", Warn, "TABLE public.quick: unlogged, copied once"),
+        ("large objects", Warn, "1 of them, copied once"),
+        ("rows of extensions", Warn, "EXTENSION plpgsql: your rows in public.far are copied once"),
+        ("columns that name objects", Warn, "public.jobs.handler regclass"),
+    }
+    a_source_that_is_not_set_up_for_a_migration: unprepared_source {
+        ("wal_level", Fail, "wal_level is replica"),
+        ("free replication slot", Fail, "none is free"),
+        ("free walsender", Fail, "none is free"),
+        ("replication connection", Fail, "max_wal_senders"),
+        ("synchronous_standby_names", Fail, "the application's commits would wait"),
+        ("max_locks_per_transaction", Warn, "all 201 tables"),
+    }
+    a_source_that_limits_the_age_of_snapshots: short_snapshots {
+        ("old_snapshot_threshold", Fail, "a long copy would fail"),
+    }
+    a_slot_that_was_invalidated: lost_slot {
+        ("slot", Fail, "was invalidated: the source removed WAL that it needed"),
+    }
+    hypertables_on_the_source: hypertables {
+        ("source has no hypertables", Fail, "1 of its tables are hypertables already: public.t"),
+    }
+    standbys_on_both_sides: standbys {
+        ("source is a primary", Fail, "the source is a standby"),
+        ("target is a primary", Fail, "the target is read-only"),
+    }
+    a_target_that_does_not_preload_timescaledb: not_preloaded {
+        ("TimescaleDB", Fail, "the server does not preload it"),
+    }
+    users_without_rights: weak_users {
+        ("ownership", Fail, "reader does not own public.t"),
+        ("rights on the target", Fail, "weak may not create schemas"),
+        ("temporary tables", Warn, "weak may not create them"),
+        ("timescaledb.restoring", Fail, "rows written now would be invisible"),
+        ("target is empty", Fail, "it holds public.mine"),
+        ("extensions", Warn, "not available on the target: nowhere"),
+        ("roles", Warn, "which lacks somebody"),
+        ("extensions of superusers", Warn, "weak may not create postgres_fdw"),
+        ("objects of superusers", Warn, "weak may not make function public.hidden(integer)"),
+        ("encodings", Warn, "source LATIN1, target UTF8"),
+    }
+}
+
+/// Checks that this machine cannot provoke, and what covers them.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("source version", "other versions are not installed: the unit tests of preflight::source, and the tests of versions"),
+    ("target version", "other versions are not installed: the unit tests of preflight::target, and the tests of versions"),
+    ("versions", "other versions are not installed: the unit tests of preflight::target, and the tests of versions"),
+    ("idle_replication_slot_timeout", "PostgreSQL 18 has it: the unit tests of preflight::source, and the tests of versions"),
+    ("old transactions", "needs a transaction of five minutes: the unit tests of preflight::source"),
+    ("max_wal_size", "needs gigabytes: the unit tests of preflight::target"),
+    ("owners and grants", "reports what was chosen, and is always ok"),
+];
+
+#[test]
+fn every_check_is_provoked() {
+    let known: BTreeSet<&str> = CHECKS.iter().map(|c| c.name).collect();
+    let provoked: BTreeSet<&str> = PROVOKED.iter().flat_map(|says| says.iter().map(|(name, ..)| *name)).collect();
+    let excused: BTreeSet<&str> = NOT_HERE.iter().map(|(name, _)| *name).collect();
+    assert!(PROVOKED.iter().flat_map(|says| says.iter()).all(|(_, verdict, _)| *verdict >= Warn));
+    assert_eq!(provoked.intersection(&excused).collect::<Vec<_>>(), Vec::<&&str>::new(), "excused, although there is a situation");
+    assert_eq!(provoked.union(&excused).copied().collect::<BTreeSet<_>>(), known);
+}
+
+#[tokio::test]
+async fn two_databases_in_order_pass_every_check() {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.t (id int primary key)").await;
+    let checks = Situation::of(pair).checks().await;
+    let names: BTreeSet<&str> = CHECKS.iter().map(|c| c.name).collect();
+    assert_eq!(checks.keys().map(String::as_str).collect::<BTreeSet<_>>(), names, "every check says something");
+    // The machine's own TimescaleDB and disk may be worth a warning.
+    let warned: Vec<_> = checks.iter().filter(|(name, found)| found.0 != Verdict::Ok && !["TimescaleDB", "disk"].contains(&name.as_str())).collect();
+    assert!(warned.is_empty(), "{warned:?}");
+}
+
+#[tokio::test]
+async fn the_list_of_checks_needs_no_connection() {
+    let output = hyperlift().args(["check", "--list"]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && CHECKS.iter().all(|c| text.contains(c.name) && text.contains(c.meaning)), "{text}");
+}
+
+#[tokio::test]
+async fn check_prints_what_is_left_out_and_leaves_no_work_directory() {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.kept (id int primary key); create table public.left_out (id int primary key)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("work");
+    let output = hyperlift()
+        .args(["check", "--source", &pair.source.uri, "--target", &pair.target.uri, "--exclude", "table:public.left_out", "--dir"])
+        .arg(&dir)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("left out: table public.left_out") && text.contains("named above"), "{text}");
+    assert!(text.contains(&format!("free at {} for the spool", folder.path().display())), "{text}");
+    assert!(!dir.exists());
+}
+
+async fn unreachable() -> Option<Situation> {
+    Some(Situation { source: "postgres://u@127.0.0.1:1/db".into(), ..Situation::of(Pair::shared().await) })
+}
+
+async fn proxied() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    Some(Situation { target: pooler(&pair.target, false).await.uri, ..Situation::of(pair) })
+}
+
+/// A work directory with this record.
+fn work_directory(record: &Record) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("migration.json"), serde_json::to_string(record).unwrap()).unwrap();
+    folder
+}
+
+async fn foreign_work_directory() -> Option<Situation> {
+    let source = RecordedEndpoint { address: "elsewhere:5432/other".into(), system_id: "1".into(), database: "other".into() };
+    let work = work_directory(&Record { id: "other1".into(), source, ..Record::default() });
+    Some(Situation { work: Some(work), ..Situation::of(Pair::shared().await) })
+}
+
+async fn one_database() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    Some(Situation { target: pair.source.uri.replace("127.0.0.1", "localhost"), ..Situation::of(pair) })
+}
+
+async fn wrong_arguments() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.keyed (id int primary key)").await;
+    // The kernel's own file system has no space, on every machine.
+    let arguments = ["--exclude", "table:public.zoo", "--exclude", "index:keyed_pkey", "--pg-dump", "/bin/false", "--dir", "/proc/hyperlift"];
+    Some(Situation { arguments: arguments.to_vec(), ..Situation::of(pair) })
+}
+
+async fn odd_objects() -> Option<Situation> {
+    let pair = Pair::own(ServerOptions::default().setting("allow_in_place_tablespaces", "on")).await;
+    let database = pair.source.value("select current_database()").await;
+    pair.source.execute("create tablespace fast location ''").await;
+    pair.source
+        .execute(&format!(
+            "create table public.far (id int primary key) tablespace fast; create unlogged table public.quick (id int primary key);
+             create table public.jobs (id int primary key, handler regclass); create publication news for table public.jobs;
+             create subscription feed connection 'host=127.0.0.1 port=1' publication feed with (connect = false, slot_name = none);
+             alter database {database} set work_mem = '8MB'; grant connect on database {database} to pg_monitor;
+             comment on database {database} is 'ours'; select lo_create(77);
+             -- no provider and no extension with tables of its own is installed
+             insert into pg_seclabel values ('public.far'::regclass, 'pg_class'::regclass, 0, 'nobody', 'secret');
+             update pg_extension set extconfig = array['public.far'::regclass::oid], extcondition = array[''] where extname = 'plpgsql'"
+        ))
+        .await;
+    Some(Situation::of(pair))
+}
+
+async fn unprepared_source() -> Option<Situation> {
+    let options = ["max_replication_slots", "max_wal_senders"].iter().fold(ServerOptions::default(), |o, name| o.setting(*name, "0"));
+    let options = options.setting("wal_level", "replica").setting("synchronous_standby_names", "*");
+    let server = Server::start(options.setting("max_locks_per_transaction", "10").setting("max_connections", "20")).await.unwrap();
+    let source = Database { uri: server.create_database("many").await.unwrap() };
+    source
+        .execute("do $$ begin for n in 1..201 loop execute format('create table public.t%s (id int primary key)', n); commit; end loop; end $$")
+        .await;
+    Some(Situation { source: source.uri, _server: Some(server), ..Situation::of(Pair::shared().await) })
+}
+
+/// From PostgreSQL 17 on there is no such setting.
+async fn short_snapshots() -> Option<Situation> {
+    if Programs::newest().unwrap().major >= 17 {
+        return None;
+    }
+    let server = Server::start(ServerOptions::default().setting("old_snapshot_threshold", "60")).await.unwrap();
+    let source = server.create_database("source").await.unwrap();
+    Some(Situation { source, _server: Some(server), ..Situation::of(Pair::shared().await) })
+}
+
+async fn lost_slot() -> Option<Situation> {
+    let pair = Pair::own(ServerOptions::default().setting("max_slot_wal_keep_size", "1MB")).await;
+    let record = Record { id: "lost01".into(), ..Record::default() };
+    let slot = Names::of(&record.id).slot;
+    pair.source.execute(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    until("the slot is lost", async || {
+        pair.source.execute("create table public.t (id int); drop table public.t").await;
+        pair.source.execute("select pg_switch_wal()").await;
+        pair.source.execute("checkpoint").await;
+        pair.source.value("select coalesce(wal_status, 'lost') from pg_replication_slots").await == "lost"
+    })
+    .await;
+    Some(Situation { work: Some(work_directory(&record)), ..Situation::of(pair) })
+}
+
+async fn hypertables() -> Option<Situation> {
+    if !Programs::newest().unwrap().has_timescale() {
+        return None;
+    }
+    let pair = Pair::shared().await;
+    pair.target.execute("create extension timescaledb").await;
+    pair.target.execute("create table public.t (at timestamptz not null); select create_hypertable('public.t', 'at')").await;
+    Some(Situation { source: pair.target.uri.clone(), target: pair.second_target().await.uri, ..Situation::of(pair) })
+}
+
+async fn standbys() -> Option<Situation> {
+    let server = Server::start(ServerOptions::default()).await.unwrap();
+    let (source, target) = (server.create_database("source").await.unwrap(), server.create_database("target").await.unwrap());
+    server.stop().await.unwrap();
+    std::fs::write(server.dir().join("data/standby.signal"), "").unwrap();
+    server.restart().await.unwrap();
+    Some(Situation { source, target, _server: Some(server), ..Situation::default() })
+}
+
+async fn not_preloaded() -> Option<Situation> {
+    if !Programs::newest().unwrap().has_timescale() {
+        return None;
+    }
+    let pair = Pair::shared().await;
+    let server = Server::start(ServerOptions::default()).await.unwrap();
+    let target = server.create_database("target").await.unwrap();
+    Some(Situation { target, _server: Some(server), ..Situation::of(pair) })
+}
+
+async fn weak_users() -> Option<Situation> {
+    let pair = Pair::own(ServerOptions::default()).await;
+    let server = pair.source_server();
+    server.execute("postgres", "create database latin encoding 'LATIN1' locale 'C' template template0").await.unwrap();
+    let source = Database { uri: server.uri("latin") };
+    source
+        .execute(
+            "create role reader login replication; create role somebody; create table public.t (id int primary key); create extension postgres_fdw;
+             create function public.hidden(int) returns bool language sql leakproof immutable as 'select $1 > 0';
+             create extension citext; update pg_extension set extname = 'nowhere' where extname = 'citext'",
+        )
+        .await;
+    let database = pair.target.value("select current_database()").await;
+    pair.target
+        .execute(&format!(
+            "create role weak login; create table public.mine (n int); revoke all on database {database} from public;
+             grant connect on database {database} to weak; alter database {database} set timescaledb.restoring = 'on'"
+        ))
+        .await;
+    let (source, target) = (source.uri.replace("postgres@", "reader@"), pair.target.uri.replace("postgres@", "weak@"));
+    Some(Situation { source, target, ..Situation::of(pair) })
+}
