@@ -18,4 +18,5 @@ pub mod wire;
 
 pub mod connect;
 
+pub mod object;
 pub mod own;

@@ -21,6 +21,7 @@ use crate::{
         client::Client,
         dump::{self, Phase, Schema, Statement},
         ledger,
+        object::ObjectKind,
     },
     plan::Plan,
 };
@@ -54,7 +55,7 @@ pub async fn understood(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Sch
     let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
     let mut schema = dump::schema(text, plan, target).await?;
     if cx.config.skip_extensions {
-        schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
+        schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);
     }
     Ok(schema)
 }
@@ -64,8 +65,8 @@ pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
     let mut session = ddl::Session::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
-    let mut executed = ledger::executed(target, Phase::PreData.word()).await?;
-    executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
+    let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;
+    executed.extend(ledger::executed(target, Phase::Subscription.as_str()).await?);
     let statements = memberships::possible(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
@@ -73,7 +74,7 @@ pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     let total = statements.len() as u64;
     let work = async {
         let progress = |done: usize, statement: &Statement| {
-            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
+            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.to_string() });
         };
         ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&asker), progress).await?;
         ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;

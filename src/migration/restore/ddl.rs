@@ -90,7 +90,7 @@ fn together(statements: &[&Statement]) -> String {
 
 /// The statement, and the one that records it.
 fn with_record(statement: &Statement) -> String {
-    let record = ledger::record_ddl(statement.phase.word(), &statement.object, &statement.digest());
+    let record = ledger::record_ddl(statement.phase.as_str(), &statement.object.to_string(), &statement.digest());
     format!("{};\n{record}", statement.sql.trim_end_matches(';'))
 }
 
@@ -110,10 +110,10 @@ async fn run_or_skip(
     if executed.contains(&digest) {
         return Ok(true);
     }
-    let phase = statement.phase.word();
+    let (phase, object) = (statement.phase.as_str(), statement.object.to_string());
     let done = with_record(statement);
     loop {
-        let e = match patiently(session, &statement.object, &done, reporter).await {
+        let e = match patiently(session, &object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
@@ -121,16 +121,16 @@ async fn run_or_skip(
             return Ok(true);
         }
         let Some(asker) = asker else {
-            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
+            session.execute(&ledger::skip_ddl(phase, &object, &digest, &e.to_string())).await?;
             return Ok(false);
         };
-        report_failure(reporter, &statement.object, statement.shown(), &e).await;
+        report_failure(reporter, &object, statement.shown(), &e).await;
         let reason = e.to_string();
-        match asker.ask(&statement.object, e).await? {
+        match asker.ask(&object, e).await? {
             Resolution::Retry => {}
             Resolution::Skip => {
-                session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
-                reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
+                session.execute(&ledger::skip_ddl(phase, &object, &digest, &format!("skipped by the operator: {reason}"))).await?;
+                reporter.report(Event::StatementSkipped { object: object.clone() }).await;
                 return Ok(false);
             }
         }

@@ -12,7 +12,9 @@ use crate::{
         catalog::{Relation, exclusion},
         client::Client,
         dump::{Phase, Schema},
-        ledger, target_table,
+        ledger,
+        object::{ObjectKind, ObjectRef},
+        target_table,
     },
 };
 
@@ -101,11 +103,11 @@ async fn others(cx: &Context, source: &Client, tables: &[TableName]) -> Result<O
 /// Drops the tables with all that hangs on them, and forgets that it was made: the restoration goes over it again. After an error the
 /// connection is no good any more.
 async fn take_away(target: &Client, tables: &[TableName], others: &Others) -> Result<()> {
-    let kept: HashSet<&str> = others.schema.statements.iter().map(|s| s.object.as_str()).collect();
+    let kept: HashSet<&ObjectRef> = others.schema.statements.iter().map(|s| &s.object).collect();
     target.batch_execute("begin").await?;
     for sequence in target_table::owned_sequences(target, tables).await? {
         // A default of another table counts with it, too.
-        if kept.contains(format!("SEQUENCE {}.{}", sequence.schema, sequence.name).as_str()) {
+        if kept.contains(&ObjectRef::new(ObjectKind::Sequence, format!("{}.{}", sequence.schema, sequence.name))) {
             target.batch_execute(&format!("alter sequence {} owned by none", sequence.sql())).await?;
         }
     }
@@ -117,6 +119,6 @@ async fn take_away(target: &Client, tables: &[TableName], others: &Others) -> Re
     let names = tables.iter().map(TableName::sql).collect::<Vec<_>>().join(", ");
     target.batch_execute(&format!("drop table {names} cascade")).await?;
     let left: Vec<String> = others.schema.statements.iter().filter(|s| s.phase == Phase::PreData).map(crate::pg::dump::Statement::digest).collect();
-    ledger::forget_others(target, Phase::PreData.word(), &left).await?;
+    ledger::forget_others(target, Phase::PreData.as_str(), &left).await?;
     Ok(target.batch_execute("commit").await?)
 }

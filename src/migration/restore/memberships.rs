@@ -12,6 +12,7 @@ use crate::{
         client::Client,
         dump::{Phase, Statement},
         ledger,
+        object::ObjectRef,
     },
 };
 
@@ -24,7 +25,7 @@ const MEMBER_OF: &str = "member of ";
 pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl Iterator<Item = &'a Statement>) -> Result<Vec<&'a Statement>> {
     let known = catalog::role_names(target).await?;
     let mut possible = Vec::new();
-    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut missing: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
     for statement in statements {
         match statement.roles.iter().find(|r| !known.contains(*r)) {
             None => possible.push(statement),
@@ -38,7 +39,7 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
     }
     let wanted: BTreeSet<&str> = possible.iter().flat_map(|s| &s.member_of).map(String::as_str).collect();
     let refused = join(target, &wanted.into_iter().collect::<Vec<_>>()).await?;
-    let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut lost: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
     possible.retain(|s| match s.member_of.iter().find(|role| refused.contains_key(*role)) {
         None => true,
         Some(role) => {
@@ -56,7 +57,8 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
     Ok(possible)
 }
 
-fn named(role: &str, mut objects: Vec<&str>) -> String {
+fn named(role: &str, objects: Vec<&ObjectRef>) -> String {
+    let mut objects: Vec<String> = objects.into_iter().map(ToString::to_string).collect();
     tracing::warn!(role, "not possible for this role: {}", objects.join(", "));
     objects.dedup();
     let more = objects.len().saturating_sub(NAMED);

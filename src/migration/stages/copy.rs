@@ -124,8 +124,8 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
     }
     cx.save()?;
     // The plan is what it will be: hypertables are chosen.
-    for (object, reason) in &schema.notes {
-        cx.not_moved(object, reason).await?;
+    for note in &schema.notes {
+        cx.not_moved(&note.object, &note.reason).await?;
     }
     let subscriptions = catalog::subscriptions(&cx.target("copy").await?).await?;
     for found in unsupported::apart(source, &cx.plan).await? {
@@ -178,8 +178,8 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 async fn rest_of_indexes(cx: &mut Context, statements: &[Statement]) -> Result<()> {
     let mut session = ddl::Session::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
-    let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
-    let stray = ledger::executed(session.client().await?, Phase::Index.word()).await?;
+    let executed = ledger::executed(session.client().await?, Phase::PostIndex.as_str()).await?;
+    let stray = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
     let reporter = cx.reporter.clone();
     let work = async {

@@ -20,6 +20,7 @@ use crate::{
         client::Client,
         dump::{Phase, Statement},
         ledger,
+        object::ObjectKind,
     },
 };
 
@@ -215,8 +216,8 @@ async fn last_objects(cx: &mut Context) -> Result<()> {
     let mut session = ddl::Session::new(&cx.config.target, cx.application("cutover"), "");
     let target = session.client().await?;
     ledger::record_step(target, PAST_RETURN).await?;
-    let mut executed = ledger::executed(target, Phase::Cutover.word()).await?;
-    executed.extend(ledger::executed(target, Phase::Handover.word()).await?);
+    let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
+    executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
     let last = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
     let rights = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
@@ -252,7 +253,7 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
     last_objects(cx).await?;
     cx.record.completed = true;
     cx.finish(Stage::Cutover).await?;
-    let tables = statements::read(cx)?.iter().filter(|s| s.object.starts_with("TABLE ")).count() as u64;
+    let tables = statements::read(cx)?.iter().filter(|s| s.object.kind == ObjectKind::Table).count() as u64;
     let downtime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     cx.reporter.report(Event::Completed { tables, changes: 0, downtime_ms }).await;
     Ok(())

@@ -11,6 +11,7 @@ use crate::{
         client::Client,
         dump::Statement,
         ledger,
+        object::ObjectKind,
         timescale::{self, Timescale},
     },
 };
@@ -37,8 +38,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         cx.record.schema = Some(schema.digest.clone());
         cx.save()?;
         // What becomes of publications depends on hypertables, which may still be chosen.
-        for (object, reason) in schema.notes.iter().filter(|(object, _)| !object.starts_with("PUBLICATION ")) {
-            cx.not_moved(object, reason).await?;
+        for note in schema.notes.iter().filter(|n| n.object.kind != ObjectKind::Publication) {
+            cx.not_moved(&note.object, &note.reason).await?;
         }
         cx.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !cx.config.skip_roles {
@@ -58,7 +59,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.shown().trim_end_matches(';'));
+    let one =
+        |s: &Statement| format!("-- {} ({})\n{};\n", s.object.to_string().replace('\n', " "), s.phase.as_str(), s.shown().trim_end_matches(';'));
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 

@@ -30,15 +30,6 @@ pub(super) fn member_of(node: &mut NodeEnum) -> Vec<String> {
     roles.into_iter().map(|r| r.rolename.clone()).collect()
 }
 
-/// Whether the statement says to whom an object belongs, or who may use it.
-pub(super) fn is_right(node: &NodeEnum) -> bool {
-    match node {
-        NodeEnum::AlterOwnerStmt(_) | NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_) => true,
-        NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| matches!(&c.node, Some(NodeEnum::AlterTableCmd(c)) if c.newowner.is_some())),
-        _ => false,
-    }
-}
-
 fn roles_of(node: &mut NodeEnum) -> Vec<&mut RoleSpec> {
     match node {
         NodeEnum::AlterOwnerStmt(s) => s.newowner.iter_mut().collect(),

@@ -6,6 +6,7 @@ use pg_query::{
 };
 use std::collections::HashSet;
 
+use super::ast::{qualified_name, table_of};
 use crate::{
     name::TableName,
     pg::catalog::exclusion::{Omitted, PG_CLASS},
@@ -75,7 +76,7 @@ fn names_left_out(sql: &str, omitted: &Omitted) -> bool {
     let Ok(parsed) = pg_query::parse(sql, pg_query::ParserOptions::default()) else { return false };
     parsed.protobuf.stmts.iter().filter_map(|s| s.stmt.as_ref()?.node.as_ref()).any(|node| match node {
         NodeEnum::AlterTableStmt(s) => {
-            let is_out = |r: &RangeVar| omitted.has_relation(&TableName::new(r.schemaname.as_str(), r.relname.as_str()));
+            let is_out = |r: &RangeVar| table_of(Some(r)).is_some_and(|table| omitted.has_relation(&table));
             s.relation.as_ref().is_some_and(is_out) || s.cmds.iter().filter_map(attached).any(is_out)
         }
         NodeEnum::AlterSeqStmt(s) => owner(s).is_some_and(|table| omitted.has_relation(&table)),
@@ -96,12 +97,10 @@ fn attached(command: &pg_query::Node) -> Option<&RangeVar> {
 fn owner(s: &AlterSeqStmt) -> Option<TableName> {
     s.options.iter().find_map(|option| {
         let Some(NodeEnum::DefElem(element)) = &option.node else { return None };
-        let Some(NodeEnum::List(list)) = element.arg.as_ref()?.node.as_ref() else { return None };
-        let part = |n: usize| match list.items.get(n)?.node.as_ref()? {
-            NodeEnum::String(s) => Some(s.sval.as_str()),
+        match qualified_name(element.arg.as_deref())[..] {
+            [schema, table, _] if element.defname == "owned_by" => Some(TableName::new(schema, table)),
             _ => None,
-        };
-        (element.defname == "owned_by" && list.items.len() == 3).then(|| Some(TableName::new(part(0)?, part(1)?)))?
+        }
     })
 }
 

@@ -192,7 +192,7 @@ struct Builders {
 impl Builders {
     async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<Job>) -> Result<()> {
         let mut session = ddl::Session::new(&target, format!("{prefix}0"), "");
-        self.executed = ledger::executed(session.client().await?, Phase::Index.word()).await?;
+        self.executed = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
         drop(session);
         let mut watching = JoinSet::new();
         let mut watcher = Some(Watcher { target, prefix, client: None });
@@ -440,7 +440,7 @@ impl Step {
         let recorded = self.recorded();
         let Err(e) = ddl::patiently(session, &self.object, &recorded, reporter).await else { return Ok(()) };
         for digest in std::iter::once(&self.digest).chain(&self.needed_by) {
-            if session.has(Phase::Index.word(), digest).await.unwrap_or(false) {
+            if session.has(Phase::Index.as_str(), digest).await.unwrap_or(false) {
                 return Ok(());
             }
         }

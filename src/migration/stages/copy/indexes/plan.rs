@@ -34,8 +34,8 @@ pub struct Step {
 impl Step {
     pub fn of(statement: &Statement) -> Self {
         Self {
-            object: statement.object.clone(),
-            index: Some(statement.makes.clone().unwrap_or_else(|| statement.object.clone())),
+            object: statement.object.to_string(),
+            index: Some(statement.makes.clone().unwrap_or_else(|| statement.object.to_string())),
             table: statement.table.clone(),
             sql: statement.sql.trim_end_matches(';').to_owned(),
             digest: statement.digest(),
@@ -52,12 +52,12 @@ impl Step {
 
     /// The statement with its entry in the ledger, for one transaction.
     pub fn recorded(&self) -> String {
-        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.word(), &self.object, &self.digest))
+        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.as_str(), &self.object, &self.digest))
     }
 
     /// The entries of a step that the operator skipped.
     pub fn skipped(&self, reason: &str) -> String {
-        let entry = |digest: &String| ledger::skip_ddl(Phase::Index.word(), &self.object, digest, &format!("skipped by the operator: {reason}"));
+        let entry = |digest: &String| ledger::skip_ddl(Phase::Index.as_str(), &self.object, digest, &format!("skipped by the operator: {reason}"));
         std::iter::once(&self.digest).chain(&self.needed_by).map(entry).collect::<Vec<_>>().join(";\n")
     }
 }
@@ -113,7 +113,7 @@ mod tests {
     fn statement(table: &str, name: &str, sql: &str) -> Statement {
         Statement {
             phase: Phase::Index,
-            object: format!("X {name}"),
+            object: format!("X {name}").into(),
             table: Some(TableName::new("s", table)),
             makes: Some(name.into()),
             sql: sql.replace("$T", &format!("s.{table}")).replace("$N", name),
