@@ -179,7 +179,7 @@ fn parse_pattern(text: &str) -> Result<Vec<Glob>, &'static str> {
 
 /// How much of a table is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Extent {
+pub enum Inclusion {
     Nothing,
     /// The table, without its rows and their changes.
     Structure,
@@ -212,11 +212,11 @@ impl Scope {
     }
 
     /// How much of a table, view or foreign table is migrated. A partition has the extent of its root.
-    pub fn extent(&self, table: &TableName) -> Extent {
+    pub fn inclusion(&self, table: &TableName) -> Inclusion {
         if !self.is_chosen(table) || self.excludes(table) {
-            return Extent::Nothing;
+            return Inclusion::Nothing;
         }
-        if self.decides(Kind::Data, |r| r.matches(table)) { Extent::All } else { Extent::Structure }
+        if self.decides(Kind::Data, |r| r.matches(table)) { Inclusion::All } else { Inclusion::Structure }
     }
 
     /// Whether a table is named by an include, or there is none that would have to.
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn excludes_win_and_includes_leave_out_all_others() {
-        use Extent::{All, Nothing, Structure};
+        use Inclusion::{All, Nothing, Structure};
         let tables = ["a.t", "a.u", "b.t", "b.u"].map(|t| TableName::parse(t).unwrap());
         for (include, exclude, extents) in [
             (&[][..], &[][..], [All, All, All, All]),
@@ -371,7 +371,7 @@ mod tests {
             (&["index:none", "extension:none"], &["index:a.*"], [All, All, All, All]),
         ] {
             let scope = scope(include, exclude);
-            assert_eq!(tables.clone().map(|t| scope.extent(&t)), extents, "{scope}");
+            assert_eq!(tables.clone().map(|t| scope.inclusion(&t)), extents, "{scope}");
         }
         let scope = scope(&["extension:post*", "index:a.*"], &["extension:postgis_tiger", "index:*_trgm"]);
         assert!(scope.has_extension("postgis") && !scope.has_extension("postgis_tiger") && !scope.has_extension("hstore"));

@@ -33,8 +33,7 @@ pub struct Context {
     pub commands: mpsc::Receiver<Command>,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
-    /// The state of the source's catalogs before its schema was dumped last, and the dump.
-    pub dumped: Mutex<Option<(String, Arc<str>)>>,
+    pub schema_cache: SchemaCache,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     prompts: u64,
@@ -42,6 +41,33 @@ pub struct Context {
     troubles: HashMap<String, Vec<u64>>,
     /// The filters that this run was given, which need not be those with which the migration began.
     asked_scope: Scope,
+}
+
+/// The last dump of the source's schema, which serves until some definition changes: a large schema takes minutes to dump.
+#[derive(Default)]
+pub struct SchemaCache {
+    /// The state of the source's catalogs before the dump, and the text.
+    dumped: Mutex<Option<(String, Arc<str>)>>,
+}
+
+impl SchemaCache {
+    /// The dump that was made in this state of the catalogs.
+    pub fn get(&self, state: &str) -> Option<Arc<str>> {
+        self.dumped.lock().ok()?.as_ref().filter(|(then, _)| then == state).map(|(_, text)| text.clone())
+    }
+
+    pub fn keep(&self, state: String, text: Arc<str>) {
+        if let Ok(mut dumped) = self.dumped.lock() {
+            *dumped = Some((state, text));
+        }
+    }
+
+    /// Frees its memory. The next dump runs pg_dump, also when only the plan has changed.
+    pub fn forget(&self) {
+        if let Ok(mut dumped) = self.dumped.lock() {
+            *dumped = None;
+        }
+    }
 }
 
 /// What a stage learns from a prompt.
@@ -82,7 +108,7 @@ impl Context {
             commands,
             cancel,
             timescale: Timescale::default(),
-            dumped: Mutex::default(),
+            schema_cache: SchemaCache::default(),
             endpoints,
             prompts: 0,
             troubles: HashMap::new(),

@@ -6,7 +6,7 @@ use crate::{
     event::{RelationKind, RelationSummary, Stage},
     pg::{catalog::Relation, ledger, own::Names},
     replay::receiver::Origin,
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
@@ -17,7 +17,7 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<Relation>) -> Result<Vec<
         None => std::collections::HashMap::new(),
     };
     if known.is_empty() {
-        relations.retain(|r| cx.plan.scope.extent(&r.table) == Extent::All);
+        relations.retain(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All);
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
@@ -54,7 +54,7 @@ pub fn summary(r: &Relation, cx: &Context) -> RelationSummary {
 pub fn check_plan_names(cx: &Context, relations: &[Relation]) -> Result<()> {
     for h in &cx.plan.hypertables {
         let wrong = match relations.iter().find(|r| r.table == h.table) {
-            Some(_) if cx.plan.scope.extent(&h.table) == Extent::Nothing => format!("the plan names {}, which its filters leave out", h.table),
+            Some(_) if cx.plan.scope.inclusion(&h.table) == Inclusion::Nothing => format!("the plan names {}, which its filters leave out", h.table),
             None => format!("the plan names {}, which the source does not have", h.table),
             Some(r) if r.columns.iter().all(|c| c.name != h.time_column) => format!("the plan: {} has no column {}", h.table, h.time_column),
             Some(_) => continue,

@@ -16,7 +16,7 @@ use crate::{
     pg::{
         catalog::{
             self,
-            exclusion::{self, Omitted},
+            exclusion::{self, Excluded},
         },
         client::Client,
         dump::{self, Phase, Schema, Statement},
@@ -31,26 +31,23 @@ use crate::{
 pub async fn dump(cx: &Context) -> Result<Schema> {
     let source = cx.source("schema").await?;
     let state = catalog::schema_state(&source).await?;
-    let known = cx.dumped.lock().ok().and_then(|dumped| dumped.clone());
-    let text = match known {
-        Some((then, text)) if then == state => text,
-        _ => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
+    let text = match cx.schema_cache.get(&state) {
+        Some(text) => text,
+        None => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
     };
     drop(source);
-    if let Ok(mut dumped) = cx.dumped.lock() {
-        *dumped = Some((state, text.clone()));
-    }
-    understood(cx, text, &cx.plan).await
+    cx.schema_cache.keep(state, text.clone());
+    classified(cx, text, &cx.plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
-pub async fn print(cx: &Context, source: &Client, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
+pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
     let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
-    dump::text(&program, &cx.config.source, plan, omitted).await
+    dump::text(&program, &cx.config.source, plan, excluded).await
 }
 
 /// The statements of such a text, for this target.
-pub async fn understood(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
+pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
     let timescale = cx.timescale.installed.is_some() || cx.timescale.available.is_some();
     let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
     let mut schema = dump::schema(text, plan, target).await?;

@@ -159,6 +159,14 @@ fn trouble(e: tokio_postgres::Error, patience: Option<Duration>) -> Trouble {
     }
 }
 
+/// One value of any query that yields one row.
+pub async fn value<T>(client: &Client, sql: &str) -> Result<T>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,13 +19,13 @@ pub use self::{
     program::{PgDump, find},
     statement::{Note, Phase, Schema, Statement, Target},
 };
-use super::{catalog::exclusion::Omitted, connect::conninfo::Conninfo};
+use super::{catalog::exclusion::Excluded, connect::conninfo::Conninfo};
 use crate::{error::Result, plan::Plan};
 
 /// The schema as pg_dump prints it, without what is left out. Publications, subscriptions, owners and grants are in it only where the plan
 /// asks for them.
-pub async fn text(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
-    Ok(program::run(program, source, plan, omitted).await?.into())
+pub async fn text(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
+    Ok(program::run(program, source, plan, excluded).await?.into())
 }
 
 /// The schema in the order of the dump, for this target.

@@ -37,7 +37,7 @@ use crate::{
         ledger,
     },
     replay::receiver::{self, Places, Receiver},
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// What the later stages go on with.
@@ -68,7 +68,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     }
     let found = catalog::relations(&source).await?;
     let relations = relations::in_scope(cx, found.clone()).await?;
-    let wanted = |r: &&Relation| cx.plan.scope.extent(&r.table) == Extent::All;
+    let wanted = |r: &&Relation| cx.plan.scope.inclusion(&r.table) == Inclusion::All;
     for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         cx.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
@@ -116,7 +116,7 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
     }
     cx.record.schema = Some(schema.digest.clone());
     // Its memory is not needed any more.
-    cx.dumped = std::sync::Mutex::default();
+    cx.schema_cache.forget();
     if cx.record.shapes.is_empty() {
         cx.record.shapes = catalog::shapes(source, &cx.plan.scope).await?;
         let merged = relations.iter().filter(|r| r.partitioned && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
@@ -128,9 +128,9 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
         cx.not_moved(&note.object, &note.reason).await?;
     }
     let subscriptions = catalog::subscriptions(&cx.target("copy").await?).await?;
-    for found in unsupported::apart(source, &cx.plan).await? {
-        // One that could not be made is told with the reason.
-        if found.is_made_as_wished && !subscriptions.contains(&found.object) {
+    for found in unsupported::find(source, &cx.plan).await? {
+        // One that could not be created is reported with the reason.
+        if found.is_created && !subscriptions.contains(&found.object) {
             continue;
         }
         cx.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;

@@ -16,7 +16,7 @@ use crate::{
     },
     name::{TableName, literal},
     pg::{
-        catalog::{self, Sequence, exclusion::Omitted},
+        catalog::{self, Sequence, exclusion::Excluded},
         client::Client,
         dump::{Phase, Statement},
         ledger,
@@ -189,11 +189,11 @@ async fn settle_late_write(cx: &mut Context, replay: &mut Replay) -> Result<bool
 
 /// Sets the target's sequences to where the source's stand. Never backwards, but for those that nobody has used on the target, and those
 /// that begin anew at their end.
-async fn sequences(cx: &Context, source: &Client, omitted: &Omitted) -> Result<usize> {
+async fn sequences(cx: &Context, source: &Client, excluded: &Excluded) -> Result<usize> {
     let target = cx.target("cutover").await?;
     let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
     let mut set = Vec::new();
-    for s in catalog::sequences(source).await?.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
+    for s in catalog::sequences(source).await?.into_iter().filter(|s| !excluded.has_relation(&s.table)) {
         let Some(known) = there.get(&s.table) else {
             cx.notice(Level::Warn, format!("sequence {} does not exist on the target", s.table)).await;
             continue;

@@ -17,7 +17,7 @@ use crate::{
         ledger, timescale,
     },
     plan::{Hypertable, KeyChoice},
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
@@ -34,20 +34,20 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     let source = cx.source("hypertables").await?;
     let mut relations = catalog::relations(&source).await?;
     // A table that comes without its rows may be a hypertable, too.
-    relations.retain(|r| cx.plan.scope.extent(&r.table) != Extent::Nothing);
-    flatten::adopt(cx, &relations).await?;
+    relations.retain(|r| cx.plan.scope.inclusion(&r.table) != Inclusion::Nothing);
+    flatten::read_back(cx, &relations).await?;
     if cx.timescale.installed.is_none() {
         if let Some(h) = cx.plan.hypertables.first() {
             return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))
                 .hint("install TimescaleDB on the target, or take the [[hypertable]] entries out of the plan"));
         }
         cx.notice(Level::Info, "no TimescaleDB on the target: all tables stay plain").await;
-        flatten::make(cx, &source, &relations).await?;
+        flatten::run(cx, &source, &relations).await?;
         return cx.finish(Stage::Hypertables).await;
     }
     let mut foreign_keys = catalog::foreign_keys(&source).await?;
     // What is left out points at nothing any more.
-    foreign_keys.retain(|f| cx.plan.scope.extent(&f.from) != Extent::Nothing);
+    foreign_keys.retain(|f| cx.plan.scope.inclusion(&f.from) != Inclusion::Nothing);
     for r in &mut relations {
         for i in &mut r.indexes {
             i.referenced = foreign_keys.iter().any(|f| f.to == r.table && f.index == i.name);
@@ -59,7 +59,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         let candidates = candidates(cx, &source, &relations).await?;
         cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
         let problem = check_plan(cx, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
-        let problem = if problem.is_some() { problem } else { flatten::problem(cx, &source, &relations).await? };
+        let problem = if problem.is_some() { problem } else { flatten::obstacle(cx, &source, &relations).await? };
         let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut looked).await? };
         if finished && problem.is_none() {
             break;
@@ -68,18 +68,18 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             Answer::Continue => break,
             Answer::Other(Command::SelectHypertables { selection, one_table }) => {
                 cx.plan.select(selection, one_table);
-                flatten::adopt(cx, &relations).await?;
+                flatten::read_back(cx, &relations).await?;
                 cx.save_plan()?;
             }
             Answer::Other(Command::Recheck) => looked.clear(),
             Answer::Other(other) => cx.refuse(&other, Stage::Hypertables).await,
         }
     }
-    flatten::make(cx, &source, &relations).await?;
+    flatten::run(cx, &source, &relations).await?;
     convert(cx).await?;
     read_back(cx, &source, &relations).await?;
     cx.save_plan()?;
-    let summaries = relations.iter().filter(|r| cx.plan.scope.extent(&r.table) == Extent::All).map(|r| relations::summary(r, cx)).collect();
+    let summaries = relations.iter().filter(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All).map(|r| relations::summary(r, cx)).collect();
     cx.reporter.report(Event::RelationsFound { relations: summaries }).await;
     cx.finish(Stage::Hypertables).await
 }

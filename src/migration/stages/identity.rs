@@ -14,7 +14,7 @@ use crate::{
     },
     plan::IdentityChoice,
     record::ChangedIdentity,
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// A statement that locks a table waits this long for it before it lets the application go first.
@@ -190,7 +190,7 @@ fn assess(r: &Relation, cx: &Context) -> IdentityRow {
 pub fn check_plan(cx: &Context, relations: &[Relation]) -> Result<()> {
     for (table, choice) in &cx.plan.identities {
         let Some(relation) = relations.iter().find(|r| r.table == *table) else {
-            let why = if cx.plan.scope.extent(table) == Extent::All { "which the source does not have" } else { "which its filters leave out" };
+            let why = if cx.plan.scope.inclusion(table) == Inclusion::All { "which the source does not have" } else { "which its filters leave out" };
             return Err(Error::usage(format!("the plan names {table}, {why}")).hint("correct the [[identity]] entry of the plan"));
         };
         if let Err(e) = possible(relation, choice) {

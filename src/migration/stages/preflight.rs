@@ -23,7 +23,7 @@ use crate::{
         wire::Wire,
     },
     replay::spooler::disk_free,
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// Objects named in a verdict.
@@ -199,7 +199,7 @@ async fn check(cx: &Context) -> Result<(Vec<Check>, Option<Facts>)> {
     scope_checks(cx, &mut checks, &source, &all).await?;
     relations::check_plan_names(cx, &all)?;
     let mut relations = all;
-    relations.retain(|r| cx.plan.scope.extent(&r.table) == Extent::All);
+    relations.retain(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All);
     identity::check_plan(cx, &relations)?;
     let summaries = relations.iter().map(|r| relations::summary(r, cx)).collect();
     cx.reporter.report(Event::RelationsFound { relations: summaries }).await;
@@ -247,7 +247,7 @@ fn same_migration(cx: &Context, from: &Server, to: &Server) -> Result<()> {
 /// What of the source is migrated, and what is not.
 async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &[Relation]) -> Result<()> {
     let scope = &cx.plan.scope;
-    let of = |wanted: Extent| all.iter().filter(move |r| scope.extent(&r.table) == wanted);
+    let of = |wanted: Inclusion| all.iter().filter(move |r| scope.inclusion(&r.table) == wanted);
     let size = |bytes: u64| format::bytes(bytes);
     let bytes: u64 = all.iter().map(|r| r.bytes).sum();
     if scope.is_everything() {
@@ -260,9 +260,9 @@ async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &
         if !omitted.unmatched.is_empty() {
             checks.fail("filters", format!("{} matches nothing on the source", omitted.unmatched.join(", ")), "correct it, or leave it away");
         }
-        cx.work.replace(LEFT_OUT, (omitted.lines.join("\n") + "\n").as_bytes())?;
-        for line in omitted.lines.iter().take(NAMED_LEFT_OUT) {
-            cx.notice(Level::Info, format!("left out: {}", line.replace('\n', " "))).await;
+        cx.work.replace(LEFT_OUT, omitted.list.iter().map(|o| format!("{o}\n")).collect::<String>().as_bytes())?;
+        for object in omitted.list.iter().take(NAMED_LEFT_OUT) {
+            cx.notice(Level::Info, format!("left out: {}", object.to_string().replace('\n', " "))).await;
         }
     }
     if let Some((first, more)) = omitted.problems.split_first().filter(|_| !cx.is_finished(Stage::Preflight)) {
@@ -270,18 +270,18 @@ async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &
         checks.fail("scope", format!("{first}{more}"), "leave that out, too, or keep what it needs");
         return Ok(());
     }
-    let structure = of(Extent::Structure).count();
+    let structure = of(Inclusion::Structure).count();
     let rowless = if structure > 0 { format!("; {structure} more without rows") } else { String::new() };
-    let kept: u64 = of(Extent::All).map(|r| r.bytes).sum();
+    let kept: u64 = of(Inclusion::All).map(|r| r.bytes).sum();
     checks.ok(
         "scope",
         format!(
             "{} of {} tables, {} of {}{rowless}; left out: {} objects, listed in {LEFT_OUT}",
-            of(Extent::All).count(),
+            of(Inclusion::All).count(),
             all.len(),
             size(kept),
             size(bytes),
-            omitted.lines.len()
+            omitted.list.len()
         ),
     );
     Ok(())
@@ -408,13 +408,13 @@ async fn source_checks(cx: &Context, checks: &mut Checks, source: &Client, from:
 
 /// What does not arrive as everything else does, kind by kind.
 async fn apart_checks(cx: &Context, checks: &mut Checks, source: &Client) -> Result<()> {
-    let found = unsupported::apart(source, &cx.plan).await?;
+    let found = unsupported::find(source, &cx.plan).await?;
     for kind in found.chunk_by(|a, b| a.check == b.check) {
         // One line for those with the same fate.
         let fates: Vec<String> = kind
             .chunk_by(|a, b| a.reason == b.reason)
             .map(|same| {
-                let named: Vec<&str> = same.iter().take(NAMED).map(|a| a.object.as_str()).collect();
+                let named: Vec<String> = same.iter().take(NAMED).map(|a| a.object.to_string()).collect();
                 let more = if same.len() > NAMED { format!(" and {} more", same.len() - NAMED) } else { String::new() };
                 format!("{}{more}: {}", named.join(", "), same[0].reason)
             })

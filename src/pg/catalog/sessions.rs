@@ -1,7 +1,10 @@
 //! Who else is at work on a server, and what they hold back.
 
-use super::value;
-use crate::{error::Result, name::TableName, pg::client::Client};
+use crate::{
+    error::Result,
+    name::TableName,
+    pg::client::{Client, value},
+};
 
 /// A session or prepared transaction that has been holding a transaction open.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     name::TableName,
     pg::{client::Client, own::OWN_SCHEMAS},
-    scope::{Extent, Scope},
+    scope::{Inclusion, Scope},
 };
 
 /// What a table looked like when it was copied: its columns, and its leaves.
@@ -60,7 +60,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
         Shape { oid: r.get("oid"), columns: (0..numbers.len()).map(column).collect(), leaves: r.get("leaves") }
     };
     let rows = client.query(&sql, &[]).await?;
-    let wanted = |r: &&tokio_postgres::Row| scope.extent(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Extent::All;
+    let wanted = |r: &&tokio_postgres::Row| scope.inclusion(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Inclusion::All;
     Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 

@@ -9,7 +9,7 @@ use super::toc;
 use crate::{
     error::{Error, Result},
     pg::{
-        catalog::exclusion::{Omitted, exact_pattern},
+        catalog::exclusion::{Excluded, exact_pattern},
         connect::conninfo::Conninfo,
     },
     plan::Plan,
@@ -91,7 +91,7 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
 
 /// The schema before and behind the data, with what is only wished for, if the plan has it, cleaned of psql's meta commands and of what
 /// is left out.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
         .args(["--schema-only", "--no-tablespaces", "--no-security-labels", "--encoding=UTF8"])
         .args((!plan.publications).then_some("--no-publications"))
@@ -100,8 +100,8 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         .args((!plan.grants).then_some("--no-privileges"))
         .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
         // The entries then name their objects by OID.
-        .args((!omitted.is_empty()).then_some("--verbose"))
-        .args(omitted.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
+        .args((!excluded.is_empty()).then_some("--verbose"))
+        .args(excluded.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
         .envs(source.child_env())
@@ -121,7 +121,7 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: mend them there")
     })?;
     let text = clean(&text);
-    Ok(if omitted.is_empty() { text } else { toc::in_scope(&text, omitted) })
+    Ok(if excluded.is_empty() { text } else { toc::in_scope(&text, excluded) })
 }
 
 /// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. Other lines that look like

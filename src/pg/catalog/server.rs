@@ -1,0 +1,105 @@
+//! A server as a whole: its version, its settings, its WAL.
+
+use jiff::Timestamp;
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::{
+    error::{Error, Result},
+    lsn::Lsn,
+    pg::{
+        client::{Client, value},
+        own::OWN_SCHEMAS,
+    },
+};
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `server_version_num`
+    pub version: u32,
+    /// `16.4`
+    pub version_text: String,
+    pub system_id: String,
+    pub database: String,
+    pub database_oid: u32,
+    pub user: String,
+    pub in_recovery: bool,
+    /// Start of the postmaster: another one is another incarnation of the server.
+    pub started: String,
+}
+
+impl Server {
+    pub fn major(&self) -> u32 {
+        self.version / 10_000
+    }
+}
+
+pub async fn server(client: &Client) -> Result<Server> {
+    let row = client
+        .query_one(
+            "select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
+                    (select system_identifier::text from pg_control_system()) as system_id, current_database()::text as database,
+                    (select oid from pg_database where datname = current_database()) as database_oid, current_user::text as user_name,
+                    pg_is_in_recovery() as in_recovery, pg_postmaster_start_time()::text as started",
+            &[],
+        )
+        .await?;
+    let text: String = row.get("version_text");
+    Ok(Server {
+        version: row.get::<_, i32>("version") as u32,
+        version_text: text.split_whitespace().next().unwrap_or_default().to_owned(),
+        system_id: row.get("system_id"),
+        database: row.get("database"),
+        database_oid: row.get("database_oid"),
+        user: row.get("user_name"),
+        in_recovery: row.get("in_recovery"),
+        started: row.get("started"),
+    })
+}
+
+/// A setting of the server; `None` where this version has none of that name.
+pub async fn setting(client: &Client, name: &str) -> Result<Option<String>> {
+    let row = client.query_one("select current_setting($1, true) as value", &[&name]).await?;
+    Ok(row.get("value"))
+}
+
+/// What `search_path` is for this user in this database, but for what the session says; `None` when it is empty.
+pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
+    let path: String = value(client, "select coalesce(reset_val, '') from pg_settings where name = 'search_path'").await?;
+    Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
+}
+
+/// Name of the encoding of the database.
+pub async fn encoding(client: &Client) -> Result<String> {
+    value(client, "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()").await
+}
+
+/// For how many locks the server has room, in SQL (PostgreSQL documentation 20.12).
+pub(in crate::pg) const LOCKS: &str = "current_setting('max_locks_per_transaction')::bigint
+    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)";
+
+/// How many tables and partitions there are, and for how many locks the server has room.
+pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
+    let sql = format!(
+        "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {OWN_SCHEMAS}) as tables,
+                {LOCKS} as locks"
+    );
+    let row = client.query_one(&sql, &[]).await?;
+    Ok((row.get::<_, i64>("tables") as u64, row.get::<_, i64>("locks") as u64))
+}
+
+/// The end of the source's WAL that is flushed, and what the clock of the source says.
+pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
+    let sql = "select pg_current_wal_flush_lsn()::text as lsn, (extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds";
+    let row = client.query_one(sql, &[]).await?;
+    let time = Timestamp::from_microsecond(row.get("microseconds")).unwrap_or_default();
+    Ok((row.get::<_, &str>("lsn").parse()?, time))
+}
+
+/// A place in the WAL behind every transaction that has committed before, with a commit of our own behind it: the stream gets there on an
+/// idle source, too. Where the WAL is flushed to need not be such a place: it may be within somebody's unfinished record.
+pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
+    let sql = "begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit";
+    let answer = client.simple_query(sql).await?;
+    let lsn = answer.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { row.get(0) } else { None });
+    lsn.ok_or_else(|| Error::failed("the source does not say where it wrote the end of the stream"))?.parse()
+}
