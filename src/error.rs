@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::sqlstate;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What sort of trouble an error is; it decides the exit code and whether something is tried again.
@@ -96,14 +98,15 @@ impl Error {
         self
     }
     /// An error that a server reported (ErrorResponse: severity, SQLSTATE, message, detail, hint).
-    pub fn database(sqlstate: &str, message: &str, detail: Option<&str>, hint: Option<&str>) -> Self {
-        let kind = match sqlstate {
+    pub fn database(code: &str, message: &str, detail: Option<&str>, hint: Option<&str>) -> Self {
+        let kind = match code {
             // connection exceptions, shutdown and start-up of the server
-            s if s.starts_with("08") || matches!(s, "57P01" | "57P02" | "57P03" | "53300") => Kind::Connection,
+            sqlstate::ADMIN_SHUTDOWN | sqlstate::CRASH_SHUTDOWN | sqlstate::CANNOT_CONNECT_NOW | sqlstate::TOO_MANY_CONNECTIONS => Kind::Connection,
+            code if code.starts_with(sqlstate::CONNECTION_EXCEPTION_CLASS) => Kind::Connection,
             _ => Kind::Database,
         };
         let mut e = Self::new(kind, message);
-        e.sqlstate = Some(sqlstate.to_owned());
+        e.sqlstate = Some(code.to_owned());
         e.detail = detail.map(str::to_owned);
         e.hint = hint.map(str::to_owned);
         e
@@ -112,8 +115,8 @@ impl Error {
     /// or another object in the wrong state (55000), a configured limit (53400).
     pub fn is_transient(&self) -> bool {
         match (&self.sqlstate, self.kind) {
-            (Some(code), _) if code == "55000" || code == "53400" => false,
-            (Some(code), _) => ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)),
+            (Some(code), _) if [sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, sqlstate::CONFIGURATION_LIMIT_EXCEEDED].contains(&code.as_str()) => false,
+            (Some(code), _) => sqlstate::TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class)),
             (None, kind) => kind == Kind::Connection,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
 
 /// What a rule is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum FilterKind {
     /// Everything in a schema.
     Schema,
     /// Tables with all that belongs to them; foreign tables, views and materialised views, too.
@@ -24,10 +24,10 @@ pub enum Kind {
     Extension,
 }
 
-impl Kind {
+impl FilterKind {
     pub const ALL: [Self; 5] = [Self::Schema, Self::Table, Self::Data, Self::Index, Self::Extension];
 
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Schema => "schema",
             Self::Table => "table",
@@ -86,7 +86,7 @@ impl Glob {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
-    pub kind: Kind,
+    pub kind: FilterKind,
     /// As it was written.
     text: String,
     schema: Option<Glob>,
@@ -105,7 +105,7 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind.word(), self.text)
+        write!(f, "{}:{}", self.kind.as_str(), self.text)
     }
 }
 
@@ -128,9 +128,9 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         let (kind, pattern) = match text.split_once(':').filter(|(kind, _)| kind.chars().all(char::is_alphabetic)) {
-            None => (Kind::Table, text),
+            None => (FilterKind::Table, text),
             Some((word, pattern)) => {
-                let known = Kind::ALL.into_iter().find(|k| k.word() == word);
+                let known = FilterKind::ALL.into_iter().find(|k| k.as_str() == word);
                 let kind = known.ok_or_else(|| wrong(text, &format!("{word:?} is no kind: schema, table, data, index or extension")))?;
                 (kind, pattern.trim())
             }
@@ -139,7 +139,7 @@ impl FromStr for Rule {
         let name = parts.pop().unwrap_or_default();
         let schema = parts.pop();
         match (&schema, parts.is_empty()) {
-            (Some(_), _) if !kind.is_qualified() => Err(wrong(text, &format!("a pattern for {}s has one part", kind.word()))),
+            (Some(_), _) if !kind.is_qualified() => Err(wrong(text, &format!("a pattern for {}s has one part", kind.as_str()))),
             (_, false) => Err(wrong(text, "a pattern has at most two parts: schema.name")),
             _ => Ok(Self { kind, text: pattern.to_owned(), schema, name }),
         }
@@ -216,7 +216,7 @@ impl Scope {
         if !self.is_chosen(table) || self.excludes(table) {
             return Inclusion::Nothing;
         }
-        if self.decides(Kind::Data, |r| r.matches(table)) { Inclusion::All } else { Inclusion::Structure }
+        if self.decides(FilterKind::Data, |r| r.matches(table)) { Inclusion::All } else { Inclusion::Structure }
     }
 
     /// Whether a table is named by an include, or there is none that would have to.
@@ -231,34 +231,34 @@ impl Scope {
 
     /// Only some tables were asked for, by their names or their schemas.
     pub fn chooses_tables(&self) -> bool {
-        self.include.iter().any(|r| matches!(r.kind, Kind::Schema | Kind::Table))
+        self.include.iter().any(|r| matches!(r.kind, FilterKind::Schema | FilterKind::Table))
     }
 
     /// Whether a schema was excluded, as such.
     pub fn excludes_schema(&self, name: &str) -> bool {
-        self.exclude.iter().any(|r| r.kind == Kind::Schema && r.matches_name(name))
+        self.exclude.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
 
     /// Whether a schema was asked for, as such.
     pub fn includes_schema(&self, name: &str) -> bool {
-        self.include.iter().any(|r| r.kind == Kind::Schema && r.matches_name(name))
+        self.include.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
 
     pub fn has_index(&self, index: &TableName) -> bool {
-        self.decides(Kind::Index, |r| r.matches(index))
+        self.decides(FilterKind::Index, |r| r.matches(index))
     }
 
     /// Whether an index was excluded by a rule about indexes; else it is only not asked for.
     pub fn excludes_index(&self, index: &TableName) -> bool {
-        self.exclude.iter().any(|r| r.kind == Kind::Index && r.matches(index))
+        self.exclude.iter().any(|r| r.kind == FilterKind::Index && r.matches(index))
     }
 
     pub fn has_extension(&self, name: &str) -> bool {
-        self.decides(Kind::Extension, |r| r.matches_name(name))
+        self.decides(FilterKind::Extension, |r| r.matches_name(name))
     }
 
     /// By the rules of one kind: asked for, where something was, and not excluded.
-    fn decides(&self, kind: Kind, matches: impl Fn(&Rule) -> bool) -> bool {
+    fn decides(&self, kind: FilterKind, matches: impl Fn(&Rule) -> bool) -> bool {
         let mut asked = self.include.iter().filter(|r| r.kind == kind).peekable();
         (asked.peek().is_none() || asked.any(&matches)) && !self.exclude.iter().any(|r| r.kind == kind && matches(r))
     }
@@ -279,9 +279,9 @@ impl Scope {
 
 fn rules_table(rule: &Rule, table: &TableName) -> bool {
     match rule.kind {
-        Kind::Schema => rule.matches_name(&table.schema),
-        Kind::Table => rule.matches(table),
-        Kind::Data | Kind::Index | Kind::Extension => false,
+        FilterKind::Schema => rule.matches_name(&table.schema),
+        FilterKind::Table => rule.matches(table),
+        FilterKind::Data | FilterKind::Index | FilterKind::Extension => false,
     }
 }
 
@@ -333,7 +333,7 @@ mod tests {
             ("??", "x", "日本", true),
         ] {
             let rule: Rule = pattern.parse().unwrap();
-            assert_eq!((rule.kind, rule.matches(&TableName::new(schema, name))), (Kind::Table, matches), "{pattern} on {schema}.{name}");
+            assert_eq!((rule.kind, rule.matches(&TableName::new(schema, name))), (FilterKind::Table, matches), "{pattern} on {schema}.{name}");
         }
     }
 

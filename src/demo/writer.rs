@@ -9,6 +9,7 @@ use super::{
     connect,
 };
 use crate::error::{Error, Kind, Result};
+use crate::sqlstate;
 use std::{
     collections::BTreeMap,
     ops::AddAssign,
@@ -178,7 +179,7 @@ impl Session {
                     self.totals.transactions += 1;
                     *self.totals.by_action.entry(action.name).or_default() += 1;
                 }
-                Err(e) if self.load.patient && e.has_code("25006") => {
+                Err(e) if self.load.patient && e.has_code(sqlstate::READ_ONLY_TRANSACTION) => {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
                     self.totals.refused += 1;
                     let _ = self.stop.run_until_cancelled(sleep(Duration::from_millis(200))).await;

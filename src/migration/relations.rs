@@ -4,14 +4,14 @@ use super::context::Context;
 use crate::{
     error::{Error, Result},
     event::{RelationKind, RelationSummary, Stage},
-    pg::{catalog::Relation, ledger, own::Names},
+    pg::{catalog::SourceRelation, ledger, own::Names},
     replay::receiver::Origin,
     scope::Inclusion,
 };
 
 /// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
 /// that came later is in no publication.
-pub async fn in_scope(cx: &Context, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
+pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Result<Vec<SourceRelation>> {
     let known = match cx.record.slot {
         Some(_) => ledger::relations(&cx.target("scope").await?).await?,
         None => std::collections::HashMap::new(),
@@ -31,7 +31,7 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<Relation>) -> Result<Vec<
 
 /// Where the stream of this migration comes from.
 pub fn origin(cx: &Context) -> Origin {
-    let names = Names::of(&cx.record.id);
+    let names = Names::new(&cx.record.id);
     Origin {
         source: cx.config.source.clone(),
         application_name: cx.application("receiver"),
@@ -41,8 +41,8 @@ pub fn origin(cx: &Context) -> Origin {
     }
 }
 
-pub fn summary(r: &Relation, cx: &Context) -> RelationSummary {
-    let kind = match (cx.plan.hypertable(&r.table).is_some(), r.partitioned) {
+pub fn summary(r: &SourceRelation, cx: &Context) -> RelationSummary {
+    let kind = match (cx.plan.hypertable(&r.table).is_some(), r.storage.is_partitioned()) {
         (true, _) => RelationKind::Hypertable,
         (false, true) => RelationKind::Partitioned,
         (false, false) => RelationKind::Plain,
@@ -51,7 +51,7 @@ pub fn summary(r: &Relation, cx: &Context) -> RelationSummary {
 }
 
 /// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
-pub fn check_plan_names(cx: &Context, relations: &[Relation]) -> Result<()> {
+pub fn check_plan_names(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     for h in &cx.plan.hypertables {
         let wrong = match relations.iter().find(|r| r.table == h.table) {
             Some(_) if cx.plan.scope.inclusion(&h.table) == Inclusion::Nothing => format!("the plan names {}, which its filters leave out", h.table),
@@ -62,7 +62,7 @@ pub fn check_plan_names(cx: &Context, relations: &[Relation]) -> Result<()> {
         return Err(Error::usage(wrong).hint("correct the [[hypertable]] entry of the plan"));
     }
     for table in &cx.plan.one_table {
-        if !relations.iter().any(|r| r.table == *table && r.partitioned) {
+        if !relations.iter().any(|r| r.table == *table && r.storage.is_partitioned()) {
             return Err(Error::usage(format!("the plan names {table} in one_table, but the source has no partitioned table of that name"))
                 .hint("correct one_table in the plan"));
         }

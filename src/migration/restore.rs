@@ -60,11 +60,11 @@ pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Sch
 /// Runs the statements that come before the rows.
 pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
     let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Subscription.as_str()).await?);
-    let statements = memberships::possible(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
+    let statements = memberships::runnable(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
     let reporter = cx.reporter.clone();

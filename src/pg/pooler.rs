@@ -11,8 +11,8 @@ const PID: &str = "select pg_catalog.pg_backend_pid()";
 
 /// What stands between us and a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Between {
-    Nothing,
+pub enum Intermediary {
+    None,
     /// A connection keeps its session of the server: a proxy, or a pooler by sessions.
     Proxy,
     /// A connection gets another session of the server from one transaction to the next. Settings, locks and snapshots end up with others.
@@ -23,11 +23,11 @@ pub enum Between {
 ///
 /// A server tells a new connection which process serves it (BackendKeyData, PostgreSQL documentation 55.7). A pooler tells what it likes,
 /// as it has no process to name before there is a statement.
-pub async fn look(info: &Conninfo, application_name: &str) -> Result<Between> {
+pub async fn detect(info: &Conninfo, application_name: &str) -> Result<Intermediary> {
     let mut first = Wire::connect(info, application_name, false).await?;
     if pid(&mut first, PID).await? == first.pid() {
         first.close().await;
-        return Ok(Between::Nothing);
+        return Ok(Intermediary::None);
     }
     let mut second = Wire::connect(info, application_name, false).await?;
     let look = async {
@@ -40,7 +40,7 @@ pub async fn look(info: &Conninfo, application_name: &str) -> Result<Between> {
         Ok::<_, Error>(served_by == again && served_by != other && served_by == last)
     };
     let keeps = tokio::time::timeout(PATIENCE, look).await.is_ok_and(|same| same.unwrap_or(false));
-    Ok(if keeps { Between::Proxy } else { Between::Pooler })
+    Ok(if keeps { Intermediary::Proxy } else { Intermediary::Pooler })
 }
 
 async fn pid(wire: &mut Wire, sql: &str) -> Result<i32> {

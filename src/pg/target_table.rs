@@ -72,7 +72,7 @@ pub enum Equality {
 
 impl Equality {
     /// For a base type's name in `pg_type`, and whether it has a default B-tree operator class.
-    pub fn of(type_name: &str, has_btree: bool) -> Self {
+    pub fn new(type_name: &str, has_btree: bool) -> Self {
         const EXACT: &[&str] = &[
             "int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn",
         ];
@@ -180,7 +180,7 @@ async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashM
     let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
     for r in rows {
         let equals: Option<String> = r.get("btree_equals");
-        let equality = Equality::of(r.get("base"), equals.is_some());
+        let equality = Equality::new(r.get("base"), equals.is_some());
         let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
         found
             .entry(r.get("oid"))

@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use self::socket::Io;
 use super::connect::{
     conninfo::Conninfo,
-    hosts::{Attempts, reason},
+    hosts::{ConnectOrder, reason},
     session::{Side, session_settings},
     tls::Tls,
 };
@@ -74,14 +74,14 @@ impl Wire {
     /// Connects to the first host that will do. `replication` asks for a walsender of the database, which runs SQL as well.
     pub async fn connect(info: &Conninfo, application_name: &str, replication: bool) -> Result<Self> {
         let tls = Tls::new(info)?;
-        let mut attempts = Attempts::new(info);
-        while let Some(candidate) = attempts.next() {
+        let mut order = ConnectOrder::new(info);
+        while let Some(candidate) = order.next() {
             match startup::connect(info, &candidate, &tls, application_name, replication).await {
                 Ok(wire) => return Ok(wire),
-                Err(trouble) => attempts.failed(trouble, &candidate, info),
+                Err(failure) => order.failed(failure, &candidate, info),
             }
         }
-        Err(attempts.into_error())
+        Err(order.into_error())
     }
 
     /// Connects and applies [`session_settings`]; errors name the side.

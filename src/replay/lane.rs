@@ -150,7 +150,7 @@ pub enum Spreading {
 pub struct Shared {
     pub target: Conninfo,
     pub migration: String,
-    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::Migration::path`]); may be empty.
+    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::LedgerMigration::path`]); may be empty.
     pub path: String,
     pub relations: Arc<Vec<Relation>>,
     pub trouble: mpsc::Sender<Trouble>,

@@ -35,6 +35,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["name"],
             &["format"],
             &["error"],
+            &["sqlstate"],
         ],
     ),
     ("migration", &[&["stages"], &["restore"], &["prompts"], &["relations"], &["context"]]),
@@ -45,7 +46,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "pg",
         &[
-            &["ledger", "slot"],
+            &["ledger", "slot", "publication"],
             &["dump"],
             &["target_table"],
             &["timescale"],
@@ -54,9 +55,32 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["client"],
             &["wire"],
             &["connect"],
-            &["own"],
+            &["object", "own"],
         ],
     ),
+    (
+        "pg::catalog",
+        &[
+            &["unsupported"],
+            &["exclusion"],
+            &["relations", "schema_state"],
+            &[
+                "binary_types", "columns", "foreign_keys", "names", "partitions", "roles", "sequences", "server", "sessions", "shapes", "versions",
+                "views",
+            ],
+        ],
+    ),
+    (
+        "pg::dump",
+        &[
+            &["classify"],
+            &["alter_table", "downgrade", "index_build", "phase", "privileges", "program", "publications"],
+            &["toc"],
+            &["ast", "statement"],
+        ],
+    ),
+    ("pg::connect", &[&["hosts", "tls"], &["conninfo"], &["session"]]),
+    ("pg::ledger", &[&["steps"], &["ddl", "lanes", "parts", "relations", "schema"]]),
 ];
 
 /// A file of `src/`: its module path and what it names of this crate, as absolute paths.

@@ -14,10 +14,11 @@ use crate::{
         dump::Statement,
         ledger,
     },
+    sqlstate,
 };
 
 /// A connection to the target for DDL, made again when it breaks.
-pub struct Session {
+pub struct DdlSession {
     target: Conninfo,
     application_name: String,
     /// Run once on each connection.
@@ -25,7 +26,7 @@ pub struct Session {
     client: Option<Client>,
 }
 
-impl Session {
+impl DdlSession {
     pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
         Self { target: target.clone(), application_name, settings: settings.into(), client: None }
     }
@@ -57,12 +58,12 @@ impl Session {
 /// Statements run in one transaction; each takes a few locks until its end.
 const BATCH: usize = 100;
 /// Something that the statement needs is not found: `undefined_function`, `_table`, `_object`, `invalid_schema_name`.
-const NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
 
 /// Runs statements in their order, as many as it takes in one transaction; where one of these fails, each by itself. Without somebody to
 /// ask, a statement that fails is skipped and the ledger says why.
 pub async fn run_all(
-    session: &mut Session,
+    session: &mut DdlSession,
     statements: &[&Statement],
     executed: &HashSet<String>,
     reporter: &Reporter,
@@ -73,7 +74,7 @@ pub async fn run_all(
         let left: Vec<&Statement> = batch.iter().copied().filter(|s| !executed.contains(&s.digest())).collect();
         let Some(first) = left.first() else { continue };
         progress(n * BATCH, first);
-        if left.len() > 1 && session.execute(&together(&left)).await.is_ok() {
+        if left.len() > 1 && session.execute(&batch_sql(&left)).await.is_ok() {
             continue;
         }
         for (i, statement) in left.into_iter().enumerate() {
@@ -84,7 +85,7 @@ pub async fn run_all(
     Ok(())
 }
 
-fn together(statements: &[&Statement]) -> String {
+fn batch_sql(statements: &[&Statement]) -> String {
     statements.iter().map(|s| with_record(s)).collect::<Vec<_>>().join(";\n")
 }
 
@@ -95,12 +96,12 @@ fn with_record(statement: &Statement) -> String {
 }
 
 /// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
-pub async fn run(session: &mut Session, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
+pub async fn run(session: &mut DdlSession, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
     run_or_skip(session, statement, executed, reporter, Some(asker)).await
 }
 
 async fn run_or_skip(
-    session: &mut Session,
+    session: &mut DdlSession,
     statement: &Statement,
     executed: &HashSet<String>,
     reporter: &Reporter,
@@ -113,7 +114,7 @@ async fn run_or_skip(
     let (phase, object) = (statement.phase.as_str(), statement.object.to_string());
     let done = with_record(statement);
     loop {
-        let e = match patiently(session, &object, &done, reporter).await {
+        let e = match run_with_retry(session, &object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
@@ -139,7 +140,7 @@ async fn run_or_skip(
 
 /// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
 /// count on the `search_path` of the source's database (N-4).
-pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+pub async fn run_with_retry(session: &mut DdlSession, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
     let mut delay = Duration::from_millis(250);
     let mut with_path = None;
     loop {
@@ -148,7 +149,7 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
             Err(e) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
                 let Some(path) = session.source_path().await else { return Err(e) };
                 if with_path.is_some() {
-                    return Err(look_elsewhere(e, session.client().await?.version(), &path));
+                    return Err(with_search_path_hint(e, session.client().await?.version(), &path));
                 }
                 with_path = Some(format!("set local search_path = {path};\n{sql}"));
                 continue;
@@ -161,7 +162,7 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
 }
 
 /// What is not found on the path of the source either: newer servers do not look at it where an index or a materialised view is filled.
-pub fn look_elsewhere(e: Error, version: u32, path: &str) -> Error {
+pub fn with_search_path_hint(e: Error, version: u32, path: &str) -> Error {
     if version / 10_000 < versions::CATALOG_PATH_ALONE || !NOT_FOUND.iter().any(|code| e.has_code(code)) {
         return e;
     }

@@ -10,7 +10,7 @@ use crate::{
     name::TableName,
     pg::{
         catalog::{
-            Relation,
+            SourceRelation,
             exclusion::{self, Cause, ExcludedObject},
         },
         client::Client,
@@ -26,13 +26,13 @@ use crate::{
 const FLATTENING: &str = "flattening";
 
 /// Partitioned tables of the source that are to be one table each.
-fn tables_to_flatten(cx: &Context, relations: &[Relation]) -> Vec<TableName> {
-    relations.iter().filter(|r| r.partitioned && cx.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect()
+fn tables_to_flatten(cx: &Context, relations: &[SourceRelation]) -> Vec<TableName> {
+    relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect()
 }
 
 /// Takes tables into the plan that the target has without partitions already: they stay so, whatever the plan of a later run says.
-pub async fn read_back(cx: &mut Context, relations: &[Relation]) -> Result<()> {
-    let partitioned: Vec<TableName> = relations.iter().filter(|r| r.partitioned).map(|r| r.table.clone()).collect();
+pub async fn read_back(cx: &mut Context, relations: &[SourceRelation]) -> Result<()> {
+    let partitioned: Vec<TableName> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.table.clone()).collect();
     if partitioned.is_empty() {
         return Ok(());
     }
@@ -47,7 +47,7 @@ pub async fn read_back(cx: &mut Context, relations: &[Relation]) -> Result<()> {
 }
 
 /// Why some table cannot lose its partitions: something that stays needs one of them.
-pub async fn obstacle(cx: &Context, source: &Client, relations: &[Relation]) -> Result<Option<String>> {
+pub async fn obstacle(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Option<String>> {
     if tables_to_flatten(cx, relations).is_empty() {
         return Ok(None);
     }
@@ -55,7 +55,7 @@ pub async fn obstacle(cx: &Context, source: &Client, relations: &[Relation]) -> 
 }
 
 /// Creates the tables again without partitions where the target has them with some, and reports what is lost with the partitions.
-pub async fn run(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<()> {
+pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     let tables = tables_to_flatten(cx, relations);
     if tables.is_empty() {
         return Ok(());

@@ -22,13 +22,13 @@ const NAMED: usize = 8;
 const MEMBER_OF: &str = "member of ";
 
 /// The statements whose roles the target has. The others are told of: owners and grants role by role, everything else one by one.
-pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl Iterator<Item = &'a Statement>) -> Result<Vec<&'a Statement>> {
+pub async fn runnable<'a>(cx: &mut Context, target: &Client, statements: impl Iterator<Item = &'a Statement>) -> Result<Vec<&'a Statement>> {
     let known = catalog::role_names(target).await?;
-    let mut possible = Vec::new();
+    let mut runnable = Vec::new();
     let mut missing: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
     for statement in statements {
         match statement.roles.iter().find(|r| !known.contains(*r)) {
-            None => possible.push(statement),
+            None => runnable.push(statement),
             Some(role) if statement.phase == Phase::Handover => missing.entry(role).or_default().push(&statement.object),
             Some(role) => cx.not_moved(&statement.object, format!("role {role} does not exist on the target")).await?,
         }
@@ -37,10 +37,10 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
         let named = named(role, objects);
         cx.not_moved(format!("ROLE {role}"), format!("does not exist on the target: neither owns nor may use {named}")).await?;
     }
-    let wanted: BTreeSet<&str> = possible.iter().flat_map(|s| &s.member_of).map(String::as_str).collect();
+    let wanted: BTreeSet<&str> = runnable.iter().flat_map(|s| &s.member_of).map(String::as_str).collect();
     let refused = join(target, &wanted.into_iter().collect::<Vec<_>>()).await?;
     let mut lost: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
-    possible.retain(|s| match s.member_of.iter().find(|role| refused.contains_key(*role)) {
+    runnable.retain(|s| match s.member_of.iter().find(|role| refused.contains_key(*role)) {
         None => true,
         Some(role) => {
             lost.entry(role).or_default().push(&s.object);
@@ -54,7 +54,7 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
         );
         cx.not_moved(format!("ROLE {role}"), reason).await?;
     }
-    Ok(possible)
+    Ok(runnable)
 }
 
 fn named(role: &str, objects: Vec<&ObjectRef>) -> String {

@@ -31,7 +31,7 @@ use crate::{
     event::{Event, Level, Stage},
     migration::{context::Context, prompts, restore::ddl},
     pg::{
-        catalog::{self, Relation, unsupported},
+        catalog::{self, SourceRelation, unsupported},
         client::Client,
         dump::{Phase, Statement},
         ledger,
@@ -43,7 +43,7 @@ use crate::{
 /// What the later stages go on with.
 pub struct Replication {
     pub receiver: Receiver,
-    pub relations: Vec<Relation>,
+    pub relations: Vec<SourceRelation>,
     pub statements: Vec<Statement>,
     /// Reports the receiver's state until it is dropped.
     pub watcher: tokio::task::JoinHandle<()>,
@@ -68,7 +68,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     }
     let found = catalog::relations(&source).await?;
     let relations = relations::in_scope(cx, found.clone()).await?;
-    let wanted = |r: &&Relation| cx.plan.scope.inclusion(&r.table) == Inclusion::All;
+    let wanted = |r: &&SourceRelation| cx.plan.scope.inclusion(&r.table) == Inclusion::All;
     for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         cx.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
@@ -103,7 +103,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
 }
 
 /// The schema's statements as of the copy. What is made on the source later is not the migration's, and its indexes have no table.
-async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<Vec<Statement>> {
+async fn statements(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Statement>> {
     if cx.is_finished(Stage::Copy) {
         return statements::read(cx);
     }
@@ -119,7 +119,7 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
     cx.schema_cache.forget();
     if cx.record.shapes.is_empty() {
         cx.record.shapes = catalog::shapes(source, &cx.plan.scope).await?;
-        let merged = relations.iter().filter(|r| r.partitioned && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
+        let merged = relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
         cx.record.partitions = catalog::partitions(source, &merged).await?;
     }
     cx.save()?;
@@ -141,7 +141,7 @@ async fn statements(cx: &mut Context, source: &Client, relations: &[Relation]) -
 }
 
 /// Gives each relation a lane, once and for good: the largest to the least loaded.
-async fn plan_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
+async fn plan_lanes(target: &Client, relations: &[SourceRelation]) -> Result<()> {
     if !ledger::relations(target).await?.is_empty() {
         return Ok(());
     }
@@ -176,7 +176,7 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
 
 /// Statements behind the indexes: statistics, comments, views that need a key.
 async fn rest_of_indexes(cx: &mut Context, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.as_str()).await?;
     let stray = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;

@@ -16,7 +16,7 @@ use crate::{
     },
     name::{TableName, literal},
     pg::{
-        catalog::{self, Sequence, exclusion::Excluded},
+        catalog::{self, SequenceState, exclusion::Excluded},
         client::Client,
         dump::{Phase, Statement},
         ledger,
@@ -191,7 +191,7 @@ async fn settle_late_write(cx: &mut Context, replay: &mut Replay) -> Result<bool
 /// that begin anew at their end.
 async fn sequences(cx: &Context, source: &Client, excluded: &Excluded) -> Result<usize> {
     let target = cx.target("cutover").await?;
-    let there: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
+    let there: HashMap<TableName, SequenceState> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
     let mut set = Vec::new();
     for s in catalog::sequences(source).await?.into_iter().filter(|s| !excluded.has_relation(&s.table)) {
         let Some(known) = there.get(&s.table) else {
@@ -213,13 +213,13 @@ async fn sequences(cx: &Context, source: &Client, excluded: &Excluded) -> Result
 /// from here.
 async fn last_objects(cx: &mut Context) -> Result<()> {
     let all = statements::read(cx)?;
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("cutover"), "");
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");
     let target = session.client().await?;
     ledger::record_step(target, PAST_RETURN).await?;
     let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
-    let last = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
-    let rights = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
+    let last = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
+    let rights = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     let (asker, mut desk) = prompts::desk(cx.config.interactive);
     let reporter = cx.reporter.clone();
     let total = last.len() + rights.len();

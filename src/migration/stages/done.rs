@@ -114,7 +114,7 @@ async fn refresh_views(cx: &mut Context, target: &Client) -> Result<()> {
                 }
             }
             if let Err(e) = result {
-                failed.push((view, path.iter().fold(e, |e, path| ddl::look_elsewhere(e, target.version(), path))));
+                failed.push((view, path.iter().fold(e, |e, path| ddl::with_search_path_hint(e, target.version(), path))));
             }
         }
         if failed.is_empty() || failed.len() == before {
@@ -200,7 +200,7 @@ fn differing(cx: &Context) -> Result<()> {
 /// spool holds behind that end, and what the slot still has.
 async fn written_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = cx.source("cutover").await?;
-    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::of(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
+    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::new(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
     let receiver =
         Receiver::start(relations::origin(cx), cx.work.spool(), Places { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone()).await?;
     let look = async {

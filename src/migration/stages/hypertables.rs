@@ -12,7 +12,7 @@ use crate::{
     },
     name::TableName,
     pg::{
-        catalog::{self, ForeignKey, Relation},
+        catalog::{self, ForeignKey, SourceRelation},
         client::Client,
         ledger, timescale,
     },
@@ -26,8 +26,8 @@ const PROPOSE_FROM: u64 = 1 << 20;
 const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
-/// A column is looked through for NULL for so long at most.
-const LOOK_FOR_NULL: &str = "5s";
+/// A column is nulls_known through for NULL for so long at most.
+const NULL_SEARCH_TIMEOUT: &str = "5s";
 
 pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Hypertables).await;
@@ -54,13 +54,13 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         }
     }
     let finished = cx.is_finished(Stage::Hypertables);
-    let mut looked = HashMap::new();
+    let mut nulls_known = HashMap::new();
     loop {
         let candidates = candidates(cx, &source, &relations).await?;
         cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
         let problem = check_plan(cx, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
         let problem = if problem.is_some() { problem } else { flatten::obstacle(cx, &source, &relations).await? };
-        let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut looked).await? };
+        let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut nulls_known).await? };
         if finished && problem.is_none() {
             break;
         }
@@ -71,7 +71,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
                 flatten::read_back(cx, &relations).await?;
                 cx.save_plan()?;
             }
-            Answer::Other(Command::Recheck) => looked.clear(),
+            Answer::Other(Command::Recheck) => nulls_known.clear(),
             Answer::Other(other) => cx.refuse(&other, Stage::Hypertables).await,
         }
     }
@@ -133,12 +133,12 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
     Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
 }
 
-/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `looked`: at which columns, and what was found.
+/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `nulls_known`: at which columns, and what was found.
 async fn without_time(
     cx: &Context,
     source: &Client,
     candidates: &[Candidate],
-    looked: &mut HashMap<(TableName, String), bool>,
+    nulls_known: &mut HashMap<(TableName, String), bool>,
 ) -> Result<Option<String>> {
     for c in candidates.iter().filter(|c| !c.made) {
         let Some(h) = &c.chosen else { continue };
@@ -146,16 +146,16 @@ async fn without_time(
             continue;
         }
         let key = (c.table.clone(), h.time_column.clone());
-        let known = match looked.get(&key) {
+        let known = match nulls_known.get(&key) {
             Some(found) => Some(*found),
-            None => catalog::has_null(source, &c.table, &h.time_column, LOOK_FOR_NULL).await?,
+            None => catalog::has_null(source, &c.table, &h.time_column, NULL_SEARCH_TIMEOUT).await?,
         };
         if known.is_none() {
-            let text = format!("{}: whether {} is NULL in some row was not found out in {LOOK_FOR_NULL}", c.table, h.time_column);
+            let text = format!("{}: whether {} is NULL in some row was not found out in {NULL_SEARCH_TIMEOUT}", c.table, h.time_column);
             cx.notice(Level::Warn, format!("{text}; such a row would stop its copy")).await;
         }
         let found = known.unwrap_or(false);
-        looked.insert(key, found);
+        nulls_known.insert(key, found);
         if found {
             let (table, column) = (&c.table, crate::name::plain_ident(&h.time_column));
             return Ok(Some(format!(
@@ -166,13 +166,13 @@ async fn without_time(
     Ok(None)
 }
 
-async fn candidates(cx: &Context, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
+async fn candidates(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Candidate>> {
     let made = timescale::hypertables(&cx.target("hypertables").await?).await?;
     let spans = spans(source, relations).await?;
     let mut found = Vec::new();
     for r in relations {
         let columns = time_columns(r, &spans);
-        let by_hand = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
+        let existing = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
             chunk_interval: d.interval.clone().unwrap_or_default(),
@@ -194,17 +194,17 @@ async fn candidates(cx: &Context, source: &Client, relations: &[Relation]) -> Re
             columns,
             keys: keys(r),
             obstacle: obstacle.map(str::to_owned),
-            made: by_hand.is_some(),
-            partitions: r.partitions,
+            made: existing.is_some(),
+            partitions: r.storage.partitions(),
             one_table: cx.plan.one_table.contains(&r.table),
-            chosen: by_hand.or_else(|| cx.plan.hypertable(&r.table).cloned()),
+            chosen: existing.or_else(|| cx.plan.hypertable(&r.table).cloned()),
         });
     }
     Ok(found)
 }
 
 /// Primary and unique keys. What points at one, or cannot take another column, is named.
-fn keys(r: &Relation) -> Vec<UniqueKey> {
+fn keys(r: &SourceRelation) -> Vec<UniqueKey> {
     r.indexes
         .iter()
         .map(|i| UniqueKey {
@@ -220,7 +220,7 @@ fn keys(r: &Relation) -> Vec<UniqueKey> {
         .collect()
 }
 
-fn why(r: &Relation, columns: &[TimeColumn]) -> String {
+fn why(r: &SourceRelation, columns: &[TimeColumn]) -> String {
     let timed = columns.iter().find(|c| !c.data_type.contains("int"));
     match timed {
         None if columns.is_empty() => "no time column".into(),
@@ -234,7 +234,7 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
 }
 
 /// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
+fn time_columns(r: &SourceRelation, spans: &Spans) -> Vec<TimeColumn> {
     let mut columns = Vec::new();
     for c in r.columns.iter().filter(|c| !c.generated) {
         let rank = match c.data_type.as_str() {
@@ -265,9 +265,9 @@ fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
 type Spans = HashMap<(u32, String), u64>;
 
 /// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
+async fn spans(source: &Client, relations: &[SourceRelation]) -> Result<Spans> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
-    let roots: Vec<u32> = relations.iter().filter(|r| r.partitioned).map(|r| r.oid).collect();
+    let roots: Vec<u32> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.oid).collect();
     let rows = source
         .query(
             "with tables as (
@@ -338,7 +338,7 @@ async fn convert(cx: &mut Context) -> Result<()> {
 }
 
 /// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
-async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<()> {
+async fn read_back(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     let target = cx.target("hypertables").await?;
     let mut made = timescale::hypertables(&target).await?;
     let mut found = Vec::new();
@@ -358,7 +358,7 @@ async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) ->
         if by_hand {
             cx.reporter.report(Event::HypertableCreated { hypertable: hypertable.clone() }).await;
         }
-        make_room_for_indexes(cx, source, &target, &r.table).await?;
+        drop_default_indexes(cx, source, &target, &r.table).await?;
         for key in keys(r).iter().filter(|k| !k.columns.contains(&hypertable.time_column)) {
             if let Some(obstacle) = &key.obstacle {
                 return Err(Error::refused(format!(
@@ -376,7 +376,7 @@ async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) ->
 }
 
 /// A default index of a hypertable made by hand gives way to the source's index of the same name, which comes after the copy (H-6).
-async fn make_room_for_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
+async fn drop_default_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
     let names = "select c.relname::text as name from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass($1)";
     let wanted: Vec<String> = source.query(names, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect();
     for row in target.query(names, &[&table.sql()]).await? {

@@ -9,12 +9,15 @@ use crate::{
     },
     name::{TableName, ident},
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::Client,
+        own::Names,
+        publication,
     },
     plan::IdentityChoice,
     record::ChangedIdentity,
     scope::Inclusion,
+    sqlstate,
 };
 
 /// A statement that locks a table waits this long for it before it lets the application go first.
@@ -54,7 +57,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 }
 
 /// The relations and their checklist, reported.
-async fn list(cx: &Context, source: &Client) -> Result<(Vec<Relation>, Vec<IdentityRow>)> {
+async fn list(cx: &Context, source: &Client) -> Result<(Vec<SourceRelation>, Vec<IdentityRow>)> {
     let relations = relations::in_scope(cx, catalog::relations(source).await?).await?;
     let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, cx)).collect();
     cx.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
@@ -62,7 +65,7 @@ async fn list(cx: &Context, source: &Client) -> Result<(Vec<Relation>, Vec<Ident
 }
 
 /// Takes the operator's choice into the plan, if the table can have it.
-async fn choose(cx: &mut Context, relations: &[Relation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
+async fn choose(cx: &mut Context, relations: &[SourceRelation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
     let Some(relation) = relations.iter().find(|r| r.table == table) else { return Ok(()) };
     match choice {
         None if cx.record.changed_identities.iter().any(|c| c.table == table) => {
@@ -87,11 +90,13 @@ async fn choose(cx: &mut Context, relations: &[Relation], table: TableName, choi
 }
 
 /// Whether a relation can have this identity.
-fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
+fn possible(relation: &SourceRelation, choice: &IdentityChoice) -> Result<()> {
     match choice {
         IdentityChoice::InsertOnly => Ok(()),
-        _ if relation.partitioned => Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
-            .hint("give it a primary key, or choose insert-only")),
+        _ if relation.storage.is_partitioned() => {
+            Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
+                .hint("give it a primary key, or choose insert-only"))
+        }
         IdentityChoice::Full if !relation.full_is_possible => {
             Err(Error::refused(format!("{} has generated columns: with FULL the source's own updates of it would fail", relation.table))
                 .hint("choose a unique index, or insert-only"))
@@ -107,7 +112,7 @@ fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
 }
 
 /// What the table has now, and whether UPDATE and DELETE can be replicated with it.
-fn usable_identity(r: &Relation) -> (String, bool) {
+fn usable_identity(r: &SourceRelation) -> (String, bool) {
     let primary = r.primary_key();
     if let Some(leaf) = &r.bare_leaf {
         return (format!("nothing usable on leaf {leaf}"), false);
@@ -119,20 +124,21 @@ fn usable_identity(r: &Relation) -> (String, bool) {
             None => ("default, no PK".into(), false),
         },
         'i' => match &r.identity_index {
-            Some(name) if !r.partitioned => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
+            Some(name) if !r.storage.is_partitioned() => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
             Some(name) => (format!("index {name}"), false),
             None => ("index that was dropped".into(), false),
         },
         'f' if !r.full_is_possible => ("full, with generated columns".into(), false),
-        'f' => ("full".into(), !r.partitioned || primary.is_some_and(|p| p.usable)),
+        'f' => ("full".into(), !r.storage.is_partitioned() || primary.is_some_and(|p| p.usable)),
         _ => ("nothing".into(), false),
     }
 }
 
-fn assess(r: &Relation, cx: &Context) -> IdentityRow {
+fn assess(r: &SourceRelation, cx: &Context) -> IdentityRow {
     let (current, usable) = usable_identity(r);
     let chosen = cx.plan.identity(&r.table);
-    let indexes: Vec<String> = if r.partitioned { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
+    let indexes: Vec<String> =
+        if r.storage.is_partitioned() { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
     let mut row = IdentityRow {
         table: r.table.clone(),
         bytes: r.bytes,
@@ -166,13 +172,13 @@ fn assess(r: &Relation, cx: &Context) -> IdentityRow {
     } else {
         row.effect = "lost".into();
         row.state = IdentityState::Open;
-        row.proposed = Some(match (indexes.first(), r.partitioned) {
+        row.proposed = Some(match (indexes.first(), r.storage.is_partitioned()) {
             (_, true) => IdentityChoice::InsertOnly,
             (Some(index), _) => IdentityChoice::Index(index.clone()),
             (None, _) if !r.full_is_possible => IdentityChoice::InsertOnly,
             (None, _) => IdentityChoice::Full,
         });
-        row.reason = if r.partitioned {
+        row.reason = if r.storage.is_partitioned() {
             "The partition root has no primary key. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
         } else if !r.full_is_possible && indexes.is_empty() {
             "No unique index that could serve, and generated columns: with FULL, too, UPDATE and DELETE would FAIL on the source (from PostgreSQL 18 on), so it stays out until you choose."
@@ -187,7 +193,7 @@ fn assess(r: &Relation, cx: &Context) -> IdentityRow {
 }
 
 /// Whether the plan's identities fit the source's tables: all of them, before anything is changed.
-pub fn check_plan(cx: &Context, relations: &[Relation]) -> Result<()> {
+pub fn check_plan(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     for (table, choice) in &cx.plan.identities {
         let Some(relation) = relations.iter().find(|r| r.table == *table) else {
             let why = if cx.plan.scope.inclusion(table) == Inclusion::All { "which the source does not have" } else { "which its filters leave out" };
@@ -204,7 +210,7 @@ pub fn check_plan(cx: &Context, relations: &[Relation]) -> Result<()> {
 
 /// Applies the plan's identities on the source; whether there was anything to do. Each change is recorded, with the statement that takes
 /// it back, before it is made.
-async fn apply_plan(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<bool> {
+async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
     check_plan(cx, relations)?;
     same_publication(cx, source, relations).await?;
     let mut changed = false;
@@ -235,19 +241,11 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[Relation]) -
 }
 
 /// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.
-async fn same_publication(cx: &Context, source: &Client, relations: &[Relation]) -> Result<()> {
+async fn same_publication(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     if cx.record.slot.is_none() {
         return Ok(());
     }
-    let names = crate::pg::own::Names::of(&cx.record.id);
-    let published = source
-        .query(
-            "select n.nspname::text as schema, c.relname::text as name from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
-               join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1",
-            &[&names.insert_only],
-        )
-        .await?;
-    let published: Vec<TableName> = published.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
+    let published = publication::tables(source, &Names::new(&cx.record.id).insert_only).await?;
     let logged = |t: &TableName| relations.iter().any(|r| r.table == *t && !r.unlogged);
     let insert_only = cx.plan.identities.iter().filter(|(t, c)| **c == IdentityChoice::InsertOnly && logged(t));
     let planned: Vec<&TableName> = insert_only.map(|(t, _)| t).collect();
@@ -269,7 +267,7 @@ async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str
         let statement = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {sql}; commit");
         match cx.unless_stopped(async { Ok(source.batch_execute(&statement).await?) }).await {
             Ok(()) => return Ok(()),
-            Err(e) if e.has_code("55P03") => {
+            Err(e) if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) => {
                 source.batch_execute("rollback").await?;
                 let holders = catalog::lock_holders(source, table).await?;
                 let by = if holders.is_empty() { String::new() } else { format!(" It is held by {holders}.") };
@@ -292,14 +290,13 @@ async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::catalog::UniqueIndex;
+    use crate::pg::catalog::{Storage, UniqueIndex};
 
-    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> Relation {
-        Relation {
+    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> SourceRelation {
+        SourceRelation {
             oid: 1,
             table: TableName::new("public", "t"),
-            partitioned: false,
-            partitions: 0,
+            storage: Storage::Heap,
             unlogged: false,
             bytes: 0,
             rows: 0,
@@ -328,8 +325,8 @@ mod tests {
         assert!(!usable_identity(&relation('d', vec![index(false, true)])).1, "a unique index that nobody chose");
         assert!(!usable_identity(&relation('n', vec![index(true, true)])).1);
         assert!(usable_identity(&relation('f', vec![])).1);
-        assert!(!usable_identity(&Relation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
-        let root = Relation { partitioned: true, ..relation('f', vec![]) };
+        assert!(!usable_identity(&SourceRelation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
+        let root = SourceRelation { storage: Storage::Partitions { count: 2 }, ..relation('f', vec![]) };
         assert!(!usable_identity(&root).1, "new leaves of a root without primary key have no identity");
     }
 }

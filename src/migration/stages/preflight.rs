@@ -12,18 +12,19 @@ use crate::{
         relations,
     },
     pg::{
-        catalog::{self, Relation, Server, exclusion, unsupported, versions},
+        catalog::{self, Server, SourceRelation, exclusion, unsupported, versions},
         client::Client,
         connect::session::Side,
         dump,
         own::Names,
-        pooler::{self, Between},
+        pooler::{self, Intermediary},
         slot,
         timescale::{self, Timescale},
         wire::Wire,
     },
     replay::spooler::disk_free,
     scope::Inclusion,
+    sqlstate,
 };
 
 /// Objects named in a verdict.
@@ -217,10 +218,10 @@ async fn goes_by_proxy(cx: &Context, side: Side) -> Result<bool> {
         Side::Source => &cx.config.source,
         Side::Target => &cx.config.target,
     };
-    match pooler::look(info, &cx.application("preflight")).await.map_err(|e| e.context(side))? {
-        Between::Nothing => Ok(false),
-        Between::Proxy => Ok(true),
-        Between::Pooler => Err(Error::refused(format!("{side}: a connection pooler stands at {}", info.address()))
+    match pooler::detect(info, &cx.application("preflight")).await.map_err(|e| e.context(side))? {
+        Intermediary::None => Ok(false),
+        Intermediary::Proxy => Ok(true),
+        Intermediary::Pooler => Err(Error::refused(format!("{side}: a connection pooler stands at {}", info.address()))
             .detail("it serves each transaction by another session: settings and locks of a migration would end up in those of the application")
             .hint(DIRECTLY)),
     }
@@ -245,7 +246,7 @@ fn same_migration(cx: &Context, from: &Server, to: &Server) -> Result<()> {
 }
 
 /// What of the source is migrated, and what is not.
-async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &[Relation]) -> Result<()> {
+async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &[SourceRelation]) -> Result<()> {
     let scope = &cx.plan.scope;
     let of = |wanted: Inclusion| all.iter().filter(move |r| scope.inclusion(&r.table) == wanted);
     let size = |bytes: u64| format::bytes(bytes);
@@ -287,7 +288,7 @@ async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &
     Ok(())
 }
 
-async fn source_checks(cx: &Context, checks: &mut Checks, source: &Client, from: &Server, relations: &[Relation]) -> Result<()> {
+async fn source_checks(cx: &Context, checks: &mut Checks, source: &Client, from: &Server, relations: &[SourceRelation]) -> Result<()> {
     let major = from.major();
     checks.require(
         "source version",
@@ -311,7 +312,7 @@ async fn source_checks(cx: &Context, checks: &mut Checks, source: &Client, from:
         format!("wal_level is {wal_level}: the source writes no logical changes"),
         "alter system set wal_level = 'logical'; then restart the source",
     );
-    let names = Names::of(&cx.record.id);
+    let names = Names::new(&cx.record.id);
     let own = slot::slot(source, &names.slot).await?;
     for (name, sql, fix) in [
         (
@@ -448,7 +449,7 @@ async fn replication_right(cx: &Context, checks: &mut Checks, from: &Server) {
     match attempt.await {
         Ok(_) => checks.ok("replication connection", format!("{} may replicate", from.user)),
         // A pooler does not know the parameter.
-        Err(e) if e.has_code("08P01") => checks.fail("replication connection", e.to_string(), DIRECTLY),
+        Err(e) if e.has_code(sqlstate::PROTOCOL_VIOLATION) => checks.fail("replication connection", e.to_string(), DIRECTLY),
         Err(e) => checks.fail(
             "replication connection",
             e.to_string(),
@@ -457,7 +458,7 @@ async fn replication_right(cx: &Context, checks: &mut Checks, from: &Server) {
     }
 }
 
-async fn machine_checks(cx: &Context, checks: &mut Checks, from: &Server, relations: &[Relation]) {
+async fn machine_checks(cx: &Context, checks: &mut Checks, from: &Server, relations: &[SourceRelation]) {
     match dump::find(cx.config.pg_dump.as_deref(), from.major()).await {
         Ok(p) => checks.ok("pg_dump", format!("version {} ({})", p.major, p.path.display())),
         Err(e) => checks.fail("pg_dump", e.message, e.hint.as_deref().unwrap_or_default()),

@@ -24,7 +24,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     if ended > 0 {
         cx.notice(Level::Info, format!("ended {ended} sessions that an earlier run left behind")).await;
     }
-    let migration = ledger::Migration {
+    let migration = ledger::LedgerMigration {
         id: cx.record.id.clone(),
         source_system_id: cx.record.source.system_id.clone(),
         source_db: cx.record.source.database.clone(),

@@ -4,6 +4,7 @@ use crate::{
     error::Result,
     name::{TableName, ident, literal},
     pg::client::{Client, value},
+    sqlstate,
 };
 
 /// The columns of a table by their number of different values, the greatest first, as the planner's statistics have them; wide ones are
@@ -23,7 +24,7 @@ pub async fn has_null(client: &Client, table: &TableName, column: &str, time: &s
     let found = value::<bool>(client, &sql).await;
     client.batch_execute("rollback").await?;
     match found {
-        Err(e) if e.has_code("57014") => {
+        Err(e) if e.has_code(sqlstate::QUERY_CANCELED) => {
             let sql = "select bool_or(null_frac > 0) as some from pg_stats where schemaname = $1 and tablename = $2 and attname = $3";
             let some: Option<bool> = client.query_one(sql, &[&table.schema, &table.name, &column]).await?.get("some");
             Ok(some.filter(|some| *some))

@@ -13,9 +13,9 @@ use super::foreign_keys::foreign_keys;
 use crate::{
     error::Result,
     name::{TableName, ident},
-    pg::{client::Client, own::OWN_SCHEMAS},
+    pg::{client::Client, own::USER_SCHEMAS},
     plan::{IdentityChoice, Plan},
-    scope::{Inclusion, Kind, Scope},
+    scope::{FilterKind, Inclusion, Scope},
 };
 
 /// OIDs of a system catalog and of a row in it: an object, as `pg_depend` and `pg_dump` name it.
@@ -152,7 +152,7 @@ async fn resolve_all(client: &Client, plan: &Plan) -> Result<Excluded> {
     let schemas = named(client, "select oid, nspname::text as name from pg_namespace n where true", true).await?;
     let extensions =
         named(client, "select oid, extname::text as name from pg_extension where extname not in ('plpgsql', 'timescaledb')", false).await?;
-    let indexes = if scope.rules().any(|(_, r)| r.kind == Kind::Index) { indexes(client, plan).await? } else { Vec::new() };
+    let indexes = if scope.rules().any(|(_, r)| r.kind == FilterKind::Index) { indexes(client, plan).await? } else { Vec::new() };
 
     let mut found = Excluded {
         unreadable: left.iter().filter(|r| r.is_table && !r.readable).map(|r| r.name.clone()).collect(),
@@ -213,7 +213,7 @@ async fn relations(client: &Client) -> Result<Vec<Table>> {
                 case when c.relispartition then pg_partition_root(c.oid)::oid end as root,
                 has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {OWN_SCHEMAS}
+          where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
     );
     let relation = |r: &tokio_postgres::Row| Table {
@@ -227,7 +227,7 @@ async fn relations(client: &Client) -> Result<Vec<Table>> {
 }
 
 async fn named(client: &Client, sql: &str, schemas: bool) -> Result<Vec<(u32, String)>> {
-    let sql = if schemas { format!("{sql} and {OWN_SCHEMAS}") } else { sql.to_owned() };
+    let sql = if schemas { format!("{sql} and {USER_SCHEMAS}") } else { sql.to_owned() };
     Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("oid"), r.get("name"))).collect())
 }
 
@@ -239,7 +239,7 @@ async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<Index>> {
            from pg_index i
            join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
            join pg_class t on t.oid = i.indrelid join pg_namespace tn on tn.oid = t.relnamespace
-          where {OWN_SCHEMAS}"
+          where {USER_SCHEMAS}"
     );
     let index = |r: &tokio_postgres::Row| {
         let name = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
@@ -258,25 +258,25 @@ async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<Index>> {
 /// Filters that match nothing of the source: most likely they are mistyped.
 fn unmatched(scope: &Scope, relations: &[Table], schemas: &[(u32, String)], extensions: &[(u32, String)], indexes: &[Index]) -> Vec<String> {
     let matches_any = |rule: &crate::scope::Rule| match rule.kind {
-        Kind::Schema => schemas.iter().any(|(_, name)| rule.matches_name(name)),
-        Kind::Extension => extensions.iter().any(|(_, name)| rule.matches_name(name)),
-        Kind::Table => relations.iter().any(|r| rule.matches(&r.name)),
-        Kind::Data => relations.iter().any(|r| r.is_table && rule.matches(&r.name)),
-        Kind::Index => indexes.iter().any(|i| rule.matches(&i.name)),
+        FilterKind::Schema => schemas.iter().any(|(_, name)| rule.matches_name(name)),
+        FilterKind::Extension => extensions.iter().any(|(_, name)| rule.matches_name(name)),
+        FilterKind::Table => relations.iter().any(|r| rule.matches(&r.name)),
+        FilterKind::Data => relations.iter().any(|r| r.is_table && rule.matches(&r.name)),
+        FilterKind::Index => indexes.iter().any(|i| rule.matches(&i.name)),
     };
     scope.rules().filter(|(_, rule)| !matches_any(rule)).map(|(flag, rule)| format!("{flag} {rule}")).collect()
 }
 
 /// Why the filters cannot treat a partition differently from its root.
 fn partition_problem(scope: &Scope, partition: &TableName, root: &TableName) -> Option<String> {
-    let named = |kind: Kind, include: bool| {
+    let named = |kind: FilterKind, include: bool| {
         let rules = if include { &scope.include } else { &scope.exclude };
         rules.iter().any(|r| r.kind == kind && r.matches(partition))
     };
     let what = match scope.inclusion(root) {
-        Inclusion::Nothing if !scope.is_chosen(root) && named(Kind::Table, true) => "migrated alone",
+        Inclusion::Nothing if !scope.is_chosen(root) && named(FilterKind::Table, true) => "migrated alone",
         Inclusion::Structure | Inclusion::All if scope.excludes(partition) => "left out alone",
-        Inclusion::All if named(Kind::Data, false) => "left without its rows alone",
+        Inclusion::All if named(FilterKind::Data, false) => "left without its rows alone",
         _ => return None,
     };
     Some(format!("{partition} cannot be {what}: it is a partition of {root}"))

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, object::ObjectRef, own::OWN_SCHEMAS},
+    pg::{client::Client, object::ObjectRef, own::USER_SCHEMAS},
 };
 
 /// The names of the extensions that are there.
@@ -42,7 +42,7 @@ pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Tabl
 pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and {OWN_SCHEMAS}
+          where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by 1 limit 10"
     );

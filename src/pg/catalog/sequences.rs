@@ -3,12 +3,12 @@
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::OWN_SCHEMAS},
+    pg::{client::Client, own::USER_SCHEMAS},
 };
 
 /// A sequence with its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequence {
+pub struct SequenceState {
     pub table: TableName,
     pub last_value: i64,
     pub is_called: bool,
@@ -18,7 +18,7 @@ pub struct Sequence {
     pub cycles: bool,
 }
 
-impl Sequence {
+impl SequenceState {
     /// The state as it was made: nobody has taken a value, or set one.
     pub fn is_untouched(&self) -> bool {
         !self.is_called && self.last_value == self.start
@@ -26,13 +26,13 @@ impl Sequence {
 }
 
 /// All sequences of user schemas; extensions' are left out.
-pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
+pub async fn sequences(client: &Client) -> Result<Vec<SequenceState>> {
     // Read in one statement.
     const AT_ONCE: usize = 200;
     let sql = format!(
         "select n.nspname::text as schema, c.relname::text as name, s.seqstart as start, s.seqincrement as increment, s.seqcycle as cycles
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
-          where {OWN_SCHEMAS} and c.relpersistence <> 't'
+          where {USER_SCHEMAS} and c.relpersistence <> 't'
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
           order by 1, 2"
     );
@@ -44,7 +44,7 @@ pub async fn sequences(client: &Client) -> Result<Vec<Sequence>> {
         let states = client.query(&tables.iter().enumerate().map(one).collect::<Vec<_>>().join(" union all "), &[]).await?;
         for state in states {
             let n = state.get::<_, i64>("n") as usize;
-            found.push(Sequence {
+            found.push(SequenceState {
                 table: tables[n].clone(),
                 last_value: state.get("last_value"),
                 is_called: state.get("is_called"),

@@ -8,7 +8,7 @@ use crate::{
     lsn::Lsn,
     pg::{
         client::{Client, value},
-        own::OWN_SCHEMAS,
+        own::USER_SCHEMAS,
     },
 };
 
@@ -80,7 +80,7 @@ pub(in crate::pg) const LOCKS: &str = "current_setting('max_locks_per_transactio
 /// How many tables and partitions there are, and for how many locks the server has room.
 pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
     let sql = format!(
-        "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {OWN_SCHEMAS}) as tables,
+        "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {USER_SCHEMAS}) as tables,
                 {LOCKS} as locks"
     );
     let row = client.query_one(&sql, &[]).await?;

@@ -8,7 +8,7 @@ use crate::{
 
 /// A session or prepared transaction that has been holding a transaction open.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct TransactionHolder {
     pub pid: i32,
     pub who: String,
     pub state: String,
@@ -18,7 +18,7 @@ pub struct Holder {
 
 /// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself. What the sessions of others
 /// do is seen only with the rights of `pg_read_all_stats`.
-pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>> {
+pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<TransactionHolder>> {
     // age(xid) grows with age; a 32-bit xid older than the horizon has a greater age than the horizon's own.
     let horizon = below.map_or_else(String::new, |x| format!("and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)));
     let prepared_horizon = below.map_or_else(String::new, |x| format!("where age(p.transaction) > age('{}'::text::xid)", (x as u32).max(3)));
@@ -38,7 +38,7 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
     let rows = client.query(&sql, &[]).await?;
     Ok(rows
         .iter()
-        .map(|r| Holder {
+        .map(|r| TransactionHolder {
             pid: r.get("pid"),
             who: r.get("who"),
             state: r.get("state"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::OWN_SCHEMAS},
+    pg::{client::Client, own::USER_SCHEMAS},
     scope::{Inclusion, Scope},
 };
 
@@ -43,7 +43,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
                        coalesce(array_agg(atttypid order by attnum), '{{}}') as types, coalesce(array_agg(atttypmod order by attnum), '{{}}') as modifiers,
                        coalesce(array_agg(attgenerated <> '' order by attnum), '{{}}') as generated
                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a
-          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {OWN_SCHEMAS}
+          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
     );
     let shape = |r: &tokio_postgres::Row| {

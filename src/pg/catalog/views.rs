@@ -3,7 +3,7 @@
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::OWN_SCHEMAS},
+    pg::{client::Client, own::USER_SCHEMAS},
 };
 
 /// Materialised views that are populated, in the order of their dependencies.
@@ -11,7 +11,7 @@ pub async fn populated_matviews(client: &Client) -> Result<Vec<TableName>> {
     let sql = format!(
         "with recursive view as (
              select c.oid, n.nspname, c.relname, c.relkind, c.relispopulated from pg_class c join pg_namespace n on n.oid = c.relnamespace
-              where c.relkind in ('m', 'v') and {OWN_SCHEMAS}),
+              where c.relkind in ('m', 'v') and {USER_SCHEMAS}),
          edge as (
              select distinct r.ev_class as child, d.refobjid as parent
                from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid

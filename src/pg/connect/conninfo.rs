@@ -82,7 +82,7 @@ pub enum SslMode {
 
 /// Which servers of several will do (libpq's `target_session_attrs`, `primary` and `standby` by what they accept).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Session {
+pub enum SessionAttribute {
     Any,
     ReadWrite,
     ReadOnly,
@@ -140,7 +140,7 @@ pub struct Conninfo {
     options: Option<String>,
     /// None: no limit.
     connect_timeout: Option<Duration>,
-    session: Session,
+    session: SessionAttribute,
     channel_binding: ChannelBinding,
 }
 
@@ -214,14 +214,14 @@ impl Conninfo {
         let session = choice(
             given,
             "target_session_attrs",
-            Session::Any,
+            SessionAttribute::Any,
             &[
-                ("any", Session::Any),
-                ("read-write", Session::ReadWrite),
-                ("primary", Session::ReadWrite),
-                ("read-only", Session::ReadOnly),
-                ("standby", Session::ReadOnly),
-                ("prefer-standby", Session::PreferStandby),
+                ("any", SessionAttribute::Any),
+                ("read-write", SessionAttribute::ReadWrite),
+                ("primary", SessionAttribute::ReadWrite),
+                ("read-only", SessionAttribute::ReadOnly),
+                ("standby", SessionAttribute::ReadOnly),
+                ("prefer-standby", SessionAttribute::PreferStandby),
             ],
         )?;
         let channel_binding = choice(
@@ -277,7 +277,7 @@ impl Conninfo {
         self.connect_timeout
     }
 
-    pub fn session(&self) -> Session {
+    pub fn session_attribute(&self) -> SessionAttribute {
         self.session
     }
 
@@ -327,10 +327,10 @@ impl Conninfo {
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => config::SslMode::Require,
         });
         config.target_session_attrs(match self.session {
-            Session::ReadWrite => TargetSessionAttrs::ReadWrite,
-            Session::ReadOnly => TargetSessionAttrs::ReadOnly,
+            SessionAttribute::ReadWrite => TargetSessionAttrs::ReadWrite,
+            SessionAttribute::ReadOnly => TargetSessionAttrs::ReadOnly,
             // tokio-postgres has no preference
-            Session::Any | Session::PreferStandby => TargetSessionAttrs::Any,
+            SessionAttribute::Any | SessionAttribute::PreferStandby => TargetSessionAttrs::Any,
         });
         config
     }
@@ -362,10 +362,10 @@ impl Conninfo {
             (
                 "PGTARGETSESSIONATTRS",
                 match self.session {
-                    Session::Any => None,
-                    Session::ReadWrite => Some("read-write".to_owned()),
-                    Session::ReadOnly => Some("read-only".to_owned()),
-                    Session::PreferStandby => Some("prefer-standby".to_owned()),
+                    SessionAttribute::Any => None,
+                    SessionAttribute::ReadWrite => Some("read-write".to_owned()),
+                    SessionAttribute::ReadOnly => Some("read-only".to_owned()),
+                    SessionAttribute::PreferStandby => Some("prefer-standby".to_owned()),
                 },
             ),
             (

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use super::{
     alter_table::alter_table,
     ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
-    downgrade::{Adapted, Older},
+    downgrade::{Adapted, Downgrade},
     phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
     privileges::{map_roles, member_of},
     publications::{self, publication_of},
@@ -33,7 +33,7 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
     let mut reader = Reader {
         plan,
         target,
-        older: Older::new(target.major),
+        downgrade: Downgrade::new(target.major),
         statements: Vec::new(),
         notes: Vec::new(),
         hash: Sha256::new(),
@@ -83,7 +83,7 @@ fn strip_comments(part: &str) -> &str {
 struct Reader<'a> {
     plan: &'a Plan,
     target: Target,
-    older: Older,
+    downgrade: Downgrade,
     statements: Vec<Statement>,
     notes: Vec<Note>,
     /// Of all statements that are the application's.
@@ -127,7 +127,7 @@ impl Reader<'_> {
             NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
             node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
             node => {
-                for Adapted { node, sql, phase } in self.older.adapt(node, sql, &object, &mut self.notes)? {
+                for Adapted { node, sql, phase } in self.downgrade.adapt(node, sql, &object, &mut self.notes)? {
                     let before = self.statements.len();
                     self.add(node, &sql, object.clone())?;
                     self.statements[before..].iter_mut().for_each(|s| s.phase = phase.unwrap_or(s.phase));

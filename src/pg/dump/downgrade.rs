@@ -34,7 +34,7 @@ impl Adapted {
 }
 
 /// What has been read of a dump, for a target of this major version.
-pub(super) struct Older {
+pub(super) struct Downgrade {
     target: u32,
     /// Partitioned tables, with the types of their columns.
     partitioned: HashMap<TableName, HashMap<String, TypeName>>,
@@ -46,7 +46,7 @@ pub(super) struct Older {
 
 const NOT_ENFORCED: &str = "left out: it is not enforced, and the target enforces every constraint";
 
-impl Older {
+impl Downgrade {
     pub fn new(target: u32) -> Self {
         Self { target, partitioned: HashMap::new(), constraints: HashSet::new(), rootless: HashSet::new() }
     }

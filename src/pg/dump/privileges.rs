@@ -23,7 +23,7 @@ pub(super) fn map_roles(node: &mut NodeEnum, map: &BTreeMap<String, String>) -> 
 /// The roles of which whoever runs the statement has to be a member: a new owner, and for whom default privileges are.
 pub(super) fn member_of(node: &mut NodeEnum) -> Vec<String> {
     let roles: Vec<&mut RoleSpec> = match node {
-        NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(of_option).collect(),
+        NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(roles_of_option).collect(),
         NodeEnum::AlterOwnerStmt(_) | NodeEnum::AlterTableStmt(_) => roles_of(node),
         _ => Vec::new(),
     };
@@ -39,7 +39,7 @@ fn roles_of(node: &mut NodeEnum) -> Vec<&mut RoleSpec> {
         NodeEnum::GrantStmt(s) => specs(&mut s.grantees).chain(&mut s.grantor).collect(),
         NodeEnum::AlterDefaultPrivilegesStmt(s) => {
             let grantees = s.action.iter_mut().flat_map(|a| specs(&mut a.grantees));
-            s.options.iter_mut().flat_map(of_option).chain(grantees).collect()
+            s.options.iter_mut().flat_map(roles_of_option).chain(grantees).collect()
         }
         NodeEnum::CreatePolicyStmt(s) => specs(&mut s.roles).collect(),
         NodeEnum::CreateUserMappingStmt(s) => s.user.iter_mut().collect(),
@@ -52,7 +52,7 @@ fn specs(nodes: &mut [Node]) -> impl Iterator<Item = &mut RoleSpec> {
 }
 
 /// `FOR ROLE …` of `ALTER DEFAULT PRIVILEGES`.
-fn of_option(option: &mut Node) -> Vec<&mut RoleSpec> {
+fn roles_of_option(option: &mut Node) -> Vec<&mut RoleSpec> {
     let Some(NodeEnum::DefElem(element)) = &mut option.node else { return Vec::new() };
     match element.arg.as_mut().and_then(|arg| arg.node.as_mut()) {
         Some(NodeEnum::List(list)) => specs(&mut list.items).collect(),

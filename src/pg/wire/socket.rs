@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     pg::connect::{
         conninfo::{Conninfo, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES},
-        hosts::{Candidate, Encryption, Trouble, reason},
+        hosts::{ConnectFailure, Encryption, HostCandidate, reason},
         tls::Tls,
     },
 };
@@ -39,7 +39,7 @@ pub enum Place {
 }
 
 /// Opens the connection; each address of a name gets the whole patience.
-pub async fn open(info: &Conninfo, candidate: &Candidate, tls: &Tls) -> Result<Socket, Trouble> {
+pub async fn open(info: &Conninfo, candidate: &HostCandidate, tls: &Tls) -> Result<Socket, ConnectFailure> {
     let host = &candidate.host;
     if host.is_unix() {
         let place = Place::Unix(PathBuf::from(&host.name).join(format!(".s.PGSQL.{}", host.port)));
@@ -50,23 +50,23 @@ pub async fn open(info: &Conninfo, candidate: &Candidate, tls: &Tls) -> Result<S
         Some(addr) => vec![SocketAddr::new(addr, host.port)],
         None => within(info.connect_timeout(), async { Ok(lookup_host((host.name.as_str(), host.port)).await?.collect()) }).await?,
     };
-    let mut last = Trouble::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+    let mut last = ConnectFailure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for addr in addrs {
         let place = Place::Tcp(addr);
         match within(info.connect_timeout(), place.connect()).await {
             Ok(stream) => {
                 return within(info.connect_timeout(), encrypt(stream, place, &host.name, candidate.encryption, info.ssl().direct, tls)).await;
             }
-            Err(trouble) => last = trouble,
+            Err(failure) => last = failure,
         }
     }
     Err(last)
 }
 
 /// Runs `work` for no longer than the patience.
-pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
     match patience {
-        Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(Trouble::Timeout(patience))),
+        Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(ConnectFailure::Timeout(patience))),
         None => work.await,
     }
 }
@@ -86,7 +86,7 @@ impl Stream {
 }
 
 impl Place {
-    async fn connect(&self) -> Result<Stream, Trouble> {
+    async fn connect(&self) -> Result<Stream, ConnectFailure> {
         match self {
             Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
             Self::Tcp(addr) => {
@@ -104,7 +104,7 @@ impl Place {
 }
 
 /// SSLRequest and the handshake (documentation 55.2.10).
-async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryption, direct: bool, tls: &Tls) -> Result<Socket, Trouble> {
+async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryption, direct: bool, tls: &Tls) -> Result<Socket, ConnectFailure> {
     let mut stream = match stream {
         Stream::Tcp(stream) if encryption != Encryption::Plain => stream,
         stream => return Ok(Socket { io: stream.into_io(), binding: None, encrypted: false, place }),
@@ -118,11 +118,11 @@ async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryptio
             b'N' if encryption == Encryption::Offered => {
                 return Ok(Socket { io: Box::new(stream), binding: None, encrypted: false, place });
             }
-            b'N' => return Err(Trouble::NoTls),
-            _ => return Err(Trouble::TlsRequestFailed),
+            b'N' => return Err(ConnectFailure::NoTls),
+            _ => return Err(ConnectFailure::TlsRequestFailed),
         }
     }
-    let (stream, binding) = tls.handshake(host, stream).await.map_err(Trouble::Tls)?;
+    let (stream, binding) = tls.handshake(host, stream).await.map_err(ConnectFailure::Tls)?;
     Ok(Socket { io: Box::new(stream), binding, encrypted: true, place })
 }
 
@@ -158,10 +158,10 @@ impl Canceller {
             let _ = io.read(&mut [0; 1]).await;
             Ok(())
         };
-        within(self.patience, work).await.map_err(|trouble| {
-            let why = match trouble {
-                Trouble::Io(e) | Trouble::Tls(e) => reason(&e),
-                Trouble::Timeout(_) => "no answer".to_owned(),
+        within(self.patience, work).await.map_err(|failure| {
+            let why = match failure {
+                ConnectFailure::Io(e) | ConnectFailure::Tls(e) => reason(&e),
+                ConnectFailure::Timeout(_) => "no answer".to_owned(),
                 _ => "the server does not take the request".to_owned(),
             };
             Error::connection(format!("a statement on {} could not be cancelled: {why}", self.host))

@@ -18,6 +18,7 @@ use crate::{
         spool::{End, Writes, lsn_at, malformed, put_record, put_watermark},
         spooler::{Spooler, Write},
     },
+    sqlstate,
 };
 
 /// A block is written when this much is collected, uncompressed bytes.
@@ -378,7 +379,7 @@ fn may_reconnect(e: &Error) -> bool {
     use crate::error::Kind;
     match (&e.sqlstate, e.kind) {
         // 55006: the slot is still active for a session that has not noticed its end.
-        (Some(code), _) => e.is_transient() || code == "55006",
+        (Some(code), _) => e.is_transient() || code == sqlstate::OBJECT_IN_USE,
         (None, kind) => kind == Kind::Connection,
     }
 }

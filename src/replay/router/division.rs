@@ -157,7 +157,7 @@ impl Router {
     /// From `to` on the changes of a relation go to another lane, or to all by their keys.
     pub(super) async fn spread(&mut self, target: usize, spread: Spread, to: Position, state: &mut State) -> Result<()> {
         let table = self.shared.relations[target].table.clone();
-        tracing::info!(%table, spread = spread.word(), at = %to.lsn, "the keys of a table are divided among the lanes in another way");
+        tracing::info!(%table, spread = spread.as_str(), at = %to.lsn, "the keys of a table are divided among the lanes in another way");
         let statement = ledger::spread_relation(self.shared.relations[target].oid, spread);
         self.together(vec![statement], Vec::new(), to, state).await?;
         let mut relations = self.shared.relations.to_vec();

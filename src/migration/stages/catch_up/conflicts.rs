@@ -7,6 +7,7 @@ use crate::{
     event::{Command, Event, Level, Stage},
     migration::context::Context,
     replay::lane::{self, Resolution},
+    sqlstate,
 };
 
 impl Replay {
@@ -41,7 +42,7 @@ impl Replay {
         if !cx.config.interactive {
             let mut error = trouble.error.context("replay");
             // A missing partition or column is to be mended, not counted.
-            if table.is_some() && (error.sqlstate.is_none() || error.has_code("23505")) {
+            if table.is_some() && (error.sqlstate.is_none() || error.has_code(sqlstate::UNIQUE_VIOLATION)) {
                 let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
                 error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
             }

@@ -29,7 +29,7 @@ use crate::{
     },
     name::TableName,
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::{self, Client},
         connect::session::Side,
         dump::{Phase, Statement},
@@ -38,6 +38,7 @@ use crate::{
         wire::Wire,
     },
     plan::Plan,
+    sqlstate,
 };
 
 /// No more jobs than this.
@@ -69,9 +70,9 @@ pub struct Shared {
 }
 
 /// Bytes that are no text in their encoding.
-const BAD_BYTES: &str = "22021";
+const BAD_BYTES: &str = sqlstate::CHARACTER_NOT_IN_REPERTOIRE;
 /// Of a constraint, or of a partition that is missing.
-const CHECK_VIOLATION: &str = "23514";
+const CHECK_VIOLATION: &str = sqlstate::CHECK_VIOLATION;
 
 impl Shared {
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
@@ -169,7 +170,7 @@ impl Shared {
         }
         if answer == Resolution::Skip {
             if task.target.used {
-                let only = !task.relation.partitioned && !self.hypertables.contains_key(&task.relation.table);
+                let only = !task.relation.storage.is_partitioned() && !self.hypertables.contains_key(&task.relation.table);
                 let mut wire = Wire::open(&self.config.target, Side::Target, &worker).await?;
                 transfer::begin_attempt(&mut wire, oid, &task.relation.table, only).await?;
             }
@@ -209,7 +210,7 @@ impl Tasks {
 }
 
 /// Copies what is not copied yet, and builds indexes, until everything is there.
-pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
+pub async fn run(cx: &mut Context, relations: &[SourceRelation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
     let target = cx.target("copy").await?;
     // From here on no session of an earlier run can record anything.
     ledger::begin_attempts(&target).await?;
@@ -304,7 +305,7 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
 }
 
 /// What was committed without waiting for the disk is durable now, or a crash of the target has undone it together with its ledger rows.
-async fn make_durable(target: &Client, relations: &[Relation]) -> Result<()> {
+async fn make_durable(target: &Client, relations: &[SourceRelation]) -> Result<()> {
     ledger::flush(target).await?;
     let entries = ledger::relations(target).await?;
     let lost = relations.iter().find(|r| entries.get(&r.oid).is_none_or(|e| e.state == RelationState::Planned));
@@ -320,7 +321,7 @@ struct Sorted {
     to_index: Vec<Job>,
 }
 
-async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
+async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[SourceRelation], statements: &[Statement]) -> Result<Sorted> {
     let entries = ledger::relations(target).await?;
     let mut unfinished = ledger::unfinished(target, None).await?;
     let mut by_table: HashMap<&TableName, Vec<Statement>> = HashMap::new();
@@ -331,7 +332,8 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
     }
     let mut sorted = Sorted { todo: Vec::new(), to_index: Vec::new() };
     for r in relations {
-        let mut tables = if r.partitioned && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
+        let mut tables =
+            if r.storage.is_partitioned() && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();

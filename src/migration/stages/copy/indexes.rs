@@ -33,6 +33,7 @@ use crate::{
         dump::{Phase, Statement},
         ledger,
     },
+    sqlstate,
 };
 use plan::{Step, Wave};
 use progress::{Seen, Watcher};
@@ -78,16 +79,16 @@ pub fn in_order(mut statements: Vec<Statement>, identity_index: Option<&str>) ->
 /// Builds what comes until there is no more; `done` hears of each relation that is finished.
 pub fn build(
     cx: &Context,
-    relations: &[catalog::Relation],
+    relations: &[catalog::SourceRelation],
     asker: Asker,
     jobs: mpsc::UnboundedReceiver<Job>,
     done: mpsc::UnboundedSender<TableName>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let count = cx.config.index_jobs.max(1);
     let prefix = cx.application("index-");
-    let session = |n| Worker { number: n, session: ddl::Session::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
+    let session = |n| Worker { number: n, session: ddl::DdlSession::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
     let hypertables: HashSet<TableName> = cx.plan.hypertables.iter().map(|h| h.table.clone()).collect();
-    let roots = relations.iter().filter(|r| r.partitioned && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
+    let roots = relations.iter().filter(|r| r.storage.is_partitioned() && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
     let builders = Builders {
         divided: roots.chain(hypertables.iter().cloned()).collect(),
         hypertables,
@@ -165,7 +166,7 @@ impl Eq for Ready {}
 
 struct Worker {
     number: u32,
-    session: ddl::Session,
+    session: ddl::DdlSession,
 }
 
 /// What is started and ended by the one task that knows of everything.
@@ -191,7 +192,7 @@ struct Builders {
 
 impl Builders {
     async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<Job>) -> Result<()> {
-        let mut session = ddl::Session::new(&target, format!("{prefix}0"), "");
+        let mut session = ddl::DdlSession::new(&target, format!("{prefix}0"), "");
         self.executed = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
         drop(session);
         let mut watching = JoinSet::new();
@@ -409,20 +410,20 @@ fn survived<T>(joined: std::result::Result<T, JoinError>) -> Result<T> {
 }
 
 impl Work {
-    async fn run(&self, session: &mut ddl::Session, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
+    async fn run(&self, session: &mut ddl::DdlSession, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
         match self {
             Self::Whole(steps) => {
                 let first = std::iter::once(NOT_FLUSHED.to_owned());
                 let all: Vec<String> = first.chain(steps.iter().map(Step::recorded)).chain([analyze(table)]).collect();
-                ddl::patiently(session, &table.to_string(), &all.join(";\n"), reporter).await
+                ddl::run_with_retry(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
-            Self::Skip(_, step, failure) => ddl::patiently(session, &step.object, &step.skipped(failure), reporter).await,
+            Self::Skip(_, step, failure) => ddl::run_with_retry(session, &step.object, &step.skipped(failure), reporter).await,
             Self::Analyze => {
                 // An earlier run may have been killed before this.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));
                 if changed || catalog::value(session.client().await?, &due).await? {
-                    ddl::patiently(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
+                    ddl::run_with_retry(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
                 }
                 Ok(())
             }
@@ -436,22 +437,22 @@ fn analyze(table: &TableName) -> String {
 }
 
 impl Step {
-    async fn run(&self, session: &mut ddl::Session, reporter: &Reporter) -> Result<()> {
+    async fn run(&self, session: &mut ddl::DdlSession, reporter: &Reporter) -> Result<()> {
         let recorded = self.recorded();
-        let Err(e) = ddl::patiently(session, &self.object, &recorded, reporter).await else { return Ok(()) };
+        let Err(e) = ddl::run_with_retry(session, &self.object, &recorded, reporter).await else { return Ok(()) };
         for digest in std::iter::once(&self.digest).chain(&self.needed_by) {
             if session.has(Phase::Index.as_str(), digest).await.unwrap_or(false) {
                 return Ok(());
             }
         }
-        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code("42P07")) else { return Err(e) };
+        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code(sqlstate::DUPLICATE_TABLE)) else { return Err(e) };
         reporter.notice(Level::Warn, format!("{}: the invalid index {leftover} on the target is dropped and built again", self.object)).await;
-        ddl::patiently(session, &self.object, &format!("drop index {};\n{recorded}", leftover.sql()), reporter).await
+        ddl::run_with_retry(session, &self.object, &format!("drop index {};\n{recorded}", leftover.sql()), reporter).await
     }
 
     /// An index of this name, on the same table, that was never finished. An index of a partition root is invalid until all partitions
     /// have theirs, and is none.
-    async fn leftover(&self, session: &mut ddl::Session) -> Option<TableName> {
+    async fn leftover(&self, session: &mut ddl::DdlSession) -> Option<TableName> {
         let (table, name) = (self.table.as_ref()?, self.index.as_ref()?);
         let index = TableName::new(&table.schema, name);
         let sql = format!(

@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     event::CopyFormat,
     lsn::Lsn,
-    pg::{catalog::Relation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
+    pg::{catalog::SourceRelation, dump::Statement, ledger::Unfinished, snapshot::Snapshot},
 };
 
 /// So long others wait for the parts of a large relation before they begin the next one. It may have to wait for a lock.
@@ -26,7 +26,7 @@ const OPENING: Duration = Duration::from_secs(1);
 /// A relation to be copied, and what the target has of it.
 #[derive(Clone)]
 pub struct Task {
-    pub relation: Relation,
+    pub relation: SourceRelation,
     /// For its indexes.
     pub statements: Vec<Statement>,
     pub target: Unfinished,

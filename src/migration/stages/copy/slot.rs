@@ -9,10 +9,11 @@ use crate::{
     lsn::Lsn,
     migration::context::Context,
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::Client,
         own::Names,
-        slot::{self, Published},
+        publication::{self, Published},
+        slot,
     },
     plan::IdentityChoice,
 };
@@ -21,17 +22,13 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Makes what is not there yet; returns the slot's consistent point and what it was confirmed up to.
-pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, Lsn)> {
-    let names = Names::of(&cx.record.id);
+pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(Lsn, Lsn)> {
+    let names = Names::new(&cx.record.id);
     let source = cx.source("slot").await?;
     let published: Vec<Published<'_>> = relations
         .iter()
         .filter(|r| !r.unlogged)
-        .map(|r| Published {
-            table: &r.table,
-            partitioned: r.partitioned,
-            insert_only: cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly),
-        })
+        .map(|r| Published { relation: r, insert_only: cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) })
         .collect();
     let existing = slot::slot(&source, &names.slot).await?;
     match (cx.record.slot, existing) {
@@ -51,7 +48,7 @@ pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, L
         }
         (None, None) => {}
     }
-    cx.unless_stopped(slot::publish(&source, &names, &published)).await?;
+    cx.unless_stopped(publication::publish(&source, &names, &published)).await?;
     let lsn = create_slot(cx, &source, &names).await?;
     cx.record.slot = Some(lsn);
     cx.save()?;
@@ -84,7 +81,7 @@ async fn create_slot(cx: &Context, source: &Client, names: &Names) -> Result<Lsn
 }
 
 /// Tells who is waited for, and once that it is over.
-pub async fn show(reporter: &Reporter, what: &str, holders: Vec<catalog::Holder>, shown: &mut bool) {
+pub async fn show(reporter: &Reporter, what: &str, holders: Vec<catalog::TransactionHolder>, shown: &mut bool) {
     if holders.is_empty() && !*shown {
         return;
     }

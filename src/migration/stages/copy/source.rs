@@ -16,13 +16,14 @@ use crate::{
     lsn::Lsn,
     name::{TableName, literal},
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::{self},
         connect::session::Side,
         slot as server_slot,
         snapshot::Snapshot,
         wire::{Answer, Failed, Request, Wire},
     },
+    sqlstate,
 };
 
 /// A source whose tables are locked exclusively is not waited for longer than this at a time.
@@ -94,8 +95,8 @@ const TAKE: &str =
     "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, to_regclass($1)::oid::text";
 const COLUMNS: &str = "select attname::text, atttypid::text from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
 
-fn lock(relation: &Relation) -> String {
-    let only = if relation.partitioned { "" } else { "only " };
+fn lock(relation: &SourceRelation) -> String {
+    let only = relation.storage.only();
     format!(
         "set local synchronize_seqscans = off; set local lock_timeout = '{LOCK_TIMEOUT}'; lock table {only}{} in access share mode; set local lock_timeout = 0",
         relation.table.sql()
@@ -109,7 +110,7 @@ fn text(answers: &[Answer], at: usize, row: usize, column: usize) -> String {
 
 /// Lock, snapshot, L, columns, in this order and in one flight; again until every transaction that the slot does not stream is visible.
 /// A transaction that the session still has is ended.
-pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -> Result<Taken> {
+pub async fn open(shared: &Shared, session: &mut Session, relation: &SourceRelation) -> Result<Taken> {
     let what = format!("the copy of {}", relation.table);
     let begin = format!("begin isolation level repeatable read read only; {}", lock(relation));
     let (table, oid) = (relation.table.sql(), relation.oid.to_string());
@@ -121,7 +122,7 @@ pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -
             vec![Request::Query(begin.into()), Request::Execute(TAKE.into(), parameter(&table)), Request::Execute(COLUMNS.into(), parameter(&oid))];
         let answers = match session.wire.run(requests).await {
             Ok(answers) => answers,
-            Err(Failed { error, .. }) if error.has_code("55P03") => {
+            Err(Failed { error, .. }) if error.has_code(sqlstate::LOCK_NOT_AVAILABLE) => {
                 shared.reporter.notice(Level::Info, format!("{what} waits: the table is locked on the source")).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
@@ -155,8 +156,8 @@ pub async fn open(shared: &Shared, session: &mut Session, relation: &Relation) -
 }
 
 /// The tables that hold the rows of a relation, as they are under its lock. Leaves that are foreign tables hold none.
-pub async fn heaps(wire: &mut Wire, relation: &Relation) -> Result<Vec<Heap>> {
-    let of = if relation.partitioned { "pg_partition_tree($OID) where isleaf" } else { "(select $OID::regclass as relid) t" };
+pub async fn heaps(wire: &mut Wire, relation: &SourceRelation) -> Result<Vec<Heap>> {
+    let of = if relation.storage.is_partitioned() { "pg_partition_tree($OID) where isleaf" } else { "(select $OID::regclass as relid) t" };
     let sql = format!(
         "select n.nspname::text, c.relname::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::text, pg_table_size(c.oid)::text
            from (select relid from {of}) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
@@ -183,7 +184,7 @@ pub async fn export(wire: &mut Wire) -> Result<String> {
 
 /// Reads under a keeper's snapshot from now on. It may not wait for long: an ALTER TABLE that waits for the keeper goes before us, and
 /// would never get its turn (55P03).
-pub async fn join(session: &mut Session, relation: &Relation, exported: &str) -> Result<()> {
+pub async fn join(session: &mut Session, relation: &SourceRelation, exported: &str) -> Result<()> {
     let begin = format!(
         "{}begin isolation level repeatable read read only; set transaction snapshot {}; {BY_RANGES}; {}",
         session.ending(),
@@ -193,7 +194,7 @@ pub async fn join(session: &mut Session, relation: &Relation, exported: &str) ->
     match session.wire.simple(&begin).await {
         Ok(_) => Ok(()),
         // invalid_parameter_value: nobody exports it any more
-        Err(e) if e.has_code("22023") => Err(Error::connection(format!("source: the snapshot is gone: {e}"))),
+        Err(e) if e.has_code(sqlstate::INVALID_PARAMETER_VALUE) => Err(Error::connection(format!("source: the snapshot is gone: {e}"))),
         Err(e) => Err(e.context("source")),
     }
 }

@@ -11,11 +11,12 @@ use crate::{
         ledger,
         wire::{Copied, Failed, Pipe, Request, Wire},
     },
+    sqlstate,
 };
 
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Between which tables a part goes.
+/// Intermediary which tables a part goes.
 pub struct Route<'a> {
     pub part: &'a Part,
     pub frame: &'a Frame,
@@ -123,7 +124,11 @@ pub async fn commit_whole(target: &mut Wire, oid: u32, attempt: i32, frame: &Fra
     ];
     commit(target, ledger::RECORD_WHOLE, &values).await.map_err(|e| {
         // Another session was faster: one of an earlier attempt, or our own whose answer was lost. The next attempt begins anew.
-        if e.has_code("23505") || e.has_code("23502") { Error::connection(format!("another session has copied it: {e}")) } else { e }
+        if e.has_code(sqlstate::UNIQUE_VIOLATION) || e.has_code(sqlstate::NOT_NULL_VIOLATION) {
+            Error::connection(format!("another session has copied it: {e}"))
+        } else {
+            e
+        }
     })
 }
 
@@ -148,11 +153,7 @@ async fn commit(target: &mut Wire, statement: &str, values: &[String]) -> Result
 
 /// What the ledger has of a part in this attempt: rows and bytes. An answer to its commit may have been lost.
 pub async fn recorded(target: &mut Wire, oid: u32, attempt: i32, part: &Part) -> Result<Option<Copied>> {
-    let sql = format!(
-        "select rows::text, bytes::text from _hyperlift.copy_part where source_oid = {oid} and attempt = {attempt} and part = {}",
-        part.number
-    );
-    let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
+    let rows = target.simple(&ledger::recorded_part(oid, attempt, part.number)).await.map_err(|e| e.context("target"))?;
     let number = |value: &Option<String>| value.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
     Ok(rows.first().map(|r| Copied { rows_in: number(&r[0]), rows_out: number(&r[0]), bytes: number(&r[1]) }))
 }

@@ -18,6 +18,7 @@ use crate::{
         connect::session::Side,
         wire::{Copied, Wire},
     },
+    sqlstate,
 };
 
 /// After passing trouble it is tried again this much later.
@@ -113,7 +114,7 @@ impl Worker {
         let relation = &task.relation;
         let chunking = shared.hypertables.get(&relation.table);
         let mut heaps = Vec::new();
-        if relation.partitioned || relation.bytes > shared.split {
+        if relation.storage.is_partitioned() || relation.bytes > shared.split {
             heaps = source::heaps(&mut session.wire, relation).await?;
         }
         if shared.config.parts_by_key || session.wire.version() / 10_000 < versions::TID_RANGE_SCAN {
@@ -123,13 +124,13 @@ impl Worker {
             }
         }
         let mut parts = parts::cut(&heaps, shared.split, *shared.wanted.borrow(), chunking.is_some());
-        if parts.is_empty() && !relation.partitioned {
+        if parts.is_empty() && !relation.storage.is_partitioned() {
             parts.push(Part::whole(relation.table.clone(), relation.bytes));
         }
-        let whole = !relation.partitioned && parts.len() == 1;
+        let whole = !relation.storage.is_partitioned() && parts.len() == 1;
         let mut target = self.target_session().await?;
         if !whole || task.target.used || task.tried {
-            let only = !relation.partitioned && chunking.is_none();
+            let only = !relation.storage.is_partitioned() && chunking.is_none();
             task.target.attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
             task.target.used = true;
         }
@@ -211,7 +212,7 @@ impl Worker {
             None => match self.joined_session(open).await {
                 Ok(session) => session,
                 Err(e) if e.is_stop() => return Err(e),
-                Err(e) if e.has_code("55P03") => return self.leave(open, None, false, Outcome::Unjoinable(part)).await,
+                Err(e) if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) => return self.leave(open, None, false, Outcome::Unjoinable(part)).await,
                 Err(e) => return self.try_again(open, None, false, part, e).await,
             },
         };
@@ -284,7 +285,8 @@ impl Worker {
             self.target = Some(target);
             return Ok(copied);
         }
-        let to_leaf = relation.partitioned && transfer::has_leaf(&mut target, &relation.table, &part.table).await.map_err(Broken::quiet)?;
+        let to_leaf =
+            relation.storage.is_partitioned() && transfer::has_leaf(&mut target, &relation.table, &part.table).await.map_err(Broken::quiet)?;
         let into: &TableName = if to_leaf { &part.table } else { &relation.table };
         let route = Route { part, frame: &open.frame, into };
         let mut heard = |rows: u64, bytes: u64| {
@@ -303,7 +305,7 @@ impl Worker {
         match transfer::commit_part(&mut target, relation.oid, attempt, &open.frame, part, copied).await {
             Ok(()) => {}
             // An earlier try of this part was committed although we have not heard of it.
-            Err(e) if e.has_code("23505") && part.failures > 0 => {}
+            Err(e) if e.has_code(sqlstate::UNIQUE_VIOLATION) && part.failures > 0 => {}
             Err(e) => return Err(Broken::quiet(e)),
         }
         self.target = Some(target);
