@@ -1,7 +1,7 @@
 //! What of the source is migrated: the one predicate of `--include` and `--exclude`.
 //!
 //! Pure data: it decides by names alone and knows no server. What follows from it (views of a table that is left out, foreign keys to
-//! it) is found in the source's catalog by `pg::extent`.
+//! it) is found in the source's catalog by `pg::catalog::exclusion`.
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
@@ -16,9 +16,9 @@ use crate::{
 pub enum FilterKind {
     /// Everything in a schema.
     Schema,
-    /// Tables with all that belongs to them; foreign tables, views and materialised views, too.
+    /// Tables with all that belongs to them, also foreign tables, views and materialised views.
     Table,
-    /// The rows of tables, and the changes of them. The tables themselves come.
+    /// The rows of tables, and their changes. The tables themselves are migrated.
     Data,
     Index,
     Extension,
@@ -37,13 +37,13 @@ impl FilterKind {
         }
     }
 
-    /// Whether its patterns may have a schema's part in front.
+    /// Whether its patterns may name a schema before the dot.
     fn is_qualified(self) -> bool {
         matches!(self, Self::Table | Self::Data | Self::Index)
     }
 }
 
-/// A part of a pattern: what stands between two dots.
+/// A part of a pattern, between two dots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Glob(Vec<Piece>);
 
@@ -81,7 +81,7 @@ impl Glob {
     }
 }
 
-/// One `KIND:PATTERN`. Patterns are psql's: `*` and `?`, lower-cased but for what stands in double quotes; a pattern without a dot
+/// One `KIND:PATTERN`. Patterns are psql's: `*` and `?`, lower-cased except within double quotes; a pattern without a dot
 /// matches in every schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -211,7 +211,7 @@ impl Scope {
         self.include.iter().map(|r| ("--include", r)).chain(self.exclude.iter().map(|r| ("--exclude", r)))
     }
 
-    /// How much of a table, view or foreign table is migrated. A partition has the extent of its root.
+    /// How much of a table, view or foreign table is migrated. A partition is treated as its root is.
     pub fn inclusion(&self, table: &TableName) -> Inclusion {
         if !self.is_chosen(table) || self.excludes(table) {
             return Inclusion::Nothing;
@@ -219,7 +219,7 @@ impl Scope {
         if self.decides(FilterKind::Data, |r| r.matches(table)) { Inclusion::All } else { Inclusion::Structure }
     }
 
-    /// Whether a table is named by an include, or there is none that would have to.
+    /// Whether a table is named by an include, or no include chooses tables.
     pub fn is_chosen(&self, table: &TableName) -> bool {
         !self.chooses_tables() || self.include.iter().any(|r| rules_table(r, table))
     }
@@ -229,7 +229,7 @@ impl Scope {
         self.exclude.iter().any(|r| rules_table(r, table))
     }
 
-    /// Only some tables were asked for, by their names or their schemas.
+    /// Whether only some tables were requested, by their names or their schemas.
     pub fn chooses_tables(&self) -> bool {
         self.include.iter().any(|r| matches!(r.kind, FilterKind::Schema | FilterKind::Table))
     }
@@ -239,7 +239,7 @@ impl Scope {
         self.exclude.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
 
-    /// Whether a schema was asked for, as such.
+    /// Whether a schema was requested, as such.
     pub fn includes_schema(&self, name: &str) -> bool {
         self.include.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
@@ -248,7 +248,7 @@ impl Scope {
         self.decides(FilterKind::Index, |r| r.matches(index))
     }
 
-    /// Whether an index was excluded by a rule about indexes; else it is only not asked for.
+    /// Whether an index was excluded by a rule about indexes. Otherwise it was merely not requested.
     pub fn excludes_index(&self, index: &TableName) -> bool {
         self.exclude.iter().any(|r| r.kind == FilterKind::Index && r.matches(index))
     }
@@ -257,13 +257,13 @@ impl Scope {
         self.decides(FilterKind::Extension, |r| r.matches_name(name))
     }
 
-    /// By the rules of one kind: asked for, where something was, and not excluded.
+    /// By the rules of one kind: requested, where any was, and not excluded.
     fn decides(&self, kind: FilterKind, matches: impl Fn(&Rule) -> bool) -> bool {
-        let mut asked = self.include.iter().filter(|r| r.kind == kind).peekable();
-        (asked.peek().is_none() || asked.any(&matches)) && !self.exclude.iter().any(|r| r.kind == kind && matches(r))
+        let mut requested = self.include.iter().filter(|r| r.kind == kind).peekable();
+        (requested.peek().is_none() || requested.any(&matches)) && !self.exclude.iter().any(|r| r.kind == kind && matches(r))
     }
 
-    /// What these filters have that others lack, and the other way round; `None` when they say the same.
+    /// Rules that only one of the two has; `None` when they are the same.
     pub fn difference(&self, begun_with: &Self) -> Option<String> {
         let (now, before) = (self.texts(), begun_with.texts());
         let more = now.difference(&before).map(|t| format!("{t} is new"));
@@ -285,7 +285,7 @@ fn rules_table(rule: &Rule, table: &TableName) -> bool {
     }
 }
 
-/// The flags that say the same.
+/// The flags that give these filters.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags: Vec<String> = self.rules().map(|(flag, rule)| format!("{flag} {rule}")).collect();

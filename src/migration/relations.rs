@@ -1,4 +1,4 @@
-//! What this migration covers: its relations, what the plan says of them, and the stream that brings their changes.
+//! What this migration covers: its relations, what the plan says about them, and the stream of their changes.
 
 use super::context::Context;
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
     scope::Inclusion,
 };
 
-/// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
-/// that came later is in no publication.
+/// The relations of this migration. Before they are published these are all whose rows are in scope, afterwards those that it began with: a
+/// newer table is in no publication.
 pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Result<Vec<SourceRelation>> {
     let known = match cx.record.slot {
         Some(_) => ledger::relations(&cx.target("scope").await?).await?,
@@ -21,7 +21,7 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Resul
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
-    // After the copy replay sees it in the stream, at its place.
+    // After the copy replay sees the new name in the stream.
     if let Some((was, is)) = renamed.filter(|_| !cx.is_finished(Stage::Copy)) {
         return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
             .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
@@ -50,7 +50,7 @@ pub fn summary(r: &SourceRelation, cx: &Context) -> RelationSummary {
     RelationSummary { table: r.table.clone(), kind, bytes: r.bytes, rows: r.rows }
 }
 
-/// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
+/// Whether the plan's hypertables are tables of the source with such columns. Checked before anything is created.
 pub fn check_plan_names(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     for h in &cx.plan.hypertables {
         let wrong = match relations.iter().find(|r| r.table == h.table) {

@@ -1,4 +1,4 @@
-//! Dumping the schema of the source and running it on the target, statement by statement.
+//! Dumping the schema of the source, and running its statements on the target.
 
 pub mod ddl;
 pub mod flatten;
@@ -59,7 +59,7 @@ pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Sch
 
 /// Runs the statements that come before the rows.
 pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
-    // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
+    // Flushed once at the end, because thousands of small statements would spend most of the time waiting for the disk.
     let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
     let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;

@@ -1,4 +1,4 @@
-//! SQL with parameters, through tokio-postgres: connecting, and the settings that every session of ours begins with.
+//! SQL with parameters, through tokio-postgres. Every session begins with our settings.
 
 use crate::pg::connect::session::{Side, session_settings, version_num};
 use std::{
@@ -75,7 +75,7 @@ impl Drop for Client {
     }
 }
 
-/// Connects to the first host that will do and applies [`session_settings`]. Errors name the side.
+/// Connects to the first host that is accepted and applies [`session_settings`]. Errors name the side.
 pub async fn connect(info: &Conninfo, side: Side, application_name: &str) -> Result<Client> {
     let open = async {
         let tls = Tls::new(info)?;
@@ -91,7 +91,8 @@ pub async fn connect(info: &Conninfo, side: Side, application_name: &str) -> Res
     open.await.map_err(|e: Error| e.context(side))
 }
 
-/// tokio-postgres bounds the opening of each address, and nothing after it: a server that says nothing then gets as long again.
+/// tokio-postgres limits how long opening each address takes, and nothing after that. A server that does not answer then gets the same time
+/// again.
 async fn with_timeout<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
     match patience {
         Some(patience) => tokio::time::timeout(patience * 2, work).await.unwrap_or(Err(ConnectFailure::Timeout(patience))),
@@ -130,7 +131,7 @@ async fn open(info: &Conninfo, side: Side, candidate: &HostCandidate, tls: &Tls,
     Ok(client)
 }
 
-/// Sorts what tokio-postgres says, whose kinds are private.
+/// The failure that an error of tokio-postgres means. The kinds of its errors are private.
 fn failure(e: tokio_postgres::Error, patience: Option<Duration>) -> ConnectFailure {
     if e.as_db_error().is_some() {
         return ConnectFailure::Server(e.into());

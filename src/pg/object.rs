@@ -6,7 +6,7 @@ use std::fmt;
 /// Defines [`ObjectKind`] and the words of its kinds in one place.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $word:literal,)*) => {
-        /// What an object is, as far as the program tells objects apart.
+        /// The kinds of objects that the program treats differently.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum ObjectKind {
             $($(#[$doc])* $kind,)*

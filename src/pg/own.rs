@@ -1,4 +1,4 @@
-//! Names of what hyperlift makes, and schemas that belong to somebody else than the application.
+//! Names of what hyperlift creates, and how the application's schemas are told from others.
 
 /// The schemas of the application. Others belong to the server, to TimescaleDB or to hyperlift, and are not migrated.
 pub const USER_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'

@@ -57,14 +57,14 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>> {
     .transpose()
 }
 
-/// Creates the slot and returns the LSN at which it became consistent. Waits for all transactions that run now, in any database; a
-/// slot that is cancelled half-made leaves nothing behind.
+/// Creates the slot and returns its consistent point. PostgreSQL waits for all transactions that run now, in any database. Cancelling it
+/// leaves no slot.
 pub async fn create(client: &Client, name: &str) -> Result<Lsn> {
     let row = client.query_one("select lsn::text as lsn from pg_create_logical_replication_slot($1, 'pgoutput')", &[&name]).await?;
     row.get::<_, &str>("lsn").parse()
 }
 
-/// An xid of our own, taken now: every transaction that the slot does not stream has a smaller one (I1).
+/// A transaction ID that is assigned now: every transaction that the slot does not stream has a smaller one (I1).
 pub async fn horizon(client: &Client) -> Result<u64> {
     Ok(value::<String>(client, "select pg_current_xact_id()::text").await?.parse().unwrap_or(0))
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{client::Client, timescale};
 use crate::{error::Result, name::TableName};
 
-/// The table as it stands on the target.
+/// A table of the target.
 #[derive(Clone, Debug, Default)]
 pub struct TargetTable {
     pub oid: u32,
@@ -17,7 +17,7 @@ pub struct TargetTable {
     /// How much of its first dimension a chunk holds: microseconds, or integers.
     pub chunk_width: Option<i64>,
     pub kind: TableKind,
-    /// Has a deferrable constraint: a transaction must not be applied in pieces.
+    /// Has a deferrable constraint, so that a transaction must be applied as a whole.
     pub deferrable: bool,
     /// At most one unique constraint, immediate, and nothing that excludes rows otherwise: rows of different keys are independent.
     pub spreadable: bool,
@@ -51,8 +51,8 @@ pub struct TargetColumn {
     /// As `format_type` prints it with an empty search path.
     pub data_type: String,
     pub equality: Equality,
-    /// The operator by which its keys are equal, as it is written with its schema: an index finds rows by no other, and no operator of
-    /// the application's that fits better is taken instead.
+    /// The operator by which its keys are equal, with its schema. An index finds rows by this operator only. The schema keeps an operator of
+    /// the application from being chosen instead.
     pub equals: String,
 }
 
@@ -66,7 +66,7 @@ pub enum Equality {
     Exact,
     /// `=` exists, but also holds for values that print differently (numeric 1.0 and 1.00): the text is compared, too.
     Loose,
-    /// No `=` that could be relied on (json, point, box): the text alone is compared.
+    /// No reliable `=` (json, point, box): the text alone is compared.
     Text,
 }
 
@@ -84,12 +84,12 @@ impl Equality {
     }
 }
 
-/// The shape of a table on the target; `None` when it is not there. Where there is TimescaleDB a hypertable is looked at as one.
+/// The shape of a table on the target; `None` when it does not exist. `has_timescale`: hypertables are found, too.
 pub async fn target_table(client: &Client, table: &TableName, has_timescale: bool) -> Result<Option<TargetTable>> {
     Ok(target_tables(client, std::slice::from_ref(table), has_timescale).await?.remove(table))
 }
 
-/// The shapes of the tables that are there.
+/// The shapes of those of the tables that exist.
 pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale: bool) -> Result<HashMap<TableName, TargetTable>> {
     let names: Vec<String> = tables.iter().map(TableName::sql).collect();
     let rows = client

@@ -44,24 +44,24 @@ impl DdlSession {
         in_transaction(self.client().await?, sql).await
     }
 
-    /// Whether the ledger has a statement: the answer to an earlier attempt was lost, or an earlier run's session committed late.
+    /// Whether the ledger has a statement. It has it after a failure when the answer was lost, or when a session of an earlier run committed late.
     pub async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
         Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
     }
 
-    /// What `search_path` is by default on the source.
+    /// The default `search_path` on the source.
     async fn source_path(&mut self) -> Option<String> {
         ledger::migration(self.client().await.ok()?).await.ok()??.search_path
     }
 }
 
-/// Statements run in one transaction; each takes a few locks until its end.
+/// How many statements run in one transaction: each holds a few locks until its end.
 const BATCH: usize = 100;
-/// Something that the statement needs is not found: `undefined_function`, `_table`, `_object`, `invalid_schema_name`.
+/// Something that the statement needs was not found.
 const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
 
-/// Runs statements in their order, as many as it takes in one transaction; where one of these fails, each by itself. Without somebody to
-/// ask, a statement that fails is skipped and the ledger says why.
+/// Runs statements in their order, [`BATCH`] in one transaction; where a batch fails, each by itself. Without an `asker` a statement that fails
+/// is skipped, and the ledger records why.
 pub async fn run_all(
     session: &mut DdlSession,
     statements: &[&Statement],
@@ -95,7 +95,7 @@ fn with_record(statement: &Statement) -> String {
     format!("{};\n{record}", statement.sql.trim_end_matches(';'))
 }
 
-/// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
+/// Runs one statement unless the ledger has it. It is retried after transient errors; on another error the operator decides. `Ok(false)` means skipped.
 pub async fn run(session: &mut DdlSession, statement: &Statement, executed: &HashSet<String>, reporter: &Reporter, asker: &Asker) -> Result<bool> {
     run_or_skip(session, statement, executed, reporter, Some(asker)).await
 }
@@ -138,14 +138,14 @@ async fn run_or_skip(
     }
 }
 
-/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
-/// count on the `search_path` of the source's database (N-4).
+/// Runs statements as one transaction, again after transient errors such as a restart of the target. Where something is not found they run
+/// with the `search_path` of the source's database, because functions that they call may need it (N-4).
 pub async fn run_with_retry(session: &mut DdlSession, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
     let mut delay = Duration::from_millis(250);
     let mut with_path = None;
     loop {
         match session.execute(with_path.as_deref().unwrap_or(sql)).await {
-            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; retrying")).await,
             Err(e) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
                 let Some(path) = session.source_path().await else { return Err(e) };
                 if with_path.is_some() {
@@ -161,7 +161,7 @@ pub async fn run_with_retry(session: &mut DdlSession, object: &str, sql: &str, r
     }
 }
 
-/// What is not found on the path of the source either: newer servers do not look at it where an index or a materialised view is filled.
+/// Adds a hint where the path of the source did not help: newer servers ignore `search_path` while they fill an index or a materialised view.
 pub fn with_search_path_hint(e: Error, version: u32, path: &str) -> Error {
     if version / 10_000 < versions::CATALOG_PATH_ALONE || !NOT_FOUND.iter().any(|code| e.has_code(code)) {
         return e;

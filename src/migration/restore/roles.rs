@@ -1,6 +1,6 @@
 //! Roles of the source on the target: without passwords, and without rights that only a superuser can give.
 //!
-//! What a target does not let us give is told, and stops nothing: roles may be mended at any time.
+//! What the target refuses is reported and stops nothing, because roles can be corrected at any time.
 
 use std::collections::HashSet;
 
@@ -43,7 +43,7 @@ pub async fn create(cx: &mut Context, source: &Client, target: &Client) -> Resul
     }
     if !without_password.is_empty() {
         let names = without_password.join(", ");
-        cx.not_moved("PASSWORDS", format!("of {names}: no server tells them; alter role … password '…' on the target")).await?;
+        cx.not_moved("PASSWORDS", format!("of {names}: no server shows them; alter role … password '…' on the target")).await?;
     }
     memberships(cx, source, target).await
 }
@@ -62,7 +62,7 @@ fn on_target(cx: &Context, name: &str) -> String {
 struct Role {
     name: String,
     login: bool,
-    /// The options of `CREATE ROLE` that everybody may give who may create roles.
+    /// The options of `CREATE ROLE` that whoever may create roles may give.
     options: String,
     /// `CREATEDB`, `CREATEROLE`.
     rights: Vec<&'static str>,
@@ -182,7 +182,7 @@ impl Membership {
         self.grants.iter().map(one).collect::<Vec<_>>().join("; ")
     }
 
-    /// All of them as one.
+    /// All of them as one grant.
     fn merged(&self) -> Grant {
         let any = |is: fn(&Grant) -> bool| self.grants.iter().any(is);
         let inherit = self.grants.iter().fold(None, |all, g| g.inherit.map(|on| on || all == Some(true)));
@@ -190,8 +190,8 @@ impl Membership {
     }
 }
 
-/// Who is a member of whom, where the target has both. Who granted it can be said only by a superuser, and of somebody who may grant it by
-/// then; else it is granted by the user of the migration.
+/// Grants the memberships of which the target has both roles. Only a superuser may name the grantor, who must hold the admin option by then;
+/// otherwise the migration's user is the grantor.
 async fn memberships(cx: &mut Context, source: &Client, target: &Client) -> Result<()> {
     let newer = target.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS;
     let mut left = memberships_of(cx, source, target).await?;
@@ -222,7 +222,7 @@ async fn memberships(cx: &mut Context, source: &Client, target: &Client) -> Resu
     Ok(())
 }
 
-/// What an older target cannot say of a membership.
+/// Reports what an older target cannot record of a membership.
 async fn report_lost_options(cx: &mut Context, membership: &Membership, newer: bool) -> Result<()> {
     let Grant { inherit, set, .. } = membership.merged();
     let mut lost = Vec::new();
@@ -240,7 +240,7 @@ async fn report_lost_options(cx: &mut Context, membership: &Membership, newer: b
     cx.not_moved(format!("MEMBERSHIP of {member} in {role}"), reason).await
 }
 
-/// The memberships that the target lacks, those first that let their members grant others.
+/// The memberships that the target lacks. Those with the admin option come first, because their members may have granted others.
 async fn memberships_of(cx: &mut Context, source: &Client, target: &Client) -> Result<Vec<Membership>> {
     let options = if source.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS {
         "a.inherit_option, a.set_option"

@@ -26,14 +26,14 @@ const PROPOSE_FROM: u64 = 1 << 20;
 const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
-/// A column is nulls_known through for NULL for so long at most.
+/// How long a column is searched for NULL.
 const NULL_SEARCH_TIMEOUT: &str = "5s";
 
 pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Hypertables).await;
     let source = cx.source("hypertables").await?;
     let mut relations = catalog::relations(&source).await?;
-    // A table that comes without its rows may be a hypertable, too.
+    // A table that is migrated without its rows may be a hypertable, too.
     relations.retain(|r| cx.plan.scope.inclusion(&r.table) != Inclusion::Nothing);
     flatten::read_back(cx, &relations).await?;
     if cx.timescale.installed.is_none() {
@@ -46,7 +46,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         return cx.finish(Stage::Hypertables).await;
     }
     let mut foreign_keys = catalog::foreign_keys(&source).await?;
-    // What is left out points at nothing any more.
+    // A table that is left out has no foreign keys on the target.
     foreign_keys.retain(|f| cx.plan.scope.inclusion(&f.from) != Inclusion::Nothing);
     for r in &mut relations {
         for i in &mut r.indexes {
@@ -97,7 +97,7 @@ fn question(candidates: &[Candidate]) -> String {
     format!("{converted}{joined_text}, {} {kept}. Nothing runs until you press c.", candidates.len() - chosen - joined)
 }
 
-/// What stands against the selection as it is; found before the copy (H-3).
+/// Why the current selection is invalid. Found before the copy (H-3).
 fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
     for h in &cx.plan.hypertables {
         let Some(c) = candidates.iter().find(|c| c.table == h.table) else {
@@ -126,7 +126,7 @@ fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
     None
 }
 
-/// TimescaleDB refuses foreign keys from one hypertable to another (H-8); they are made at the cutover, where it would be too late.
+/// TimescaleDB refuses foreign keys from one hypertable to another (H-8). They are created at the cutover, where it would be too late.
 fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) -> Option<String> {
     let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
     let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
@@ -151,7 +151,7 @@ async fn without_time(
             None => catalog::has_null(source, &c.table, &h.time_column, NULL_SEARCH_TIMEOUT).await?,
         };
         if known.is_none() {
-            let text = format!("{}: whether {} is NULL in some row was not found out in {NULL_SEARCH_TIMEOUT}", c.table, h.time_column);
+            let text = format!("{}: whether {} is NULL in some row could not be found out in {NULL_SEARCH_TIMEOUT}", c.table, h.time_column);
             cx.notice(Level::Warn, format!("{text}; such a row would stop its copy")).await;
         }
         let found = known.unwrap_or(false);
@@ -203,7 +203,7 @@ async fn candidates(cx: &Context, source: &Client, relations: &[SourceRelation])
     Ok(found)
 }
 
-/// Primary and unique keys. What points at one, or cannot take another column, is named.
+/// Primary and unique keys, each with the reason why it cannot be extended, if there is one.
 fn keys(r: &SourceRelation) -> Vec<UniqueKey> {
     r.indexes
         .iter()
@@ -330,14 +330,14 @@ async fn convert(cx: &mut Context) -> Result<()> {
         let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql());
         cx.unless_stopped(ddl::in_transaction(&target, &format!("{sql};\n{record} on conflict do nothing"))).await.map_err(|e| {
             e.context(format!("create_hypertable of {}", h.table))
-                .hint("take the table out of the selection (or of the plan), or mend the cause, and start again")
+                .hint("take the table out of the selection (or of the plan), or fix the cause, and start again")
         })?;
         cx.reporter.report(Event::HypertableCreated { hypertable: h }).await;
     }
     Ok(())
 }
 
-/// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
+/// The target decides what is a hypertable. One that the operator created, or with other options, is taken into the plan as it is (H-19).
 async fn read_back(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     let target = cx.target("hypertables").await?;
     let mut made = timescale::hypertables(&target).await?;
@@ -375,7 +375,8 @@ async fn read_back(cx: &mut Context, source: &Client, relations: &[SourceRelatio
     Ok(())
 }
 
-/// A default index of a hypertable made by hand gives way to the source's index of the same name, which comes after the copy (H-6).
+/// Drops default indexes of a hypertable that the operator created where the source has an index of the same name, which is created after the
+/// copy (H-6).
 async fn drop_default_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
     let names = "select c.relname::text as name from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass($1)";
     let wanted: Vec<String> = source.query(names, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect();
@@ -384,7 +385,7 @@ async fn drop_default_indexes(cx: &Context, source: &Client, target: &Client, ta
         // Before the copy the table has none of the source's own yet.
         if wanted.contains(&index.name) && !cx.is_finished(Stage::Hypertables) {
             target.batch_execute(&format!("drop index {}", index.sql())).await?;
-            cx.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name comes after the copy")).await;
+            cx.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name is created after the copy")).await;
         }
     }
     Ok(())

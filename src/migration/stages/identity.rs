@@ -20,14 +20,14 @@ use crate::{
     sqlstate,
 };
 
-/// A statement that locks a table waits this long for it before it lets the application go first.
+/// How long a statement waits for the lock on a table. The application's statements wait for it meanwhile.
 const LOCK_TIMEOUT: &str = "2s";
 
 pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Identity).await;
     let source = cx.source("identity").await?;
     loop {
-        // Listed before anything is changed, too: a table that is locked may hold the change up.
+        // Listed before anything is changed, too, because a locked table may block the change.
         let (mut relations, mut rows) = list(cx, &source).await?;
         if apply_plan(cx, &source, &relations).await? {
             (relations, rows) = list(cx, &source).await?;
@@ -42,8 +42,10 @@ pub async fn run(cx: &mut Context) -> Result<()> {
                 1 => "Nothing is open. 1 table is insert-only: its UPDATE and DELETE will not reach the target.".to_owned(),
                 n => format!("Nothing is open. {n} tables are insert-only: their UPDATE and DELETE will not reach the target."),
             },
-            [one] => format!("{} is still open. Settle it (f, u or i), or mend it yourself, then R to check again.", one.table),
-            many => format!("{} tables are still open, {} first. Settle them (f, u or i), or mend them yourself, then R.", many.len(), many[0].table),
+            [one] => format!("{} is still open. Settle it (f, u or i), or fix it yourself, then press R to check again.", one.table),
+            many => {
+                format!("{} tables are still open, {} first. Settle them (f, u or i), or fix them yourself, then press R.", many.len(), many[0].table)
+            }
         };
         let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
         match cx.ask_continue(Stage::Identity, text, blocked).await? {
@@ -64,12 +66,12 @@ async fn list(cx: &Context, source: &Client) -> Result<(Vec<SourceRelation>, Vec
     Ok((relations, rows))
 }
 
-/// Takes the operator's choice into the plan, if the table can have it.
+/// Takes the operator's choice into the plan, if it is possible for the table.
 async fn choose(cx: &mut Context, relations: &[SourceRelation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
     let Some(relation) = relations.iter().find(|r| r.table == table) else { return Ok(()) };
     match choice {
         None if cx.record.changed_identities.iter().any(|c| c.table == table) => {
-            let why = "it is changed on the source already; `hyperlift clean` takes it back".into();
+            let why = "it is changed on the source already; `hyperlift clean` undoes it".into();
             cx.reporter.report(Event::CommandRefused { command: format!("identity of {table}"), why }).await;
             return Ok(());
         }
@@ -208,8 +210,8 @@ pub fn check_plan(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     Ok(())
 }
 
-/// Applies the plan's identities on the source; whether there was anything to do. Each change is recorded, with the statement that takes
-/// it back, before it is made.
+/// Applies the plan's identities on the source; whether there was anything to do. Before a change is made it is recorded, with the
+/// statement that undoes it.
 async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
     check_plan(cx, relations)?;
     same_publication(cx, source, relations).await?;
@@ -240,7 +242,7 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelati
     Ok(changed)
 }
 
-/// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.
+/// Once the slot exists, what is published insert-only stays so: a change would lose what happened in between.
 async fn same_publication(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     if cx.record.slot.is_none() {
         return Ok(());
@@ -251,7 +253,7 @@ async fn same_publication(cx: &Context, source: &Client, relations: &[SourceRela
     let planned: Vec<&TableName> = insert_only.map(|(t, _)| t).collect();
     match planned.iter().find(|t| !published.contains(t)) {
         Some(table) => Err(Error::refused(format!("{table} is to be insert-only now, but this migration publishes its updates already"))
-            .hint("take the [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
+            .hint("remove the [[identity]] entry, or run `hyperlift clean`, empty the target and start again")),
         None if published.iter().any(|t| logged(t) && !planned.contains(&t)) => {
             Err(Error::refused("a table that was insert-only when this migration began is not any more")
                 .detail("its updates and deletes since then were not published")
@@ -261,7 +263,7 @@ async fn same_publication(cx: &Context, source: &Client, relations: &[SourceRela
     }
 }
 
-/// Runs a statement that locks a table of the source, without ever making the application wait long for it.
+/// Runs a statement that locks a table of the source, and never makes the application wait long for it.
 async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str) -> Result<()> {
     for attempt in 1.. {
         let statement = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {sql}; commit");
@@ -271,7 +273,11 @@ async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str
                 source.batch_execute("rollback").await?;
                 let holders = catalog::lock_holders(source, table).await?;
                 let by = if holders.is_empty() { String::new() } else { format!(" It is held by {holders}.") };
-                cx.notice(Level::Warn, format!("{table} is locked on the source; attempt {attempt} gave way to the application.{by}")).await;
+                cx.notice(
+                    Level::Warn,
+                    format!("{table} is locked on the source; attempt {attempt} timed out so that the application does not wait.{by}"),
+                )
+                .await;
                 cx.unless_stopped(async {
                     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
                     Ok(())

@@ -1,4 +1,4 @@
-//! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
+//! Stage 3: roles, extensions, and the schema as far as it is needed before the rows.
 
 use crate::migration::restore;
 
@@ -22,7 +22,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     let mut target = cx.target("schema").await?;
     let ended = catalog::end_leftovers(&target, &cx.record.id).await? + catalog::end_leftovers(&source, &cx.record.id).await?;
     if ended > 0 {
-        cx.notice(Level::Info, format!("ended {ended} sessions that an earlier run left behind")).await;
+        cx.notice(Level::Info, format!("ended {ended} sessions of an earlier run")).await;
     }
     let migration = ledger::LedgerMigration {
         id: cx.record.id.clone(),
@@ -64,7 +64,7 @@ fn text_of(statements: &[Statement]) -> String {
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// Creates the extension where it can be had and is not there yet.
+/// Creates the extension where it is available and not installed yet.
 async fn create_timescale(cx: &Context, target: &Client) -> Result<Option<Timescale>> {
     if cx.timescale.installed.is_some() || cx.timescale.available.is_none() {
         return Ok(None);

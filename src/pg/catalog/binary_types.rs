@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use crate::{error::Result, pg::client::Client};
 
-/// How the types of a database look on the wire in binary format, by OID. A type that is not here has to go as text; two types of the
-/// same name here, on two servers of whatever version, have the same form.
+/// The binary format of the types of a database, by OID. Types of the same name here have the same format on all servers and versions. A
+/// type that is missing here has to be sent as text.
 ///
-/// Those are the types that come with PostgreSQL (their OIDs below 10000 are the same everywhere), domains over them, and enums, whose
-/// form is the label. Left out are what refers to objects by OID (reg*), xml, whose binary form carries an encoding of its own, and
-/// whatever has OIDs of user-defined types in it: their arrays, composites and ranges.
+/// Included are the types that come with PostgreSQL (their OIDs below 10000 are the same everywhere), domains over them, and enums, which
+/// are sent as their label. Left out are types that name objects by OID (reg*); xml, whose binary format has an encoding of its own; and
+/// arrays, composites and ranges of user-defined types, which hold OIDs of those types.
 pub async fn binary_types(client: &Client) -> Result<HashMap<u32, String>> {
     let sql = "with recursive base (oid, base) as (
             select oid, oid from pg_type where typtype <> 'd'

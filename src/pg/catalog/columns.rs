@@ -7,8 +7,8 @@ use crate::{
     sqlstate,
 };
 
-/// The columns of a table by their number of different values, the greatest first, as the planner's statistics have them; wide ones are
-/// left out. Empty for a table that was never analysed.
+/// The columns of a table by their number of different values, the greatest first, by the planner's statistics. Wide columns are left out.
+/// Empty for a table that was never analysed.
 pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<String>> {
     // A negative number is a share of the rows.
     let sql = "select attname::text as name from pg_stats where schemaname = $1 and tablename = $2 and avg_width < 100
@@ -16,8 +16,8 @@ pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<Str
     Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
 }
 
-/// Whether a column is NULL in some row of a table or its partitions; `None` when it could not be found out in time (`5s`), by
-/// statistics neither.
+/// Whether a column is NULL in some row of a table or its partitions; `None` when neither a search within `time` (such as `5s`) nor the
+/// statistics show it.
 pub async fn has_null(client: &Client, table: &TableName, column: &str, time: &str) -> Result<Option<bool>> {
     let sql = format!("select exists (select from {} where {} is null)", table.sql(), ident(column));
     client.batch_execute(&format!("begin read only; set local statement_timeout = {}", literal(time))).await?;

@@ -8,7 +8,7 @@ use crate::{
     pg::{client::Client, object::ObjectRef, own::USER_SCHEMAS},
 };
 
-/// The names of the extensions that are there.
+/// The names of the extensions of the database.
 pub async fn extension_names(client: &Client) -> Result<HashSet<String>> {
     Ok(client.query("select extname::text from pg_extension", &[]).await?.iter().map(|r| r.get(0)).collect())
 }
@@ -30,7 +30,7 @@ pub async fn name_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
     Ok(names_of(client, &[oid]).await?.remove(&oid))
 }
 
-/// The names of the tables of this server that are there, by OID.
+/// The names of those of the tables that exist, by OID.
 pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, TableName>> {
     let sql = "select c.oid, n.nspname::text as schema, c.relname::text as name
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any($1)";
@@ -38,7 +38,7 @@ pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Tabl
     Ok(rows.iter().map(|r| (r.get("oid"), TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")))).collect())
 }
 
-/// User tables, views and sequences on the target that hyperlift did not make; the first few names.
+/// User tables, views and sequences; the first few names.
 pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -94,11 +94,11 @@ pub struct SourceRelation {
     pub inherits: bool,
     pub has_rules: bool,
     pub owned: bool,
-    /// REPLICA IDENTITY FULL does not make its updates fail.
+    /// REPLICA IDENTITY FULL would not make its updates fail.
     pub full_is_possible: bool,
-    /// A leaf that has no usable identity of its own, whatever the root has.
+    /// A leaf without a usable replica identity: the root's is of no use to it.
     pub bare_leaf: Option<String>,
-    /// The table is changed often, by the statistics collector.
+    /// By the cumulative statistics: a table that is changed often.
     pub updated_rows: u64,
     pub deleted_rows: u64,
 }
@@ -117,12 +117,12 @@ impl SourceRelation {
 pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
     let full_refuses_generated = client.version() / 10_000 >= versions::FULL_REFUSES_GENERATED;
     let sql = in_user_schemas(include_str!("relations.sql"));
-    // The size of a table cannot be asked for while somebody holds it exclusively.
+    // pg_table_size waits for a table that somebody has locked exclusively.
     client.batch_execute("set lock_timeout = '5s'").await?;
     let rows = client.query(&sql, &[&full_refuses_generated]).await.map_err(|e| {
         let e = Error::from(e);
         if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) {
-            e.hint("a table is locked exclusively (select * from pg_locks where mode = 'AccessExclusiveLock'): try again once it is free")
+            e.hint("a table is locked exclusively (select * from pg_locks where mode = 'AccessExclusiveLock'): start again once the lock is released")
         } else {
             e
         }

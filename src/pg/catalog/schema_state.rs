@@ -9,8 +9,8 @@ use crate::{
     },
 };
 
-/// The state of all catalogs that a dump of the schema is made from: how many rows each has, and the sum of the transactions that wrote
-/// them. No definition changes without changing it; ANALYZE and VACUUM write in place. hyperlift's own publications do not count.
+/// The state of all catalogs that a dump of the schema reads: how many rows each has, and the sum of the transactions that wrote them. Every
+/// changed definition changes it. ANALYZE and VACUUM do not, because they write in place, nor do hyperlift's own publications.
 pub async fn schema_state(client: &Client) -> Result<String> {
     const CATALOGS: &[&str] = &[
         "aggregate", "am", "amop", "amproc", "attrdef", "attribute", "cast", "class", "collation", "constraint", "conversion", "default_acl",

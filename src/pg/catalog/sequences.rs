@@ -14,12 +14,12 @@ pub struct SequenceState {
     pub is_called: bool,
     pub start: i64,
     pub increment: i64,
-    /// Begins anew at its end.
+    /// Begins again at its end.
     pub cycles: bool,
 }
 
 impl SequenceState {
-    /// The state as it was made: nobody has taken a value, or set one.
+    /// Nobody has taken a value or set one since it was created.
     pub fn is_untouched(&self) -> bool {
         !self.is_called && self.last_value == self.start
     }
@@ -27,8 +27,8 @@ impl SequenceState {
 
 /// All sequences of user schemas; extensions' are left out.
 pub async fn sequences(client: &Client) -> Result<Vec<SequenceState>> {
-    // Read in one statement.
-    const AT_ONCE: usize = 200;
+    // Read in one statement: one statement for each would take a round trip each.
+    const BATCH: usize = 200;
     let sql = format!(
         "select n.nspname::text as schema, c.relname::text as name, s.seqstart as start, s.seqincrement as increment, s.seqcycle as cycles
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
@@ -38,7 +38,7 @@ pub async fn sequences(client: &Client) -> Result<Vec<SequenceState>> {
     );
     let rows = client.query(&sql, &[]).await?;
     let mut found = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(AT_ONCE) {
+    for rows in rows.chunks(BATCH) {
         let tables: Vec<TableName> = rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
         let one = |(n, table): (usize, &TableName)| format!("select {n}::int8 as n, last_value, is_called from {}", table.sql());
         let states = client.query(&tables.iter().enumerate().map(one).collect::<Vec<_>>().join(" union all "), &[]).await?;

@@ -23,7 +23,7 @@ pub struct Server {
     pub database_oid: u32,
     pub user: String,
     pub in_recovery: bool,
-    /// Start of the postmaster: another one is another incarnation of the server.
+    /// Start of the postmaster: another one means that the server was restarted.
     pub started: String,
 }
 
@@ -62,7 +62,7 @@ pub async fn setting(client: &Client, name: &str) -> Result<Option<String>> {
     Ok(row.get("value"))
 }
 
-/// What `search_path` is for this user in this database, but for what the session says; `None` when it is empty.
+/// The `search_path` with which a session of this user in this database begins; `None` when it is empty.
 pub async fn default_search_path(client: &Client) -> Result<Option<String>> {
     let path: String = value(client, "select coalesce(reset_val, '') from pg_settings where name = 'search_path'").await?;
     Ok(Some(path).filter(|p| !p.trim().is_empty() && p.trim() != "\"\""))
@@ -73,11 +73,11 @@ pub async fn encoding(client: &Client) -> Result<String> {
     value(client, "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()").await
 }
 
-/// For how many locks the server has room, in SQL (PostgreSQL documentation 20.12).
+/// How many locks the server can hold at the same time, in SQL (PostgreSQL documentation 20.12).
 pub(in crate::pg) const LOCKS: &str = "current_setting('max_locks_per_transaction')::bigint
     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)";
 
-/// How many tables and partitions there are, and for how many locks the server has room.
+/// How many tables and partitions there are, and how many locks the server can hold at the same time.
 pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
     let sql = format!(
         "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('r', 'p') and {USER_SCHEMAS}) as tables,
@@ -87,7 +87,7 @@ pub async fn tables_and_locks(client: &Client) -> Result<(u64, u64)> {
     Ok((row.get::<_, i64>("tables") as u64, row.get::<_, i64>("locks") as u64))
 }
 
-/// The end of the source's WAL that is flushed, and what the clock of the source says.
+/// The flush position of the source's WAL, and the time of the source's clock.
 pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
     let sql = "select pg_current_wal_flush_lsn()::text as lsn, (extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds";
     let row = client.query_one(sql, &[]).await?;
@@ -95,8 +95,8 @@ pub async fn flushed_lsn_and_time(client: &Client) -> Result<(Lsn, Timestamp)> {
     Ok((row.get::<_, &str>("lsn").parse()?, time))
 }
 
-/// A place in the WAL behind every transaction that has committed before, with a commit of our own behind it: the stream gets there on an
-/// idle source, too. Where the WAL is flushed to need not be such a place: it may be within somebody's unfinished record.
+/// A position in the WAL after every transaction that has committed before. A commit of our own follows it, so the stream gets there on an
+/// idle source, too. The flush position of the WAL would not do, because it may be within an unfinished record.
 pub async fn mark_end_of_stream(client: &Client) -> Result<Lsn> {
     let sql = "begin; select pg_logical_emit_message(true, 'hyperlift', 'end of stream'); commit";
     let answer = client.simple_query(sql).await?;

@@ -1,4 +1,4 @@
-//! Who else is at work on a server, and what they hold back.
+//! Other sessions of a server: open transactions, locks, and what an earlier run left.
 
 use crate::{
     error::Result,
@@ -66,12 +66,12 @@ pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> 
     Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
 }
 
-/// Ends sessions of this migration that a killed process left behind in this database; returns how many. Both databases may be on one
-/// server.
+/// Ends sessions of this migration in this database that a killed process left; returns how many. Sessions in the other database, which may
+/// be on the same server, are left alone.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
     let mut ended = 0;
-    // Terminated is not gone: until then it may still commit what it was doing.
+    // A terminated session ends a little later, and may still commit until then.
     for _ in 0..100 {
         let row = client
             .query_one(
@@ -82,7 +82,7 @@ pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
             .await;
         let left: i64 = match row {
             Ok(row) => row.get("ended"),
-            // One test server has a single session and no activity to look at.
+            // A server of the tests has a single session and no pg_stat_activity.
             Err(e) if e.as_db_error().is_some() => 0,
             Err(e) => return Err(e.into()),
         };

@@ -1,4 +1,4 @@
-//! What tables look like, to notice what changes.
+//! The columns and leaves of tables, by which changes of their definitions are noticed.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
     Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
-/// Tables that are not as they were, and how; partitions that were added are replicated and make no difference.
+/// Tables whose definition changed, and how. New partitions are replicated and do not count.
 pub fn differences(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape>) -> Vec<(String, &'static str)> {
     if before.is_empty() {
         return Vec::new();
@@ -95,14 +95,14 @@ pub fn difference(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape
 #[derive(Clone, Debug)]
 pub struct ColumnDefault {
     pub name: String,
-    /// An expression, for rows to come.
+    /// An expression, for new rows.
     pub default: Option<String>,
-    /// The value of rows from before the column.
+    /// The value of rows that are older than the column.
     pub missing: Option<String>,
     pub not_null: bool,
 }
 
-/// Of all columns of a table that are not computed; empty for one that is gone.
+/// The defaults of all columns that are not generated; empty for a table that is gone.
 pub async fn column_defaults(client: &Client, oid: u32) -> Result<Vec<ColumnDefault>> {
     let sql = "select a.attname::text as name, pg_get_expr(d.adbin, d.adrelid) as default, a.attnotnull as not_null,
                       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing

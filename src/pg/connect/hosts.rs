@@ -18,18 +18,18 @@ pub enum Encryption {
     Required,
 }
 
-/// One way to try.
+/// A host, and how to connect to it.
 #[derive(Clone)]
 pub struct HostCandidate {
     pub host: Host,
     pub encryption: Encryption,
     /// What the server must answer about `transaction_read_only`.
     pub session: SessionAttribute,
-    /// Only worth it when the one before failed for its encryption.
+    /// Tried only when the candidate before it failed because of its encryption.
     otherwise: bool,
 }
 
-/// The candidates that are left, and why the earlier ones failed.
+/// The remaining candidates, and why the earlier ones failed.
 pub struct ConnectOrder {
     remaining: VecDeque<HostCandidate>,
     failures: Vec<Error>,
@@ -61,7 +61,7 @@ impl ConnectOrder {
         Self { remaining, failures: Vec::new() }
     }
 
-    /// Notes why `candidate` failed and drops what cannot do better.
+    /// Records why `candidate` failed, and drops candidates that would fail for the same reason.
     pub fn failed(&mut self, failure: ConnectFailure, candidate: &HostCandidate, info: &Conninfo) {
         if !failure.is_about_encryption() {
             while self.remaining.front().is_some_and(|next| next.otherwise) {
@@ -70,7 +70,7 @@ impl ConnectOrder {
         }
         let answered = matches!(failure, ConnectFailure::Server(_) | ConnectFailure::NoPassword | ConnectFailure::Authentication(_));
         let error = failure.explain(info, &candidate.host);
-        // A server that was reached and says no is an answer; libpq asks no other either.
+        // A server that was reached and refuses us is the answer. libpq tries no other either.
         if answered && error.kind == Kind::Refused && !self.remaining.front().is_some_and(|next| next.otherwise) {
             self.remaining.clear();
         }
@@ -97,20 +97,20 @@ impl Iterator for ConnectOrder {
     }
 }
 
-/// Why a connection did not come about.
+/// Why a connection failed.
 #[derive(Debug)]
 pub enum ConnectFailure {
     /// The network or the operating system.
     Io(io::Error),
     Timeout(Duration),
-    /// The server closed the connection without a word.
+    /// The server closed the connection without an error.
     Closed,
     NoTls,
-    /// The TLS request was answered with an error, whose text nobody vouches for (CVE-2024-10977).
+    /// The TLS request was answered with an error. Its text is not shown, because anybody in between can have written it (CVE-2024-10977).
     TlsRequestFailed,
     Tls(io::Error),
     NoPassword,
-    /// SCRAM: the server does not know our password, or we cannot speak its method.
+    /// SCRAM: the server does not know our password, or its method is not supported.
     Authentication(String),
     /// An ErrorResponse.
     Server(Error),
@@ -135,15 +135,15 @@ impl ConnectFailure {
         }
     }
 
-    /// The words for an operator; the kinds are those of every connection error.
+    /// The error for the operator.
     fn explain(self, info: &Conninfo, host: &Host) -> Error {
         match self {
             Self::Io(e) => Error::connection(format!("cannot connect to {host}: {}", reason(&e)))
                 .hint("check the host, the port, and that nothing between blocks the connection")
                 .source(e),
             Self::Timeout(after) => Error::connection(format!("cannot connect to {host}: no answer within {} s", after.as_secs()))
-                .hint("check the host, the port and the firewalls between; connect_timeout sets the patience"),
-            Self::Closed => Error::connection(format!("{host} closed the connection before it was made"))
+                .hint("check the host, the port and the firewalls between; connect_timeout sets how long to wait"),
+            Self::Closed => Error::connection(format!("{host} closed the connection before it was established"))
                 .hint("check that a PostgreSQL server listens there; its log may say more"),
             Self::NoTls => {
                 Error::refused(format!("{host} offers no TLS")).hint("enable ssl on the server, or set sslmode=disable if the network is trusted")
@@ -166,7 +166,7 @@ impl ConnectFailure {
     }
 }
 
-/// What a server said instead of letting us in.
+/// The error with which a server refused a connection.
 fn refusal(e: Error, info: &Conninfo, host: &Host) -> Error {
     let code = e.sqlstate.clone().unwrap_or_default();
     let (kind, hint) = match code.as_str() {
@@ -174,7 +174,7 @@ fn refusal(e: Error, info: &Conninfo, host: &Host) -> Error {
         sqlstate::INVALID_AUTHORIZATION => (Kind::Refused, "check the user, and that the server's pg_hba.conf lets it in from here"),
         sqlstate::INVALID_CATALOG_NAME => (Kind::Refused, "create the database, or correct its name"),
         sqlstate::INSUFFICIENT_PRIVILEGE => (Kind::Refused, "grant the user the right to connect (and replication, where asked for)"),
-        sqlstate::CANNOT_CONNECT_NOW => (Kind::Connection, "the server is starting, stopping or recovering: try again in a moment"),
+        sqlstate::CANNOT_CONNECT_NOW => (Kind::Connection, "the server is starting, stopping or recovering: retry in a moment"),
         sqlstate::TOO_MANY_CONNECTIONS => (Kind::Connection, "raise max_connections of the server, or use fewer connections"),
         _ => (e.kind, ""),
     };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_tried_again_only_after_trouble_with_tls() {
+    fn plain_is_tried_only_after_a_failure_of_tls() {
         let info = info("user=u host=a,b");
         let fails = |failure: ConnectFailure| {
             let mut order = ConnectOrder::new(&info);

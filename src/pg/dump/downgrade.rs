@@ -1,4 +1,4 @@
-//! What a newer server says of its objects and an older target does not know: said in its words, or left out and told.
+//! Statements of a newer server that an older target does not know: put in a form that it knows, or left out with a note.
 
 use pg_query::{
     NodeEnum,
@@ -19,11 +19,11 @@ use crate::{
     },
 };
 
-/// A statement in the words of the target.
+/// A statement in a form that the target knows.
 pub(super) struct Adapted {
     pub node: NodeEnum,
     pub sql: String,
-    /// Where it is not the phase that such a statement has.
+    /// Where it differs from the usual phase of such a statement.
     pub phase: Option<Phase>,
 }
 
@@ -38,9 +38,9 @@ pub(super) struct Downgrade {
     target: u32,
     /// Partitioned tables, with the types of their columns.
     partitioned: HashMap<TableName, HashMap<String, TypeName>>,
-    /// Names of all constraints that are made.
+    /// Names of all constraints that are created.
     constraints: HashSet<String>,
-    /// Indexes of partitioned tables that are not made: those of their partitions stand alone.
+    /// Indexes of partitioned tables that are not created. Those of their partitions exist alone.
     rootless: HashSet<TableName>,
 }
 
@@ -51,7 +51,7 @@ impl Downgrade {
         Self { target, partitioned: HashMap::new(), constraints: HashSet::new(), rootless: HashSet::new() }
     }
 
-    /// The statements that the target gets for one of the dump, `label` for people; none for what it cannot have.
+    /// The statements that the target gets for one of the dump; none for what it cannot have.
     pub fn adapt(&mut self, node: NodeEnum, sql: &str, object: &ObjectRef, notes: &mut Vec<Note>) -> Result<Vec<Adapted>> {
         let same = |node: NodeEnum| Ok(vec![Adapted { node, sql: sql.to_owned(), phase: None }]);
         let other = |node: NodeEnum| Ok(vec![Adapted { sql: deparse(&node)?, node, phase: None }]);

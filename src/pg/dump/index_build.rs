@@ -1,5 +1,5 @@
-//! A primary key or unique constraint in two statements: its index, which may be built beside others of the table, and the constraint that
-//! takes it over, which is only an entry in the catalog (PostgreSQL documentation, ALTER TABLE, ADD table_constraint_using_index).
+//! A primary key or unique constraint in two statements: its index, which may be built at the same time as others of the table, and the constraint
+//! that takes it over, which is only an entry in the catalog (PostgreSQL documentation, ALTER TABLE, ADD table_constraint_using_index).
 
 use pg_query::{
     NodeEnum,
@@ -11,8 +11,8 @@ use super::ast::{deparse, index_element, parse_one, texts_of};
 /// How an index or constraint of a schema dump may be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// CREATE INDEX: locks the table against writers only, so several are built at once. ANALYZE gathers statistics of its expressions,
-    /// where it has some, once it is there.
+    /// CREATE INDEX: locks the table against writers only, so several may be built at the same time. Where it has expressions, ANALYZE
+    /// gathers statistics of them once it exists.
     Index { on_expressions: bool },
     /// A key, as its index and what makes it the key's.
     Key { index: String, take_over: String },

@@ -20,7 +20,7 @@ pub(super) fn map_roles(node: &mut NodeEnum, map: &BTreeMap<String, String>) -> 
     (names, edited)
 }
 
-/// The roles of which whoever runs the statement has to be a member: a new owner, and for whom default privileges are.
+/// The roles of which whoever runs the statement must be a member: a new owner, or the role for whom default privileges are set.
 pub(super) fn member_of(node: &mut NodeEnum) -> Vec<String> {
     let roles: Vec<&mut RoleSpec> = match node {
         NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(roles_of_option).collect(),

@@ -1,5 +1,5 @@
-//! Publications and subscriptions of a dump, where they are wished for: what hypertables and older targets do not bear, and what keeps a
-//! subscription of the target from the slot that the source's still reads.
+//! Publications and subscriptions of a dump, where they are requested: without what hypertables and older targets do not allow, and without
+//! the slot of a subscription, which the source's own subscription still reads.
 
 use pg_query::{
     Node, NodeEnum,
@@ -23,7 +23,7 @@ use crate::{
     plan::Plan,
 };
 
-/// The publication that a statement makes, or says something of.
+/// The publication that a statement creates, alters or comments on.
 pub(super) fn publication_of(node: &NodeEnum) -> Option<&str> {
     let (object_type, object) = match node {
         NodeEnum::CreatePublicationStmt(s) => return Some(&s.pubname),
@@ -38,7 +38,7 @@ pub(super) fn publication_of(node: &NodeEnum) -> Option<&str> {
     }
 }
 
-/// The statement that makes the publication on the target; `None` for one that must not be made there.
+/// The statement that creates the publication on the target; `None` for one that must not exist there.
 pub(super) fn create(mut s: CreatePublicationStmt, sql: &str, target: Target, notes: &mut Vec<Note>) -> Result<Option<String>> {
     let object = ObjectRef::new(ObjectKind::Publication, plain_ident(&s.pubname));
     if s.for_all_tables && target.timescale {
@@ -59,8 +59,8 @@ pub(super) fn create(mut s: CreatePublicationStmt, sql: &str, target: Target, no
     deparse(&NodeEnum::CreatePublicationStmt(s)).map(Some)
 }
 
-/// Whether the target's publication may have what this statement adds. What is in a hypertable's chunks is published under their names,
-/// and only of those chunks that are there when the hypertable is added: no subscriber has tables of such names.
+/// Whether the target's publication may have what this statement adds. Rows of a hypertable are published under the names of its chunks,
+/// which no subscriber has, and only for chunks that exist when the hypertable is added.
 pub(super) fn may_add(s: &AlterPublicationStmt, plan: &Plan, notes: &mut Vec<Note>) -> bool {
     let name = plain_ident(&s.pubname);
     let publication = ObjectRef::new(ObjectKind::Publication, &name);
@@ -89,7 +89,8 @@ fn table_in(object: &PublicationObjSpec) -> Option<TableName> {
     table_of(object.pubtable.as_ref()?.relation.as_ref())
 }
 
-/// The subscription without its slot, and so disabled: `DROP SUBSCRIPTION` would drop a slot that it names, and the source's reads it.
+/// The subscription without its slot, and so disabled: `DROP SUBSCRIPTION` would drop a slot that it names, which the source's own
+/// subscription reads.
 pub(super) fn without_slot(mut s: CreateSubscriptionStmt, target: Target) -> Result<String> {
     s.options.retain(|o| match option_name(o) {
         Some("slot_name") => false,
@@ -101,7 +102,7 @@ pub(super) fn without_slot(mut s: CreateSubscriptionStmt, target: Target) -> Res
         if let Some(NodeEnum::DefElem(e)) = &mut option.node
             && e.defname == "streaming"
             && target.major < versions::SUBSCRIPTION_ORIGIN
-            // A word that is no key word is read as the name of a type.
+            // The parser reads a word that is no key word as the name of a type.
             && let Some(NodeEnum::TypeName(word)) = e.arg.as_ref().and_then(|arg| arg.node.as_ref())
             && word.names.iter().any(|n| matches!(&n.node, Some(NodeEnum::String(s)) if s.sval == "parallel"))
         {

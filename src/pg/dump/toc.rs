@@ -1,4 +1,4 @@
-//! The entries of a verbose dump: each is headed by the OIDs of its object, so that what is left out is found whatever its name is.
+//! The entries of a verbose dump. Each is headed by the OIDs of its object, so objects are left out whatever their names are.
 
 use pg_query::{
     NodeEnum,

@@ -21,21 +21,21 @@ create table if not exists _hyperlift.lane (lane int primary key, lsn pg_lsn not
 create table if not exists _hyperlift.step (name text primary key, at timestamptz not null default now());
 ";
 
-/// The migration that the target knows of.
+/// The migration as the target knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerMigration {
     pub id: String,
     pub source_system_id: String,
     pub source_db: String,
     pub lanes: u32,
-    /// What `search_path` is by default on the source.
+    /// The default `search_path` on the source.
     pub search_path: Option<String>,
     pub finished: bool,
 }
 
 impl LedgerMigration {
-    /// What a transaction begins with in which the application's functions run: the path on which they find things (N-4). Empty where the
-    /// source has none.
+    /// The first statement of a transaction in which the application's functions run: it sets the path on which they find objects (N-4).
+    /// Empty where the source has no default path.
     pub fn path(&self) -> String {
         self.search_path.as_ref().map_or_else(String::new, |path| format!("set local search_path = {path}"))
     }
@@ -86,8 +86,8 @@ pub async fn drop(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Makes everything durable that was committed on the target so far, in whatever session: sessions with `synchronous_commit = off` spare
-/// the disk one flush a transaction. This commit waits for its own.
+/// Makes everything durable that any session has committed on the target so far. Sessions with `synchronous_commit = off` do not wait for
+/// the disk; this commit does, and WAL is flushed in order.
 pub async fn flush(client: &Client) -> Result<()> {
     client.batch_execute("set synchronous_commit = on; update _hyperlift.migration set version = version").await?;
     Ok(())

@@ -22,7 +22,7 @@ use crate::{
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
-/// An open connection on which nothing of PostgreSQL's protocol was said but the request for TLS.
+/// An open connection on which nothing but the request for TLS was sent.
 pub struct Socket {
     pub io: Box<dyn Io>,
     /// Data for SCRAM's channel binding, when there is TLS.
@@ -31,14 +31,14 @@ pub struct Socket {
     pub place: Place,
 }
 
-/// Where a server was found: a name may stand for several addresses, and only one has our backend.
+/// The address of a server: a name may have several, and only one leads to our backend.
 #[derive(Clone, Debug)]
 pub enum Place {
     Unix(PathBuf),
     Tcp(SocketAddr),
 }
 
-/// Opens the connection; each address of a name gets the whole patience.
+/// Opens the connection. Each address of a name gets the whole timeout.
 pub async fn open(info: &Conninfo, candidate: &HostCandidate, tls: &Tls) -> Result<Socket, ConnectFailure> {
     let host = &candidate.host;
     if host.is_unix() {
@@ -63,7 +63,7 @@ pub async fn open(info: &Conninfo, candidate: &HostCandidate, tls: &Tls) -> Resu
     Err(last)
 }
 
-/// Runs `work` for no longer than the patience.
+/// Runs `work` for no longer than the timeout.
 pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
     match patience {
         Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(ConnectFailure::Timeout(patience))),
@@ -126,7 +126,7 @@ async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryptio
     Ok(Socket { io: Box::new(stream), binding, encrypted: true, place })
 }
 
-/// Stops the statement that a connection runs, over a connection of its own.
+/// Cancels the statement of a connection, through a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Canceller {
     pub(super) place: Place,
@@ -140,8 +140,8 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Sends the CancelRequest and waits until the server has taken it. Whether there was a statement to stop is not known:
-    /// that statement's own error (57014) tells.
+    /// Sends the CancelRequest and waits until the server has taken it. The server does not say whether it stopped a statement; the
+    /// statement fails with `query_canceled` then.
     pub async fn cancel(&self) -> Result<()> {
         let work = async {
             let encryption = if self.tls.is_some() { Encryption::Required } else { Encryption::Plain };

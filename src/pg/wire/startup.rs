@@ -102,7 +102,7 @@ struct Authentication<'a> {
     password: Option<&'a [u8]>,
     binding: Option<Vec<u8>>,
     scram: Option<sasl::ScramSha256>,
-    /// The method proves that nobody stands between.
+    /// The method proves that nobody is between us and the server.
     bound: bool,
 }
 
