@@ -152,31 +152,7 @@ pub async fn owned_sequences(client: &Client, tables: &[TableName]) -> Result<Ve
 
 /// The columns of tables, by OID.
 async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashMap<String, TargetColumn>>> {
-    let rows = client
-        .query(
-            "with base as (
-                 select b.oid, b.typname::text as name, b.typnamespace = 'pg_catalog'::regnamespace as built_in,
-                        (select format('operator(%I.%s)', n.nspname, p.oprname)
-                           from pg_opclass o join pg_am m on m.oid = o.opcmethod
-                           join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
-                           join pg_operator p on p.oid = a.amopopr join pg_namespace n on n.oid = p.oprnamespace
-                          where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
-                                when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
-                                when b.typtype = 'r' then 'anyrange'::regtype when b.typtype = 'm' then 'anymultirange'::regtype end)
-                          limit 1) as btree_equals
-                   from pg_type b where b.oid in (
-                        select case when t.typtype = 'd' then t.typbasetype else t.oid end
-                          from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped))
-             select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.name as base, b.btree_equals,
-                    case when b.built_in then $2 else '=' end as other_equals,
-                    coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose
-               from pg_attribute a
-               join pg_type t on t.oid = a.atttypid
-               join base b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
-              where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped",
-            &[&tables, &EQUALS],
-        )
-        .await?;
+    let rows = client.query(include_str!("target_table/columns.sql"), &[&tables, &EQUALS]).await?;
     let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
     for r in rows {
         let equals: Option<String> = r.get("btree_equals");

@@ -1,4 +1,4 @@
-//! Tables that become hypertables: their keys, their indexes, and changes that a hypertable takes only in another form. Each test runs
+//! Tables that become hypertables: their keys, their indexes, and changes that a hypertable accepts only in another form. Each test runs
 //! on every kind of TimescaleDB that this machine has.
 
 mod copying;
@@ -87,7 +87,7 @@ async fn lines(uri: &str, sql: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join("|")).collect()
 }
 
-/// Runs a test on each kind of TimescaleDB. Those in PGlite wait for each other: each takes half a gigabyte and a core.
+/// Runs a test on each kind of TimescaleDB. Those in PGlite run one after the other, because each takes half a gigabyte and a core.
 async fn on_each_timescale(test: impl AsyncFn(Sides)) {
     on_some_timescale(|_| true, test).await;
 }
@@ -141,7 +141,7 @@ const HYPERTABLES: &str = "
     select format('%s.%s %s %s', hypertable_schema, hypertable_name, column_name, coalesce(time_interval::text, integer_interval::text))
     from timescaledb_information.dimensions order by 1";
 
-/// Definitions of the constraints of some tables, but for those of chunks.
+/// Definitions of the constraints of some tables, without those of chunks.
 fn constraints_of(tables: &str) -> String {
     format!(
         "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
@@ -179,16 +179,16 @@ async fn the_demo_becomes_hypertables_while_an_application_writes() {
         let made = ["public.events ts 7 days", "public.journal at 1 day", "public.metrics time 3 days"];
         assert_eq!(sides.on_target(HYPERTABLES).await, made);
         assert!(ended.all("statement_failed").is_empty(), "h_1: {:?}", ended.all("statement_failed"));
-        // h_3: only the key that lacked the time column is another one
+        // h_3: only the key that lacked the time column differs
         let key = "select pg_get_constraintdef(oid) from pg_constraint where conname = 'events_pkey' and conrelid = 'public.events'::regclass";
         assert_eq!(sides.on_target(key).await, ["PRIMARY KEY (id, ts)"]);
         let tables = "public.metrics,public.events,public.journal,public.documents";
         let others = constraints_of(tables).replace("where", "where conname <> 'events_pkey' and");
         sides.expect_same(&others).await;
-        // h_6: events_ts_idx and metrics_time_idx have the names of TimescaleDB's own default indexes, which journal would get, too
+        // h_6: events_ts_idx and metrics_time_idx have the names of TimescaleDB's own default indexes, and journal would get one, too
         let indexes = indexes_of(tables).replace("where", "where indexrelid <> 'public.events_pkey'::regclass and");
         sides.expect_same(&indexes).await;
-        // b_3: the identity takes no values from outside any more, and goes on where it was
+        // b_3: the identity refuses explicit values again, and continues where it was
         sides.expect_same("select attrelid::regclass::text, attname, attidentity from pg_attribute where attidentity = 'a' order by 1").await;
         let refused = execute(&sides.target.uri, "insert into public.journal values (1, now(), 'by hand')").await.unwrap_err();
         assert!(refused.has_code("428C9"), "{refused}");
@@ -295,7 +295,7 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
         sides.migrate(&by_ts(&[("child", "extend"), ("many", "extend")]), &["update public.child set ts = ts + interval '3 days' where id = 1"]).await;
         assert_eq!(sides.on_target(HYPERTABLES).await, ["public.child ts 1 day", "public.many ts 1 day"]);
 
-        // h_16: as a source they would seem to be empty
+        // h_16: as a source its hypertables would seem to be empty
         let checked = hyperlift().args(["check", "--source", &sides.target.uri, "--target", &sides.source]).output().await.unwrap();
         let (code, text) = (checked.status.code(), String::from_utf8_lossy(&checked.stdout));
         let expected = "check source has no hypertables: FAIL 2 of its tables are hypertables already: public.child, public.many";
@@ -414,7 +414,7 @@ async fn a_truncate_of_hypertables_is_replayed_in_its_place() {
 }
 
 #[tokio::test]
-async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_are() {
+async fn h_19_hypertables_that_the_operator_creates_while_the_prompt_waits_are_taken_as_they_are() {
     on_each_timescale(async |sides| {
         let tables = "
             create table public.meters (id int primary key, ts timestamptz not null, v int);
@@ -452,7 +452,7 @@ async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_
         assert_eq!(sides.on_target(HYPERTABLES).await, made);
         let keys = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where contype = 'p' and conname in ('meters_pkey', 'spread_pkey') order by 1";
         assert_eq!(sides.on_target(keys).await, ["meters_pkey|PRIMARY KEY (id, ts)", "spread_pkey|PRIMARY KEY (device, ts)"]);
-        // h_6: TimescaleDB's default index had taken the name
+        // h_6: TimescaleDB's default index had the name
         let index = "select pg_get_indexdef('public.meters_ts_idx'::regclass)";
         assert_eq!(sides.on_target(index).await, ["CREATE INDEX meters_ts_idx ON public.meters USING btree (ts, v)"]);
     })

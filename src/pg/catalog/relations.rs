@@ -128,28 +128,7 @@ pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
         }
     });
     client.batch_execute("set lock_timeout = 0").await?;
-    let mut relations: Vec<SourceRelation> = rows?
-        .iter()
-        .map(|r| SourceRelation {
-            oid: r.get("oid"),
-            table: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
-            storage: if r.get("partitioned") { Storage::Partitions { count: r.get::<_, i64>("partitions") as u32 } } else { Storage::Heap },
-            unlogged: r.get("unlogged"),
-            bytes: r.get::<_, i64>("bytes") as u64,
-            rows: r.get::<_, i64>("rows") as u64,
-            identity: r.get::<_, &str>("identity").chars().next().unwrap_or('d'),
-            identity_index: None,
-            indexes: Vec::new(),
-            columns: Vec::new(),
-            inherits: r.get("inherits"),
-            has_rules: r.get("has_rules"),
-            owned: r.get("owned"),
-            full_is_possible: true,
-            bare_leaf: r.get("bare_leaf"),
-            updated_rows: r.get::<_, i64>("updated") as u64,
-            deleted_rows: r.get::<_, i64>("deleted") as u64,
-        })
-        .collect();
+    let mut relations: Vec<SourceRelation> = rows?.iter().map(relation_of).collect();
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, o)| (*o, i)).collect();
     for r in client.query(COLUMNS, &[&oids]).await? {
@@ -180,6 +159,29 @@ pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
         });
     }
     Ok(relations)
+}
+
+/// A relation without its columns and indexes.
+fn relation_of(r: &tokio_postgres::Row) -> SourceRelation {
+    SourceRelation {
+        oid: r.get("oid"),
+        table: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
+        storage: if r.get("partitioned") { Storage::Partitions { count: r.get::<_, i64>("partitions") as u32 } } else { Storage::Heap },
+        unlogged: r.get("unlogged"),
+        bytes: r.get::<_, i64>("bytes") as u64,
+        rows: r.get::<_, i64>("rows") as u64,
+        identity: r.get::<_, &str>("identity").chars().next().unwrap_or('d'),
+        identity_index: None,
+        indexes: Vec::new(),
+        columns: Vec::new(),
+        inherits: r.get("inherits"),
+        has_rules: r.get("has_rules"),
+        owned: r.get("owned"),
+        full_is_possible: true,
+        bare_leaf: r.get("bare_leaf"),
+        updated_rows: r.get::<_, i64>("updated") as u64,
+        deleted_rows: r.get::<_, i64>("deleted") as u64,
+    }
 }
 
 const COLUMNS: &str = "

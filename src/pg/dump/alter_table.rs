@@ -32,14 +32,7 @@ pub(super) fn alter_table(
     let hypertable = plan.hypertable(&table);
     // pg_dump writes ONLY for every table but a partitioned one.
     let partitioned = s.relation.as_ref().is_some_and(|r| r.inh) && !plan.is_one_table(&table);
-    let mut edited = false;
-    if hypertable.is_some()
-        && let Some(relation) = s.relation.as_mut()
-        && !relation.inh
-    {
-        relation.inh = true;
-        edited = true;
-    }
+    let mut edited = hypertable.is_some() && take_off_only(&mut s);
     let Some(NodeEnum::AlterTableCmd(command)) = s.cmds.first_mut().and_then(|c| c.node.as_mut()) else {
         out.push(statement);
         return Ok(());
@@ -84,6 +77,13 @@ pub(super) fn alter_table(
     }
     out.push(statement);
     Ok(())
+}
+
+/// Takes `ONLY` off; whether it was there.
+fn take_off_only(s: &mut AlterTableStmt) -> bool {
+    let Some(relation) = s.relation.as_mut().filter(|r| !r.inh) else { return false };
+    relation.inh = true;
+    true
 }
 
 /// What becomes of a constraint.

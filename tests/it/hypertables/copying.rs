@@ -12,13 +12,13 @@ use hyperlift::demo::{
 use serde_json::Value;
 use std::time::Duration;
 
-/// Makes every write of the row into the table on the target wait for as long as the caller keeps the session.
-async fn hold_up(target: &str, table: &str, row: &str) -> tokio_postgres::Client {
+/// Makes inserts of the row into the table on the target wait until the caller drops the session.
+async fn block_inserts(target: &str, table: &str, row: &str) -> tokio_postgres::Client {
     let client = connect(target).await.unwrap();
     let trigger = format!(
         "select pg_advisory_lock(4711);
-        create function public.hold_up() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(4711); return new; end $$;
-        create trigger hold_up before insert on {table} for each row when ({row}) execute function public.hold_up()"
+        create function public.block_inserts() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(4711); return new; end $$;
+        create trigger block_inserts before insert on {table} for each row when ({row}) execute function public.block_inserts()"
     );
     client.batch_execute(&trigger).await.unwrap();
     client
@@ -26,7 +26,7 @@ async fn hold_up(target: &str, table: &str, row: &str) -> tokio_postgres::Client
 
 #[tokio::test]
 async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
-    // PGlite has one session for all: what a killed program leaves open there nobody can end
+    // PGlite has one session for all, so nobody can end what a killed program leaves open there.
     on_some_timescale(
         |kind| kind != TimescaleKind::Pglite,
         async |sides| {
@@ -42,7 +42,7 @@ async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
                 run.signal("USR1");
             }
             run.event("prompt_opened", |e| e["prompt"]["stage"] == "hypertables").await;
-            let held_up = hold_up(&sides.target.uri, "public.metrics", "new.device_id = 80").await;
+            let held_up = block_inserts(&sides.target.uri, "public.metrics", "new.device_id = 80").await;
             run.signal("USR1");
             eventually("the copy is in the middle of a table", async || {
                 sides.on_target("select count(*) from pg_locks where locktype = 'advisory' and not granted").await == ["1"]
@@ -50,7 +50,7 @@ async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
             .await;
             run.kill().await;
             drop(held_up);
-            execute(&sides.target.uri, "drop function public.hold_up cascade").await.unwrap();
+            execute(&sides.target.uri, "drop function public.block_inserts cascade").await.unwrap();
 
             for _ in 0..2 {
                 let mut run = sides.run(plan, HANDS_FREE);
