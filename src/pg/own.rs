@@ -1,4 +1,4 @@
-//! Names of what hyperlift creates, and how the application's schemas are told from others.
+//! Names of what hyperlift creates, and how the application's schemas differ from others.
 
 /// The schemas of the application. Others belong to the server, to TimescaleDB or to hyperlift, and are not migrated.
 pub const USER_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'

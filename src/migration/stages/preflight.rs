@@ -261,7 +261,7 @@ async fn scope_checks(cx: &Context, checks: &mut Checks, source: &Client, all: &
         if !omitted.unmatched.is_empty() {
             checks.fail("filters", format!("{} matches nothing on the source", omitted.unmatched.join(", ")), "correct it, or leave it away");
         }
-        cx.work.replace(LEFT_OUT, omitted.list.iter().map(|o| format!("{o}\n")).collect::<String>().as_bytes())?;
+        cx.work.replace(LEFT_OUT, omitted.to_lines().as_bytes())?;
         for object in omitted.list.iter().take(NAMED_LEFT_OUT) {
             cx.notice(Level::Info, format!("left out: {}", object.to_string().replace('\n', " "))).await;
         }

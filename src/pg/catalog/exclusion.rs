@@ -56,6 +56,11 @@ impl Excluded {
         Self { ids: objects.iter().copied().collect(), relations: relations.iter().cloned().collect(), ..Self::default() }
     }
 
+    /// The list for a file, one object a line.
+    pub fn to_lines(&self) -> String {
+        self.list.iter().fold(String::new(), |text, object| text + &object.to_string() + "\n")
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -105,7 +110,7 @@ impl fmt::Display for Cause {
 }
 
 /// A table, view or foreign table of the source.
-struct Table {
+struct ScopedRelation {
     oid: u32,
     name: TableName,
     /// Of the partition root, for a partition.
@@ -142,9 +147,10 @@ async fn resolve_all(client: &Client, plan: &Plan) -> Result<Excluded> {
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
     // A partition is included as its root is.
-    let inclusion = |r: &Table| scope.inclusion(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
-    let is_merged = |r: &Table| r.root.and_then(|root| names.get(&root)).is_some_and(|root| plan.is_one_table(root));
-    let (kept, left): (Vec<&Table>, Vec<&Table>) = relations.iter().partition(|r| inclusion(r) != Inclusion::Nothing && !is_merged(r));
+    let inclusion = |r: &ScopedRelation| scope.inclusion(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
+    let is_merged = |r: &ScopedRelation| r.root.and_then(|root| names.get(&root)).is_some_and(|root| plan.is_one_table(root));
+    let (kept, left): (Vec<&ScopedRelation>, Vec<&ScopedRelation>) =
+        relations.iter().partition(|r| inclusion(r) != Inclusion::Nothing && !is_merged(r));
     if left.is_empty() && scope.is_everything() {
         return Ok(Excluded::default());
     }
@@ -200,14 +206,14 @@ async fn resolve_all(client: &Client, plan: &Plan) -> Result<Excluded> {
 pub async fn dependents(client: &Client, tables: &[TableName]) -> Result<Vec<ExcludedObject>> {
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
-    let is_one = |r: &&Table| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
+    let is_one = |r: &&ScopedRelation| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
     let seeds: Vec<ObjectId> = relations.iter().filter(is_one).map(|r| (PG_CLASS, r.oid)).collect();
     let mut found = Excluded::default();
     dependency_closure(client, &seeds, (&[], false), &mut found).await?;
     Ok(found.list)
 }
 
-async fn relations(client: &Client) -> Result<Vec<Table>> {
+async fn relations(client: &Client) -> Result<Vec<ScopedRelation>> {
     let sql = format!(
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind in ('r', 'p') as is_table,
                 case when c.relispartition then pg_partition_root(c.oid)::oid end as root,
@@ -216,7 +222,7 @@ async fn relations(client: &Client) -> Result<Vec<Table>> {
           where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
     );
-    let relation = |r: &tokio_postgres::Row| Table {
+    let relation = |r: &tokio_postgres::Row| ScopedRelation {
         oid: r.get("oid"),
         name: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
         root: r.get("root"),
@@ -256,7 +262,7 @@ async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<Index>> {
 }
 
 /// Filters that match nothing of the source: most likely they are mistyped.
-fn unmatched(scope: &Scope, relations: &[Table], schemas: &[(u32, String)], extensions: &[(u32, String)], indexes: &[Index]) -> Vec<String> {
+fn unmatched(scope: &Scope, relations: &[ScopedRelation], schemas: &[(u32, String)], extensions: &[(u32, String)], indexes: &[Index]) -> Vec<String> {
     let matches_any = |rule: &crate::scope::Rule| match rule.kind {
         FilterKind::Schema => schemas.iter().any(|(_, name)| rule.matches_name(name)),
         FilterKind::Extension => extensions.iter().any(|(_, name)| rule.matches_name(name)),

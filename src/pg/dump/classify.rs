@@ -170,11 +170,7 @@ impl Reader<'_> {
             NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => self.table(&mut statement, node)?,
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
             NodeEnum::CommentStmt(ref s) => self.comment(s, &mut statement),
-            NodeEnum::IndexStmt(s) => {
-                if index(&mut statement, *s, self.plan)? {
-                    self.plain_indexes.extend(statement.index_name());
-                }
-            }
+            NodeEnum::IndexStmt(s) => self.plain_indexes.extend(index(&mut statement, *s, self.plan)?),
             NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.plain_indexes, s, statement, self.plan),
             NodeEnum::CreatePublicationStmt(s) => {
                 let name = s.pubname.clone();
@@ -253,8 +249,8 @@ impl Reader<'_> {
     }
 }
 
-/// An index. A unique one of a hypertable has its time column; whether it cannot be unique instead.
-fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<bool> {
+/// An index. A unique one of a hypertable gets its time column, or is not unique any more: then its name is returned.
+fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<Option<TableName>> {
     statement.table = table_of(s.relation.as_ref());
     statement.makes = Some(s.idxname.clone());
     if let (Some(table), Some(relation)) = (&statement.table, s.relation.as_mut())
@@ -265,17 +261,17 @@ fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<boo
         relation.inh = true;
         statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s.clone())))?;
     }
-    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(false) };
+    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(None) };
     if s.index_params.iter().filter_map(index_column).any(|c| c == hypertable.time_column) {
-        return Ok(false);
+        return Ok(None);
     }
     match hypertable.key {
         KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
         KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
     }
-    let is_plain = !s.unique;
+    let plain = if s.unique { None } else { statement.index_name() };
     statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s)))?;
-    Ok(is_plain)
+    Ok(plain)
 }
 
 #[cfg(test)]
@@ -316,6 +312,22 @@ ALTER TABLE public.t CLUSTER ON t_pkey;";
         let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
         assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
         assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
+    }
+
+    #[test]
+    fn what_waits_for_the_cutover_among_pre_data_does_not_end_the_pre_data() {
+        let sql = "
+CREATE TABLE public.t (a integer, CONSTRAINT c CHECK ((a > 0)));
+ALTER TABLE ONLY public.t FORCE ROW LEVEL SECURITY;
+COMMENT ON CONSTRAINT c ON public.t IS 'inline';
+ALTER TABLE public.t OWNER TO somebody;
+CREATE VIEW public.v AS SELECT 1;
+ALTER TABLE public.t ADD CONSTRAINT later CHECK ((a > 1)) NOT VALID;
+COMMENT ON CONSTRAINT later ON public.t IS 'later';
+COMMENT ON INDEX public.i IS 'as its index';";
+        let phases: Vec<Phase> = one(sql, &Plan::default()).into_iter().map(|s| s.phase).collect();
+        let (d, p, c, h) = (Phase::PreData, Phase::PostIndex, Phase::Cutover, Phase::Handover);
+        assert_eq!(phases, [d, c, d, h, d, c, c, p]);
     }
 
     #[test]
