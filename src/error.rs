@@ -4,20 +4,22 @@
 
 use std::fmt;
 
+use crate::sqlstate;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of trouble an error is; it decides the exit code and whether something is tried again.
+/// What an error is about. It decides the exit code and whether the work is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A flag, a URI or the work directory is wrong: exit 2.
     Usage,
-    /// A check or gate says no (unreachable, password, `wal_level`, another migration's directory): exit 3.
+    /// A check or gate failed (unreachable, password, `wal_level`, another migration's directory): exit 3.
     Refused,
     /// The operator, or a signal, stopped the run; it can be continued: exit 4.
     Stopped,
     /// Source and target differ: exit 5.
     Differs,
-    /// A connection broke, or the server is starting or stopping: worth another try.
+    /// A connection broke, or the server is starting or stopping: it may be retried.
     Connection,
     /// A server reported an error with an SQLSTATE.
     Database,
@@ -96,24 +98,25 @@ impl Error {
         self
     }
     /// An error that a server reported (ErrorResponse: severity, SQLSTATE, message, detail, hint).
-    pub fn database(sqlstate: &str, message: &str, detail: Option<&str>, hint: Option<&str>) -> Self {
-        let kind = match sqlstate {
+    pub fn database(code: &str, message: &str, detail: Option<&str>, hint: Option<&str>) -> Self {
+        let kind = match code {
             // connection exceptions, shutdown and start-up of the server
-            s if s.starts_with("08") || matches!(s, "57P01" | "57P02" | "57P03" | "53300") => Kind::Connection,
+            sqlstate::ADMIN_SHUTDOWN | sqlstate::CRASH_SHUTDOWN | sqlstate::CANNOT_CONNECT_NOW | sqlstate::TOO_MANY_CONNECTIONS => Kind::Connection,
+            code if code.starts_with(sqlstate::CONNECTION_EXCEPTION_CLASS) => Kind::Connection,
             _ => Kind::Database,
         };
         let mut e = Self::new(kind, message);
-        e.sqlstate = Some(sqlstate.to_owned());
+        e.sqlstate = Some(code.to_owned());
         e.detail = detail.map(str::to_owned);
         e.hint = hint.map(str::to_owned);
         e
     }
-    /// Whether the same work may simply be tried again (classes 08, 40, 53, 55, 57: I8), but for what stays as it is: an invalidated slot
-    /// or another object in the wrong state (55000), a configured limit (53400).
+    /// Whether the same work may be retried (I8). Not after errors that waiting does not change: an object in the wrong state, such as an
+    /// invalidated slot, or a configured limit.
     pub fn is_transient(&self) -> bool {
         match (&self.sqlstate, self.kind) {
-            (Some(code), _) if code == "55000" || code == "53400" => false,
-            (Some(code), _) => ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)),
+            (Some(code), _) if [sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, sqlstate::CONFIGURATION_LIMIT_EXCEEDED].contains(&code.as_str()) => false,
+            (Some(code), _) => sqlstate::TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class)),
             (None, kind) => kind == Kind::Connection,
         }
     }
@@ -182,10 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn only_passing_trouble_is_tried_again() {
-        for (code, again) in [("40001", true), ("57P01", true), ("53100", true), ("55P03", true), ("08006", true), ("23505", false), ("22001", false)]
+    fn only_transient_errors_are_retried() {
+        for (code, retried) in
+            [("40001", true), ("57P01", true), ("53100", true), ("55P03", true), ("08006", true), ("23505", false), ("22001", false)]
         {
-            assert_eq!(Error::database(code, "", None, None).is_transient(), again, "{code}");
+            assert_eq!(Error::database(code, "", None, None).is_transient(), retried, "{code}");
         }
     }
 }

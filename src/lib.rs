@@ -41,6 +41,7 @@ pub mod pg;
 pub mod plan;
 
 pub mod scope;
+pub mod sqlstate;
 
 pub mod error;
 pub mod format;

@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Lsn {
     }
 }
 
-/// Where a lane stands in the stream: everything that was committed before `lsn` is applied, and of the transaction whose
+/// How far a lane has applied the stream: everything that was committed before `lsn` is applied, and of the transaction whose
 /// commit record begins at `lsn` the first `change` changes.
 ///
 /// After a whole transaction `lsn` is the *end* of its commit record and `change` is 0, so positions of lanes that stopped

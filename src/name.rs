@@ -1,4 +1,4 @@
-//! Names of SQL objects: kept as their parts, quoted in one place only.
+//! Names of SQL objects: kept in parts, and quoted in one place only.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

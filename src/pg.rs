@@ -1,6 +1,7 @@
 //! Everything that speaks to PostgreSQL. Returns values; knows no events, stages or screens.
 
 pub mod ledger;
+pub mod publication;
 pub mod slot;
 
 pub mod dump;
@@ -18,4 +19,5 @@ pub mod wire;
 
 pub mod connect;
 
+pub mod object;
 pub mod own;

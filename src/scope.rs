@@ -1,7 +1,7 @@
 //! What of the source is migrated: the one predicate of `--include` and `--exclude`.
 //!
 //! Pure data: it decides by names alone and knows no server. What follows from it (views of a table that is left out, foreign keys to
-//! it) is found in the source's catalog by `pg::extent`.
+//! it) is found in the source's catalog by `pg::catalog::exclusion`.
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
@@ -13,21 +13,21 @@ use crate::{
 
 /// What a rule is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum FilterKind {
     /// Everything in a schema.
     Schema,
-    /// Tables with all that belongs to them; foreign tables, views and materialised views, too.
+    /// Tables with all that belongs to them, also foreign tables, views and materialised views.
     Table,
-    /// The rows of tables, and the changes of them. The tables themselves come.
+    /// The rows of tables, and their changes. The tables themselves are migrated.
     Data,
     Index,
     Extension,
 }
 
-impl Kind {
+impl FilterKind {
     pub const ALL: [Self; 5] = [Self::Schema, Self::Table, Self::Data, Self::Index, Self::Extension];
 
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Schema => "schema",
             Self::Table => "table",
@@ -37,13 +37,13 @@ impl Kind {
         }
     }
 
-    /// Whether its patterns may have a schema's part in front.
+    /// Whether its patterns may name a schema before the dot.
     fn is_qualified(self) -> bool {
         matches!(self, Self::Table | Self::Data | Self::Index)
     }
 }
 
-/// A part of a pattern: what stands between two dots.
+/// A part of a pattern, between two dots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Glob(Vec<Piece>);
 
@@ -81,12 +81,12 @@ impl Glob {
     }
 }
 
-/// One `KIND:PATTERN`. Patterns are psql's: `*` and `?`, lower-cased but for what stands in double quotes; a pattern without a dot
+/// One `KIND:PATTERN`. Patterns are psql's: `*` and `?`, lower-cased except within double quotes; a pattern without a dot
 /// matches in every schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
-    pub kind: Kind,
+    pub kind: FilterKind,
     /// As it was written.
     text: String,
     schema: Option<Glob>,
@@ -105,7 +105,7 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind.word(), self.text)
+        write!(f, "{}:{}", self.kind.as_str(), self.text)
     }
 }
 
@@ -128,9 +128,9 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         let (kind, pattern) = match text.split_once(':').filter(|(kind, _)| kind.chars().all(char::is_alphabetic)) {
-            None => (Kind::Table, text),
+            None => (FilterKind::Table, text),
             Some((word, pattern)) => {
-                let known = Kind::ALL.into_iter().find(|k| k.word() == word);
+                let known = FilterKind::ALL.into_iter().find(|k| k.as_str() == word);
                 let kind = known.ok_or_else(|| wrong(text, &format!("{word:?} is no kind: schema, table, data, index or extension")))?;
                 (kind, pattern.trim())
             }
@@ -139,7 +139,7 @@ impl FromStr for Rule {
         let name = parts.pop().unwrap_or_default();
         let schema = parts.pop();
         match (&schema, parts.is_empty()) {
-            (Some(_), _) if !kind.is_qualified() => Err(wrong(text, &format!("a pattern for {}s has one part", kind.word()))),
+            (Some(_), _) if !kind.is_qualified() => Err(wrong(text, &format!("a pattern for {}s has one part", kind.as_str()))),
             (_, false) => Err(wrong(text, "a pattern has at most two parts: schema.name")),
             _ => Ok(Self { kind, text: pattern.to_owned(), schema, name }),
         }
@@ -179,7 +179,7 @@ fn parse_pattern(text: &str) -> Result<Vec<Glob>, &'static str> {
 
 /// How much of a table is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Extent {
+pub enum Inclusion {
     Nothing,
     /// The table, without its rows and their changes.
     Structure,
@@ -211,15 +211,15 @@ impl Scope {
         self.include.iter().map(|r| ("--include", r)).chain(self.exclude.iter().map(|r| ("--exclude", r)))
     }
 
-    /// How much of a table, view or foreign table is migrated. A partition has the extent of its root.
-    pub fn extent(&self, table: &TableName) -> Extent {
+    /// How much of a table, view or foreign table is migrated. A partition is treated as its root is.
+    pub fn inclusion(&self, table: &TableName) -> Inclusion {
         if !self.is_chosen(table) || self.excludes(table) {
-            return Extent::Nothing;
+            return Inclusion::Nothing;
         }
-        if self.decides(Kind::Data, |r| r.matches(table)) { Extent::All } else { Extent::Structure }
+        if self.decides(FilterKind::Data, |r| r.matches(table)) { Inclusion::All } else { Inclusion::Structure }
     }
 
-    /// Whether a table is named by an include, or there is none that would have to.
+    /// Whether a table is named by an include, or no include chooses tables.
     pub fn is_chosen(&self, table: &TableName) -> bool {
         !self.chooses_tables() || self.include.iter().any(|r| rules_table(r, table))
     }
@@ -229,41 +229,41 @@ impl Scope {
         self.exclude.iter().any(|r| rules_table(r, table))
     }
 
-    /// Only some tables were asked for, by their names or their schemas.
+    /// Whether only some tables were requested, by their names or their schemas.
     pub fn chooses_tables(&self) -> bool {
-        self.include.iter().any(|r| matches!(r.kind, Kind::Schema | Kind::Table))
+        self.include.iter().any(|r| matches!(r.kind, FilterKind::Schema | FilterKind::Table))
     }
 
     /// Whether a schema was excluded, as such.
     pub fn excludes_schema(&self, name: &str) -> bool {
-        self.exclude.iter().any(|r| r.kind == Kind::Schema && r.matches_name(name))
+        self.exclude.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
 
-    /// Whether a schema was asked for, as such.
+    /// Whether a schema was requested, as such.
     pub fn includes_schema(&self, name: &str) -> bool {
-        self.include.iter().any(|r| r.kind == Kind::Schema && r.matches_name(name))
+        self.include.iter().any(|r| r.kind == FilterKind::Schema && r.matches_name(name))
     }
 
     pub fn has_index(&self, index: &TableName) -> bool {
-        self.decides(Kind::Index, |r| r.matches(index))
+        self.decides(FilterKind::Index, |r| r.matches(index))
     }
 
-    /// Whether an index was excluded by a rule about indexes; else it is only not asked for.
+    /// Whether an index was excluded by a rule about indexes. Otherwise it was merely not requested.
     pub fn excludes_index(&self, index: &TableName) -> bool {
-        self.exclude.iter().any(|r| r.kind == Kind::Index && r.matches(index))
+        self.exclude.iter().any(|r| r.kind == FilterKind::Index && r.matches(index))
     }
 
     pub fn has_extension(&self, name: &str) -> bool {
-        self.decides(Kind::Extension, |r| r.matches_name(name))
+        self.decides(FilterKind::Extension, |r| r.matches_name(name))
     }
 
-    /// By the rules of one kind: asked for, where something was, and not excluded.
-    fn decides(&self, kind: Kind, matches: impl Fn(&Rule) -> bool) -> bool {
-        let mut asked = self.include.iter().filter(|r| r.kind == kind).peekable();
-        (asked.peek().is_none() || asked.any(&matches)) && !self.exclude.iter().any(|r| r.kind == kind && matches(r))
+    /// By the rules of one kind: requested, where any was, and not excluded.
+    fn decides(&self, kind: FilterKind, matches: impl Fn(&Rule) -> bool) -> bool {
+        let mut requested = self.include.iter().filter(|r| r.kind == kind).peekable();
+        (requested.peek().is_none() || requested.any(&matches)) && !self.exclude.iter().any(|r| r.kind == kind && matches(r))
     }
 
-    /// What these filters have that others lack, and the other way round; `None` when they say the same.
+    /// Rules that only one of the two has; `None` when they are the same.
     pub fn difference(&self, begun_with: &Self) -> Option<String> {
         let (now, before) = (self.texts(), begun_with.texts());
         let more = now.difference(&before).map(|t| format!("{t} is new"));
@@ -279,13 +279,13 @@ impl Scope {
 
 fn rules_table(rule: &Rule, table: &TableName) -> bool {
     match rule.kind {
-        Kind::Schema => rule.matches_name(&table.schema),
-        Kind::Table => rule.matches(table),
-        Kind::Data | Kind::Index | Kind::Extension => false,
+        FilterKind::Schema => rule.matches_name(&table.schema),
+        FilterKind::Table => rule.matches(table),
+        FilterKind::Data | FilterKind::Index | FilterKind::Extension => false,
     }
 }
 
-/// The flags that say the same.
+/// The flags that give these filters.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags: Vec<String> = self.rules().map(|(flag, rule)| format!("{flag} {rule}")).collect();
@@ -333,7 +333,7 @@ mod tests {
             ("??", "x", "日本", true),
         ] {
             let rule: Rule = pattern.parse().unwrap();
-            assert_eq!((rule.kind, rule.matches(&TableName::new(schema, name))), (Kind::Table, matches), "{pattern} on {schema}.{name}");
+            assert_eq!((rule.kind, rule.matches(&TableName::new(schema, name))), (FilterKind::Table, matches), "{pattern} on {schema}.{name}");
         }
     }
 
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn excludes_win_and_includes_leave_out_all_others() {
-        use Extent::{All, Nothing, Structure};
+        use Inclusion::{All, Nothing, Structure};
         let tables = ["a.t", "a.u", "b.t", "b.u"].map(|t| TableName::parse(t).unwrap());
         for (include, exclude, extents) in [
             (&[][..], &[][..], [All, All, All, All]),
@@ -371,7 +371,7 @@ mod tests {
             (&["index:none", "extension:none"], &["index:a.*"], [All, All, All, All]),
         ] {
             let scope = scope(include, exclude);
-            assert_eq!(tables.clone().map(|t| scope.extent(&t)), extents, "{scope}");
+            assert_eq!(tables.clone().map(|t| scope.inclusion(&t)), extents, "{scope}");
         }
         let scope = scope(&["extension:post*", "index:a.*"], &["extension:postgis_tiger", "index:*_trgm"]);
         assert!(scope.has_extension("postgis") && !scope.has_extension("postgis_tiger") && !scope.has_extension("hstore"));

@@ -114,7 +114,7 @@ pub struct Prepared {
 pub async fn prepare(job: &Job) -> Result<Prepared> {
     let source = connect(&job.source, Side::Source, "prepare").await?;
     let mut target = connect(&job.target, Side::Target, "prepare").await?;
-    let migration = ledger::Migration {
+    let migration = ledger::LedgerMigration {
         id: MIGRATION.into(),
         source_system_id: job.system_id.clone(),
         source_db: String::new(),

@@ -178,7 +178,7 @@ impl ApplicationSession {
                     self.totals.transactions += 1;
                     *self.totals.by_action.entry(action.name).or_default() += 1;
                 }
-                Err(e) if self.load.patient && e.has_code("25006") => {
+                Err(e) if self.load.patient && e.has_code(crate::sqlstate::READ_ONLY_TRANSACTION) => {
                     self.running.refused.fetch_add(1, Ordering::Relaxed);
                     self.totals.refused += 1;
                     let _ = self.stop.run_until_cancelled(sleep(Duration::from_millis(200))).await;

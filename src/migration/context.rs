@@ -32,12 +32,38 @@ pub struct Context {
     pub prompts: Prompts,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
-    /// The state of the source's catalogs before its schema was dumped last, and the dump.
-    pub dumped: Mutex<Option<(String, Arc<str>)>>,
+    pub schema_cache: SchemaCache,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     /// The filters that this run was given. They may differ from those with which the migration began.
     asked_scope: Scope,
+}
+
+/// The last dump of the source's schema, which serves until some definition changes: a large schema takes minutes to dump.
+#[derive(Default)]
+pub struct SchemaCache {
+    /// The state of the source's catalogs before the dump, and the text.
+    dumped: Mutex<Option<(String, Arc<str>)>>,
+}
+
+impl SchemaCache {
+    /// The dump that was made in this state of the catalogs.
+    pub fn get(&self, state: &str) -> Option<Arc<str>> {
+        self.dumped.lock().ok()?.as_ref().filter(|(then, _)| then == state).map(|(_, text)| text.clone())
+    }
+
+    pub fn keep(&self, state: String, text: Arc<str>) {
+        if let Ok(mut dumped) = self.dumped.lock() {
+            *dumped = Some((state, text));
+        }
+    }
+
+    /// Frees its memory. The next dump runs pg_dump, also when only the plan has changed.
+    pub fn forget(&self) {
+        if let Ok(mut dumped) = self.dumped.lock() {
+            *dumped = None;
+        }
+    }
 }
 
 impl Context {
@@ -71,7 +97,7 @@ impl Context {
             prompts,
             cancel,
             timescale: Timescale::default(),
-            dumped: Mutex::default(),
+            schema_cache: SchemaCache::default(),
             endpoints,
             asked_scope,
         })

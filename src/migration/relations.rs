@@ -1,27 +1,27 @@
-//! What this migration covers: its relations, what the plan says of them, and the stream that brings their changes.
+//! What this migration covers: its relations, what the plan says about them, and the stream of their changes.
 
 use super::context::Context;
 use crate::{
     error::{Error, Result},
     event::{RelationKind, RelationSummary, Stage},
-    pg::{catalog::Relation, ledger, own::Names},
+    pg::{catalog::SourceRelation, ledger, own::Names},
     replay::receiver::Origin,
-    scope::Extent,
+    scope::Inclusion,
 };
 
-/// The relations of this migration: at first all whose rows are in its scope; once they are published, those that it began with. A table
-/// that came later is in no publication.
-pub async fn in_scope(cx: &Context, mut relations: Vec<Relation>) -> Result<Vec<Relation>> {
+/// The relations of this migration. Before they are published these are all whose rows are in scope, afterwards those that it began with: a
+/// newer table is in no publication.
+pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Result<Vec<SourceRelation>> {
     let known = match cx.record.slot {
         Some(_) => ledger::relations(&cx.target("scope").await?).await?,
         None => std::collections::HashMap::new(),
     };
     if known.is_empty() {
-        relations.retain(|r| cx.plan.scope.extent(&r.table) == Extent::All);
+        relations.retain(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All);
         return Ok(relations);
     }
     let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
-    // After the copy replay sees it in the stream, at its place.
+    // After the copy replay sees the new name in the stream.
     if let Some((was, is)) = renamed.filter(|_| !cx.is_finished(Stage::Copy)) {
         return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
             .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
@@ -31,7 +31,7 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<Relation>) -> Result<Vec<
 
 /// Where the stream of this migration comes from.
 pub fn origin(cx: &Context) -> Origin {
-    let names = Names::of(&cx.record.id);
+    let names = Names::new(&cx.record.id);
     Origin {
         source: cx.config.source.clone(),
         application_name: cx.application("receiver"),
@@ -41,8 +41,8 @@ pub fn origin(cx: &Context) -> Origin {
     }
 }
 
-pub fn summary(r: &Relation, cx: &Context) -> RelationSummary {
-    let kind = match (cx.plan.hypertable(&r.table).is_some(), r.partitioned) {
+pub fn summary(r: &SourceRelation, cx: &Context) -> RelationSummary {
+    let kind = match (cx.plan.hypertable(&r.table).is_some(), r.storage.is_partitioned()) {
         (true, _) => RelationKind::Hypertable,
         (false, true) => RelationKind::Partitioned,
         (false, false) => RelationKind::Plain,
@@ -50,11 +50,11 @@ pub fn summary(r: &Relation, cx: &Context) -> RelationSummary {
     RelationSummary { table: r.table.clone(), kind, bytes: r.bytes, rows: r.rows }
 }
 
-/// Whether the plan's hypertables are tables of the source with such columns; known before anything is made.
-pub fn check_plan_names(cx: &Context, relations: &[Relation]) -> Result<()> {
+/// Whether the plan's hypertables are tables of the source with such columns. Checked before anything is created.
+pub fn check_plan_names(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     for h in &cx.plan.hypertables {
         let wrong = match relations.iter().find(|r| r.table == h.table) {
-            Some(_) if cx.plan.scope.extent(&h.table) == Extent::Nothing => format!("the plan names {}, which its filters leave out", h.table),
+            Some(_) if cx.plan.scope.inclusion(&h.table) == Inclusion::Nothing => format!("the plan names {}, which its filters leave out", h.table),
             None => format!("the plan names {}, which the source does not have", h.table),
             Some(r) if r.columns.iter().all(|c| c.name != h.time_column) => format!("the plan: {} has no column {}", h.table, h.time_column),
             Some(_) => continue,
@@ -62,7 +62,7 @@ pub fn check_plan_names(cx: &Context, relations: &[Relation]) -> Result<()> {
         return Err(Error::usage(wrong).hint("correct the [[hypertable]] entry of the plan"));
     }
     for table in &cx.plan.one_table {
-        if !relations.iter().any(|r| r.table == *table && r.partitioned) {
+        if !relations.iter().any(|r| r.table == *table && r.storage.is_partitioned()) {
             return Err(Error::usage(format!("the plan names {table} in one_table, but the source has no partitioned table of that name"))
                 .hint("correct one_table in the plan"));
         }

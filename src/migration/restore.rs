@@ -1,4 +1,4 @@
-//! Dumping the schema of the source and running it on the target, statement by statement.
+//! Dumping the schema of the source, and running its statements on the target.
 
 pub mod ddl;
 pub mod flatten;
@@ -16,11 +16,12 @@ use crate::{
     pg::{
         catalog::{
             self,
-            exclusion::{self, Omitted},
+            exclusion::{self, Excluded},
         },
         client::Client,
         dump::{self, Phase, Schema, Statement},
         ledger,
+        object::ObjectKind,
     },
     plan::Plan,
 };
@@ -30,50 +31,47 @@ use crate::{
 pub async fn dump(cx: &Context) -> Result<Schema> {
     let source = cx.source("schema").await?;
     let state = catalog::schema_state(&source).await?;
-    let known = cx.dumped.lock().ok().and_then(|dumped| dumped.clone());
-    let text = match known {
-        Some((then, text)) if then == state => text,
-        _ => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
+    let text = match cx.schema_cache.get(&state) {
+        Some(text) => text,
+        None => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
     };
     drop(source);
-    if let Ok(mut dumped) = cx.dumped.lock() {
-        *dumped = Some((state, text.clone()));
-    }
-    understood(cx, text, &cx.plan).await
+    cx.schema_cache.keep(state, text.clone());
+    classified(cx, text, &cx.plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
-pub async fn print(cx: &Context, source: &Client, plan: &Plan, omitted: &Omitted) -> Result<Arc<str>> {
+pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
     let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
-    dump::text(&program, &cx.config.source, plan, omitted).await
+    dump::text(&program, &cx.config.source, plan, excluded).await
 }
 
 /// The statements of such a text, for this target.
-pub async fn understood(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
+pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
     let timescale = cx.timescale.installed.is_some() || cx.timescale.available.is_some();
     let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
     let mut schema = dump::schema(text, plan, target).await?;
     if cx.config.skip_extensions {
-        schema.statements.retain(|s| !s.object.starts_with("EXTENSION "));
+        schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);
     }
     Ok(schema)
 }
 
 /// Runs the statements that come before the rows.
 pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
-    // Flushed once, at the end: thousands of small statements would wait for the disk most of the time.
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
+    // Flushed once at the end, because thousands of small statements would spend most of the time waiting for the disk.
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
-    let mut executed = ledger::executed(target, Phase::PreData.word()).await?;
-    executed.extend(ledger::executed(target, Phase::Subscription.word()).await?);
-    let statements = memberships::possible(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
+    let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;
+    executed.extend(ledger::executed(target, Phase::Subscription.as_str()).await?);
+    let statements = memberships::runnable(cx, target, schema.statements.iter().filter(|s| s.phase == Phase::PreData)).await?;
     let subscriptions: Vec<&Statement> = schema.statements.iter().filter(|s| s.phase == Phase::Subscription).collect();
     let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let total = statements.len() as u64;
     let work = async {
         let progress = |done: usize, statement: &Statement| {
-            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.clone() });
+            reporter.progress(Event::SchemaProgress { done: done as u64, total, object: statement.object.to_string() });
         };
         ddl::run_all(&mut session, &statements, &executed, &reporter, Some(&prompts), progress).await?;
         ddl::run_all(&mut session, &subscriptions, &executed, &reporter, None, |_, _| {}).await?;

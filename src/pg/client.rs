@@ -1,4 +1,4 @@
-//! SQL with parameters, through tokio-postgres: connecting, and the settings that every session of ours begins with.
+//! SQL with parameters, through tokio-postgres. Every session begins with our settings.
 
 use crate::pg::connect::session::{Side, session_settings, version_num};
 use std::{
@@ -16,8 +16,8 @@ use tokio_postgres::{
 
 use super::{
     connect::{
-        conninfo::{Conninfo, Session},
-        hosts::{Attempts, Candidate, Encryption, Trouble},
+        conninfo::{Conninfo, SessionAttribute},
+        hosts::{ConnectFailure, ConnectOrder, Encryption, HostCandidate},
         tls::Tls,
     },
     wire,
@@ -75,38 +75,39 @@ impl Drop for Client {
     }
 }
 
-/// Connects to the first host that will do and applies [`session_settings`]. Errors name the side.
+/// Connects to the first host that is accepted and applies [`session_settings`]. Errors name the side.
 pub async fn connect(info: &Conninfo, side: Side, application_name: &str) -> Result<Client> {
     let open = async {
         let tls = Tls::new(info)?;
-        let mut attempts = Attempts::new(info);
-        while let Some(candidate) = attempts.next() {
-            match patiently(info.connect_timeout(), open(info, side, &candidate, &tls, application_name)).await {
+        let mut order = ConnectOrder::new(info);
+        while let Some(candidate) = order.next() {
+            match with_timeout(info.connect_timeout(), open(info, side, &candidate, &tls, application_name)).await {
                 Ok(client) => return Ok(client),
-                Err(trouble) => attempts.failed(trouble, &candidate, info),
+                Err(failure) => order.failed(failure, &candidate, info),
             }
         }
-        Err(attempts.into_error())
+        Err(order.into_error())
     };
     open.await.map_err(|e: Error| e.context(side))
 }
 
-/// tokio-postgres bounds the opening of each address, and nothing after it: a server that says nothing then gets as long again.
-async fn patiently<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+/// tokio-postgres limits how long opening each address takes, and nothing after that. A server that does not answer then gets the same time
+/// again.
+async fn with_timeout<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
     match patience {
-        Some(patience) => tokio::time::timeout(patience * 2, work).await.unwrap_or(Err(Trouble::Timeout(patience))),
+        Some(patience) => tokio::time::timeout(patience * 2, work).await.unwrap_or(Err(ConnectFailure::Timeout(patience))),
         None => work.await,
     }
 }
 
-async fn open(info: &Conninfo, side: Side, candidate: &Candidate, tls: &Tls, application_name: &str) -> Result<Client, Trouble> {
+async fn open(info: &Conninfo, side: Side, candidate: &HostCandidate, tls: &Tls, application_name: &str) -> Result<Client, ConnectFailure> {
     let mut config = info.only(&candidate.host).config(application_name);
     config.target_session_attrs(TargetSessionAttrs::Any).ssl_mode(match candidate.encryption {
         Encryption::Plain => SslMode::Disable,
         Encryption::Offered => SslMode::Prefer,
         Encryption::Required => SslMode::Require,
     });
-    let (inner, mut connection) = config.connect(tls.connector()).await.map_err(|e| trouble(e, info.connect_timeout()))?;
+    let (inner, mut connection) = config.connect(tls.connector()).await.map_err(|e| failure(e, info.connect_timeout()))?;
     let version = version_num(connection.parameter("server_version").unwrap_or_default());
     let server = candidate.host.to_string();
     let task = tokio::spawn(async move {
@@ -121,42 +122,52 @@ async fn open(info: &Conninfo, side: Side, candidate: &Candidate, tls: &Tls, app
     });
     let mut client = Client { inner, task, tls: tls.clone(), version, pid: 0 };
     let batch = format!("{}show transaction_read_only; select pg_catalog.pg_backend_pid()", session_settings(side, version));
-    let answer = client.inner.simple_query(&batch).await.map_err(|e| Trouble::Other(e.into()))?;
+    let answer = client.inner.simple_query(&batch).await.map_err(|e| ConnectFailure::Other(e.into()))?;
     let values: Vec<&str> = answer.iter().filter_map(|message| if let SimpleQueryMessage::Row(row) = message { row.get(0) } else { None }).collect();
-    if candidate.session != Session::Any {
+    if candidate.session != SessionAttribute::Any {
         wire::session_fits(candidate.session, values.first() == Some(&"on"))?;
     }
     client.pid = values.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
     Ok(client)
 }
 
-/// Sorts what tokio-postgres says, whose kinds are private.
-fn trouble(e: tokio_postgres::Error, patience: Option<Duration>) -> Trouble {
+/// The failure that an error of tokio-postgres means. The kinds of its errors are private.
+fn failure(e: tokio_postgres::Error, patience: Option<Duration>) -> ConnectFailure {
     if e.as_db_error().is_some() {
-        return Trouble::Server(e.into());
+        return ConnectFailure::Server(e.into());
     }
     if e.is_closed() {
-        return Trouble::Closed;
+        return ConnectFailure::Closed;
     }
     let kind = e.to_string();
     let about = |part: &str| kind.contains(part);
     let text = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
     if text.contains("password missing") {
-        return Trouble::NoPassword;
+        return ConnectFailure::NoPassword;
     }
     if about("TLS handshake") && text.contains("does not support TLS") {
-        return Trouble::NoTls;
+        return ConnectFailure::NoTls;
     }
     if about("authentication") {
-        return Trouble::Authentication(text);
+        return ConnectFailure::Authentication(text);
     }
     let (handshake, unclear) = (about("TLS handshake"), Error::connection(format!("{kind}: {text}")));
     match e.into_source().map(<dyn std::error::Error + Send + Sync>::downcast::<std::io::Error>) {
-        Some(Ok(io)) if handshake => Trouble::Tls(*io),
-        Some(Ok(io)) if io.kind() == std::io::ErrorKind::TimedOut && io.raw_os_error().is_none() => Trouble::Timeout(patience.unwrap_or_default()),
-        Some(Ok(io)) => Trouble::from(*io),
-        _ => Trouble::Other(unclear),
+        Some(Ok(io)) if handshake => ConnectFailure::Tls(*io),
+        Some(Ok(io)) if io.kind() == std::io::ErrorKind::TimedOut && io.raw_os_error().is_none() => {
+            ConnectFailure::Timeout(patience.unwrap_or_default())
+        }
+        Some(Ok(io)) => ConnectFailure::from(*io),
+        _ => ConnectFailure::Other(unclear),
     }
+}
+
+/// One value of any query that yields one row.
+pub async fn value<T>(client: &Client, sql: &str) -> Result<T>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How a server is found and spoken to first: addresses, TLS, the order of hosts, the settings of a session.
+//! Connecting to a server: addresses, the order of hosts, TLS, the settings of a session.
 
 pub mod conninfo;
 pub(super) mod hosts;

@@ -1,49 +1,13 @@
-//! The replication slot and the publications of a migration (I1, I10).
+//! The replication slot of a migration (I1).
 
-use super::{catalog::versions, client::Client};
+use super::{
+    catalog::versions,
+    client::{Client, value},
+};
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
-    name::{TableName, ident},
-    pg::own::Names,
 };
-
-/// A published relation.
-pub struct Published<'a> {
-    pub table: &'a TableName,
-    pub partitioned: bool,
-    pub insert_only: bool,
-}
-
-/// Creates both publications, or brings their tables up to date. Explicit lists, never FOR ALL TABLES; leaves come by their own names.
-pub async fn publish(client: &Client, names: &Names, tables: &[Published<'_>]) -> Result<()> {
-    for (publication, operations, insert_only) in
-        [(&names.publication, "insert, update, delete, truncate", false), (&names.insert_only, "insert, truncate", true)]
-    {
-        let list: Vec<String> = tables
-            .iter()
-            .filter(|t| t.insert_only == insert_only)
-            // ONLY: children by inheritance are relations of their own. A root has no rows; its leaves come with it.
-            .map(|t| if t.partitioned { t.table.sql() } else { format!("only {}", t.table.sql()) })
-            .collect();
-        let there = client.query_opt("select 1 from pg_publication where pubname = $1", &[publication]).await?.is_some();
-        let list = list.join(", ");
-        if there {
-            if !list.is_empty() {
-                client.batch_execute(&format!("alter publication {} set table {list}", ident(publication))).await?;
-            }
-            continue;
-        }
-        let tables = if list.is_empty() { String::new() } else { format!(" for table {list}") };
-        client
-            .batch_execute(&format!(
-                "create publication {}{tables} with (publish = '{operations}', publish_via_partition_root = false)",
-                ident(publication)
-            ))
-            .await?;
-    }
-    Ok(())
-}
 
 /// What `pg_replication_slots` says.
 #[derive(Clone, Debug)]
@@ -58,16 +22,16 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The error for a slot that was invalidated.
+    /// An error for a slot that was invalidated.
     pub fn check(&self, name: &str) -> Result<()> {
-        let (what, mend) = match self.invalidated.as_deref() {
+        let (what, fix) = match self.invalidated.as_deref() {
             None => return Ok(()),
             Some("wal_removed") => ("the source removed WAL that it needed".to_owned(), "a greater max_slot_wal_keep_size"),
             Some("idle_timeout") => ("nobody used it for longer than idle_replication_slot_timeout".to_owned(), "idle_replication_slot_timeout = 0"),
-            Some(other) => (other.replace('_', " "), "its cause mended"),
+            Some(other) => (other.replace('_', " "), "its cause fixed"),
         };
         Err(Error::refused(format!("slot {name} was invalidated: {what}"))
-            .hint(format!("this migration cannot be continued: run `hyperlift clean`, empty the target and start again, with {mend} on the source")))
+            .hint(format!("this migration cannot be continued: run `hyperlift clean`, empty the target and start again, with {fix} on the source")))
     }
 }
 
@@ -93,14 +57,14 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>> {
     .transpose()
 }
 
-/// Creates the slot and returns the LSN at which it became consistent. Waits for all transactions that run now, in any database; a
-/// slot that is cancelled half-made leaves nothing behind.
+/// Creates the slot and returns its consistent point. PostgreSQL waits for all transactions that run now, in any database. Cancelling it
+/// leaves no slot.
 pub async fn create(client: &Client, name: &str) -> Result<Lsn> {
     let row = client.query_one("select lsn::text as lsn from pg_create_logical_replication_slot($1, 'pgoutput')", &[&name]).await?;
     row.get::<_, &str>("lsn").parse()
 }
 
-/// An xid of our own, taken now: every transaction that the slot does not stream has a smaller one (I1).
+/// A transaction ID that is assigned now: every transaction that the slot does not stream has a smaller one (I1).
 pub async fn horizon(client: &Client) -> Result<u64> {
-    Ok(super::catalog::value::<String>(client, "select pg_current_xact_id()::text").await?.parse().unwrap_or(0))
+    Ok(value::<String>(client, "select pg_current_xact_id()::text").await?.parse().unwrap_or(0))
 }

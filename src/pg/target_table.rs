@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{client::Client, timescale};
 use crate::{error::Result, name::TableName};
 
-/// The table as it stands on the target.
+/// A table of the target.
 #[derive(Clone, Debug, Default)]
 pub struct TargetTable {
     pub oid: u32,
@@ -17,7 +17,7 @@ pub struct TargetTable {
     /// How much of its first dimension a chunk holds: microseconds, or integers.
     pub chunk_width: Option<i64>,
     pub kind: TableKind,
-    /// Has a deferrable constraint: a transaction must not be applied in pieces.
+    /// Has a deferrable constraint, so that a transaction must be applied as a whole.
     pub deferrable: bool,
     /// At most one unique constraint, immediate, and nothing that excludes rows otherwise: rows of different keys are independent.
     pub spreadable: bool,
@@ -51,8 +51,8 @@ pub struct TargetColumn {
     /// As `format_type` prints it with an empty search path.
     pub data_type: String,
     pub equality: Equality,
-    /// The operator by which its keys are equal, as it is written with its schema: an index finds rows by no other, and no operator of
-    /// the application's that fits better is taken instead.
+    /// The operator by which its keys are equal, with its schema. An index finds rows by this operator only. The schema keeps an operator of
+    /// the application from being chosen instead.
     pub equals: String,
 }
 
@@ -66,13 +66,13 @@ pub enum Equality {
     Exact,
     /// `=` exists, but also holds for values that print differently (numeric 1.0 and 1.00): the text is compared, too.
     Loose,
-    /// No `=` that could be relied on (json, point, box): the text alone is compared.
+    /// No reliable `=` (json, point, box): the text alone is compared.
     Text,
 }
 
 impl Equality {
     /// For a base type's name in `pg_type`, and whether it has a default B-tree operator class.
-    pub fn of(type_name: &str, has_btree: bool) -> Self {
+    pub fn new(type_name: &str, has_btree: bool) -> Self {
         const EXACT: &[&str] = &[
             "int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn",
         ];
@@ -84,12 +84,12 @@ impl Equality {
     }
 }
 
-/// The shape of a table on the target; `None` when it is not there. Where there is TimescaleDB a hypertable is looked at as one.
+/// The shape of a table on the target; `None` when it does not exist. `has_timescale`: hypertables are found, too.
 pub async fn target_table(client: &Client, table: &TableName, has_timescale: bool) -> Result<Option<TargetTable>> {
     Ok(target_tables(client, std::slice::from_ref(table), has_timescale).await?.remove(table))
 }
 
-/// The shapes of the tables that are there.
+/// The shapes of those of the tables that exist.
 pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale: bool) -> Result<HashMap<TableName, TargetTable>> {
     let names: Vec<String> = tables.iter().map(TableName::sql).collect();
     let rows = client
@@ -152,35 +152,11 @@ pub async fn owned_sequences(client: &Client, tables: &[TableName]) -> Result<Ve
 
 /// The columns of tables, by OID.
 async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashMap<String, TargetColumn>>> {
-    let rows = client
-        .query(
-            "with base as (
-                 select b.oid, b.typname::text as name, b.typnamespace = 'pg_catalog'::regnamespace as built_in,
-                        (select format('operator(%I.%s)', n.nspname, p.oprname)
-                           from pg_opclass o join pg_am m on m.oid = o.opcmethod
-                           join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
-                           join pg_operator p on p.oid = a.amopopr join pg_namespace n on n.oid = p.oprnamespace
-                          where m.amname = 'btree' and o.opcdefault and (o.opcintype = b.oid or o.opcintype = case
-                                when b.typelem <> 0 and b.typlen = -1 then 'anyarray'::regtype when b.typtype = 'e' then 'anyenum'::regtype
-                                when b.typtype = 'r' then 'anyrange'::regtype when b.typtype = 'm' then 'anymultirange'::regtype end)
-                          limit 1) as btree_equals
-                   from pg_type b where b.oid in (
-                        select case when t.typtype = 'd' then t.typbasetype else t.oid end
-                          from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped))
-             select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type, b.name as base, b.btree_equals,
-                    case when b.built_in then $2 else '=' end as other_equals,
-                    coalesce((select not collisdeterministic from pg_collation where oid = a.attcollation), false) as loose
-               from pg_attribute a
-               join pg_type t on t.oid = a.atttypid
-               join base b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
-              where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped",
-            &[&tables, &EQUALS],
-        )
-        .await?;
+    let rows = client.query(include_str!("target_table/columns.sql"), &[&tables, &EQUALS]).await?;
     let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
     for r in rows {
         let equals: Option<String> = r.get("btree_equals");
-        let equality = Equality::of(r.get("base"), equals.is_some());
+        let equality = Equality::new(r.get("base"), equals.is_some());
         let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
         found
             .entry(r.get("oid"))

@@ -1,4 +1,4 @@
-//! TimescaleDB: versions, hypertables, and what their keys must hold; on the target, but for what the source has of it.
+//! TimescaleDB on the target: its version, its hypertables and their chunks. Of the source only the names of hypertables are read.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub struct Timescale {
     pub installed: Option<String>,
     /// Version that CREATE EXTENSION would install.
     pub available: Option<String>,
-    /// The loader answers: the library is preloaded.
+    /// The library is preloaded: the loader's settings exist.
     pub preloaded: bool,
     pub restoring: bool,
     /// Schema of the extension's functions.
@@ -93,8 +93,8 @@ pub struct Dimension {
     pub width: Option<i64>,
 }
 
-/// How many chunks may be made before a copy: an eighth of the locks that the server has room for, a thousand at most; 0 where it
-/// cannot make them. `_timescaledb_functions.create_chunk` is internal, and in every version from 2.12 to 2.29.
+/// How many chunks may be created before a copy: an eighth of the locks that the server can hold, a thousand at most; 0 where it cannot
+/// create them. `_timescaledb_functions.create_chunk` is internal, and in every version from 2.12 to 2.29.
 pub async fn chunks_beforehand(client: &Client) -> Result<u64> {
     let sql = format!(
         "select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace

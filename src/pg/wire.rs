@@ -1,5 +1,5 @@
 //! PostgreSQL's frontend/backend protocol by whole frames (documentation, chapter 55): what tokio-postgres does not offer, that
-//! is logical replication and COPY from one server to another without looking into the rows.
+//! is logical replication, and COPY from one server to another without reading the rows.
 //!
 //! One exchange at a time. Dropping a future of [`Wire::fill`] or [`Wire::send_status`] is harmless; dropping any other one
 //! leaves an answer under way, and the connection must be dropped too.
@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use self::socket::Io;
 use super::connect::{
     conninfo::Conninfo,
-    hosts::{Attempts, reason},
+    hosts::{ConnectOrder, reason},
     session::{Side, session_settings},
     tls::Tls,
 };
@@ -47,7 +47,7 @@ pub struct Wire {
     io: Box<dyn Io>,
     /// Read and not yet taken.
     inbox: BytesMut,
-    /// To be written; what a dropped future left over goes out first.
+    /// To be written. What a dropped future did not write is written first.
     outbox: BytesMut,
     parameters: HashMap<String, String>,
     canceller: Canceller,
@@ -71,17 +71,17 @@ struct Frame {
 }
 
 impl Wire {
-    /// Connects to the first host that will do. `replication` asks for a walsender of the database, which runs SQL as well.
+    /// Connects to the first host that is accepted. `replication` asks for a walsender of the database, which runs SQL as well.
     pub async fn connect(info: &Conninfo, application_name: &str, replication: bool) -> Result<Self> {
         let tls = Tls::new(info)?;
-        let mut attempts = Attempts::new(info);
-        while let Some(candidate) = attempts.next() {
+        let mut order = ConnectOrder::new(info);
+        while let Some(candidate) = order.next() {
             match startup::connect(info, &candidate, &tls, application_name, replication).await {
                 Ok(wire) => return Ok(wire),
-                Err(trouble) => attempts.failed(trouble, &candidate, info),
+                Err(failure) => order.failed(failure, &candidate, info),
             }
         }
-        Err(attempts.into_error())
+        Err(order.into_error())
     }
 
     /// Connects and applies [`session_settings`]; errors name the side.
@@ -118,7 +118,7 @@ impl Wire {
         crate::pg::connect::session::version_num(self.parameter("server_version").unwrap_or_default())
     }
 
-    /// What stops this connection's statement from elsewhere.
+    /// Cancels this connection's statement from another task.
     pub fn cancel_handle(&self) -> Canceller {
         self.canceller.clone()
     }
@@ -163,7 +163,7 @@ impl Wire {
         loop {
             let frame = match self.frame().await {
                 Ok(frame) => frame,
-                // after a FATAL error the connection ends: the error is the news
+                // after a FATAL error the connection ends: that error is the cause
                 Err(broken) => return Err(failure.unwrap_or(broken)),
             };
             match frame.tag {
@@ -172,7 +172,7 @@ impl Wire {
                 }
                 b'Z' => return failure.map_or(Ok(rows), Err),
                 b'C' => rows = row_count(&frame.body),
-                // Nobody has data for a COPY that was begun here, and without an end the server would wait for ever.
+                // There is no data for a COPY that was begun here. Without an end the server would wait for ever.
                 b'G' => {
                     frontend::copy_fail("no data", &mut self.outbox).map_err(Error::from)?;
                     self.flush().await?;
@@ -267,7 +267,7 @@ impl Wire {
         }
     }
 
-    /// Why a write failed: what the server said before it hung up, if anything.
+    /// Why a write failed: the server's error before it closed the connection, if there is one.
     async fn last_words(&mut self, write: std::io::Error) -> Error {
         let read = async {
             loop {
@@ -294,7 +294,7 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when something was read, a little at a time: the way is the other one.
+    /// Ready when something was read. It reads little at a time, because most data goes the other way.
     fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let mut chunk = [0; 4096];
         let mut buffer = ReadBuf::new(&mut chunk);

@@ -43,7 +43,7 @@ pub struct ReplaySpec {
     pub target: Conninfo,
     /// The id of the migration, for names of connections.
     pub migration: String,
-    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::Migration::path`]); may be empty.
+    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::LedgerMigration::path`]); may be empty.
     pub path: String,
     pub relations: Vec<Relation>,
     /// How the keys of each of them are distributed over the lanes, as the ledger says.

@@ -46,7 +46,7 @@ async fn script(database: &Database, sql: &str) {
     }
 }
 
-/// An application that goes on inserting, in short transactions.
+/// An application that keeps inserting, in short transactions.
 fn keep_writing(source: &Database) -> (JoinHandle<()>, CancellationToken) {
     let (uri, stop) = (source.uri.clone(), CancellationToken::new());
     let stopped = stop.clone();
@@ -107,7 +107,7 @@ fn object(entry: &str) -> Option<String> {
     Some(format!("{} {name}", kind.split(" TABLE").next()?))
 }
 
-/// Holds the definitions of both sides against each other: what the target lacks is in the report, and nothing is there but that.
+/// Compares the definitions of both sides: what the target lacks is in the report, and nothing else is.
 async fn assert_dumps_agree(pair: &Pair, options: &[&str], reported: &BTreeSet<String>, renamed: impl Fn(&str) -> String) {
     let source: BTreeSet<String> = pair.source.dump(options).await.iter().map(|e| renamed(e)).collect();
     let target = pair.target.dump(options).await;
@@ -125,11 +125,11 @@ async fn assert_dumps_agree(pair: &Pair, options: &[&str], reported: &BTreeSet<S
     assert!(lost.is_empty() && more.is_empty(), "only on the source: {lost:#?}\nonly on the target: {more:#?}");
 }
 
-/// Holds against each other what neither pg_dump nor a comparison of tables sees.
+/// Compares what neither pg_dump nor a comparison of tables shows.
 async fn assert_data_agrees(pair: &Pair) {
     pair.assert_equal().await;
     for view in ["by_colour", "a_on_top", "a_above", "other_heap", "grouped_by_key", "a_counts_on_path", "a_a_hidden"] {
-        // The target's are as new as the cutover.
+        // Those of the target are refreshed at the cutover.
         pair.source.execute(&format!("refresh materialized view app.{view}")).await;
         assert_same(pair, &format!("select v::text from app.{view} v order by 1")).await;
     }
@@ -159,14 +159,14 @@ async fn assert_data_agrees(pair: &Pair) {
 }
 
 async fn assert_same(pair: &Pair, sql: &str) {
-    // Names print alike whatever the search_path of a database.
+    // Names print the same whatever the search_path of a database is.
     let sql = format!("set search_path = ''; {sql}");
     let (source, target) = (pair.source.rows(&sql).await, pair.target.rows(&sql).await);
     assert!(!source.is_empty(), "nothing to compare: {sql}");
     assert_eq!(source, target, "{sql}");
 }
 
-/// What the source has and a target cannot have, or not in the same way.
+/// What the source has and a target cannot have, or not in the same form.
 const REPORTED: &[&str] = &[
     "PUBLICATION app_changes",
     "PUBLICATION everything",
@@ -199,7 +199,7 @@ async fn every_object_arrives_or_is_reported() {
 }
 
 #[tokio::test]
-async fn n_8_n_9_n_10_all_that_is_only_wished_for_arrives_with_roles_under_their_mapped_names() {
+async fn n_8_n_9_n_10_all_that_is_requested_arrives_with_roles_under_their_mapped_names() {
     let pair = everything().await;
     let wishes = ["--owners", "--grants", "--publications", "--subscriptions", "--map-role", "only_here=moved here"];
     let ended = migrated(&pair, &wishes).await;

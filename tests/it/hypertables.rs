@@ -1,5 +1,8 @@
-//! Tables that become hypertables: their keys, their indexes, and changes that a hypertable takes only in another form. Each test runs
+//! Tables that become hypertables: their keys, their indexes, and changes that a hypertable accepts only in another form. Each test runs
 //! on every kind of TimescaleDB that this machine has.
+
+mod copying;
+mod flattening;
 
 use super::{
     runner::{Ended, Running, eventually},
@@ -14,7 +17,6 @@ use hyperlift::demo::{
     servers::{Server, ServerOptions},
     timescale::{Target, TimescaleKind, start_timescale, timescale_kinds},
 };
-use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::{sync::Mutex, task::JoinHandle};
@@ -85,7 +87,7 @@ async fn lines(uri: &str, sql: &str) -> Vec<String> {
     rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join("|")).collect()
 }
 
-/// Runs a test on each kind of TimescaleDB. Those in PGlite wait for each other: each takes half a gigabyte and a core.
+/// Runs a test on each kind of TimescaleDB. Those in PGlite run one after the other, because each takes half a gigabyte and a core.
 async fn on_each_timescale(test: impl AsyncFn(Sides)) {
     on_some_timescale(|_| true, test).await;
 }
@@ -139,7 +141,7 @@ const HYPERTABLES: &str = "
     select format('%s.%s %s %s', hypertable_schema, hypertable_name, column_name, coalesce(time_interval::text, integer_interval::text))
     from timescaledb_information.dimensions order by 1";
 
-/// Definitions of the constraints of some tables, but for those of chunks.
+/// Definitions of the constraints of some tables, without those of chunks.
 fn constraints_of(tables: &str) -> String {
     format!(
         "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
@@ -177,16 +179,16 @@ async fn the_demo_becomes_hypertables_while_an_application_writes() {
         let made = ["public.events ts 7 days", "public.journal at 1 day", "public.metrics time 3 days"];
         assert_eq!(sides.on_target(HYPERTABLES).await, made);
         assert!(ended.all("statement_failed").is_empty(), "h_1: {:?}", ended.all("statement_failed"));
-        // h_3: only the key that lacked the time column is another one
+        // h_3: only the key that lacked the time column differs
         let key = "select pg_get_constraintdef(oid) from pg_constraint where conname = 'events_pkey' and conrelid = 'public.events'::regclass";
         assert_eq!(sides.on_target(key).await, ["PRIMARY KEY (id, ts)"]);
         let tables = "public.metrics,public.events,public.journal,public.documents";
         let others = constraints_of(tables).replace("where", "where conname <> 'events_pkey' and");
         sides.expect_same(&others).await;
-        // h_6: events_ts_idx and metrics_time_idx have the names of TimescaleDB's own default indexes, which journal would get, too
+        // h_6: events_ts_idx and metrics_time_idx have the names of TimescaleDB's own default indexes, and journal would get one, too
         let indexes = indexes_of(tables).replace("where", "where indexrelid <> 'public.events_pkey'::regclass and");
         sides.expect_same(&indexes).await;
-        // b_3: the identity takes no values from outside any more, and goes on where it was
+        // b_3: the identity refuses explicit values again, and continues where it was
         sides.expect_same("select attrelid::regclass::text, attname, attidentity from pg_attribute where attidentity = 'a' order by 1").await;
         let refused = execute(&sides.target.uri, "insert into public.journal values (1, now(), 'by hand')").await.unwrap_err();
         assert!(refused.has_code("428C9"), "{refused}");
@@ -293,7 +295,7 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
         sides.migrate(&by_ts(&[("child", "extend"), ("many", "extend")]), &["update public.child set ts = ts + interval '3 days' where id = 1"]).await;
         assert_eq!(sides.on_target(HYPERTABLES).await, ["public.child ts 1 day", "public.many ts 1 day"]);
 
-        // h_16: as a source they would seem to be empty
+        // h_16: as a source its hypertables would seem to be empty
         let checked = hyperlift().args(["check", "--source", &sides.target.uri, "--target", &sides.source]).output().await.unwrap();
         let (code, text) = (checked.status.code(), String::from_utf8_lossy(&checked.stdout));
         let expected = "check source has no hypertables: FAIL 2 of its tables are hypertables already: public.child, public.many";
@@ -412,7 +414,7 @@ async fn a_truncate_of_hypertables_is_replayed_in_its_place() {
 }
 
 #[tokio::test]
-async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_are() {
+async fn h_19_hypertables_that_the_operator_creates_while_the_prompt_waits_are_taken_as_they_are() {
     on_each_timescale(async |sides| {
         let tables = "
             create table public.meters (id int primary key, ts timestamptz not null, v int);
@@ -450,292 +452,9 @@ async fn h_19_hypertables_made_by_hand_while_the_prompt_waits_are_taken_as_they_
         assert_eq!(sides.on_target(HYPERTABLES).await, made);
         let keys = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where contype = 'p' and conname in ('meters_pkey', 'spread_pkey') order by 1";
         assert_eq!(sides.on_target(keys).await, ["meters_pkey|PRIMARY KEY (id, ts)", "spread_pkey|PRIMARY KEY (device, ts)"]);
-        // h_6: TimescaleDB's default index had taken the name
+        // h_6: TimescaleDB's default index had the name
         let index = "select pg_get_indexdef('public.meters_ts_idx'::regclass)";
         assert_eq!(sides.on_target(index).await, ["CREATE INDEX meters_ts_idx ON public.meters USING btree (ts, v)"]);
-    })
-    .await;
-}
-
-const PARTITIONED: &str = "
-    create table public.devices (device int primary key, name text);
-    insert into public.devices select i, 'device ' || i from generate_series(1, 20) i;
-    create table public.events (id bigserial, ts timestamptz not null default now(), device int not null references public.devices, kind text default 'x',
-        v int check (v > -1000), twice int generated always as (v * 2) stored, primary key (id, ts, device)) partition by range (ts);
-    create table public.events_jan partition of public.events for values from ('2026-01-01') to ('2026-02-01');
-    create table public.events_feb partition of public.events for values from ('2026-02-01') to ('2026-03-01') partition by range (device);
-    create table public.events_feb_low (v int constraint events_v_check check (v > -1000), twice int generated always as (v * 2) stored, kind text, device int not null,
-        ts timestamptz not null, id bigint not null);
-    alter table public.events_feb attach partition public.events_feb_low for values from (0) to (10);
-    create table public.events_feb_high partition of public.events_feb for values from (10) to (100);
-    create table public.events_rest partition of public.events default;
-    create index events_v on public.events (v);
-    create unique index events_all on public.events (ts, device, id);
-    create index jan_only on public.events_jan (device, v);
-    create table public.other (id bigint primary key default nextval('public.events_id_seq'));
-    create view public.recent as select id, ts, v from public.events where ts > '2026-01-10';
-    create materialized view public.by_device as select device, count(*) as n from public.events group by 1;
-    create view public.on_top as select count(*) as n from public.recent;
-    create view public.january as select * from public.events_jan;
-    create function public.first_of(public.events) returns bigint language sql immutable as 'select $1.id';
-    create function public.noted() returns trigger language plpgsql as 'begin return new; end';
-    create trigger noted after insert on public.events for each row execute function public.noted();
-    comment on table public.events is 'what happened';
-    comment on view public.recent is 'lately';
-    create table public.log (id int, area text, note text, primary key (id, area)) partition by list (area);
-    create table public.log_a partition of public.log for values in ('a');
-    create table public.log_b partition of public.log for values in ('b', 'c');
-    create table public.hashed (id int primary key, note text) partition by hash (id);
-    create table public.hashed_0 partition of public.hashed for values with (modulus 2, remainder 0);
-    create table public.hashed_1 partition of public.hashed for values with (modulus 2, remainder 1);
-    insert into public.events (ts, device, v) select timestamptz '2025-12-20' + i * interval '47 minutes', 1 + i % 20, i % 500 from generate_series(1, 2500) i;
-    insert into public.log select i, chr(97 + i % 3), 'note ' || i from generate_series(1, 300) i;
-    insert into public.hashed select i, 'note ' || i from generate_series(1, 300) i;
-    insert into public.other default values;
-    refresh materialized view public.by_device";
-
-#[tokio::test]
-async fn h_15_partitioned_tables_become_one_table_or_one_hypertable() {
-    on_each_timescale(async |sides| {
-        execute(&sides.source, PARTITIONED).await.unwrap();
-        let plan = "one_table = [\"public.log\", \"public.hashed\"]\n".to_owned() + &by_ts(&[("events", "refuse")]);
-        // First the schema is restored with its partitions, as if nobody knew better yet; then the operator chooses.
-        let mut run = sides.run("", &[]);
-        for stage in ["preflight", "identity"] {
-            run.event("prompt_opened", |e| e["prompt"]["stage"] == stage).await;
-            run.signal("USR1");
-        }
-        run.event("prompt_opened", |e| e["prompt"]["stage"] == "hypertables").await;
-        assert_eq!(
-            sides.on_target("select count(*) from pg_class where relname like 'events%' and relispartition and relkind in ('r', 'p')").await,
-            ["5"]
-        );
-        run.kill().await;
-        partitions_become_rows(&sides, &plan).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn h_15_a_table_that_was_made_without_partitions_stays_so() {
-    on_each_timescale(async |sides| {
-        execute(&sides.source, PARTITIONED).await.unwrap();
-        let mut run = sides.run("one_table = [\"public.log\"]", &[]);
-        for stage in ["preflight", "identity"] {
-            run.event("prompt_opened", |e| e["prompt"]["stage"] == stage).await;
-            run.signal("USR1");
-        }
-        run.event("prompt_opened", |e| e["prompt"]["stage"] == "hypertables").await;
-        run.kill().await;
-        sides.migrate("", &["truncate public.log_b; insert into public.log values (1000, 'c', 'after')"]).await;
-        let kinds = "select relname, relkind from pg_class where relname in ('log', 'log_a', 'hashed', 'hashed_0') order by 1";
-        assert_eq!(sides.on_target(kinds).await, ["hashed|p", "hashed_0|r", "log|r"]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn h_15_partitions_are_not_even_made_where_the_plan_says_so_from_the_start() {
-    on_each_timescale(async |sides| {
-        execute(&sides.source, PARTITIONED).await.unwrap();
-        let plan = "one_table = [\"public.log\", \"public.hashed\"]\n".to_owned() + &by_ts(&[("events", "refuse")]);
-        partitions_become_rows(&sides, &plan).await;
-    })
-    .await;
-}
-
-async fn partitions_become_rows(sides: &Sides, plan: &str) {
-    let changes = [
-        "insert into public.events (ts, device, v) select timestamptz '2026-01-15' + i * interval '1 hour', 1 + i % 20, i from generate_series(1, 900) i",
-        // across partitions, on both levels
-        "update public.events set ts = ts + interval '31 days', v = -v where id % 7 = 0; update public.events set device = 21 - device where id % 5 = 0",
-        "delete from public.events where id % 11 = 0; update public.log set area = 'a' where id % 4 = 0; delete from public.log where id % 9 = 0",
-        "truncate public.events_jan; insert into public.events (ts, device, v) values ('2026-01-20', 3, 7)",
-        "truncate public.events_feb; insert into public.events (ts, device, v) values ('2026-02-03', 4, 8), ('2026-02-03', 14, 9)",
-        "truncate public.log_b; insert into public.log values (1000, 'c', 'after')",
-        "create table public.events_far partition of public.events for values from ('2031-01-01') to ('2032-01-01');
-         insert into public.events (ts, device, v) values ('2031-05-05', 5, 5), ('2031-05-06', 6, 6)",
-        "truncate public.hashed; insert into public.hashed values (5, 'again'), (6, 'again')",
-    ];
-    let ended = sides.migrate(plan, &changes).await;
-    assert_eq!(sides.on_target(HYPERTABLES).await, ["public.events ts 1 day"]);
-    let kinds = "select relname, relkind from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') order by 1";
-    assert_eq!(sides.on_target(kinds).await, ["busy|r", "devices|r", "events|r", "hashed|r", "log|r", "other|r"]);
-    sides
-        .expect_same(
-            "select replace(pg_get_viewdef(oid), 'events.', '') from pg_class where relname in ('recent', 'by_device', 'on_top') order by relname",
-        )
-        .await;
-    sides.expect_same("select * from public.on_top").await;
-    execute(&sides.source, "refresh materialized view public.by_device").await.unwrap();
-    sides.expect_same("select device, n from public.by_device order by 1").await;
-    sides.expect_same("select obj_description('public.events'::regclass), obj_description('public.recent'::regclass)").await;
-    sides.expect_same("select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid in ('public.events'::regclass, 'public.other'::regclass) order by adrelid::regclass::text, adnum").await;
-    sides.expect_same("select pg_get_serial_sequence('public.events', 'id'), to_regprocedure('public.first_of(public.events)')").await;
-    sides.expect_same("select tgname, tgenabled from pg_trigger where tgrelid = 'public.events'::regclass and tgname = 'noted'").await;
-    sides
-        .expect_same(
-            "select conname, pg_get_constraintdef(oid), convalidated from pg_constraint where conrelid in ('public.events'::regclass, 'public.log'::regclass) and contype <> 'n' order by 1",
-        )
-        .await;
-    let indexes = "select indexname, replace(indexdef, ' ON ONLY ', ' ON ') from pg_indexes where tablename in ('events', 'log', 'hashed') and schemaname = 'public' order by 1";
-    sides.expect_same(indexes).await;
-    let not_moved: Vec<&str> = ended.all("not_moved").iter().map(|e| e["object"].as_str().unwrap()).collect();
-    assert_eq!(not_moved, ["index public.jan_only", "view public.january"]);
-}
-
-/// Makes every write of the row into the table on the target wait for as long as the caller keeps the session.
-async fn hold_up(target: &str, table: &str, row: &str) -> tokio_postgres::Client {
-    let client = connect(target).await.unwrap();
-    let trigger = format!(
-        "select pg_advisory_lock(4711);
-        create function public.hold_up() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(4711); return new; end $$;
-        create trigger hold_up before insert on {table} for each row when ({row}) execute function public.hold_up()"
-    );
-    client.batch_execute(&trigger).await.unwrap();
-    client
-}
-
-#[tokio::test]
-async fn i_12_kill_9_in_copy_and_catch_up_loses_nothing_of_a_hypertable() {
-    // PGlite has one session for all: what a killed program leaves open there nobody can end
-    on_some_timescale(
-        |kind| kind != TimescaleKind::Pglite,
-        async |sides| {
-            data::load(&sides.source, Size::TINY).await.unwrap();
-            let plan = include_str!("../../assets/demo/plan.toml");
-            let load = Load { rate_per_second: Some(200.0), long_transaction: Duration::from_millis(200), ..Load::default() };
-            let writer = Application::start(&sides.source, load).await.unwrap();
-            let busy = Busy::start(&sides.source).await;
-
-            let mut run = sides.run(plan, &[]);
-            for stage in ["preflight", "identity"] {
-                run.event("prompt_opened", |e| e["prompt"]["stage"] == stage).await;
-                run.signal("USR1");
-            }
-            run.event("prompt_opened", |e| e["prompt"]["stage"] == "hypertables").await;
-            let held_up = hold_up(&sides.target.uri, "public.metrics", "new.device_id = 80").await;
-            run.signal("USR1");
-            eventually("the copy stands in the middle of a table", async || {
-                sides.on_target("select count(*) from pg_locks where locktype = 'advisory' and not granted").await == ["1"]
-            })
-            .await;
-            run.kill().await;
-            drop(held_up);
-            execute(&sides.target.uri, "drop function public.hold_up cascade").await.unwrap();
-
-            for _ in 0..2 {
-                let mut run = sides.run(plan, HANDS_FREE);
-                run.event("replayed", |e| e["changes"].as_u64() > Some(100)).await;
-                run.kill().await;
-            }
-            let mut run = sides.run(plan, HANDS_FREE);
-            run.event("replayed", |e| e["changes"].as_u64() > Some(100)).await;
-            writer.stop().await.unwrap();
-            busy.stop().await;
-            run.end().await.expect(0);
-            sides.expect_equal().await;
-            assert_eq!(sides.on_target(HYPERTABLES).await, ["public.events ts 7 days", "public.metrics time 7 days"]);
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn c_20_a_hypertable_whose_chunks_are_scanned_for_each_change_is_named() {
-    // PGlite keeps no statistics.
-    on_some_timescale(
-        |kind| kind != TimescaleKind::Pglite,
-        async |sides| {
-            let bag = "
-                create table public.bag (ts timestamptz not null, n int, v text);
-                alter table public.bag replica identity full;
-                insert into public.bag select timestamptz '2024-01-01' + i * interval '1 second', i, 'before' from generate_series(1, 5000) i;
-                analyze public.bag";
-            execute(&sides.source, bag).await.unwrap();
-            let plan = by_ts(&[("bag", "extend")]);
-            let mut run = sides.run(&plan, &["--yes"]);
-            run.stage("catch_up").await;
-            execute(&sides.source, "update public.bag set v = 'during' where n between 4600 and 4900").await.unwrap();
-            let told = run.event("slowed_down", |e| e["table"]["name"] == "bag").await;
-            let fix = told["fix"].as_str().unwrap();
-            assert_eq!(fix, "create index on public.bag (n) with (timescaledb.transaction_per_chunk);");
-            execute(&sides.target.uri, fix).await.unwrap();
-            run.signal("TERM");
-            run.end().await.expect(4);
-            sides.run(&plan, HANDS_FREE).end().await.expect(0);
-            sides.expect_equal().await;
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn several_jobs_copy_into_chunks_that_were_made_beforehand_and_none_is_made_for_nothing() {
-    on_some_timescale(
-        |kind| kind != TimescaleKind::Pglite,
-        async |sides| {
-            // 30 days, a gap of a year, and a row from the year 4000: 32 chunks, not a million.
-            let tables = "
-                create table public.readings (ts timestamptz not null, device int not null, v float8, note text, primary key (device, ts));
-                insert into public.readings select timestamptz '2024-01-01' + i * interval '2 minutes', i % 7, i, repeat('x', 100) from generate_series(0, 21599) i;
-                insert into public.readings values ('2025-06-01', 1, 0, 'a gap'), ('4000-01-01', 1, 0, 'an outlier');
-                create table public.counted (ts bigint not null, n int not null, v text, primary key (n, ts));
-                insert into public.counted select i - 5000, i % 3, repeat('y', 200) from generate_series(0, 9999) i;
-                analyze";
-            execute(&sides.source, tables).await.unwrap();
-            let plan = by_ts(&[("readings", "extend")])
-                + "[[hypertable]]\ntable = \"public.counted\"\ntime_column = \"ts\"\nchunk_interval = \"1000\"\nkey = \"extend\"\n";
-            let ended = {
-                let busy = Busy::start(&sides.source).await;
-                let mut arguments = vec!["--split-tables-larger-than", "256kB", "--table-jobs", "4"];
-                arguments.extend(HANDS_FREE);
-                let mut run = sides.run(&plan, &arguments);
-                run.stage("copy").await;
-                run.stage("catch_up").await;
-                busy.stop().await;
-                run.end().await.expect(0)
-            };
-            sides.expect_equal().await;
-            for (table, least) in [("readings", 10), ("counted", 5)] {
-                let begun: Vec<_> = ended.all("copy_begun").into_iter().filter(|e| e["table"]["name"] == table).collect();
-                assert!(begun.len() == 1 && begun[0]["format"] == "binary" && begun[0]["parts"].as_u64() >= Some(least), "{begun:?}");
-            }
-            let told = |e: &&Value| e["text"].as_str().is_some_and(|t| t.contains("one job at a time"));
-            assert!(!ended.all("notice").iter().any(told), "{ended}");
-            let chunks = "select hypertable_name, count(*) from timescaledb_information.chunks group by 1 order by 1";
-            assert_eq!(sides.on_target(chunks).await, ["counted|10", "readings|32"]);
-            let empty = "select c.chunk_name from timescaledb_information.chunks c
-                where not xpath_exists('//row', query_to_xml(format('select 1 from %I.%I limit 1', chunk_schema, chunk_name), false, false, ''))";
-            assert!(sides.on_target(empty).await.is_empty());
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn h_4_publications_are_made_without_hypertables_and_say_so() {
-    on_each_timescale(async |sides| {
-        let objects = "
-            create table public.metrics (at timestamptz not null, v int, primary key (at)); create table public.plain (id int primary key);
-            create publication a_few for table public.metrics, public.plain; create publication whole for all tables;
-            create publication of_schema for tables in schema public;
-            insert into public.metrics select now() - i * interval '1 hour', i from generate_series(1, 100) i";
-        execute(&sides.source, objects).await.unwrap();
-        let plan = "publications = true\n[[hypertable]]\ntable = \"public.metrics\"\ntime_column = \"at\"\nchunk_interval = \"1 day\"\n";
-        let ended = sides.migrate(plan, &["update public.metrics set v = 0 where v < 10; insert into public.plain values (1)"]).await;
-        let told: Vec<String> = ended.all("not_moved").iter().map(|e| format!("{}: {}", e["object"].as_str().unwrap(), e["reason"].as_str().unwrap())).collect();
-        for part in [
-            "PUBLICATION a_few: without public.metrics: rows of a hypertable",
-            "PUBLICATION of_schema: publishes nothing of public.metrics",
-            "PUBLICATION whole: not created: ",
-        ] {
-            assert!(told.iter().any(|line| line.starts_with(part)), "{told:#?}");
-        }
-        let published = "select pubname, string_agg(tablename, ',' order by tablename) from pg_publication_tables where schemaname = 'public' group by 1 order by 1";
-        assert_eq!(sides.on_target(published).await, ["a_few|plain", "of_schema|busy,metrics,plain"]);
-        // The application may change rows, whatever identity the chunks have.
-        execute(&sides.target.uri, "update public.metrics set v = 1; delete from public.metrics where v = 1").await.unwrap();
     })
     .await;
 }

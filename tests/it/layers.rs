@@ -35,6 +35,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["name"],
             &["format"],
             &["error"],
+            &["sqlstate"],
         ],
     ),
     ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
@@ -67,7 +68,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "pg",
         &[
-            &["ledger", "slot"],
+            &["ledger", "slot", "publication"],
             &["dump"],
             &["target_table"],
             &["timescale"],
@@ -76,9 +77,32 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["client"],
             &["wire"],
             &["connect"],
-            &["own"],
+            &["object", "own"],
         ],
     ),
+    (
+        "pg::catalog",
+        &[
+            &["unsupported"],
+            &["exclusion"],
+            &["relations", "schema_state"],
+            &[
+                "binary_types", "columns", "foreign_keys", "names", "partitions", "roles", "sequences", "server", "sessions", "shapes", "versions",
+                "views",
+            ],
+        ],
+    ),
+    (
+        "pg::dump",
+        &[
+            &["classify"],
+            &["alter_table", "downgrade", "index_build", "phase", "privileges", "program", "publications"],
+            &["toc"],
+            &["ast", "statement"],
+        ],
+    ),
+    ("pg::connect", &[&["hosts", "tls"], &["conninfo"], &["session"]]),
+    ("pg::ledger", &[&["steps"], &["ddl", "lanes", "parts", "relations", "schema"]]),
     (
         "replay",
         &[

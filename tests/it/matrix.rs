@@ -106,7 +106,7 @@ const CHANGES: &str = "
     update public.keyed set note = 'changed' where id < 20; delete from public.keyed where id between 20 and 30;
     update public.summed set a = a + 10 where c is null; insert into public.summed (a) values (3); delete from public.summed where a = 1";
 
-/// The programs of a version, which have to be there.
+/// The programs of a version, which must be installed.
 fn programs(major: u32) -> Programs {
     let folder = std::env::var_os("HYPERLIFT_MATRIX").map(PathBuf::from).expect("HYPERLIFT_MATRIX names the servers: run `make test-matrix`");
     let found = Programs::at(folder.join(major.to_string()).join("bin"));
@@ -119,7 +119,7 @@ async fn server(programs: Programs, timescale: bool) -> Server {
     Server::start(ServerOptions { programs: Some(programs), timescale, ..ServerOptions::default() }).await.unwrap()
 }
 
-/// Moves the demo's database, and what its version has besides, while an application writes; with a hypertable where there is TimescaleDB.
+/// Moves the database of the demo, with what its version adds, while an application writes; with a hypertable where there is TimescaleDB.
 async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     let (from, to) = (source.major, target.major);
     let timescale = target.has_timescale();
@@ -139,7 +139,7 @@ async fn migrate(source: Programs, target: Programs, arguments: &[&str]) {
     written(20).await;
     let full = if from < 18 { "[[identity]]\ntable = \"public.summed\"\nuse = \"full\"\n" } else { "" };
     let plan = format!("{DEMO_PLAN}{full}{}", if timescale { HYPERTABLE } else { "" });
-    // Small enough that tables are copied in parts, which are cut in another way before 14.
+    // Small enough that tables are copied in parts, which are cut by keys before 14.
     let mut migration = Migration::of(&pair)
         .plan(&plan)
         .arguments(&["--split-tables-larger-than", "128kB", "--publications", "--subscriptions"])
@@ -244,7 +244,7 @@ async fn i_10_full_is_no_identity_with_generated_columns_where_updates_would_fai
     migration.finish(&pair).await;
 }
 
-/// A day's limits of a careful administrator must not end a migration.
+/// Timeouts that an administrator has set must not end a migration.
 #[tokio::test]
 #[ignore = "needs the servers of `make test-matrix`"]
 async fn limits_of_the_databases_do_not_reach_our_sessions() {
@@ -260,7 +260,7 @@ async fn limits_of_the_databases_do_not_reach_our_sessions() {
             }
         }
         let free: String = format!("set {} = 0;", limits.join(" = 0; set "));
-        // Rows enough that copying and replaying them takes longer than that.
+        // Enough rows that copying and replaying them takes longer than the limits.
         let more = async |from: u32, to: u32| {
             let sql = format!("insert into public.big select n, repeat(md5(n::text), 20) from generate_series({from}, {to}) n");
             pair.source.session().await.batch_execute(&format!("{free} {sql}")).await.unwrap();
@@ -272,8 +272,10 @@ async fn limits_of_the_databases_do_not_reach_our_sessions() {
         more(60_001, 120_000).await;
         let target = pair.target.session().await;
         target.batch_execute(&free).await.unwrap();
-        until("level with the source", async || target.query_one("select count(*) from public.big", &[]).await.unwrap().get::<_, i64>(0) == 120_000)
-            .await;
+        until("caught up with the source", async || {
+            target.query_one("select count(*) from public.big", &[]).await.unwrap().get::<_, i64>(0) == 120_000
+        })
+        .await;
         for side in [&pair.source, &pair.target] {
             side.execute(&format!("alter database {} reset all", side.value("select current_database()").await)).await;
         }
@@ -283,7 +285,7 @@ async fn limits_of_the_databases_do_not_reach_our_sessions() {
 
 #[tokio::test]
 #[ignore = "needs the servers of `make test-matrix`"]
-async fn c_19_an_idle_slot_that_the_source_gave_up_is_told_as_such() {
+async fn c_19_an_idle_slot_that_the_source_invalidated_is_reported() {
     let source = programs(18);
     let options = ServerOptions { programs: Some(source), ..ServerOptions::default() }.setting("idle_replication_slot_timeout", "1s");
     let pair = Pair::on(Server::start(options).await.unwrap(), server(programs(18), false).await).await;
@@ -295,7 +297,7 @@ async fn c_19_an_idle_slot_that_the_source_gave_up_is_told_as_such() {
     let warned = |e: &Event| matches!(e, Event::Checked { check } if check.name == "idle_replication_slot_timeout");
     assert!(stopped.events.iter().any(warned), "preflight warns of it");
     until("the end of the slot", async || {
-        // It is looked for at checkpoints.
+        // The server checks for it at checkpoints.
         pair.source.execute("insert into public.t select coalesce(max(id), 0) + 1 from public.t; select pg_switch_wal()").await;
         pair.source.execute("checkpoint").await;
         pair.source.rows("select invalidation_reason from pg_replication_slots").await == ["idle_timeout"]
@@ -320,10 +322,10 @@ async fn a_newer_pg_dump_serves_an_older_target() {
     migrate(programs(14), timescale_15(), &["--pg-dump", &newest]).await;
 }
 
-/// From 17 on a server looks at no `search_path` of ours when it builds an index; the rows come all the same.
+/// From 17 on a server ignores our `search_path` when it builds an index. The rows arrive nevertheless.
 #[tokio::test]
 #[ignore = "needs the servers of `make test-matrix`"]
-async fn n_4_an_index_whose_function_counts_on_the_path_says_what_a_newer_target_needs() {
+async fn n_4_an_index_whose_function_needs_the_path_says_what_a_newer_target_needs() {
     use crate::search_path::{COUNTING_ON_A_PATH, run, set_path};
     let pair = Pair::on(server(programs(15), false).await, server(programs(17), false).await).await;
     set_path(&pair.source, "app, public").await;
@@ -382,15 +384,15 @@ async fn n_10_options_of_memberships_are_the_members_own_where_one_side_knows_no
     let pair = Pair::on(server(programs(17), false).await, server(programs(15), false).await).await;
     pair.source.session().await.batch_execute(&format!("{MEMBERSHIPS}; grant pg_maintain to deep")).await.unwrap();
     let ended = Migration::of(&pair).cut_over(&pair).await;
-    let told = |e: &Event| match e {
+    let reported = |e: &Event| match e {
         Event::NotMoved { object, reason } if object.starts_with("MEMBERSHIP") => {
             Some(format!("{object}: {}", reason.split(" on the target").next().unwrap()))
         }
         _ => None,
     };
-    let told: Vec<String> = ended.events.iter().filter_map(told).collect();
+    let reported: Vec<String> = ended.events.iter().filter_map(reported).collect();
     assert_eq!(
-        told,
+        reported,
         [
             "MEMBERSHIP of deep in pg_maintain: the target has no such role",
             "MEMBERSHIP of app_admin in reader: the member inherits",
@@ -417,7 +419,7 @@ async fn n_8_a_user_that_may_create_roles_gives_objects_to_owners_of_a_newer_tar
 
 #[tokio::test]
 #[ignore = "needs the servers of `make test-matrix`"]
-async fn what_an_older_target_does_not_know_is_told_and_its_comments_go_with_it() {
+async fn what_an_older_target_does_not_know_is_reported_and_its_comments_go_with_it() {
     let objects = "
         create role reader; create table public.parent (id int primary key);
         create table public.t (id int constraint id_is_set not null primary key, a int, constraint loose check (a > 0) not enforced, constraint strict check (a > 1));
@@ -456,17 +458,17 @@ async fn what_an_older_target_does_not_know_is_told_and_its_comments_go_with_it(
         migration.stop().await.assert_code(4);
         let ended = migration.cut_over(&pair).await;
         pair.assert_equal().await;
-        let mut told: Vec<String> = ended
+        let mut reported: Vec<String> = ended
             .events
             .iter()
             .filter_map(|e| if let Event::NotMoved { object, reason } = e { Some(format!("{object}: {reason}")) } else { None })
             .collect();
-        told.sort();
+        reported.sort();
         let mut expected: Vec<&str> = before_18.iter().chain(before_17.iter().filter(|_| to < 17)).copied().collect();
         expected.sort_unstable();
         assert!(
-            told.len() == expected.len() && told.iter().zip(&expected).all(|(told, part)| told.starts_with(part)),
-            "{to}: {told:#?} {expected:#?}"
+            reported.len() == expected.len() && reported.iter().zip(&expected).all(|(reported, part)| reported.starts_with(part)),
+            "{to}: {reported:#?} {expected:#?}"
         );
         // The sequence goes on, of whatever kind the column is.
         pair.target.execute("insert into public.numbered (id) values (3)").await;

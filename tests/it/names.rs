@@ -35,10 +35,10 @@ const NAMES: &[&str] = &[
     "äöüßäöüßäöüßäöüßäöüßäöüßäöüßäöu",
 ];
 
-/// A schema of this name with a bit of everything in it, each object of the same or a like name.
+/// A schema of this name with one object of each kind, all of the same or a similar name.
 fn objects(name: &str, other: &str) -> String {
     let (table, n, text) = (TableName::new(name, name), ident(name), literal(name));
-    // Indexes, constraints' indexes and sequences share the names of tables; the longest name leaves no room for a suffix.
+    // Indexes, constraints' indexes and sequences share the names of tables. The longest name cannot have a suffix.
     let like = |mark: char| ident(&std::iter::once(mark).chain(name.chars().skip(1)).collect::<String>());
     let sql = table.sql();
     let mut text_of = format!(
@@ -140,7 +140,7 @@ async fn t_11_a_source_in_latin1_arrives_in_utf8() {
     migration.level_with(&pair.source).await;
     migration.finish(&pair).await;
     pair.assert_same_schema().await;
-    // As the client reads them: the servers' own bytes differ.
+    // Compared as the client reads them, because the servers' own bytes differ.
     for rows in
         ["select * from public.\"größe\" order by md5(convert_to(\"schlüssel\", 'UTF8'))", "select * from public.lose order by convert_to(a, 'UTF8')"]
     {

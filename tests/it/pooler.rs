@@ -1,4 +1,4 @@
-//! A pooler before a real server, as the migration meets it. Only the pooler is of our own making.
+//! A pooler between a migration and a real server. Only the pooler is written for the tests.
 
 use std::{
     io::Result,
@@ -131,7 +131,7 @@ async fn n_6_a_pooler_by_transactions_is_refused_before_it_gets_a_setting_of_our
             text.contains(&format!("{side}: there is a connection pooler at 127.0.0.1:")) && text.contains("connect to the PostgreSQL server itself"),
             "{text}"
         );
-        // The application's sessions are as they were.
+        // The application's sessions have the settings that they had.
         assert_eq!(pooler.value("select string_agg(name, ' ') from pg_settings where source = 'session'").await, "∅");
     }
     let (code, text) = check(&pair.source, &pair.target).await;

@@ -283,7 +283,7 @@ async fn short_snapshots() -> Option<Situation> {
 async fn lost_slot() -> Option<Situation> {
     let pair = Pair::own(ServerOptions::default().setting("max_slot_wal_keep_size", "1MB")).await;
     let record = Record { id: "lost01".into(), ..Record::default() };
-    let slot = Names::of(&record.id).slot;
+    let slot = Names::new(&record.id).slot;
     pair.source.execute(&format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
     until("the slot is lost", async || {
         pair.source.execute("create table public.t (id int); drop table public.t").await;

@@ -1,5 +1,5 @@
 //! `--publications` and `--subscriptions`: what the source publishes is published by the target, without what is left out; and a
-//! subscription of the target takes over from where the source's has stopped.
+//! subscription of the target takes over where that of the source stopped.
 
 use hyperlift::{
     demo::servers::ServerOptions,
@@ -51,9 +51,9 @@ async fn publications_arrive_without_tables_that_are_left_out() {
 }
 
 #[tokio::test]
-async fn a_subscription_takes_over_from_where_that_of_the_source_stopped() {
+async fn a_subscription_takes_over_where_that_of_the_source_stopped() {
     let pair = Pair::own(ServerOptions::default()).await;
-    // What the source subscribes to: another database, beside the target.
+    // The source subscribes to another database of the target's server.
     let feed = pair.second_target().await;
     let table = "create table public.readings (id int primary key, value int)";
     feed.execute(&format!("{table}; create publication feed for table public.readings; insert into public.readings values (1, 1)")).await;

@@ -11,7 +11,8 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
         ledger::{self, Spread},
         own::Names,
-        slot::{self, Published},
+        publication::{self, Published},
+        slot,
         snapshot::Snapshot,
         target_table::{self, TableKind},
         timescale,
@@ -59,7 +60,7 @@ pub struct Stream {
     pub start: Lsn,
     /// Everything up to here is in the spool.
     pub end: Lsn,
-    relations: Vec<catalog::Relation>,
+    relations: Vec<catalog::SourceRelation>,
     shapes: HashMap<u32, Vec<ShapeColumn>>,
     receiver: Receiver,
 }
@@ -95,12 +96,10 @@ impl Stream {
         let client = open(source, Side::Source, "test").await;
         let relations = catalog::relations(&client).await.unwrap();
         let shapes = catalog::shapes(&client, &hyperlift::scope::Scope::default()).await.unwrap().into_values().map(|s| (s.oid, s.columns)).collect();
-        let published: Vec<Published<'_>> = relations
-            .iter()
-            .map(|r| Published { table: &r.table, partitioned: r.partitioned, insert_only: insert_only.contains(&r.table.to_string().as_str()) })
-            .collect();
-        let names = Names::of(&id);
-        slot::publish(&client, &names, &published).await.unwrap();
+        let published: Vec<Published<'_>> =
+            relations.iter().map(|r| Published { relation: r, insert_only: insert_only.contains(&r.table.to_string().as_str()) }).collect();
+        let names = Names::new(&id);
+        publication::publish(&client, &names, &published).await.unwrap();
         let start = slot::create(&client, &names.slot).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let system_id = source.value("select system_identifier from pg_control_system()").await;
@@ -158,7 +157,7 @@ impl Stream {
     pub async fn close(self) {
         let client = client::connect(&self.source, Side::Source, "test").await.unwrap();
         self.receiver.stop().await.unwrap();
-        let names = Names::of(&self.id);
+        let names = Names::new(&self.id);
         client.execute("select pg_drop_replication_slot($1)", &[&names.slot]).await.unwrap();
         client.batch_execute(&format!("drop publication {}, {}", names.publication, names.insert_only)).await.unwrap();
     }
@@ -180,7 +179,7 @@ impl<'a> Replay<'a> {
     /// The ledger is made, the relations are given to the lanes one by one.
     pub async fn new(stream: &'a Stream, target: &'a Database, lanes: u32, in_order: bool) -> Self {
         let mut client = open(target, Side::Target, "test").await;
-        let migration = ledger::Migration {
+        let migration = ledger::LedgerMigration {
             id: stream.id.clone(),
             source_system_id: stream.system_id.clone(),
             source_db: stream.source.dbname().into(),

@@ -1,5 +1,4 @@
-//! `--include` and `--exclude`: what is left out is neither made nor copied nor replayed nor spoken of, and all of that is known before
-//! anything is begun.
+//! `--include` and `--exclude`: what is left out is neither created nor copied nor replayed, and all of it is known before anything is begun.
 
 use hyperlift::{
     demo::compare::compare,
@@ -9,7 +8,7 @@ use hyperlift::{
 
 use crate::support::{Migration, Pair};
 
-/// Tables that are kept, left out, and kept without their rows; and everything that can hang on a table.
+/// Tables that are kept, left out, and kept without their rows, and everything that can depend on a table.
 const SCHEMA: &str = r#"
     create schema "Odd.Name"; create schema archive; create schema parts;
     create type public.mood as enum ('good', 'bad');
@@ -86,11 +85,11 @@ fn table(name: &str) -> TableName {
 }
 
 #[tokio::test]
-async fn c_14_what_is_left_out_is_neither_made_nor_published_nor_replayed() {
+async fn c_14_what_is_left_out_is_neither_created_nor_published_nor_replayed() {
     leave_out(&Pair::shared().await, &[]).await;
 }
 
-/// The whole of it, with more of the command line.
+/// A whole migration, with more flags.
 pub async fn leave_out(pair: &Pair, arguments: &[&str]) {
     pair.source.execute(SCHEMA).await;
     let mut migration = Migration::of(pair).arguments(&FILTERS).arguments(arguments);
@@ -99,7 +98,7 @@ pub async fn leave_out(pair: &Pair, arguments: &[&str]) {
     let published = "select format('%I.%I', schemaname, tablename) from pg_publication_tables order by 1";
     let tables = ["\"Odd.Name\".kept", "parts.readings_1", "public.counted", "public.items", "public.orders"];
     assert_eq!(pair.source.rows(published).await, tables);
-    // Before its first row comes.
+    // Before its first row is copied.
     pair.target.execute("create table parts.readings_2 partition of public.readings for values from ('2026-02-01') to ('2026-03-01')").await;
     for change in CHANGES {
         pair.source.execute(change).await;

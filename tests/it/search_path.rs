@@ -1,11 +1,11 @@
-//! What the application's own functions find by `search_path` is found while rows are copied and replayed, too (N-4); and what the
-//! application has on that path does not get between hyperlift's statements and the catalog.
+//! What the application's own functions find by `search_path` is found while rows are copied and replayed, too (N-4). What the application
+//! has on that path does not replace objects of the catalog in hyperlift's statements.
 
 use hyperlift::{demo::servers::ServerOptions, event::Stage};
 
 use crate::support::{Database, Migration, Pair};
 
-/// Functions that count on a path, wherever the rows of a table call some.
+/// Functions that need a path, wherever rows of a table call functions.
 pub const COUNTING_ON_A_PATH: &str = "
     create schema app; create table app.limits (least int primary key); insert into app.limits values (1);
     create function app.helper(t text) returns text language sql immutable as 'select lower(t)';
@@ -95,7 +95,7 @@ async fn t_9_keys_of_types_of_extensions_are_found() {
 
 /// Operators and functions of the application that fit better than those of the catalog, in the schema that comes first in its path.
 #[tokio::test]
-async fn what_the_application_has_on_its_path_does_not_get_between() {
+async fn what_the_application_has_on_its_path_does_not_replace_the_catalog() {
     let pair = Pair::own(ServerOptions::default()).await;
     set_path(&pair.source, "app, pg_catalog").await;
     let tables = "

@@ -1,4 +1,4 @@
-//! The user of the target owns its database, and is no superuser: everything that such a user may have arrives, and the rest is named.
+//! The user of the target owns its database and is no superuser: everything that such a user may create arrives, and the rest is reported.
 
 use hyperlift::{
     demo::servers::ServerOptions,
@@ -43,7 +43,7 @@ const CHANGES: [&str; 4] = [
     "insert into app.parent (name, n) select 'Late ' || n, n from generate_series(1, 50) n; insert into app.child (parent, v) select id, 'late' from app.parent where id > 300",
     "update app.child set v = v || '!' where id < 100; delete from app.parent where id between 10 and 20; update app.parent set name = upper(name::text) where id < 5",
     "insert into app.events values (1000, '2026-05-05', 'late'); update app.events set v = 'changed' where id < 20; update app.secured set who = 'else' where id < 9",
-    "truncate app.log; insert into app.log (what) values ('anew')",
+    "truncate app.log; insert into app.log (what) values ('again')",
 ];
 
 /// The target as its user sees it.
@@ -53,7 +53,7 @@ async fn weak(pair: &Pair, rights: &str) -> Database {
     Database { uri: pair.target.uri.replace("postgres@", "weak@") }
 }
 
-/// What the report names, with the last reason of each.
+/// The objects in the report, with the last reason of each.
 fn not_moved(ended: &Ended) -> BTreeMap<String, String> {
     ended
         .events
@@ -92,7 +92,7 @@ pub async fn as_a_member(pair: &Pair) {
     let target = weak(pair, "createrole").await;
     let wishes = ["--owners", "--grants", "--publications", "--subscriptions", "--map-role", "postgres=weak"];
     let ended = migrate(pair, &target, &wishes).await;
-    // The new owner may make nothing in the schema: only a superuser can give it a table there.
+    // The new owner may not create in the schema, so only a superuser can give it a table there.
     let lost = not_moved(&ended);
     assert_eq!(
         lost.keys().collect::<Vec<_>>(),
@@ -170,7 +170,7 @@ async fn what_only_a_superuser_may_make_is_named_beforehand() {
         found["objects of superusers"].1,
         "weak may not make access method heap2, event trigger watch, function public.hidden(integer) on the target"
     );
-    // The schema stage stops at the first of them, and says what it was.
+    // The schema stage stops at the first of them and names it.
     ended.assert_code(1);
     assert!(ended.stderr.contains("postgres_fdw"), "{}", ended.stderr);
     let mut by_superuser = Migration::between(&pair.source.uri, &pair.second_target().await.uri).arguments(&["--exclude", "schema:other"]);

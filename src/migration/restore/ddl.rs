@@ -14,10 +14,11 @@ use crate::{
         dump::Statement,
         ledger,
     },
+    sqlstate,
 };
 
 /// A connection to the target for DDL, made again when it breaks.
-pub struct Session {
+pub struct DdlSession {
     target: Conninfo,
     application_name: String,
     /// Run once on each connection.
@@ -25,7 +26,7 @@ pub struct Session {
     client: Option<Client>,
 }
 
-impl Session {
+impl DdlSession {
     pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
         Self { target: target.clone(), application_name, settings: settings.into(), client: None }
     }
@@ -43,26 +44,26 @@ impl Session {
         in_transaction(self.client().await?, sql).await
     }
 
-    /// Whether the ledger has a statement: the answer to an earlier attempt was lost, or an earlier run's session committed late.
+    /// Whether the ledger has a statement. It has it after a failure when the answer was lost, or when a session of an earlier run committed late.
     pub async fn has(&mut self, phase: &str, digest: &str) -> Result<bool> {
         Ok(ledger::executed(self.client().await?, phase).await?.contains(digest))
     }
 
-    /// What `search_path` is by default on the source.
+    /// The default `search_path` on the source.
     async fn source_path(&mut self) -> Option<String> {
         ledger::migration(self.client().await.ok()?).await.ok()??.search_path
     }
 }
 
-/// Statements run in one transaction; each takes a few locks until its end.
+/// How many statements run in one transaction: each holds a few locks until its end.
 const BATCH: usize = 100;
-/// Something that the statement needs is not found: `undefined_function`, `_table`, `_object`, `invalid_schema_name`.
-const NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+/// Something that the statement needs was not found.
+const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
 
-/// Runs statements in their order, as many as it takes in one transaction; where one of these fails, each by itself. Without somebody to
-/// ask, a statement that fails is skipped and the ledger says why.
+/// Runs statements in their order, [`BATCH`] in one transaction; where a batch fails, each by itself. Without an `asker` a statement that fails
+/// is skipped, and the ledger records why.
 pub async fn run_all(
-    session: &mut Session,
+    session: &mut DdlSession,
     statements: &[&Statement],
     executed: &HashSet<String>,
     reporter: &Reporter,
@@ -73,7 +74,7 @@ pub async fn run_all(
         let left: Vec<&Statement> = batch.iter().copied().filter(|s| !executed.contains(&s.digest())).collect();
         let Some(first) = left.first() else { continue };
         progress(n * BATCH, first);
-        if left.len() > 1 && session.execute(&together(&left)).await.is_ok() {
+        if left.len() > 1 && session.execute(&batch_sql(&left)).await.is_ok() {
             continue;
         }
         for (i, statement) in left.into_iter().enumerate() {
@@ -84,19 +85,19 @@ pub async fn run_all(
     Ok(())
 }
 
-fn together(statements: &[&Statement]) -> String {
+fn batch_sql(statements: &[&Statement]) -> String {
     statements.iter().map(|s| with_record(s)).collect::<Vec<_>>().join(";\n")
 }
 
 /// The statement, and the one that records it.
 fn with_record(statement: &Statement) -> String {
-    let record = ledger::record_ddl(statement.phase.word(), &statement.object, &statement.digest());
+    let record = ledger::record_ddl(statement.phase.as_str(), &statement.object.to_string(), &statement.digest());
     format!("{};\n{record}", statement.sql.trim_end_matches(';'))
 }
 
 /// Runs one statement unless the ledger has it. Passing trouble is waited out; on another error the operator decides; `Ok(false)` means skipped.
 pub async fn run(
-    session: &mut Session,
+    session: &mut DdlSession,
     statement: &Statement,
     executed: &HashSet<String>,
     reporter: &Reporter,
@@ -106,7 +107,7 @@ pub async fn run(
 }
 
 async fn run_or_skip(
-    session: &mut Session,
+    session: &mut DdlSession,
     statement: &Statement,
     executed: &HashSet<String>,
     reporter: &Reporter,
@@ -116,10 +117,10 @@ async fn run_or_skip(
     if executed.contains(&digest) {
         return Ok(true);
     }
-    let phase = statement.phase.word();
+    let (phase, object) = (statement.phase.as_str(), statement.object.to_string());
     let done = with_record(statement);
     loop {
-        let e = match patiently(session, &statement.object, &done, reporter).await {
+        let e = match run_with_retry(session, &object, &done, reporter).await {
             Ok(()) => return Ok(true),
             Err(e) => e,
         };
@@ -127,31 +128,31 @@ async fn run_or_skip(
             return Ok(true);
         }
         let Some(prompts) = prompts else {
-            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &e.to_string())).await?;
+            session.execute(&ledger::skip_ddl(phase, &object, &digest, &e.to_string())).await?;
             return Ok(false);
         };
-        report_failure(reporter, &statement.object, statement.shown(), &e).await;
+        report_failure(reporter, &object, statement.shown(), &e).await;
         let reason = e.to_string();
-        if prompts.ask(Subject::Object(statement.object.clone()), e).await? == Answer::Skip {
-            session.execute(&ledger::skip_ddl(phase, &statement.object, &digest, &format!("skipped by the operator: {reason}"))).await?;
-            reporter.report(Event::StatementSkipped { object: statement.object.clone() }).await;
+        if prompts.ask(Subject::Object(object.clone()), e).await? == Answer::Skip {
+            session.execute(&ledger::skip_ddl(phase, &object, &digest, &format!("skipped by the operator: {reason}"))).await?;
+            reporter.report(Event::StatementSkipped { object }).await;
             return Ok(false);
         }
     }
 }
 
-/// Runs statements as one transaction. Passing trouble, such as a restart of the target, is waited out; a function that they call may
-/// count on the `search_path` of the source's database (N-4).
-pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
+/// Runs statements as one transaction, again after transient errors such as a restart of the target. Where something is not found they run
+/// with the `search_path` of the source's database, because functions that they call may need it (N-4).
+pub async fn run_with_retry(session: &mut DdlSession, object: &str, sql: &str, reporter: &Reporter) -> Result<()> {
     let mut delay = Duration::from_millis(250);
     let mut with_path = None;
     loop {
         match session.execute(with_path.as_deref().unwrap_or(sql)).await {
-            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; trying again")).await,
+            Err(e) if e.is_transient() => reporter.notice(Level::Warn, format!("{object}: {e}; retrying")).await,
             Err(e) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
                 let Some(path) = session.source_path().await else { return Err(e) };
                 if with_path.is_some() {
-                    return Err(look_elsewhere(e, session.client().await?.version(), &path));
+                    return Err(with_search_path_hint(e, session.client().await?.version(), &path));
                 }
                 with_path = Some(format!("set local search_path = {path};\n{sql}"));
                 continue;
@@ -163,8 +164,8 @@ pub async fn patiently(session: &mut Session, object: &str, sql: &str, reporter:
     }
 }
 
-/// What is not found on the path of the source either: newer servers do not look at it where an index or a materialised view is filled.
-pub fn look_elsewhere(e: Error, version: u32, path: &str) -> Error {
+/// Adds a hint where the path of the source did not help: newer servers ignore `search_path` while they fill an index or a materialised view.
+pub fn with_search_path_hint(e: Error, version: u32, path: &str) -> Error {
     if version / 10_000 < versions::CATALOG_PATH_ALONE || !NOT_FOUND.iter().any(|code| e.has_code(code)) {
         return e;
     }

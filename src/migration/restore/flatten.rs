@@ -1,7 +1,7 @@
-//! A partitioned table of the source that becomes one table or one hypertable of the target (H-15). Where the schema was restored with
-//! its partitions, the table is made anew without them, while everything is still empty.
+//! Partitioned tables of the source that become one table or one hypertable of the target. Where the schema was restored with partitions,
+//! such a table is dropped and created again without them, while everything is still empty.
 
-use std::{collections::HashSet, sync::Mutex};
+use std::collections::HashSet;
 
 use crate::{
     error::{Error, Result},
@@ -9,114 +9,137 @@ use crate::{
     migration::context::Context,
     name::TableName,
     pg::{
-        catalog::{Relation, exclusion},
+        catalog::{
+            SourceRelation,
+            exclusion::{self, Cause, ExcludedObject},
+        },
         client::Client,
-        dump::{Phase, Schema},
-        ledger, target_table,
+        dump::{Phase, Schema, Statement},
+        ledger,
+        object::{ObjectKind, ObjectRef},
+        target_table,
     },
 };
 
-/// Partitioned tables of the source that the plan wants as one table.
-pub fn wanted(cx: &Context, relations: &[Relation]) -> Vec<TableName> {
-    relations.iter().filter(|r| r.partitioned && cx.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect()
+/// The step of the ledger from the drop of the partitioned tables until the schema is restored again. A run that stops in between goes on
+/// from there.
+const FLATTENING: &str = "flattening";
+
+/// Partitioned tables of the source that are to be one table each.
+fn tables_to_flatten(cx: &Context, relations: &[SourceRelation]) -> Vec<TableName> {
+    relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect()
 }
 
-/// The target decides: a table that was made there without its partitions stays so, whatever the plan of a later run says.
-pub async fn adopt(cx: &mut Context, relations: &[Relation]) -> Result<()> {
-    let partitioned: Vec<TableName> = relations.iter().filter(|r| r.partitioned).map(|r| r.table.clone()).collect();
+/// Takes tables into the plan that the target has without partitions already: they stay so, whatever the plan of a later run says.
+pub async fn read_back(cx: &mut Context, relations: &[SourceRelation]) -> Result<()> {
+    let partitioned: Vec<TableName> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.table.clone()).collect();
     if partitioned.is_empty() {
         return Ok(());
     }
-    let made = target_table::of_kind(&cx.target("one-table").await?, &partitioned, "r").await?;
-    for table in made {
+    let flat = target_table::of_kind(&cx.target("one-table").await?, &partitioned, "r").await?;
+    for table in flat {
         if !cx.plan.is_one_table(&table) {
-            cx.notice(Level::Info, format!("{table} was made without partitions on the target, and stays so")).await;
+            cx.notice(Level::Info, format!("{table} was created without partitions on the target, and stays so")).await;
             cx.plan.one_table.insert(table);
         }
     }
     Ok(())
 }
 
-/// What cannot do without the partitions that will not be there.
-pub async fn problem(cx: &Context, source: &Client, relations: &[Relation]) -> Result<Option<String>> {
-    if wanted(cx, relations).is_empty() {
+/// Why some table cannot lose its partitions: something that stays needs one of them.
+pub async fn obstacle(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Option<String>> {
+    if tables_to_flatten(cx, relations).is_empty() {
         return Ok(None);
     }
     Ok(exclusion::resolve(source, &cx.plan).await?.problems.into_iter().next())
 }
 
-/// Makes such tables without partitions, where they have some.
-pub async fn make(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<()> {
-    let wanted = wanted(cx, relations);
-    if wanted.is_empty() {
+/// Creates the tables again without partitions where the target has them with some, and reports what is lost with the partitions.
+pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
+    let tables = tables_to_flatten(cx, relations);
+    if tables.is_empty() {
         return Ok(());
     }
     let target = cx.target("one-table").await?;
-    let partitioned = target_table::of_kind(&target, &wanted, "p").await?;
-    if !partitioned.is_empty() {
-        cx.dumped = Mutex::default();
+    let partitioned = target_table::of_kind(&target, &tables, "p").await?;
+    // Only then: the schema of the source may be another one by now, of which the target has other tables already.
+    if !partitioned.is_empty() || ledger::has_step(&target, FLATTENING).await? {
+        flatten(cx, source, &target, &partitioned).await?;
+        target.batch_execute(&ledger::forget_step_sql(FLATTENING)).await?;
     }
+    tracing::info!(tables = tables.len(), "partitioned tables are one table each");
+    for lost in lost_with_partitions(cx, source).await? {
+        cx.not_moved(format!("{} {}", lost.kind, lost.name), format!("{}, which the target does not have", lost.cause)).await?;
+    }
+    Ok(())
+}
+
+async fn flatten(cx: &mut Context, source: &Client, target: &Client, partitioned: &[TableName]) -> Result<()> {
+    cx.schema_cache.forget();
     let schema = super::dump(cx).await?;
     cx.record.schema = Some(schema.digest.clone());
     cx.save()?;
     if !partitioned.is_empty() {
-        let others = others(cx, source, &partitioned).await?;
-        take_away(&target, &partitioned, &others).await?;
+        let rest = schema_without(cx, source, partitioned).await?;
+        drop_tables(target, partitioned, &rest).await?;
     }
-    drop(target);
-    super::restore(cx, &schema).await?;
-    let all = exclusion::resolve(source, &cx.plan).await?.lines;
-    let (partitions, others): (Vec<&String>, Vec<&String>) = all.iter().partition(|l| l.starts_with("table ") && !l.contains(": "));
-    for line in others {
-        let (object, reason) = line.split_once(": ").unwrap_or((line, ""));
-        cx.not_moved(object, format!("{reason}, a partition on the source only")).await?;
-    }
-    tracing::info!(tables = wanted.len(), partitions = partitions.len(), "partitioned tables are one table each");
-    Ok(())
+    super::restore(cx, &schema).await
 }
 
-/// The schema as it would be without these tables, and whatever cannot be without them.
-struct Others {
+/// What goes with the partitions, without what the filters leave out in any case.
+async fn lost_with_partitions(cx: &Context, source: &Client) -> Result<Vec<ExcludedObject>> {
+    let mut with_partitions = cx.plan.clone();
+    with_partitions.one_table.clear();
+    with_partitions.hypertables.clear();
+    let by_filters = exclusion::resolve(source, &with_partitions).await?.list;
+    let by_filters: HashSet<(&str, &str)> = by_filters.iter().map(|o| (o.kind.as_str(), o.name.as_str())).collect();
+    let mut lost = exclusion::resolve(source, &cx.plan).await?.list;
+    lost.retain(|o| o.cause != Cause::Filter && !by_filters.contains(&(o.kind.as_str(), o.name.as_str())));
+    Ok(lost)
+}
+
+/// The schema without some tables and all that cannot exist without them.
+struct Rest {
     schema: Schema,
-    /// What goes with the tables, as [`extent`] says it.
-    gone: HashSet<String>,
+    /// What goes with the tables.
+    gone: HashSet<ExcludedObject>,
 }
 
-async fn others(cx: &Context, source: &Client, tables: &[TableName]) -> Result<Others> {
+async fn schema_without(cx: &Context, source: &Client, tables: &[TableName]) -> Result<Rest> {
     let mut plan = cx.plan.clone();
     for table in tables {
         plan.scope.exclude.push(exclusion::exact_pattern(table).parse()?);
     }
     plan.hypertables.retain(|h| !tables.contains(&h.table));
     plan.one_table.retain(|t| !tables.contains(t));
-    let omitted = exclusion::resolve(source, &plan).await?;
-    if let Some(problem) = omitted.problems.first() {
-        return Err(Error::refused(format!("{problem}; so the partitioned table cannot be made anew"))
+    let excluded = exclusion::resolve(source, &plan).await?;
+    if let Some(problem) = excluded.problems.first() {
+        return Err(Error::refused(format!("{problem}; so the partitioned table cannot be created again"))
             .hint("keep its partitions; or name it in a plan (one_table, or [[hypertable]]), run `hyperlift clean`, empty the target and start with that plan"));
     }
-    let text = super::print(cx, source, &plan, &omitted).await?;
-    Ok(Others { schema: super::understood(cx, text, &plan).await?, gone: omitted.lines.into_iter().collect() })
+    let text = super::print(cx, source, &plan, &excluded).await?;
+    Ok(Rest { schema: super::classified(cx, text, &plan).await?, gone: excluded.list.into_iter().collect() })
 }
 
-/// Drops the tables with all that hangs on them, and forgets that it was made: the restoration goes over it again. After an error the
-/// connection is no good any more.
-async fn take_away(target: &Client, tables: &[TableName], others: &Others) -> Result<()> {
-    let kept: HashSet<&str> = others.schema.statements.iter().map(|s| s.object.as_str()).collect();
+/// Drops the tables with all that depends on them, and forgets the statements that made it, so that restoring the schema runs them again.
+/// After an error the connection is still within the failed transaction.
+async fn drop_tables(target: &Client, tables: &[TableName], rest: &Rest) -> Result<()> {
+    let kept: HashSet<&ObjectRef> = rest.schema.statements.iter().map(|s| &s.object).collect();
     target.batch_execute("begin").await?;
     for sequence in target_table::owned_sequences(target, tables).await? {
         // A default of another table counts with it, too.
-        if kept.contains(format!("SEQUENCE {}.{}", sequence.schema, sequence.name).as_str()) {
+        if kept.contains(&ObjectRef::new(ObjectKind::Sequence, format!("{}.{}", sequence.schema, sequence.name))) {
             target.batch_execute(&format!("alter sequence {} owned by none", sequence.sql())).await?;
         }
     }
-    let strange = exclusion::hanging_on(target, tables).await?.into_iter().find(|line| !others.gone.contains(line));
-    if let Some(line) = strange {
-        return Err(Error::refused(format!("{line}; the source has no such object, and it would go with the partitions"))
+    if let Some(unknown) = exclusion::dependents(target, tables).await?.into_iter().find(|object| !rest.gone.contains(object)) {
+        return Err(Error::refused(format!("{unknown}; the source has no such object, and it would go with the partitions"))
             .hint("drop it on the target, or keep the partitions"));
     }
     let names = tables.iter().map(TableName::sql).collect::<Vec<_>>().join(", ");
     target.batch_execute(&format!("drop table {names} cascade")).await?;
-    let left: Vec<String> = others.schema.statements.iter().filter(|s| s.phase == Phase::PreData).map(crate::pg::dump::Statement::digest).collect();
-    ledger::forget_others(target, Phase::PreData.word(), &left).await?;
+    let kept: Vec<String> = rest.schema.statements.iter().filter(|s| s.phase == Phase::PreData).map(Statement::digest).collect();
+    ledger::forget_others(target, Phase::PreData.as_str(), &kept).await?;
+    target.batch_execute(&ledger::step_sql(FLATTENING)).await?;
     Ok(target.batch_execute("commit").await?)
 }

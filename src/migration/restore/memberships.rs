@@ -1,5 +1,5 @@
-//! Statements that name roles: only those can be run whose roles the target has, and whose new owners the user of the migration may act
-//! for. A user that may create roles becomes a member of them until the end; a superuser need not.
+//! Statements that name roles. They run only where the target has the roles, and where the migration's user is a member of new owners. A
+//! user that may create roles becomes a member of them until the end; a superuser need not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,22 +12,23 @@ use crate::{
         client::Client,
         dump::{Phase, Statement},
         ledger,
+        object::ObjectRef,
     },
 };
 
 /// Objects named in a line of the report.
 const NAMED: usize = 8;
-/// The steps of the ledger that record what has to be taken back.
+/// Begins the names of the steps that record a membership.
 const MEMBER_OF: &str = "member of ";
 
-/// The statements whose roles the target has. The others are told of: owners and grants role by role, everything else one by one.
-pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl Iterator<Item = &'a Statement>) -> Result<Vec<&'a Statement>> {
+/// The statements whose roles the target has. The others are reported: owners and grants role by role, everything else one by one.
+pub async fn runnable<'a>(cx: &mut Context, target: &Client, statements: impl Iterator<Item = &'a Statement>) -> Result<Vec<&'a Statement>> {
     let known = catalog::role_names(target).await?;
-    let mut possible = Vec::new();
-    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut runnable = Vec::new();
+    let mut missing: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
     for statement in statements {
         match statement.roles.iter().find(|r| !known.contains(*r)) {
-            None => possible.push(statement),
+            None => runnable.push(statement),
             Some(role) if statement.phase == Phase::Handover => missing.entry(role).or_default().push(&statement.object),
             Some(role) => cx.not_moved(&statement.object, format!("role {role} does not exist on the target")).await?,
         }
@@ -36,10 +37,10 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
         let named = named(role, objects);
         cx.not_moved(format!("ROLE {role}"), format!("does not exist on the target: neither owns nor may use {named}")).await?;
     }
-    let wanted: BTreeSet<&str> = possible.iter().flat_map(|s| &s.member_of).map(String::as_str).collect();
+    let wanted: BTreeSet<&str> = runnable.iter().flat_map(|s| &s.member_of).map(String::as_str).collect();
     let refused = join(target, &wanted.into_iter().collect::<Vec<_>>()).await?;
-    let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    possible.retain(|s| match s.member_of.iter().find(|role| refused.contains_key(*role)) {
+    let mut lost: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
+    runnable.retain(|s| match s.member_of.iter().find(|role| refused.contains_key(*role)) {
         None => true,
         Some(role) => {
             lost.entry(role).or_default().push(&s.object);
@@ -53,10 +54,11 @@ pub async fn possible<'a>(cx: &mut Context, target: &Client, statements: impl It
         );
         cx.not_moved(format!("ROLE {role}"), reason).await?;
     }
-    Ok(possible)
+    Ok(runnable)
 }
 
-fn named(role: &str, mut objects: Vec<&str>) -> String {
+fn named(role: &str, objects: Vec<&ObjectRef>) -> String {
+    let mut objects: Vec<String> = objects.into_iter().map(ToString::to_string).collect();
     tracing::warn!(role, "not possible for this role: {}", objects.join(", "));
     objects.dedup();
     let more = objects.len().saturating_sub(NAMED);
@@ -64,7 +66,7 @@ fn named(role: &str, mut objects: Vec<&str>) -> String {
     if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
-/// Becomes a member of these roles, where it has to; of which it cannot, and why. The ledger remembers it, for [`leave`].
+/// Becomes a member of these roles where needed; returns the roles where that failed, and why. The ledger records it for [`leave`].
 pub async fn join(target: &Client, roles: &[&str]) -> Result<BTreeMap<String, String>> {
     let newer = target.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS;
     let (may_set, options) = if newer { ("and pg_has_role(oid, 'SET')", " with inherit true, set true") } else { ("", "") };
@@ -81,7 +83,7 @@ pub async fn join(target: &Client, roles: &[&str]) -> Result<BTreeMap<String, St
     Ok(refused)
 }
 
-/// Takes back what [`join`] did, before the ledger goes; what could not be taken back.
+/// Revokes what [`join`] granted, before the ledger is dropped; the result for each role.
 pub async fn leave(target: &Client) -> Result<Vec<(String, Result<()>)>> {
     let mut left = Vec::new();
     let known = catalog::role_names(target).await?;

@@ -1,6 +1,6 @@
 //! Roles of the source on the target: without passwords, and without rights that only a superuser can give.
 //!
-//! What a target does not let us give is told, and stops nothing: roles may be mended at any time.
+//! What the target refuses is reported and stops nothing, because roles can be corrected at any time.
 
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ pub async fn create(cx: &mut Context, source: &Client, target: &Client) -> Resul
     let known = catalog::role_names(target).await?;
     let mut created = Vec::new();
     let mut without_password = Vec::new();
-    for role in wanted(source).await? {
+    for role in roles_to_create(source).await? {
         let name = on_target(cx, &role.name);
         if known.contains(&name) {
             continue;
@@ -43,7 +43,7 @@ pub async fn create(cx: &mut Context, source: &Client, target: &Client) -> Resul
     }
     if !without_password.is_empty() {
         let names = without_password.join(", ");
-        cx.not_moved("PASSWORDS", format!("of {names}: no server tells them; alter role … password '…' on the target")).await?;
+        cx.not_moved("PASSWORDS", format!("of {names}: no server shows them; alter role … password '…' on the target")).await?;
     }
     memberships(cx, source, target).await
 }
@@ -51,7 +51,7 @@ pub async fn create(cx: &mut Context, source: &Client, target: &Client) -> Resul
 /// The roles of the source that the target lacks, under the names that they would have there.
 pub async fn missing(cx: &Context, source: &Client, target: &Client) -> Result<Vec<String>> {
     let known = catalog::role_names(target).await?;
-    let wanted = wanted(source).await?.into_iter().map(|role| on_target(cx, &role.name));
+    let wanted = roles_to_create(source).await?.into_iter().map(|role| on_target(cx, &role.name));
     Ok(wanted.filter(|name| !known.contains(name)).collect())
 }
 
@@ -62,7 +62,7 @@ fn on_target(cx: &Context, name: &str) -> String {
 struct Role {
     name: String,
     login: bool,
-    /// The options of `CREATE ROLE` that everybody may give who may create roles.
+    /// The options of `CREATE ROLE` that whoever may create roles may give.
     options: String,
     /// `CREATEDB`, `CREATEROLE`.
     rights: Vec<&'static str>,
@@ -71,7 +71,7 @@ struct Role {
     comment: Option<String>,
 }
 
-async fn wanted(source: &Client) -> Result<Vec<Role>> {
+async fn roles_to_create(source: &Client) -> Result<Vec<Role>> {
     let rows = source
         .query(
             "select rolname::text as name, rolcanlogin as login, rolinherit as inherits, rolcreatedb as createdb, rolcreaterole as createrole,
@@ -119,12 +119,12 @@ async fn create_one(cx: &mut Context, target: &Client, role: &Role, name: &str) 
         return Ok(None);
     }
     if let Some(comment) = &role.comment {
-        attempt(cx, target, &format!("COMMENT on role {name}"), &format!("comment on role {} is {}", ident(name), literal(comment))).await?;
+        try_or_report(cx, target, &format!("COMMENT on role {name}"), &format!("comment on role {} is {}", ident(name), literal(comment))).await?;
     }
     Ok(Some(lost.join(", ")))
 }
 
-async fn attempt(cx: &mut Context, target: &Client, what: &str, sql: &str) -> Result<()> {
+async fn try_or_report(cx: &mut Context, target: &Client, what: &str, sql: &str) -> Result<()> {
     match target.batch_execute(sql).await.map_err(Error::from) {
         Ok(()) => Ok(()),
         Err(e) => cx.not_moved(what, e.to_string()).await,
@@ -140,7 +140,7 @@ async fn settings(cx: &mut Context, source: &Client, target: &Client, from: &str
             String::new()
         };
         let sql = format!("alter role {}{database} set {}", ident(name), catalog::setting_sql(&setting));
-        attempt(cx, target, &format!("SETTING {setting} of role {name}"), &sql).await?;
+        try_or_report(cx, target, &format!("SETTING {setting} of role {name}"), &sql).await?;
     }
     Ok(())
 }
@@ -182,22 +182,22 @@ impl Membership {
         self.grants.iter().map(one).collect::<Vec<_>>().join("; ")
     }
 
-    /// All of them as one.
-    fn together(&self) -> Grant {
+    /// All of them as one grant.
+    fn merged(&self) -> Grant {
         let any = |is: fn(&Grant) -> bool| self.grants.iter().any(is);
         let inherit = self.grants.iter().fold(None, |all, g| g.inherit.map(|on| on || all == Some(true)));
         Grant { grantor: None, admin: any(|g| g.admin), inherit, set: any(|g| g.set) }
     }
 }
 
-/// Who is a member of whom, where the target has both. Who granted it can be said only by a superuser, and of somebody who may grant it by
-/// then; else it is granted by the user of the migration.
+/// Grants the memberships of which the target has both roles. Only a superuser may name the grantor, who must hold the admin option by then;
+/// otherwise the migration's user is the grantor.
 async fn memberships(cx: &mut Context, source: &Client, target: &Client) -> Result<()> {
     let newer = target.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS;
     let mut left = memberships_of(cx, source, target).await?;
     if !newer {
         for membership in &mut left {
-            membership.grants = vec![Grant { grantor: membership.grants[0].grantor.take(), ..membership.together() }];
+            membership.grants = vec![Grant { grantor: membership.grants[0].grantor.take(), ..membership.merged() }];
         }
     }
     let mut before = usize::MAX;
@@ -208,23 +208,23 @@ async fn memberships(cx: &mut Context, source: &Client, target: &Client) -> Resu
             if target.batch_execute(&membership.granted_by_the_same(target)).await.is_err() {
                 failed.push(membership);
             } else {
-                tell_of_options(cx, &membership, newer).await?;
+                report_lost_options(cx, &membership, newer).await?;
             }
         }
         left = failed;
     }
     for membership in left {
-        let membership = Membership { grants: vec![membership.together()], ..membership };
+        let membership = Membership { grants: vec![membership.merged()], ..membership };
         let what = format!("MEMBERSHIP of {} in {}", membership.member, membership.role);
-        attempt(cx, target, &what, &membership.granted_by_the_same(target)).await?;
-        tell_of_options(cx, &membership, newer).await?;
+        try_or_report(cx, target, &what, &membership.granted_by_the_same(target)).await?;
+        report_lost_options(cx, &membership, newer).await?;
     }
     Ok(())
 }
 
-/// What an older target cannot say of a membership.
-async fn tell_of_options(cx: &mut Context, membership: &Membership, newer: bool) -> Result<()> {
-    let Grant { inherit, set, .. } = membership.together();
+/// Reports what an older target cannot record of a membership.
+async fn report_lost_options(cx: &mut Context, membership: &Membership, newer: bool) -> Result<()> {
+    let Grant { inherit, set, .. } = membership.merged();
     let mut lost = Vec::new();
     if inherit.is_some_and(|on| on != membership.inherits) {
         lost.push(if membership.inherits { "inherits" } else { "does not inherit" });
@@ -240,7 +240,7 @@ async fn tell_of_options(cx: &mut Context, membership: &Membership, newer: bool)
     cx.not_moved(format!("MEMBERSHIP of {member} in {role}"), reason).await
 }
 
-/// The memberships that the target lacks, those first that let their members grant others.
+/// The memberships that the target lacks. Those with the admin option come first, because their members may have granted others.
 async fn memberships_of(cx: &mut Context, source: &Client, target: &Client) -> Result<Vec<Membership>> {
     let options = if source.version() / 10_000 >= versions::MEMBERSHIP_OPTIONS {
         "a.inherit_option, a.set_option"

@@ -1,5 +1,5 @@
-//! The statements of the schema as they were when the copy began, kept in the work directory: the cutover must know them even if the
-//! source is gone by then.
+//! The statements of the schema as of the beginning of the copy, kept in the work directory: the cutover needs them even if the source is
+//! gone by then.
 
 use crate::{
     error::{Error, Result},
@@ -7,10 +7,10 @@ use crate::{
     pg::dump::Statement,
 };
 
-/// The statements of the schema as they were when the copy began, in the work directory.
+/// Their file in the work directory.
 pub const STATEMENTS: &str = "sql/statements.json";
 
-/// Without those that may hold a password: they have been run.
+/// Leaves out those that may hold a password: they have been run already.
 pub fn write(cx: &Context, statements: &[Statement]) -> Result<()> {
     let kept: Vec<&Statement> = statements.iter().filter(|s| !s.secret).collect();
     cx.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)

@@ -42,19 +42,19 @@ use crate::{
         restore::{self, ddl, statements},
     },
     pg::{
-        catalog::{self, Relation, unsupported},
+        catalog::{self, SourceRelation, unsupported},
         client::Client,
         dump::{Phase, Statement},
         ledger,
     },
     replay::receiver::{Receiver, ReceiverStatus, StartPositions},
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// What the later stages continue with.
 pub struct Replication {
     pub receiver: Receiver,
-    pub relations: Vec<Relation>,
+    pub relations: Vec<SourceRelation>,
     pub statements: Vec<Statement>,
     /// Reports the receiver's state until it is aborted.
     pub watcher: tokio::task::JoinHandle<()>,
@@ -81,7 +81,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     }
     let found = catalog::relations(&source).await?;
     let relations = relations::in_scope(cx, found.clone()).await?;
-    let wanted = |r: &&Relation| cx.plan.scope.extent(&r.table) == Extent::All;
+    let wanted = |r: &&SourceRelation| cx.plan.scope.inclusion(&r.table) == Inclusion::All;
     for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         cx.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
@@ -117,7 +117,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
 
 /// The schema's statements as they are when the copy begins. Tables that are made on the source later are not part of the migration, and
 /// statements on them would find no table.
-async fn read_statements(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<Vec<Statement>> {
+async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Statement>> {
     if cx.is_finished(Stage::Copy) {
         return statements::read(cx);
     }
@@ -130,21 +130,21 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[Relatio
     }
     cx.record.schema = Some(schema.digest.clone());
     // The dump is not needed any more: free its memory.
-    cx.dumped = std::sync::Mutex::default();
+    cx.schema_cache.forget();
     if cx.record.shapes.is_empty() {
         cx.record.shapes = catalog::shapes(source, &cx.plan.scope).await?;
-        let merged = relations.iter().filter(|r| r.partitioned && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
+        let merged = relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
         cx.record.partitions = catalog::partitions(source, &merged).await?;
     }
     cx.save()?;
     // The hypertables are chosen, so the plan does not change any more.
-    for (object, reason) in &schema.notes {
-        cx.not_moved(object, reason).await?;
+    for note in &schema.notes {
+        cx.not_moved(&note.object, &note.reason).await?;
     }
     let subscriptions = catalog::subscriptions(&cx.target("copy").await?).await?;
-    for found in unsupported::apart(source, &cx.plan).await? {
+    for found in unsupported::find(source, &cx.plan).await? {
         // A subscription that the target does not have is reported, with the reason.
-        if found.is_made_as_wished && !subscriptions.contains(&found.object) {
+        if found.is_created && !subscriptions.contains(&found.object) {
             continue;
         }
         cx.not_moved(found.object, format!("{}; {}", found.reason, found.fix)).await?;
@@ -155,7 +155,7 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[Relatio
 }
 
 /// Gives each relation its lane, which never changes: the next relation goes to the lane with the fewest bytes.
-async fn assign_lanes(target: &Client, relations: &[Relation]) -> Result<()> {
+async fn assign_lanes(target: &Client, relations: &[SourceRelation]) -> Result<()> {
     if !ledger::relations(target).await?.is_empty() {
         return Ok(());
     }
@@ -190,10 +190,10 @@ async fn report_receiver(mut status: watch::Receiver<ReceiverStatus>, reporter: 
 
 /// Runs the statements that need the indexes: statistics, comments, views that need a key.
 async fn build_post_index(cx: &mut Context, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
-    let executed = ledger::executed(session.client().await?, Phase::PostIndex.word()).await?;
-    let executed_indexes = ledger::executed(session.client().await?, Phase::Index.word()).await?;
+    let executed = ledger::executed(session.client().await?, Phase::PostIndex.as_str()).await?;
+    let executed_indexes = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
     let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let work = async {

@@ -16,6 +16,7 @@ use crate::{
     event::{Event, Stage, StageState},
     lsn::Lsn,
     migration::{context::Context, restore::statements},
+    pg::object::ObjectKind,
 };
 use drain::Drain;
 
@@ -81,7 +82,7 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Cutover).await;
     let started = Instant::now();
     complete(cx).await?;
-    let tables = statements::read(cx)?.iter().filter(|s| s.object.starts_with("TABLE ")).count() as u64;
+    let tables = statements::read(cx)?.iter().filter(|s| s.object.kind == ObjectKind::Table).count() as u64;
     report_completed(cx, tables, 0, started).await;
     Ok(())
 }

@@ -12,12 +12,12 @@ use crate::{
     },
     name::TableName,
     pg::{
-        catalog::{self, ForeignKey, Relation},
+        catalog::{self, ForeignKey, SourceRelation},
         client::Client,
         ledger, timescale,
     },
     plan::{Hypertable, KeyChoice},
-    scope::Extent,
+    scope::Inclusion,
 };
 
 /// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
@@ -26,8 +26,8 @@ const PROPOSE_FROM: u64 = 1 << 20;
 const APPEND_ONLY: &str = "time + append-only";
 /// Chunks that a table should have at most when an interval is proposed.
 const CHUNKS: u64 = 200;
-/// A column is looked through for NULL for so long at most.
-const LOOK_FOR_NULL: &str = "5s";
+/// How long a column is searched for NULL.
+const NULL_SEARCH_TIMEOUT: &str = "5s";
 
 /// What the operator may order while the stage asks.
 enum Order {
@@ -47,34 +47,34 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Hypertables).await;
     let source = cx.source("hypertables").await?;
     let mut relations = catalog::relations(&source).await?;
-    // A table that comes without its rows may be a hypertable, too.
-    relations.retain(|r| cx.plan.scope.extent(&r.table) != Extent::Nothing);
-    flatten::adopt(cx, &relations).await?;
+    // A table that is migrated without its rows may be a hypertable, too.
+    relations.retain(|r| cx.plan.scope.inclusion(&r.table) != Inclusion::Nothing);
+    flatten::read_back(cx, &relations).await?;
     if cx.timescale.installed.is_none() {
         if let Some(h) = cx.plan.hypertables.first() {
             return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))
                 .hint("install TimescaleDB on the target, or take the [[hypertable]] entries out of the plan"));
         }
         cx.notice(Level::Info, "no TimescaleDB on the target: all tables stay plain").await;
-        flatten::make(cx, &source, &relations).await?;
+        flatten::run(cx, &source, &relations).await?;
         return cx.finish(Stage::Hypertables).await;
     }
     let mut foreign_keys = catalog::foreign_keys(&source).await?;
-    // What is left out points at nothing any more.
-    foreign_keys.retain(|f| cx.plan.scope.extent(&f.from) != Extent::Nothing);
+    // A table that is left out has no foreign keys on the target.
+    foreign_keys.retain(|f| cx.plan.scope.inclusion(&f.from) != Inclusion::Nothing);
     for r in &mut relations {
         for i in &mut r.indexes {
             i.referenced = foreign_keys.iter().any(|f| f.to == r.table && f.index == i.name);
         }
     }
     let finished = cx.is_finished(Stage::Hypertables);
-    let mut looked = HashMap::new();
+    let mut nulls_known = HashMap::new();
     loop {
         let candidates = candidates(cx, &source, &relations).await?;
         cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
         let problem = check_plan(cx, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
-        let problem = if problem.is_some() { problem } else { flatten::problem(cx, &source, &relations).await? };
-        let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut looked).await? };
+        let problem = if problem.is_some() { problem } else { flatten::obstacle(cx, &source, &relations).await? };
+        let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut nulls_known).await? };
         if finished && problem.is_none() {
             break;
         }
@@ -82,17 +82,17 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             None => break,
             Some(Order::Select { hypertables, one_table }) => {
                 cx.plan.select(hypertables, one_table);
-                flatten::adopt(cx, &relations).await?;
+                flatten::read_back(cx, &relations).await?;
                 cx.save_plan()?;
             }
-            Some(Order::Recheck) => looked.clear(),
+            Some(Order::Recheck) => nulls_known.clear(),
         }
     }
-    flatten::make(cx, &source, &relations).await?;
+    flatten::run(cx, &source, &relations).await?;
     convert(cx).await?;
     read_back(cx, &source, &relations).await?;
     cx.save_plan()?;
-    let summaries = relations.iter().filter(|r| cx.plan.scope.extent(&r.table) == Extent::All).map(|r| relations::summary(r, cx)).collect();
+    let summaries = relations.iter().filter(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All).map(|r| relations::summary(r, cx)).collect();
     cx.reporter.report(Event::RelationsFound { relations: summaries }).await;
     cx.finish(Stage::Hypertables).await
 }
@@ -110,7 +110,7 @@ fn question(candidates: &[Candidate]) -> String {
     format!("{converted}{joined_text}, {} {kept}. Nothing runs until you press c.", candidates.len() - chosen - joined)
 }
 
-/// What stands against the selection as it is; found before the copy (H-3).
+/// Why the current selection is invalid. Found before the copy (H-3).
 fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
     for h in &cx.plan.hypertables {
         let Some(c) = candidates.iter().find(|c| c.table == h.table) else {
@@ -139,19 +139,19 @@ fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
     None
 }
 
-/// TimescaleDB refuses foreign keys from one hypertable to another (H-8); they are made at the cutover, where it would be too late.
+/// TimescaleDB refuses foreign keys from one hypertable to another (H-8). They are created at the cutover, where it would be too late.
 fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) -> Option<String> {
     let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
     let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
     Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
 }
 
-/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `looked`: at which columns, and what was found.
+/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `nulls_known`: at which columns, and what was found.
 async fn without_time(
     cx: &Context,
     source: &Client,
     candidates: &[Candidate],
-    looked: &mut HashMap<(TableName, String), bool>,
+    nulls_known: &mut HashMap<(TableName, String), bool>,
 ) -> Result<Option<String>> {
     for c in candidates.iter().filter(|c| !c.made) {
         let Some(h) = &c.chosen else { continue };
@@ -159,16 +159,16 @@ async fn without_time(
             continue;
         }
         let key = (c.table.clone(), h.time_column.clone());
-        let known = match looked.get(&key) {
+        let known = match nulls_known.get(&key) {
             Some(found) => Some(*found),
-            None => catalog::has_null(source, &c.table, &h.time_column, LOOK_FOR_NULL).await?,
+            None => catalog::has_null(source, &c.table, &h.time_column, NULL_SEARCH_TIMEOUT).await?,
         };
         if known.is_none() {
-            let text = format!("{}: whether {} is NULL in some row was not found out in {LOOK_FOR_NULL}", c.table, h.time_column);
+            let text = format!("{}: whether {} is NULL in some row could not be found out in {NULL_SEARCH_TIMEOUT}", c.table, h.time_column);
             cx.notice(Level::Warn, format!("{text}; such a row would stop its copy")).await;
         }
         let found = known.unwrap_or(false);
-        looked.insert(key, found);
+        nulls_known.insert(key, found);
         if found {
             let (table, column) = (&c.table, crate::name::plain_ident(&h.time_column));
             return Ok(Some(format!(
@@ -179,13 +179,13 @@ async fn without_time(
     Ok(None)
 }
 
-async fn candidates(cx: &Context, source: &Client, relations: &[Relation]) -> Result<Vec<Candidate>> {
+async fn candidates(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Candidate>> {
     let made = timescale::hypertables(&cx.target("hypertables").await?).await?;
     let spans = spans(source, relations).await?;
     let mut found = Vec::new();
     for r in relations {
         let columns = time_columns(r, &spans);
-        let by_hand = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
+        let existing = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
             table: r.table.clone(),
             time_column: d.column.clone(),
             chunk_interval: d.interval.clone().unwrap_or_default(),
@@ -207,17 +207,17 @@ async fn candidates(cx: &Context, source: &Client, relations: &[Relation]) -> Re
             columns,
             keys: keys(r),
             obstacle: obstacle.map(str::to_owned),
-            made: by_hand.is_some(),
-            partitions: r.partitions,
+            made: existing.is_some(),
+            partitions: r.storage.partitions(),
             one_table: cx.plan.one_table.contains(&r.table),
-            chosen: by_hand.or_else(|| cx.plan.hypertable(&r.table).cloned()),
+            chosen: existing.or_else(|| cx.plan.hypertable(&r.table).cloned()),
         });
     }
     Ok(found)
 }
 
-/// Primary and unique keys. What points at one, or cannot take another column, is named.
-fn keys(r: &Relation) -> Vec<UniqueKey> {
+/// Primary and unique keys, each with the reason why it cannot be extended, if there is one.
+fn keys(r: &SourceRelation) -> Vec<UniqueKey> {
     r.indexes
         .iter()
         .map(|i| UniqueKey {
@@ -233,7 +233,7 @@ fn keys(r: &Relation) -> Vec<UniqueKey> {
         .collect()
 }
 
-fn why(r: &Relation, columns: &[TimeColumn]) -> String {
+fn why(r: &SourceRelation, columns: &[TimeColumn]) -> String {
     let timed = columns.iter().find(|c| !c.data_type.contains("int"));
     match timed {
         None if columns.is_empty() => "no time column".into(),
@@ -247,7 +247,7 @@ fn why(r: &Relation, columns: &[TimeColumn]) -> String {
 }
 
 /// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
+fn time_columns(r: &SourceRelation, spans: &Spans) -> Vec<TimeColumn> {
     let mut columns = Vec::new();
     for c in r.columns.iter().filter(|c| !c.generated) {
         let rank = match c.data_type.as_str() {
@@ -278,34 +278,10 @@ fn time_columns(r: &Relation, spans: &Spans) -> Vec<TimeColumn> {
 type Spans = HashMap<(u32, String), u64>;
 
 /// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn spans(source: &Client, relations: &[Relation]) -> Result<Spans> {
+async fn spans(source: &Client, relations: &[SourceRelation]) -> Result<Spans> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
-    let roots: Vec<u32> = relations.iter().filter(|r| r.partitioned).map(|r| r.oid).collect();
-    let rows = source
-        .query(
-            "with tables as (
-                 select oid, oid as root from unnest($1::oid[]) as o(oid)
-                  union all select t.relid, r.root from unnest($2::oid[]) as r(root) cross join lateral pg_partition_tree(r.root) t where t.isleaf),
-             -- What is not of these types must not be read as a number.
-             bounds as materialized (
-                 select tables.root as oid, s.attname::text as name, a.atttypid as type,
-                        array_remove(array_remove(s.histogram_bounds::text::text[], 'infinity'), '-infinity') as list
-                   from tables join pg_class c on c.oid = tables.oid
-                   join pg_namespace n on n.oid = c.relnamespace
-                   join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname and s.histogram_bounds is not null
-                   join pg_attribute a on a.attrelid = c.oid and a.attname = s.attname
-                  where a.atttypid = any('{int2, int4, int8, date, timestamp, timestamptz}'::regtype[])),
-             ends as (
-                 select oid, name, (case type
-                            when 'timestamptz'::regtype then extract(epoch from e::timestamptz)
-                            when 'timestamp'::regtype then extract(epoch from e::timestamp)
-                            when 'date'::regtype then extract(epoch from e::date::timestamp)
-                            else e::numeric end)::float8 as value
-                   from bounds cross join unnest(array[list[1], list[cardinality(list)]]) as e)
-             select oid, name, max(value) - min(value) as span from ends where value is not null group by oid, name",
-            &[&oids, &roots],
-        )
-        .await?;
+    let roots: Vec<u32> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.oid).collect();
+    let rows = source.query(include_str!("hypertables/spans.sql"), &[&oids, &roots]).await?;
     Ok(rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect())
 }
 
@@ -343,15 +319,15 @@ async fn convert(cx: &mut Context) -> Result<()> {
         let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql());
         cx.unless_stopped(ddl::in_transaction(&target, &format!("{sql};\n{record} on conflict do nothing"))).await.map_err(|e| {
             e.context(format!("create_hypertable of {}", h.table))
-                .hint("take the table out of the selection (or of the plan), or mend the cause, and start again")
+                .hint("take the table out of the selection (or of the plan), or fix the cause, and start again")
         })?;
         cx.reporter.report(Event::HypertableCreated { hypertable: h }).await;
     }
     Ok(())
 }
 
-/// The target decides what is a hypertable: one made by hand, or with other options, goes into the plan as it is (H-19).
-async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<()> {
+/// The target decides what is a hypertable. One that the operator created, or with other options, is taken into the plan as it is (H-19).
+async fn read_back(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     let target = cx.target("hypertables").await?;
     let mut made = timescale::hypertables(&target).await?;
     let mut found = Vec::new();
@@ -371,7 +347,7 @@ async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) ->
         if by_hand {
             cx.reporter.report(Event::HypertableCreated { hypertable: hypertable.clone() }).await;
         }
-        make_room_for_indexes(cx, source, &target, &r.table).await?;
+        drop_default_indexes(cx, source, &target, &r.table).await?;
         for key in keys(r).iter().filter(|k| !k.columns.contains(&hypertable.time_column)) {
             if let Some(obstacle) = &key.obstacle {
                 return Err(Error::refused(format!(
@@ -388,8 +364,9 @@ async fn read_back(cx: &mut Context, source: &Client, relations: &[Relation]) ->
     Ok(())
 }
 
-/// A default index of a hypertable made by hand gives way to the source's index of the same name, which comes after the copy (H-6).
-async fn make_room_for_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
+/// Drops default indexes of a hypertable that the operator created where the source has an index of the same name, which is created after the
+/// copy (H-6).
+async fn drop_default_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
     let names = "select c.relname::text as name from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass($1)";
     let wanted: Vec<String> = source.query(names, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect();
     for row in target.query(names, &[&table.sql()]).await? {
@@ -397,7 +374,7 @@ async fn make_room_for_indexes(cx: &Context, source: &Client, target: &Client, t
         // Before the copy the table has none of the source's own yet.
         if wanted.contains(&index.name) && !cx.is_finished(Stage::Hypertables) {
             target.batch_execute(&format!("drop index {}", index.sql())).await?;
-            cx.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name comes after the copy")).await;
+            cx.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name is created after the copy")).await;
         }
     }
     Ok(())

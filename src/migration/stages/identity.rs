@@ -6,15 +6,18 @@ use crate::{
     migration::{context::Context, relations},
     name::{TableName, ident},
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::Client,
+        own::Names,
+        publication,
     },
     plan::IdentityChoice,
     record::ChangedIdentity,
-    scope::Extent,
+    scope::Inclusion,
+    sqlstate,
 };
 
-/// A statement that locks a table waits this long for it before it lets the application go first.
+/// How long a statement waits for the lock on a table. The application's statements wait for it meanwhile.
 const LOCK_TIMEOUT: &str = "2s";
 
 /// What the operator may order while the stage asks.
@@ -35,7 +38,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Identity).await;
     let source = cx.source("identity").await?;
     loop {
-        // Listed before anything is changed, too: a table that is locked may hold the change up.
+        // Listed before anything is changed, too, because a locked table may block the change.
         let (mut relations, mut rows) = list(cx, &source).await?;
         if apply_plan(cx, &source, &relations).await? {
             (relations, rows) = list(cx, &source).await?;
@@ -50,8 +53,10 @@ pub async fn run(cx: &mut Context) -> Result<()> {
                 1 => "Nothing is open. 1 table is insert-only: its UPDATE and DELETE will not reach the target.".to_owned(),
                 n => format!("Nothing is open. {n} tables are insert-only: their UPDATE and DELETE will not reach the target."),
             },
-            [one] => format!("{} is still open. Settle it (f, u or i), or mend it yourself, then R to check again.", one.table),
-            many => format!("{} tables are still open, {} first. Settle them (f, u or i), or mend them yourself, then R.", many.len(), many[0].table),
+            [one] => format!("{} is still open. Settle it (f, u or i), or fix it yourself, then press R to check again.", one.table),
+            many => {
+                format!("{} tables are still open, {} first. Settle them (f, u or i), or fix them yourself, then press R.", many.len(), many[0].table)
+            }
         };
         let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
         match cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await? {
@@ -64,19 +69,19 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 }
 
 /// The relations and their checklist, reported.
-async fn list(cx: &Context, source: &Client) -> Result<(Vec<Relation>, Vec<IdentityRow>)> {
+async fn list(cx: &Context, source: &Client) -> Result<(Vec<SourceRelation>, Vec<IdentityRow>)> {
     let relations = relations::in_scope(cx, catalog::relations(source).await?).await?;
     let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, cx)).collect();
     cx.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
     Ok((relations, rows))
 }
 
-/// Takes the operator's choice into the plan, if the table can have it.
-async fn choose(cx: &mut Context, relations: &[Relation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
+/// Takes the operator's choice into the plan, if it is possible for the table.
+async fn choose(cx: &mut Context, relations: &[SourceRelation], table: TableName, choice: Option<IdentityChoice>) -> Result<()> {
     let Some(relation) = relations.iter().find(|r| r.table == table) else { return Ok(()) };
     match choice {
         None if cx.record.changed_identities.iter().any(|c| c.table == table) => {
-            let why = "it is changed on the source already; `hyperlift clean` takes it back".into();
+            let why = "it is changed on the source already; `hyperlift clean` undoes it".into();
             cx.reporter.report(Event::CommandRefused { command: format!("identity of {table}"), why }).await;
             return Ok(());
         }
@@ -97,11 +102,13 @@ async fn choose(cx: &mut Context, relations: &[Relation], table: TableName, choi
 }
 
 /// Whether a relation can have this identity.
-fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
+fn possible(relation: &SourceRelation, choice: &IdentityChoice) -> Result<()> {
     match choice {
         IdentityChoice::InsertOnly => Ok(()),
-        _ if relation.partitioned => Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
-            .hint("give it a primary key, or choose insert-only")),
+        _ if relation.storage.is_partitioned() => {
+            Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
+                .hint("give it a primary key, or choose insert-only"))
+        }
         IdentityChoice::Full if !relation.full_is_possible => {
             Err(Error::refused(format!("{} has generated columns: with FULL the source's own updates of it would fail", relation.table))
                 .hint("choose a unique index, or insert-only"))
@@ -117,7 +124,7 @@ fn possible(relation: &Relation, choice: &IdentityChoice) -> Result<()> {
 }
 
 /// What the table has now, and whether UPDATE and DELETE can be replicated with it.
-fn usable_identity(r: &Relation) -> (String, bool) {
+fn usable_identity(r: &SourceRelation) -> (String, bool) {
     let primary = r.primary_key();
     if let Some(leaf) = &r.bare_leaf {
         return (format!("nothing usable on leaf {leaf}"), false);
@@ -129,20 +136,21 @@ fn usable_identity(r: &Relation) -> (String, bool) {
             None => ("default, no PK".into(), false),
         },
         'i' => match &r.identity_index {
-            Some(name) if !r.partitioned => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
+            Some(name) if !r.storage.is_partitioned() => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
             Some(name) => (format!("index {name}"), false),
             None => ("index that was dropped".into(), false),
         },
         'f' if !r.full_is_possible => ("full, with generated columns".into(), false),
-        'f' => ("full".into(), !r.partitioned || primary.is_some_and(|p| p.usable)),
+        'f' => ("full".into(), !r.storage.is_partitioned() || primary.is_some_and(|p| p.usable)),
         _ => ("nothing".into(), false),
     }
 }
 
-fn assess(r: &Relation, cx: &Context) -> IdentityRow {
+fn assess(r: &SourceRelation, cx: &Context) -> IdentityRow {
     let (current, usable) = usable_identity(r);
     let chosen = cx.plan.identity(&r.table);
-    let indexes: Vec<String> = if r.partitioned { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
+    let indexes: Vec<String> =
+        if r.storage.is_partitioned() { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
     let mut row = IdentityRow {
         table: r.table.clone(),
         bytes: r.bytes,
@@ -176,13 +184,13 @@ fn assess(r: &Relation, cx: &Context) -> IdentityRow {
     } else {
         row.effect = "lost".into();
         row.state = IdentityState::Open;
-        row.proposed = Some(match (indexes.first(), r.partitioned) {
+        row.proposed = Some(match (indexes.first(), r.storage.is_partitioned()) {
             (_, true) => IdentityChoice::InsertOnly,
             (Some(index), _) => IdentityChoice::Index(index.clone()),
             (None, _) if !r.full_is_possible => IdentityChoice::InsertOnly,
             (None, _) => IdentityChoice::Full,
         });
-        row.reason = if r.partitioned {
+        row.reason = if r.storage.is_partitioned() {
             "The partition root has no primary key. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
         } else if !r.full_is_possible && indexes.is_empty() {
             "No unique index that could serve, and generated columns: with FULL, too, UPDATE and DELETE would FAIL on the source (from PostgreSQL 18 on), so it stays out until you choose."
@@ -197,10 +205,10 @@ fn assess(r: &Relation, cx: &Context) -> IdentityRow {
 }
 
 /// Whether the plan's identities fit the source's tables: all of them, before anything is changed.
-pub fn check_plan(cx: &Context, relations: &[Relation]) -> Result<()> {
+pub fn check_plan(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     for (table, choice) in &cx.plan.identities {
         let Some(relation) = relations.iter().find(|r| r.table == *table) else {
-            let why = if cx.plan.scope.extent(table) == Extent::All { "which the source does not have" } else { "which its filters leave out" };
+            let why = if cx.plan.scope.inclusion(table) == Inclusion::All { "which the source does not have" } else { "which its filters leave out" };
             return Err(Error::usage(format!("the plan names {table}, {why}")).hint("correct the [[identity]] entry of the plan"));
         };
         if let Err(e) = possible(relation, choice) {
@@ -212,9 +220,9 @@ pub fn check_plan(cx: &Context, relations: &[Relation]) -> Result<()> {
     Ok(())
 }
 
-/// Applies the plan's identities on the source; whether there was anything to do. Each change is recorded, with the statement that takes
-/// it back, before it is made.
-async fn apply_plan(cx: &mut Context, source: &Client, relations: &[Relation]) -> Result<bool> {
+/// Applies the plan's identities on the source; whether there was anything to do. Before a change is made it is recorded, with the
+/// statement that undoes it.
+async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
     check_plan(cx, relations)?;
     same_publication(cx, source, relations).await?;
     let mut changed = false;
@@ -244,26 +252,18 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[Relation]) -
     Ok(changed)
 }
 
-/// Once the slot is there, what is published insert-only stays so: a change would lose what happened in between.
-async fn same_publication(cx: &Context, source: &Client, relations: &[Relation]) -> Result<()> {
+/// Once the slot exists, what is published insert-only stays so: a change would lose what happened in between.
+async fn same_publication(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     if cx.record.slot.is_none() {
         return Ok(());
     }
-    let names = crate::pg::own::Names::of(&cx.record.id);
-    let published = source
-        .query(
-            "select n.nspname::text as schema, c.relname::text as name from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
-               join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1",
-            &[&names.insert_only],
-        )
-        .await?;
-    let published: Vec<TableName> = published.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect();
+    let published = publication::tables(source, &Names::new(&cx.record.id).insert_only).await?;
     let logged = |t: &TableName| relations.iter().any(|r| r.table == *t && !r.unlogged);
     let insert_only = cx.plan.identities.iter().filter(|(t, c)| **c == IdentityChoice::InsertOnly && logged(t));
     let planned: Vec<&TableName> = insert_only.map(|(t, _)| t).collect();
     match planned.iter().find(|t| !published.contains(t)) {
         Some(table) => Err(Error::refused(format!("{table} is to be insert-only now, but this migration publishes its updates already"))
-            .hint("take the [[identity]] entry back, or run `hyperlift clean`, empty the target and start again")),
+            .hint("remove the [[identity]] entry, or run `hyperlift clean`, empty the target and start again")),
         None if published.iter().any(|t| logged(t) && !planned.contains(&t)) => {
             Err(Error::refused("a table that was insert-only when this migration began is not any more")
                 .detail("its updates and deletes since then were not published")
@@ -273,17 +273,21 @@ async fn same_publication(cx: &Context, source: &Client, relations: &[Relation])
     }
 }
 
-/// Runs a statement that locks a table of the source, without ever making the application wait long for it.
+/// Runs a statement that locks a table of the source, and never makes the application wait long for it.
 async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str) -> Result<()> {
     for attempt in 1.. {
         let statement = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {sql}; commit");
         match cx.unless_stopped(async { Ok(source.batch_execute(&statement).await?) }).await {
             Ok(()) => return Ok(()),
-            Err(e) if e.has_code("55P03") => {
+            Err(e) if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) => {
                 source.batch_execute("rollback").await?;
                 let holders = catalog::lock_holders(source, table).await?;
                 let by = if holders.is_empty() { String::new() } else { format!(" It is held by {holders}.") };
-                cx.notice(Level::Warn, format!("{table} is locked on the source; attempt {attempt} gave way to the application.{by}")).await;
+                cx.notice(
+                    Level::Warn,
+                    format!("{table} is locked on the source; attempt {attempt} timed out so that the application does not wait.{by}"),
+                )
+                .await;
                 cx.unless_stopped(async {
                     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
                     Ok(())
@@ -302,14 +306,13 @@ async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::catalog::UniqueIndex;
+    use crate::pg::catalog::{Storage, UniqueIndex};
 
-    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> Relation {
-        Relation {
+    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> SourceRelation {
+        SourceRelation {
             oid: 1,
             table: TableName::new("public", "t"),
-            partitioned: false,
-            partitions: 0,
+            storage: Storage::Heap,
             unlogged: false,
             bytes: 0,
             rows: 0,
@@ -338,8 +341,8 @@ mod tests {
         assert!(!usable_identity(&relation('d', vec![index(false, true)])).1, "a unique index that nobody chose");
         assert!(!usable_identity(&relation('n', vec![index(true, true)])).1);
         assert!(usable_identity(&relation('f', vec![])).1);
-        assert!(!usable_identity(&Relation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
-        let root = Relation { partitioned: true, ..relation('f', vec![]) };
+        assert!(!usable_identity(&SourceRelation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
+        let root = SourceRelation { storage: Storage::Partitions { count: 2 }, ..relation('f', vec![]) };
         assert!(!usable_identity(&root).1, "new leaves of a root without primary key have no identity");
     }
 }

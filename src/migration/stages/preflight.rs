@@ -156,13 +156,13 @@ async fn name_what_is_left_out(cx: &Context, facts: &Facts, purpose: Purpose) ->
     let Some(omitted) = facts.scope.omitted.as_ref().filter(|_| !facts.scope.has_begun) else { return Ok(()) };
     let named = match purpose {
         Purpose::Migration => {
-            cx.work.replace(LEFT_OUT, (omitted.lines.join("\n") + "\n").as_bytes())?;
+            cx.work.replace(LEFT_OUT, omitted.to_lines().as_bytes())?;
             NAMED_LEFT_OUT
         }
         Purpose::CheckOnly => usize::MAX,
     };
-    for line in omitted.lines.iter().take(named) {
-        cx.notice(Level::Info, format!("left out: {}", line.replace('\n', " "))).await;
+    for object in omitted.list.iter().take(named) {
+        cx.notice(Level::Info, format!("left out: {}", object.to_string().replace('\n', " "))).await;
     }
     Ok(())
 }

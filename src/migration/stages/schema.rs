@@ -1,4 +1,4 @@
-//! Stage 3: roles, extensions and the schema up to the point where rows can come, statement by statement.
+//! Stage 3: roles, extensions, and the schema as far as it is needed before the rows.
 
 use crate::migration::restore;
 
@@ -11,6 +11,7 @@ use crate::{
         client::Client,
         dump::Statement,
         ledger,
+        object::ObjectKind,
         timescale::{self, Timescale},
     },
 };
@@ -21,9 +22,9 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     let mut target = cx.target("schema").await?;
     let ended = catalog::end_leftovers(&target, &cx.record.id).await? + catalog::end_leftovers(&source, &cx.record.id).await?;
     if ended > 0 {
-        cx.notice(Level::Info, format!("ended {ended} sessions that an earlier run left behind")).await;
+        cx.notice(Level::Info, format!("ended {ended} sessions of an earlier run")).await;
     }
-    let migration = ledger::Migration {
+    let migration = ledger::LedgerMigration {
         id: cx.record.id.clone(),
         source_system_id: cx.record.source.system_id.clone(),
         source_db: cx.record.source.database.clone(),
@@ -37,8 +38,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         cx.record.schema = Some(schema.digest.clone());
         cx.save()?;
         // What becomes of publications depends on hypertables, which may still be chosen.
-        for (object, reason) in schema.notes.iter().filter(|(object, _)| !object.starts_with("PUBLICATION ")) {
-            cx.not_moved(object, reason).await?;
+        for note in schema.notes.iter().filter(|n| n.object.kind != ObjectKind::Publication) {
+            cx.not_moved(&note.object, &note.reason).await?;
         }
         cx.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
         if !cx.config.skip_roles {
@@ -58,11 +59,12 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 }
 
 fn text_of(statements: &[Statement]) -> String {
-    let one = |s: &Statement| format!("-- {} ({})\n{};\n", s.object.replace('\n', " "), s.phase.word(), s.shown().trim_end_matches(';'));
+    let one =
+        |s: &Statement| format!("-- {} ({})\n{};\n", s.object.to_string().replace('\n', " "), s.phase.as_str(), s.shown().trim_end_matches(';'));
     statements.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// Creates the extension where it can be had and is not there yet.
+/// Creates the extension where it is available and not installed yet.
 async fn create_timescale(cx: &Context, target: &Client) -> Result<Option<Timescale>> {
     if cx.timescale.installed.is_some() || cx.timescale.available.is_none() {
         return Ok(None);

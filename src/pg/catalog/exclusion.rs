@@ -1,17 +1,21 @@
-//! What the filters of a migration mean for this very source, and partitions that become one table: what is left out besides what they
-//! name, and what stands against it.
+//! What the filters of a migration leave out of this source besides what they name, and why they may be impossible. Partitions that become
+//! one table on the target are left out in the same way.
 //!
-//! A view of a table that is left out cannot be made, nor a foreign key to it: PostgreSQL's own record of dependencies (`pg_depend`,
-//! documentation 5.15) tells all of them, before anything is begun.
+//! A view of a table that is left out cannot be made, nor a foreign key to it. PostgreSQL records such dependencies (`pg_depend`,
+//! documentation 5.15), so all of them are known before anything is begun.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
+use super::foreign_keys::foreign_keys;
 use crate::{
     error::Result,
     name::{TableName, ident},
-    pg::{catalog, client::Client, own::OWN_SCHEMAS},
+    pg::{client::Client, own::USER_SCHEMAS},
     plan::{IdentityChoice, Plan},
-    scope::{Extent, Kind, Scope},
+    scope::{FilterKind, Inclusion, Scope},
 };
 
 /// OIDs of a system catalog and of a row in it: an object, as `pg_depend` and `pg_dump` name it.
@@ -24,23 +28,23 @@ const PG_EXTENSION: u32 = 3079;
 
 /// What is left out.
 #[derive(Clone, Debug, Default)]
-pub struct Omitted {
-    objects: HashSet<ObjectId>,
+pub struct Excluded {
+    ids: HashSet<ObjectId>,
     /// Names of relations (tables, indexes, sequences, views) among them.
     relations: HashSet<TableName>,
     /// Tables among them that this user cannot read: `pg_dump` must not even try to lock them.
     pub unreadable: Vec<TableName>,
-    /// For the operator, one object a line: `view public.v: needs table public.t`.
-    pub lines: Vec<String>,
-    /// What cannot be as the filters say, each with its reason.
+    /// For the operator, in the order of their texts.
+    pub list: Vec<ExcludedObject>,
+    /// Why the source cannot be migrated with these filters, each with its reason.
     pub problems: Vec<String>,
     /// Filters that match nothing.
     pub unmatched: Vec<String>,
 }
 
-impl Omitted {
+impl Excluded {
     pub fn has(&self, object: ObjectId) -> bool {
-        self.objects.contains(&object)
+        self.ids.contains(&object)
     }
 
     pub fn has_relation(&self, name: &TableName) -> bool {
@@ -48,17 +52,65 @@ impl Omitted {
     }
 
     #[cfg(test)]
-    pub fn of(objects: &[ObjectId], relations: &[TableName]) -> Self {
-        Self { objects: objects.iter().copied().collect(), relations: relations.iter().cloned().collect(), ..Self::default() }
+    pub fn from_objects(objects: &[ObjectId], relations: &[TableName]) -> Self {
+        Self { ids: objects.iter().copied().collect(), relations: relations.iter().cloned().collect(), ..Self::default() }
+    }
+
+    /// The list for a file, one object a line.
+    pub fn to_lines(&self) -> String {
+        self.list.iter().fold(String::new(), |text, object| text + &object.to_string() + "\n")
     }
 
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.ids.is_empty()
+    }
+}
+
+/// An object that is left out, and why. It prints as `view public.v: needs table public.t`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ExcludedObject {
+    /// As `pg_identify_object` names it: `materialized view`, `table constraint`.
+    pub kind: String,
+    /// With its schema, quoted where needed.
+    pub name: String,
+    pub cause: Cause,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A filter names it, or it is a partition of what becomes one table.
+    Filter,
+    /// It belongs to an object that is left out.
+    PartOf(String),
+    /// It cannot exist without an object that is left out.
+    Needs(String),
+    /// Only the rows are left out, so that this foreign key stays NOT VALID.
+    RowsOnly { foreign_key: String, of: TableName },
+}
+
+impl fmt::Display for ExcludedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, cause } = self;
+        match cause {
+            Cause::Filter => write!(f, "{kind} {name}"),
+            cause => write!(f, "{kind} {name}: {cause}"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter => f.write_str("left out by a filter"),
+            Self::PartOf(whole) => write!(f, "belongs to {whole}"),
+            Self::Needs(needed) => write!(f, "needs {needed}"),
+            Self::RowsOnly { foreign_key, of } => write!(f, "foreign key {foreign_key} of {of} stays NOT VALID"),
+        }
     }
 }
 
 /// A table, view or foreign table of the source.
-struct Relation {
+struct ScopedRelation {
     oid: u32,
     name: TableName,
     /// Of the partition root, for a partition.
@@ -77,40 +129,41 @@ struct Index {
     parent: Option<u32>,
 }
 
-/// Resolves the plan's filters, and its tables without partitions, against the catalog. Without any nothing is asked.
-pub async fn resolve(client: &Client, plan: &Plan) -> Result<Omitted> {
+/// Resolves the plan's filters, and its tables without partitions, against the catalog. Without filters there is no query.
+pub async fn resolve(client: &Client, plan: &Plan) -> Result<Excluded> {
     if plan.scope.is_everything() && plan.one_table.is_empty() && plan.hypertables.is_empty() {
-        return Ok(Omitted::default());
+        return Ok(Excluded::default());
     }
-    // Of lists of thousands of objects the planner knows nothing, and of a catalog that was never analysed hardly more: where it believes
-    // that a few rows come it joins by comparing all with all.
+    // The planner knows nothing of arrays with thousands of objects, and little of a catalog that was never analysed. It expects a few rows
+    // and joins by nested loops, which take minutes on a large schema.
     client.batch_execute("set enable_nestloop = off").await?;
     let found = resolve_all(client, plan).await?;
     client.batch_execute("reset enable_nestloop").await?;
     Ok(found)
 }
 
-async fn resolve_all(client: &Client, plan: &Plan) -> Result<Omitted> {
+async fn resolve_all(client: &Client, plan: &Plan) -> Result<Excluded> {
     let scope = &plan.scope;
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
-    // A partition goes with its root.
-    let extent = |r: &Relation| scope.extent(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
-    let is_merged = |r: &Relation| r.root.and_then(|root| names.get(&root)).is_some_and(|root| plan.is_one_table(root));
-    let (kept, left): (Vec<&Relation>, Vec<&Relation>) = relations.iter().partition(|r| extent(r) != Extent::Nothing && !is_merged(r));
+    // A partition is included as its root is.
+    let inclusion = |r: &ScopedRelation| scope.inclusion(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
+    let is_merged = |r: &ScopedRelation| r.root.and_then(|root| names.get(&root)).is_some_and(|root| plan.is_one_table(root));
+    let (kept, left): (Vec<&ScopedRelation>, Vec<&ScopedRelation>) =
+        relations.iter().partition(|r| inclusion(r) != Inclusion::Nothing && !is_merged(r));
     if left.is_empty() && scope.is_everything() {
-        return Ok(Omitted::default());
+        return Ok(Excluded::default());
     }
     let kept: Vec<u32> = kept.iter().map(|r| r.oid).collect();
     let schemas = named(client, "select oid, nspname::text as name from pg_namespace n where true", true).await?;
     let extensions =
         named(client, "select oid, extname::text as name from pg_extension where extname not in ('plpgsql', 'timescaledb')", false).await?;
-    let indexes = if scope.rules().any(|(_, r)| r.kind == Kind::Index) { indexes(client, plan).await? } else { Vec::new() };
+    let indexes = if scope.rules().any(|(_, r)| r.kind == FilterKind::Index) { indexes(client, plan).await? } else { Vec::new() };
 
-    let mut found = Omitted {
+    let mut found = Excluded {
         unreadable: left.iter().filter(|r| r.is_table && !r.readable).map(|r| r.name.clone()).collect(),
         unmatched: unmatched(scope, &relations, &schemas, &extensions, &indexes),
-        ..Omitted::default()
+        ..Excluded::default()
     };
     for r in &relations {
         let Some(root) = r.root.and_then(|root| names.get(&root)) else { continue };
@@ -124,7 +177,7 @@ async fn resolve_all(client: &Client, plan: &Plan) -> Result<Omitted> {
         |oid: u32, name: &str| scope.excludes_schema(name) || (scope.chooses_tables() && !scope.includes_schema(name) && !needed.contains(&oid));
     seeds.extend(schemas.iter().filter(|(oid, name)| out(*oid, name)).map(|(oid, _)| (PG_NAMESPACE, *oid)));
     seeds.extend(extensions.iter().filter(|(_, name)| !scope.has_extension(name)).map(|(oid, _)| (PG_EXTENSION, *oid)));
-    for i in indexes.iter().filter(|i| !scope.has_index(&i.name) && scope.extent(&i.table) != Extent::Nothing) {
+    for i in indexes.iter().filter(|i| !scope.has_index(&i.name) && scope.inclusion(&i.table) != Inclusion::Nothing) {
         match (i.needed, i.parent) {
             // Not asked for is not excluded.
             _ if !scope.excludes_index(&i.name) && (i.needed.is_some() || i.parent.is_some()) => {}
@@ -137,38 +190,39 @@ async fn resolve_all(client: &Client, plan: &Plan) -> Result<Omitted> {
             (None, _) => seeds.push((PG_CLASS, i.oid)),
         }
     }
-    close(client, &seeds, (&kept, plan.publications), &mut found).await?;
-    for key in catalog::foreign_keys(client).await? {
-        if scope.extent(&key.from) == Extent::All && scope.extent(&key.to) == Extent::Structure {
-            found.lines.push(format!("rows of {}: foreign key {} of {} stays NOT VALID", key.to, key.name, key.from));
+    dependency_closure(client, &seeds, (&kept, plan.publications), &mut found).await?;
+    for key in foreign_keys(client).await? {
+        if scope.inclusion(&key.from) == Inclusion::All && scope.inclusion(&key.to) == Inclusion::Structure {
+            let cause = Cause::RowsOnly { foreign_key: key.name, of: key.from };
+            found.list.push(ExcludedObject { kind: "rows of".into(), name: key.to.to_string(), cause });
         }
     }
-    found.lines.sort();
+    found.list.sort_by_cached_key(ToString::to_string);
     found.problems.sort();
     Ok(found)
 }
 
-/// What would go with these tables and their partitions, one object a line.
-pub async fn hanging_on(client: &Client, tables: &[TableName]) -> Result<Vec<String>> {
+/// What `DROP … CASCADE` of these tables and their partitions would drop.
+pub async fn dependents(client: &Client, tables: &[TableName]) -> Result<Vec<ExcludedObject>> {
     let relations = relations(client).await?;
     let names: HashMap<u32, &TableName> = relations.iter().map(|r| (r.oid, &r.name)).collect();
-    let is_one = |r: &&Relation| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
+    let is_one = |r: &&ScopedRelation| tables.contains(r.root.and_then(|root| names.get(&root).copied()).unwrap_or(&r.name));
     let seeds: Vec<ObjectId> = relations.iter().filter(is_one).map(|r| (PG_CLASS, r.oid)).collect();
-    let mut found = Omitted::default();
-    close(client, &seeds, (&[], false), &mut found).await?;
-    Ok(found.lines)
+    let mut found = Excluded::default();
+    dependency_closure(client, &seeds, (&[], false), &mut found).await?;
+    Ok(found.list)
 }
 
-async fn relations(client: &Client) -> Result<Vec<Relation>> {
+async fn relations(client: &Client) -> Result<Vec<ScopedRelation>> {
     let sql = format!(
         "select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind in ('r', 'p') as is_table,
                 case when c.relispartition then pg_partition_root(c.oid)::oid end as root,
                 has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {OWN_SCHEMAS}
+          where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
     );
-    let relation = |r: &tokio_postgres::Row| Relation {
+    let relation = |r: &tokio_postgres::Row| ScopedRelation {
         oid: r.get("oid"),
         name: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
         root: r.get("root"),
@@ -179,7 +233,7 @@ async fn relations(client: &Client) -> Result<Vec<Relation>> {
 }
 
 async fn named(client: &Client, sql: &str, schemas: bool) -> Result<Vec<(u32, String)>> {
-    let sql = if schemas { format!("{sql} and {OWN_SCHEMAS}") } else { sql.to_owned() };
+    let sql = if schemas { format!("{sql} and {USER_SCHEMAS}") } else { sql.to_owned() };
     Ok(client.query(&sql, &[]).await?.iter().map(|r| (r.get("oid"), r.get("name"))).collect())
 }
 
@@ -191,7 +245,7 @@ async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<Index>> {
            from pg_index i
            join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
            join pg_class t on t.oid = i.indrelid join pg_namespace tn on tn.oid = t.relnamespace
-          where {OWN_SCHEMAS}"
+          where {USER_SCHEMAS}"
     );
     let index = |r: &tokio_postgres::Row| {
         let name = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
@@ -207,28 +261,28 @@ async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<Index>> {
     Ok(client.query(&sql, &[]).await?.iter().map(index).collect())
 }
 
-/// Filters that name nothing of the source: most likely they are mistyped.
-fn unmatched(scope: &Scope, relations: &[Relation], schemas: &[(u32, String)], extensions: &[(u32, String)], indexes: &[Index]) -> Vec<String> {
+/// Filters that match nothing of the source: most likely they are mistyped.
+fn unmatched(scope: &Scope, relations: &[ScopedRelation], schemas: &[(u32, String)], extensions: &[(u32, String)], indexes: &[Index]) -> Vec<String> {
     let matches_any = |rule: &crate::scope::Rule| match rule.kind {
-        Kind::Schema => schemas.iter().any(|(_, name)| rule.matches_name(name)),
-        Kind::Extension => extensions.iter().any(|(_, name)| rule.matches_name(name)),
-        Kind::Table => relations.iter().any(|r| rule.matches(&r.name)),
-        Kind::Data => relations.iter().any(|r| r.is_table && rule.matches(&r.name)),
-        Kind::Index => indexes.iter().any(|i| rule.matches(&i.name)),
+        FilterKind::Schema => schemas.iter().any(|(_, name)| rule.matches_name(name)),
+        FilterKind::Extension => extensions.iter().any(|(_, name)| rule.matches_name(name)),
+        FilterKind::Table => relations.iter().any(|r| rule.matches(&r.name)),
+        FilterKind::Data => relations.iter().any(|r| r.is_table && rule.matches(&r.name)),
+        FilterKind::Index => indexes.iter().any(|i| rule.matches(&i.name)),
     };
     scope.rules().filter(|(_, rule)| !matches_any(rule)).map(|(flag, rule)| format!("{flag} {rule}")).collect()
 }
 
-/// The filters want a partition to be treated otherwise than its root.
+/// Why the filters cannot treat a partition differently from its root.
 fn partition_problem(scope: &Scope, partition: &TableName, root: &TableName) -> Option<String> {
-    let named = |kind: Kind, include: bool| {
+    let named = |kind: FilterKind, include: bool| {
         let rules = if include { &scope.include } else { &scope.exclude };
         rules.iter().any(|r| r.kind == kind && r.matches(partition))
     };
-    let what = match scope.extent(root) {
-        Extent::Nothing if !scope.is_chosen(root) && named(Kind::Table, true) => "migrated alone",
-        Extent::Structure | Extent::All if scope.excludes(partition) => "left out alone",
-        Extent::All if named(Kind::Data, false) => "left without its rows alone",
+    let what = match scope.inclusion(root) {
+        Inclusion::Nothing if !scope.is_chosen(root) && named(FilterKind::Table, true) => "migrated alone",
+        Inclusion::Structure | Inclusion::All if scope.excludes(partition) => "left out alone",
+        Inclusion::All if named(FilterKind::Data, false) => "left without its rows alone",
         _ => return None,
     };
     Some(format!("{partition} cannot be {what}: it is a partition of {root}"))
@@ -253,61 +307,12 @@ async fn needed_schemas(client: &Client, relations: &[u32]) -> Result<HashSet<u3
     Ok(client.query(sql, &[&relations]).await?.iter().map(|r| r.get("oid")).collect())
 }
 
-/// Everything that cannot be without the seeds. A sequence stays that a kept table's default counts with, whoever owns it.
-async fn close(client: &Client, seeds: &[ObjectId], (kept, publications): (&[u32], bool), found: &mut Omitted) -> Result<()> {
-    let sql = "
-        with recursive kept as (select o as oid from unnest($3::oid[]) o),
-        seed as (select c as classid, o as objid from unnest($1::oid[], $2::oid[]) as s(c, o)),
-        -- sequences that defaults of kept tables count with
-        counting as (
-            select d.refobjid as oid from pg_depend d join pg_attrdef a on a.oid = d.objid
-             where d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_class'::regclass and a.adrelid in (select oid from kept)
-               and d.refobjid in (select seqrelid from pg_sequence)),
-        gone(classid, objid) as (
-            select classid, objid from seed
-             union
-            select e.classid, e.objid from gone cross join lateral (
-                select d.classid, d.objid from pg_depend d
-                 where d.refclassid = gone.classid and d.refobjid = gone.objid and d.deptype <> 'p'
-                   and not (d.classid = 'pg_class'::regclass and d.deptype = 'a' and d.objid in (select oid from counting))
-                 union all
-                -- the whole of which it is a part: the view of a rule, the constraint of an index
-                select d.refclassid, d.refobjid from pg_depend d
-                 where d.classid = gone.classid and d.objid = gone.objid and d.deptype = 'i') e),
-        edge as (
-            select d.classid, d.objid, d.refclassid, d.refobjid, d.deptype
-              from gone g join pg_depend d on d.classid = g.classid and d.objid = g.objid
-              join gone p on p.classid = d.refclassid and p.objid = d.refobjid),
-        part as (
-            select classid, objid, bool_or(deptype = 'i') as is_inner, bool_or(deptype in ('a', 'P')) as is_part from edge group by 1, 2),
-        -- its own reason, or that of the rule which makes a view of it
-        reason as (
-            select classid, objid, refclassid, refobjid, case deptype when 'a' then 1 when 'P' then 1 when 'i' then 4 else 2 end as rank from edge
-             union all
-            select 'pg_class'::regclass, r.ev_class, e.refclassid, e.refobjid, 3
-              from edge e join pg_rewrite r on r.oid = e.objid where e.classid = 'pg_rewrite'::regclass and e.refobjid <> r.ev_class),
-        cause as (
-            select distinct on (classid, objid) classid, objid, refclassid, refobjid from reason order by classid, objid, rank, refclassid, refobjid)
-        select g.classid, g.objid, coalesce(o.type, '') as type, coalesce(o.identity, '') as identity,
-               (g.classid, g.objid) in (select classid, objid from seed) as is_seed,
-               coalesce(p.is_inner, false) as is_inner, coalesce(p.is_part, false) as is_part,
-               c.relname::text as name, n.nspname::text as schema,
-               coalesce(c.relkind in ('r', 'p') and g.objid in (select oid from kept), false) as is_kept_table,
-               g.classid = 'pg_attrdef'::regclass or coalesce(k.contype = 'c', false) as is_inline,
-               exists (select from pg_depend d where d.classid = g.classid and d.objid = g.objid and d.deptype = 'P') as is_inherited,
-               i.type || ' ' || i.identity as cause
-          from gone g
-          cross join lateral pg_identify_object(g.classid, g.objid, 0) o
-          left join part p on p.classid = g.classid and p.objid = g.objid
-          left join cause on cause.classid = g.classid and cause.objid = g.objid
-          left join lateral pg_identify_object(cause.refclassid, cause.refobjid, 0) i on cause.refobjid is not null
-          left join pg_class c on g.classid = 'pg_class'::regclass and c.oid = g.objid
-          left join pg_namespace n on n.oid = c.relnamespace
-          left join pg_constraint k on g.classid = 'pg_constraint'::regclass and k.oid = g.objid
-         where g.classid not in ('pg_amop'::regclass, 'pg_amproc'::regclass) and ($4 or g.classid::regclass::text !~ '^pg_publication')";
+/// Finds what depends on the seeds: everything that cannot exist without them. A sequence stays that a kept table's default counts with,
+/// whoever owns it.
+async fn dependency_closure(client: &Client, seeds: &[ObjectId], (kept, publications): (&[u32], bool), found: &mut Excluded) -> Result<()> {
     let (classes, objects): (Vec<u32>, Vec<u32>) = seeds.iter().copied().unzip();
-    for r in client.query(sql, &[&classes, &objects, &kept, &publications]).await? {
-        found.objects.insert((r.get("classid"), r.get("objid")));
+    for r in client.query(include_str!("exclusion_closure.sql"), &[&classes, &objects, &kept, &publications]).await? {
+        found.ids.insert((r.get("classid"), r.get("objid")));
         if let Some(name) = r.get::<_, Option<&str>>("name") {
             let name = TableName::new(r.get::<_, &str>("schema"), name);
             if name.schema == "pg_toast" {
@@ -316,25 +321,30 @@ async fn close(client: &Client, seeds: &[ObjectId], (kept, publications): (&[u32
             found.relations.insert(name);
         }
         let (is_seed, is_inner, is_part): (bool, bool, bool) = (r.get("is_seed"), r.get("is_inner"), r.get("is_part"));
-        let what = format!("{} {}", r.get::<_, &str>("type"), r.get::<_, &str>("identity"));
+        let (kind, name): (String, String) = (r.get("type"), r.get("identity"));
         let cause = r.get::<_, Option<&str>>("cause").unwrap_or("what is left out");
-        if r.get("is_kept_table") || (r.get("is_inline") && !is_part && !is_inner && !is_seed) {
-            found.problems.push(format!("{what} cannot do without {cause}, which is left out"));
+        let cause = if r.get("is_kept_table") || (r.get("is_inline") && !is_part && !is_inner && !is_seed) {
+            found.problems.push(format!("{kind} {name} cannot do without {cause}, which is left out"));
+            continue;
         } else if is_seed {
-            found.lines.push(what);
+            Cause::Filter
         } else if is_part {
             // What a partition has because its root has it comes with the root.
-            if !is_inner && !r.get::<_, bool>("is_inline") && !r.get::<_, bool>("is_inherited") {
-                found.lines.push(format!("{what}: belongs to {cause}"));
+            if is_inner || r.get::<_, bool>("is_inline") || r.get::<_, bool>("is_inherited") {
+                continue;
             }
-        } else if !is_inner {
-            found.lines.push(format!("{what}: needs {cause}"));
-        }
+            Cause::PartOf(cause.to_owned())
+        } else if is_inner {
+            continue;
+        } else {
+            Cause::Needs(cause.to_owned())
+        };
+        found.list.push(ExcludedObject { kind, name, cause });
     }
     Ok(())
 }
 
-/// A name as pg_dump's `--exclude-table` wants it: nothing in quotes is a pattern.
+/// A name as pg_dump's `--exclude-table` takes it: nothing in quotes is a pattern.
 pub fn exact_pattern(table: &TableName) -> String {
     format!("{}.{}", ident(&table.schema), ident(&table.name))
 }

@@ -10,8 +10,8 @@ use crate::{error::Result, name::TableName, pg::client::Client};
 pub struct Partition {
     /// OID of the root.
     pub root: u32,
-    /// The condition that its rows satisfy, and no others of the root; `None` where nothing says so. Those of a default partition depend
-    /// on what other partitions there are, those of a hash partition on OIDs of the source.
+    /// The condition that its rows satisfy and no others of the root do; `None` where there is none. For a default partition it changes with
+    /// every new partition; a hash partition has none that the target could evaluate, because it names OIDs of the source.
     pub bounds: Option<String>,
 }
 

@@ -1,11 +1,14 @@
-//! Who else is at work on a server, and what they hold back.
+//! Other sessions of a server: open transactions, locks, and what an earlier run left.
 
-use super::value;
-use crate::{error::Result, name::TableName, pg::client::Client};
+use crate::{
+    error::Result,
+    name::TableName,
+    pg::client::{Client, value},
+};
 
 /// A session or prepared transaction that has been holding a transaction open.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct TransactionHolder {
     pub pid: i32,
     pub who: String,
     pub state: String,
@@ -15,7 +18,7 @@ pub struct Holder {
 
 /// Who holds a transaction id (or, with `below`, one older than that), in any database, but for hyperlift itself. What the sessions of others
 /// do is seen only with the rights of `pg_read_all_stats`.
-pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>> {
+pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<TransactionHolder>> {
     // age(xid) grows with age; a 32-bit xid older than the horizon has a greater age than the horizon's own.
     let horizon = below.map_or_else(String::new, |x| format!("and age(s.backend_xid) > age('{}'::text::xid)", (x as u32).max(3)));
     let prepared_horizon = below.map_or_else(String::new, |x| format!("where age(p.transaction) > age('{}'::text::xid)", (x as u32).max(3)));
@@ -35,7 +38,7 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Holder>>
     let rows = client.query(&sql, &[]).await?;
     Ok(rows
         .iter()
-        .map(|r| Holder {
+        .map(|r| TransactionHolder {
             pid: r.get("pid"),
             who: r.get("who"),
             state: r.get("state"),
@@ -63,12 +66,12 @@ pub async fn lock_holders(client: &Client, table: &TableName) -> Result<String> 
     Ok(rows.iter().map(|r| r.get::<_, String>("who")).collect::<Vec<_>>().join("; "))
 }
 
-/// Ends sessions of this migration that a killed process left behind in this database; returns how many. Both databases may be on one
-/// server.
+/// Ends sessions of this migration in this database that a killed process left; returns how many. Sessions in the other database, which may
+/// be on the same server, are left alone.
 pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
     let pattern = format!("hyperlift/{migration}/%");
     let mut ended = 0;
-    // Terminated is not gone: until then it may still commit what it was doing.
+    // A terminated session ends a little later, and may still commit until then.
     for _ in 0..100 {
         let row = client
             .query_one(
@@ -79,7 +82,7 @@ pub async fn end_leftovers(client: &Client, migration: &str) -> Result<i64> {
             .await;
         let left: i64 = match row {
             Ok(row) => row.get("ended"),
-            // One test server has a single session and no activity to look at.
+            // A server of the tests has a single session and no pg_stat_activity.
             Err(e) if e.as_db_error().is_some() => 0,
             Err(e) => return Err(e.into()),
         };

@@ -1,4 +1,4 @@
-//! What tables look like, to notice what changes.
+//! The columns and leaves of tables, by which changes of their definitions are noticed.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::OWN_SCHEMAS},
-    scope::{Extent, Scope},
+    pg::{client::Client, own::USER_SCHEMAS},
+    scope::{Inclusion, Scope},
 };
 
 /// What a table looked like when it was copied: its columns, and its leaves.
@@ -43,7 +43,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
                        coalesce(array_agg(atttypid order by attnum), '{{}}') as types, coalesce(array_agg(atttypmod order by attnum), '{{}}') as modifiers,
                        coalesce(array_agg(attgenerated <> '' order by attnum), '{{}}') as generated
                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a
-          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {OWN_SCHEMAS}
+          where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
     );
     let shape = |r: &tokio_postgres::Row| {
@@ -60,11 +60,11 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
         Shape { oid: r.get("oid"), columns: (0..numbers.len()).map(column).collect(), leaves: r.get("leaves") }
     };
     let rows = client.query(&sql, &[]).await?;
-    let wanted = |r: &&tokio_postgres::Row| scope.extent(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Extent::All;
+    let wanted = |r: &&tokio_postgres::Row| scope.inclusion(&TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("table"))) == Inclusion::All;
     Ok(rows.iter().filter(wanted).map(|r| (r.get("name"), shape(r))).collect())
 }
 
-/// Tables that are not as they were, and how; partitions that were added are replicated and make no difference.
+/// Tables whose definition changed, and how. New partitions are replicated and do not count.
 pub fn differences(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape>) -> Vec<(String, &'static str)> {
     if before.is_empty() {
         return Vec::new();
@@ -95,14 +95,14 @@ pub fn difference(before: &BTreeMap<String, Shape>, now: &BTreeMap<String, Shape
 #[derive(Clone, Debug)]
 pub struct ColumnDefault {
     pub name: String,
-    /// An expression, for rows to come.
+    /// An expression, for new rows.
     pub default: Option<String>,
-    /// The value of rows from before the column.
+    /// The value of rows that are older than the column.
     pub missing: Option<String>,
     pub not_null: bool,
 }
 
-/// Of all columns of a table that are not computed; empty for one that is gone.
+/// The defaults of all columns that are not generated; empty for a table that is gone.
 pub async fn column_defaults(client: &Client, oid: u32) -> Result<Vec<ColumnDefault>> {
     let sql = "select a.attname::text as name, pg_get_expr(d.adbin, d.adrelid) as default, a.attnotnull as not_null,
                       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end as missing

@@ -7,7 +7,7 @@ pub const TARGET: std::ops::RangeInclusive<u32> = 15..=18;
 pub const TID_RANGE_SCAN: u32 = 14;
 /// `old_snapshot_threshold` was removed in 17.
 pub const NO_OLD_SNAPSHOT_THRESHOLD: u32 = 17;
-/// `pg_replication_slots` tells why a slot was invalidated from 17 on.
+/// `pg_replication_slots` says why a slot was invalidated from 17 on.
 pub const INVALIDATION_REASON: u32 = 17;
 /// A source may invalidate a slot that nobody uses (`idle_replication_slot_timeout`) from 18 on.
 pub const IDLE_SLOT_TIMEOUT: u32 = 18;

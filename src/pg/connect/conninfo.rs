@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 
 pub use files::Env;
 
-/// How long a server may take to let us in, when nobody says otherwise.
+/// How long connecting may take by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// TCP keepalives notice a dead peer within a minute.
 pub(in crate::pg) const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ const KEYS: &[(&str, &str)] = &[
     ("connect_timeout", "PGCONNECT_TIMEOUT"),
     ("target_session_attrs", "PGTARGETSESSIONATTRS"),
     ("channel_binding", "PGCHANNELBINDING"),
-    // They decide whom to trust, so they must not be passed over in silence: `Conninfo::build` refuses them.
+    // They decide whom to trust, so they must not be ignored: `Conninfo::build` refuses them.
     ("sslcrl", "PGSSLCRL"),
     ("sslcrldir", "PGSSLCRLDIR"),
     ("sslpassword", ""),
@@ -80,9 +80,9 @@ pub enum SslMode {
     VerifyFull,
 }
 
-/// Which servers of several will do (libpq's `target_session_attrs`, `primary` and `standby` by what they accept).
+/// Which of several servers is accepted (libpq's `target_session_attrs`). `primary` and `standby` are taken as `read-write` and `read-only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Session {
+pub enum SessionAttribute {
     Any,
     ReadWrite,
     ReadOnly,
@@ -140,7 +140,7 @@ pub struct Conninfo {
     options: Option<String>,
     /// None: no limit.
     connect_timeout: Option<Duration>,
-    session: Session,
+    session: SessionAttribute,
     channel_binding: ChannelBinding,
 }
 
@@ -175,7 +175,7 @@ impl Conninfo {
                 given.entry(key).or_insert(value);
             }
         }
-        // A host from the environment must not complete an address that was written down, nor the other way round.
+        // A host from the environment must not complete an address that was given, nor the other way round.
         let placed = given.contains_key("host") || given.contains_key("hostaddr");
         for (key, variable) in KEYS {
             let settled = given.contains_key(*key) || (placed && matches!(*key, "host" | "hostaddr"));
@@ -214,14 +214,14 @@ impl Conninfo {
         let session = choice(
             given,
             "target_session_attrs",
-            Session::Any,
+            SessionAttribute::Any,
             &[
-                ("any", Session::Any),
-                ("read-write", Session::ReadWrite),
-                ("primary", Session::ReadWrite),
-                ("read-only", Session::ReadOnly),
-                ("standby", Session::ReadOnly),
-                ("prefer-standby", Session::PreferStandby),
+                ("any", SessionAttribute::Any),
+                ("read-write", SessionAttribute::ReadWrite),
+                ("primary", SessionAttribute::ReadWrite),
+                ("read-only", SessionAttribute::ReadOnly),
+                ("standby", SessionAttribute::ReadOnly),
+                ("prefer-standby", SessionAttribute::PreferStandby),
             ],
         )?;
         let channel_binding = choice(
@@ -277,7 +277,7 @@ impl Conninfo {
         self.connect_timeout
     }
 
-    pub fn session(&self) -> Session {
+    pub fn session_attribute(&self) -> SessionAttribute {
         self.session
     }
 
@@ -285,7 +285,7 @@ impl Conninfo {
         self.channel_binding
     }
 
-    /// Another database of the same server, with the same password: that is a role's, whatever database the password file names.
+    /// Another database of the same server, with the same password: a password belongs to a role, whatever database the password file names.
     #[must_use]
     pub fn with_dbname(&self, dbname: &str) -> Self {
         Self { dbname: dbname.to_owned(), ..self.clone() }
@@ -327,10 +327,10 @@ impl Conninfo {
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => config::SslMode::Require,
         });
         config.target_session_attrs(match self.session {
-            Session::ReadWrite => TargetSessionAttrs::ReadWrite,
-            Session::ReadOnly => TargetSessionAttrs::ReadOnly,
+            SessionAttribute::ReadWrite => TargetSessionAttrs::ReadWrite,
+            SessionAttribute::ReadOnly => TargetSessionAttrs::ReadOnly,
             // tokio-postgres has no preference
-            Session::Any | Session::PreferStandby => TargetSessionAttrs::Any,
+            SessionAttribute::Any | SessionAttribute::PreferStandby => TargetSessionAttrs::Any,
         });
         config
     }
@@ -362,10 +362,10 @@ impl Conninfo {
             (
                 "PGTARGETSESSIONATTRS",
                 match self.session {
-                    Session::Any => None,
-                    Session::ReadWrite => Some("read-write".to_owned()),
-                    Session::ReadOnly => Some("read-only".to_owned()),
-                    Session::PreferStandby => Some("prefer-standby".to_owned()),
+                    SessionAttribute::Any => None,
+                    SessionAttribute::ReadWrite => Some("read-write".to_owned()),
+                    SessionAttribute::ReadOnly => Some("read-only".to_owned()),
+                    SessionAttribute::PreferStandby => Some("prefer-standby".to_owned()),
                 },
             ),
             (
@@ -416,7 +416,7 @@ fn choice<T: Copy>(given: &HashMap<String, String>, key: &str, default: T, value
     })
 }
 
-/// Pairs the comma-separated lists up: a single port is for all hosts, otherwise there are as many.
+/// Pairs the comma-separated lists: a single port is for all hosts, otherwise there are as many ports as hosts.
 fn hosts(names: Option<String>, addrs: Option<String>, ports: Option<String>) -> Result<Vec<Host>> {
     let list = |text: Option<String>| text.map(|text| text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>());
     let (names, addrs, ports) = (list(names), list(addrs), list(ports).unwrap_or_default());
@@ -439,7 +439,7 @@ fn hosts(names: Option<String>, addrs: Option<String>, ports: Option<String>) ->
                 addr: addr.map(|addr| addr.parse().map_err(|_| Error::usage("hostaddr is not an IP address"))).transpose()?,
                 port: port.ok_or_else(|| {
                     Error::usage(format!("the port of host {} is not a number from 1 to 65535", i + 1))
-                        .hint("an IPv6 address stands in brackets; in a password write / as %2F, @ as %40, : as %3A")
+                        .hint("put an IPv6 address in brackets; in a password write / as %2F, @ as %40, : as %3A")
                 })?,
                 password: None,
             })

@@ -4,8 +4,11 @@
 
 use std::{collections::VecDeque, io, time::Duration};
 
-use super::conninfo::{Conninfo, Host, Session, SslMode};
-use crate::error::{Error, Kind};
+use super::conninfo::{Conninfo, Host, SessionAttribute, SslMode};
+use crate::{
+    error::{Error, Kind},
+    sqlstate,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encryption {
@@ -15,24 +18,24 @@ pub enum Encryption {
     Required,
 }
 
-/// One way to try.
+/// A host, and how to connect to it.
 #[derive(Clone)]
-pub struct Candidate {
+pub struct HostCandidate {
     pub host: Host,
     pub encryption: Encryption,
     /// What the server must answer about `transaction_read_only`.
-    pub session: Session,
-    /// Only worth it when the one before failed for its encryption.
+    pub session: SessionAttribute,
+    /// Tried only when the candidate before it failed because of its encryption.
     otherwise: bool,
 }
 
-/// The candidates that are left, and why the earlier ones failed.
-pub struct Attempts {
-    left: VecDeque<Candidate>,
+/// The remaining candidates, and why the earlier ones failed.
+pub struct ConnectOrder {
+    remaining: VecDeque<HostCandidate>,
     failures: Vec<Error>,
 }
 
-impl Attempts {
+impl ConnectOrder {
     pub fn new(info: &Conninfo) -> Self {
         let encryptions: &[Encryption] = match info.ssl().mode {
             SslMode::Disable => &[Encryption::Plain],
@@ -40,36 +43,36 @@ impl Attempts {
             SslMode::Prefer => &[Encryption::Offered, Encryption::Plain],
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Encryption::Required],
         };
-        let sessions: &[Session] = match info.session() {
-            Session::Any => &[Session::Any],
-            Session::ReadWrite => &[Session::ReadWrite],
-            Session::ReadOnly => &[Session::ReadOnly],
-            Session::PreferStandby => &[Session::ReadOnly, Session::Any],
+        let sessions: &[SessionAttribute] = match info.session_attribute() {
+            SessionAttribute::Any => &[SessionAttribute::Any],
+            SessionAttribute::ReadWrite => &[SessionAttribute::ReadWrite],
+            SessionAttribute::ReadOnly => &[SessionAttribute::ReadOnly],
+            SessionAttribute::PreferStandby => &[SessionAttribute::ReadOnly, SessionAttribute::Any],
         };
-        let mut left = VecDeque::new();
+        let mut remaining = VecDeque::new();
         for &session in sessions {
             for host in info.hosts() {
                 let encryptions = if host.is_unix() { &[Encryption::Plain] } else { encryptions };
                 for (i, &encryption) in encryptions.iter().enumerate() {
-                    left.push_back(Candidate { host: host.clone(), encryption, session, otherwise: i > 0 });
+                    remaining.push_back(HostCandidate { host: host.clone(), encryption, session, otherwise: i > 0 });
                 }
             }
         }
-        Self { left, failures: Vec::new() }
+        Self { remaining, failures: Vec::new() }
     }
 
-    /// Notes why `candidate` failed and drops what cannot do better.
-    pub fn failed(&mut self, trouble: Trouble, candidate: &Candidate, info: &Conninfo) {
-        if !trouble.is_about_encryption() {
-            while self.left.front().is_some_and(|next| next.otherwise) {
-                self.left.pop_front();
+    /// Records why `candidate` failed, and drops candidates that would fail for the same reason.
+    pub fn failed(&mut self, failure: ConnectFailure, candidate: &HostCandidate, info: &Conninfo) {
+        if !failure.is_about_encryption() {
+            while self.remaining.front().is_some_and(|next| next.otherwise) {
+                self.remaining.pop_front();
             }
         }
-        let answered = matches!(trouble, Trouble::Server(_) | Trouble::NoPassword | Trouble::Authentication(_));
-        let error = trouble.explain(info, &candidate.host);
-        // A server that was reached and says no is an answer; libpq asks no other either.
-        if answered && error.kind == Kind::Refused && !self.left.front().is_some_and(|next| next.otherwise) {
-            self.left.clear();
+        let answered = matches!(failure, ConnectFailure::Server(_) | ConnectFailure::NoPassword | ConnectFailure::Authentication(_));
+        let error = failure.explain(info, &candidate.host);
+        // A server that was reached and refuses us is the answer. libpq tries no other either.
+        if answered && error.kind == Kind::Refused && !self.remaining.front().is_some_and(|next| next.otherwise) {
+            self.remaining.clear();
         }
         self.failures.push(error);
     }
@@ -87,60 +90,60 @@ impl Attempts {
     }
 }
 
-impl Iterator for Attempts {
-    type Item = Candidate;
-    fn next(&mut self) -> Option<Candidate> {
-        self.left.pop_front()
+impl Iterator for ConnectOrder {
+    type Item = HostCandidate;
+    fn next(&mut self) -> Option<HostCandidate> {
+        self.remaining.pop_front()
     }
 }
 
-/// Why a connection did not come about.
+/// Why a connection failed.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ConnectFailure {
     /// The network or the operating system.
     Io(io::Error),
     Timeout(Duration),
-    /// The server closed the connection without a word.
+    /// The server closed the connection without an error.
     Closed,
     NoTls,
-    /// The TLS request was answered with an error, whose text nobody vouches for (CVE-2024-10977).
+    /// The TLS request was answered with an error. Its text is not shown, because anybody in between can have written it (CVE-2024-10977).
     TlsRequestFailed,
     Tls(io::Error),
     NoPassword,
-    /// SCRAM: the server does not know our password, or we cannot speak its method.
+    /// SCRAM: the server does not know our password, or its method is not supported.
     Authentication(String),
     /// An ErrorResponse.
     Server(Error),
     /// `target_session_attrs` asks for another kind of server.
-    Session(&'static str),
+    WrongSession(&'static str),
     Other(Error),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for ConnectFailure {
     fn from(e: io::Error) -> Self {
         if e.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(e) }
     }
 }
 
-impl Trouble {
+impl ConnectFailure {
     fn is_about_encryption(&self) -> bool {
         match self {
             Self::NoTls | Self::Tls(_) | Self::TlsRequestFailed => true,
             // "no pg_hba.conf entry for host …, SSL encryption"
-            Self::Server(e) => e.has_code("28000"),
+            Self::Server(e) => e.has_code(sqlstate::INVALID_AUTHORIZATION),
             _ => false,
         }
     }
 
-    /// The words for an operator; the kinds are those of every connection error.
+    /// The error for the operator.
     fn explain(self, info: &Conninfo, host: &Host) -> Error {
         match self {
             Self::Io(e) => Error::connection(format!("cannot connect to {host}: {}", reason(&e)))
                 .hint("check the host, the port, and that nothing between blocks the connection")
                 .source(e),
             Self::Timeout(after) => Error::connection(format!("cannot connect to {host}: no answer within {} s", after.as_secs()))
-                .hint("check the host, the port and the firewalls between; connect_timeout sets the patience"),
-            Self::Closed => Error::connection(format!("{host} closed the connection before it was made"))
+                .hint("check the host, the port and the firewalls between; connect_timeout sets how long to wait"),
+            Self::Closed => Error::connection(format!("{host} closed the connection before it was established"))
                 .hint("check that a PostgreSQL server listens there; its log may say more"),
             Self::NoTls => {
                 Error::refused(format!("{host} offers no TLS")).hint("enable ssl on the server, or set sslmode=disable if the network is trusted")
@@ -156,23 +159,23 @@ impl Trouble {
             Self::NoPassword => Error::refused(format!("{host} asks for the password of user \"{}\" and there is none", info.user()))
                 .hint("set PGPASSWORD, or add a line to ~/.pgpass (mode 0600): host:port:dbname:user:password"),
             Self::Authentication(why) => Error::refused(format!("{host} and user \"{}\" cannot authenticate: {why}", info.user())),
-            Self::Session(found) => Error::refused(format!("{host} is {found}")).hint("target_session_attrs asks for another kind of server"),
+            Self::WrongSession(found) => Error::refused(format!("{host} is {found}")).hint("target_session_attrs asks for another kind of server"),
             Self::Server(e) => refusal(e, info, host),
             Self::Other(e) => e.context(host),
         }
     }
 }
 
-/// What a server said instead of letting us in.
+/// The error with which a server refused a connection.
 fn refusal(e: Error, info: &Conninfo, host: &Host) -> Error {
     let code = e.sqlstate.clone().unwrap_or_default();
     let (kind, hint) = match code.as_str() {
-        "28P01" => (Kind::Refused, "check the user and the password (PGPASSWORD, ~/.pgpass)"),
-        "28000" => (Kind::Refused, "check the user, and that the server's pg_hba.conf lets it in from here"),
-        "3D000" => (Kind::Refused, "create the database, or correct its name"),
-        "42501" => (Kind::Refused, "grant the user the right to connect (and replication, where asked for)"),
-        "57P03" => (Kind::Connection, "the server is starting, stopping or recovering: try again in a moment"),
-        "53300" => (Kind::Connection, "raise max_connections of the server, or use fewer connections"),
+        sqlstate::INVALID_PASSWORD => (Kind::Refused, "check the user and the password (PGPASSWORD, ~/.pgpass)"),
+        sqlstate::INVALID_AUTHORIZATION => (Kind::Refused, "check the user, and that the server's pg_hba.conf lets it in from here"),
+        sqlstate::INVALID_CATALOG_NAME => (Kind::Refused, "create the database, or correct its name"),
+        sqlstate::INSUFFICIENT_PRIVILEGE => (Kind::Refused, "grant the user the right to connect (and replication, where asked for)"),
+        sqlstate::CANNOT_CONNECT_NOW => (Kind::Connection, "the server is starting, stopping or recovering: retry in a moment"),
+        sqlstate::TOO_MANY_CONNECTIONS => (Kind::Connection, "raise max_connections of the server, or use fewer connections"),
         _ => (e.kind, ""),
     };
     let mut e = e.context(format!("{host} refuses user \"{}\"", info.user()));
@@ -198,7 +201,7 @@ mod tests {
     }
 
     fn plan(text: &str) -> String {
-        let tried = Attempts::new(&info(text)).map(|c| format!("{} {:?} {:?}", c.host, c.encryption, c.session));
+        let tried = ConnectOrder::new(&info(text)).map(|c| format!("{} {:?} {:?}", c.host, c.encryption, c.session));
         tried.collect::<Vec<_>>().join(", ")
     }
 
@@ -217,46 +220,46 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_tried_again_only_after_trouble_with_tls() {
+    fn plain_is_tried_only_after_a_failure_of_tls() {
         let info = info("user=u host=a,b");
-        let fails = |trouble: Trouble| {
-            let mut attempts = Attempts::new(&info);
-            let first = attempts.next().unwrap();
-            attempts.failed(trouble, &first, &info);
-            attempts.next().map(|next| (next.host.name, next.encryption))
+        let fails = |failure: ConnectFailure| {
+            let mut order = ConnectOrder::new(&info);
+            let first = order.next().unwrap();
+            order.failed(failure, &first, &info);
+            order.next().map(|next| (next.host.name, next.encryption))
         };
         let tls = || io::Error::other(rustls::Error::DecryptError);
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        assert_eq!(fails(Trouble::Tls(tls())), Some(("a".to_owned(), Encryption::Plain)));
-        assert_eq!(fails(Trouble::Server(Error::database("28000", "no entry", None, None))), Some(("a".to_owned(), Encryption::Plain)));
-        assert_eq!(fails(Trouble::Io(refused())), Some(("b".to_owned(), Encryption::Offered)));
-        assert_eq!(fails(Trouble::Server(Error::database("57P03", "starting", None, None))), Some(("b".to_owned(), Encryption::Offered)));
-        assert_eq!(fails(Trouble::Server(Error::database("28P01", "wrong", None, None))), None);
-        assert_eq!(fails(Trouble::NoPassword), None);
-        assert_eq!(fails(Trouble::Session("read-only")), Some(("b".to_owned(), Encryption::Offered)));
+        assert_eq!(fails(ConnectFailure::Tls(tls())), Some(("a".to_owned(), Encryption::Plain)));
+        assert_eq!(fails(ConnectFailure::Server(Error::database("28000", "no entry", None, None))), Some(("a".to_owned(), Encryption::Plain)));
+        assert_eq!(fails(ConnectFailure::Io(refused())), Some(("b".to_owned(), Encryption::Offered)));
+        assert_eq!(fails(ConnectFailure::Server(Error::database("57P03", "starting", None, None))), Some(("b".to_owned(), Encryption::Offered)));
+        assert_eq!(fails(ConnectFailure::Server(Error::database("28P01", "wrong", None, None))), None);
+        assert_eq!(fails(ConnectFailure::NoPassword), None);
+        assert_eq!(fails(ConnectFailure::WrongSession("read-only")), Some(("b".to_owned(), Encryption::Offered)));
     }
 
     #[test]
     fn every_failure_names_the_host_and_a_remedy() {
         let info = info("user=u host=db.example port=6 password=hunter2");
         let host = &info.hosts()[0];
-        for (trouble, kind) in [
-            (Trouble::Io(io::Error::from_raw_os_error(111)), Kind::Connection),
-            (Trouble::Timeout(Duration::from_secs(10)), Kind::Connection),
-            (Trouble::Closed, Kind::Connection),
-            (Trouble::NoTls, Kind::Refused),
-            (Trouble::TlsRequestFailed, Kind::Connection),
-            (Trouble::Tls(io::Error::other(rustls::Error::DecryptError)), Kind::Refused),
-            (Trouble::NoPassword, Kind::Refused),
-            (Trouble::Server(Error::database("28P01", "wrong", None, None)), Kind::Refused),
-            (Trouble::Server(Error::database("3D000", "none", None, None)), Kind::Refused),
-            (Trouble::Server(Error::database("57P03", "starting", None, None)), Kind::Connection),
+        for (failure, kind) in [
+            (ConnectFailure::Io(io::Error::from_raw_os_error(111)), Kind::Connection),
+            (ConnectFailure::Timeout(Duration::from_secs(10)), Kind::Connection),
+            (ConnectFailure::Closed, Kind::Connection),
+            (ConnectFailure::NoTls, Kind::Refused),
+            (ConnectFailure::TlsRequestFailed, Kind::Connection),
+            (ConnectFailure::Tls(io::Error::other(rustls::Error::DecryptError)), Kind::Refused),
+            (ConnectFailure::NoPassword, Kind::Refused),
+            (ConnectFailure::Server(Error::database("28P01", "wrong", None, None)), Kind::Refused),
+            (ConnectFailure::Server(Error::database("3D000", "none", None, None)), Kind::Refused),
+            (ConnectFailure::Server(Error::database("57P03", "starting", None, None)), Kind::Connection),
         ] {
-            let e = trouble.explain(&info, host);
+            let e = failure.explain(&info, host);
             assert!(e.kind == kind && e.to_string().contains("db.example:6") && e.hint.is_some(), "{e:?}");
             assert!(!format!("{e:?}").contains("hunter2"));
         }
-        let e = Trouble::Io(io::Error::from_raw_os_error(111)).explain(&info, host);
+        let e = ConnectFailure::Io(io::Error::from_raw_os_error(111)).explain(&info, host);
         assert_eq!(e.to_string(), "cannot connect to db.example:6: Connection refused");
     }
 }

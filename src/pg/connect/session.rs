@@ -18,8 +18,8 @@ impl fmt::Display for Side {
     }
 }
 
-/// The statements that make a session independent of what the server, the database or the role has set: values print the same
-/// on both sides, names are what they say, and nothing times out behind our back.
+/// The statements that make a session independent of the settings of the server, the database and the role: values print the same on
+/// both sides, names mean the same objects, and no timeout interrupts it.
 ///
 /// They are statements and not startup options because poolers drop those.
 pub fn session_settings(side: Side, version_num: u32) -> String {
@@ -34,7 +34,7 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
         "xmloption = 'content'",
         "search_path = ''",
         "row_security = off",
-        // Compiling takes longer than what is asked of the catalogs, and than applying a batch.
+        // Compiling takes longer than queries of the catalogs, or applying a batch.
         "jit = off",
         "statement_timeout = 0",
         "lock_timeout = 0",
@@ -47,7 +47,7 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
         settings.push("transaction_timeout = 0");
     }
     settings.extend(match side {
-        // Not for a standby that is gone: what we change on the source must not hang on it.
+        // Not `on`: changes on the source would wait for a synchronous standby that is down.
         Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local"],
         Side::Target => ["check_function_bodies = off", "synchronous_commit = on"],
     });

@@ -87,9 +87,9 @@ impl Tls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verify {
     Nothing,
-    /// It was signed by a root we know.
+    /// A root that we know signed it.
     Chain,
-    /// And it is made out to the host we asked for.
+    /// Also, it names the host that we asked for.
     ChainAndName,
 }
 
@@ -135,7 +135,7 @@ fn client_certificate(ssl: &Ssl) -> Result<Option<ClientCertificate>> {
     let key = ssl.key.as_deref().ok_or_else(|| Error::usage(format!("sslcert {cert} has no private key")).hint("set sslkey to its file"))?;
     let wrong = |e: &dyn fmt::Display| Error::usage(format!("sslkey {key}: {e}"));
     let about = std::fs::metadata(key).map_err(|e| wrong(&e))?;
-    // root may share a key with a group, anybody else keeps it to himself (libpq's rule)
+    // root may share a key with a group, nobody else may (libpq's rule)
     let forbidden = if about.uid() == 0 { 0o037 } else { 0o077 };
     if about.permissions().mode() & forbidden != 0 {
         return Err(wrong(&"others can read it").hint("chmod 0600 that file"));
@@ -239,8 +239,8 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl Verifier {
-    /// Where nothing vouches for the certificate a signature by it proves nothing either; and X.509 version 1 certificates,
-    /// which `openssl x509 -req` makes and PostgreSQL's users have, cannot be read by webpki.
+    /// A signature by a certificate that nobody vouches for proves nothing. Also, webpki cannot read certificates of X.509 version 1, which
+    /// `openssl x509 -req` makes and some users of PostgreSQL have.
     fn signature(&self, verify: impl FnOnce() -> Result<HandshakeSignatureValid, rustls::Error>) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.verify == Verify::Nothing { Ok(HandshakeSignatureValid::assertion()) } else { verify() }
     }
@@ -258,7 +258,7 @@ fn within_validity(cert: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustl
     }
 }
 
-/// A certificate without alternative names is made out to its common name, as in libpq.
+/// A certificate without alternative names is for the host in its common name, as in libpq.
 fn common_name_fits(cert: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
     const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
@@ -274,7 +274,7 @@ fn common_name_fits(cert: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
     name_fits(&common, &name.to_str())
 }
 
-/// `*.example.com` stands for exactly one label.
+/// The `*` of `*.example.com` matches exactly one label.
 fn name_fits(pattern: &str, host: &str) -> bool {
     let host = host.trim_end_matches('.');
     match pattern.strip_prefix("*.") {

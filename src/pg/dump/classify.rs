@@ -1,25 +1,25 @@
-//! Understanding a dump: its statements, with the phase of each, edited where the order of a live migration needs another form.
+//! The statements of a dump, each with its phase, edited where the target or the order of a live migration needs another form.
 
 use pg_query::{
     NodeEnum,
-    protobuf::{AConst, AlterTableType, CmdType, CommentStmt, IndexStmt, ObjectType, RangeVar, VariableSetStmt, a_const},
+    protobuf::{AConst, CommentStmt, IndexStmt, ObjectType, VariableSetStmt, a_const},
 };
-
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 
 use super::{
-    Phase, Schema, Statement, Target,
-    alter_table::{alter_table, index_column, index_element, is_plain_index, qualified_name},
-    downgrade::{Adapted, Note, Older},
-    hex,
-    privileges::{is_right, map_roles, member_of},
+    alter_table::alter_table,
+    ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
+    downgrade::{Adapted, Downgrade},
+    phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
+    privileges::{map_roles, member_of},
     publications::{self, publication_of},
+    statement::{Note, Phase, Schema, Statement, Target, hex},
 };
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, literal},
-    pg::own::is_own_publication,
+    pg::{object::ObjectRef, own::is_own_publication},
     plan::{KeyChoice, Plan},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
     let mut reader = Reader {
         plan,
         target,
-        older: Older::new(target.major),
+        downgrade: Downgrade::new(target.major),
         statements: Vec::new(),
         notes: Vec::new(),
         hash: Sha256::new(),
@@ -41,11 +41,12 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         access_method: None,
         grantor: None,
         unpublished: HashSet::new(),
+        plain_indexes: HashSet::new(),
     };
     let mut header = None;
     let mut end = 0;
     for part in parts {
-        // The parts are slices of the text; pg_dump's comment before one names what it belongs to, and what follows it, too.
+        // The parts are slices of the text. pg_dump's comment before one names what it and those that follow belong to.
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
         let sql = strip_comments(part);
         let body = start + (sql.as_ptr() as usize - part.as_ptr() as usize);
@@ -54,8 +55,8 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         if sql.is_empty() {
             continue;
         }
-        let label = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
-        reader.read(sql, label)?;
+        let object = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
+        reader.read(sql, object.into())?;
     }
     Ok(Schema { statements: reader.statements, digest: hex(reader.hash), notes: reader.notes })
 }
@@ -78,24 +79,16 @@ fn strip_comments(part: &str) -> &str {
     rest
 }
 
-pub(super) fn table_of(relation: Option<&RangeVar>) -> Option<TableName> {
-    relation.map(|r| TableName::new(&r.schemaname, &r.relname))
-}
-
-pub(super) fn deparse(node: &NodeEnum) -> Result<String> {
-    node.deparse(pg_query::DeparseOptions::default()).map_err(|e| Error::failed(format!("cannot print an edited statement: {e}")))
-}
-
 /// Reads the statements of a dump in their order.
 struct Reader<'a> {
     plan: &'a Plan,
     target: Target,
-    older: Older,
+    downgrade: Downgrade,
     statements: Vec<Statement>,
     notes: Vec<Note>,
     /// Of all statements that are the application's.
     hash: Sha256,
-    /// The phase of what needs no other: pg_dump writes what comes after the data behind all that comes before it.
+    /// The phase of statements that need no other one: pg_dump writes its section "post-data" after "pre-data".
     section: Phase,
     /// `SET default_table_access_method`, where it is not the usual one.
     access_method: Option<String>,
@@ -103,22 +96,24 @@ struct Reader<'a> {
     grantor: Option<String>,
     /// Publications that are not made on the target.
     unpublished: HashSet<String>,
+    /// Keys of the source that became indexes which are not unique.
+    plain_indexes: HashSet<TableName>,
 }
 
 impl Reader<'_> {
-    fn read(&mut self, sql: &str, label: String) -> Result<()> {
+    fn read(&mut self, sql: &str, object: ObjectRef) -> Result<()> {
         let parsed = match pg_query::parse(sql, pg_query::ParserOptions::default()) {
             Ok(parsed) => parsed,
             Err(e) => {
                 // Newer than the parser: it is sent as it was printed.
-                tracing::warn!("{label} is not understood: {e}");
+                tracing::warn!("{object} is not known to the parser: {e}");
                 self.hash.update(sql);
-                self.statements.push(Statement::new(self.section, label, sql));
+                self.statements.push(Statement::new(self.section, object, sql));
                 return Ok(());
             }
         };
         let Some(node) = parsed.protobuf.stmts.into_iter().next().and_then(|s| s.stmt).and_then(|s| s.node) else { return Ok(()) };
-        // They are there from the copy on.
+        // They are not the application's.
         if publication_of(&node).is_some_and(is_own_publication) {
             return Ok(());
         }
@@ -132,9 +127,9 @@ impl Reader<'_> {
             NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
             node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
             node => {
-                for Adapted { node, sql, phase } in self.older.adapt(node, sql, &label, &mut self.notes)? {
+                for Adapted { node, sql, phase } in self.downgrade.adapt(node, sql, &object, &mut self.notes)? {
                     let before = self.statements.len();
-                    self.sort(node, &sql, label.clone())?;
+                    self.add(node, &sql, object.clone())?;
                     self.statements[before..].iter_mut().for_each(|s| s.phase = phase.unwrap_or(s.phase));
                 }
             }
@@ -142,7 +137,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// What a setting of the dump means for the statements behind it.
+    /// What a setting of the dump means for the statements after it.
     fn set(&mut self, s: &VariableSetStmt) {
         let value = s.args.first().and_then(|a| match &a.node {
             Some(NodeEnum::AConst(AConst { val: Some(a_const::Val::Sval(text)), .. })) => Some(text.sval.clone()),
@@ -155,20 +150,16 @@ impl Reader<'_> {
         }
     }
 
-    /// Sorts one statement, edited where the target or the order of a live migration needs another form.
-    fn sort(&mut self, mut node: NodeEnum, sql: &str, object: String) -> Result<()> {
-        let mut statement = Statement::new(self.section, object, sql);
+    /// Adds one statement, edited where the target or the order of a live migration needs another form.
+    fn add(&mut self, mut node: NodeEnum, sql: &str, object: ObjectRef) -> Result<()> {
+        let mut statement = Statement::new(phase_of(&node, self.section), object, sql);
         let (roles, mapped) = map_roles(&mut node, &self.plan.roles);
         statement.roles = roles;
         if mapped {
             statement.sql = deparse(&node)?;
         }
-        if is_right(&node) {
-            statement.member_of = member_of(&mut node);
-            if !matches!(node, NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_)) {
-                statement.object.insert_str(0, "owner of ");
-            }
-            self.statements.push(self.right(statement));
+        if is_privilege(&node) {
+            self.add_privilege(node, statement);
             return Ok(());
         }
         match node {
@@ -176,38 +167,12 @@ impl Reader<'_> {
                 s.if_not_exists = true;
                 statement.sql = deparse(&NodeEnum::CreateSchemaStmt(s))?;
             }
-            NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
-                if let NodeEnum::CreateStmt(s) = &mut node
-                    && s.partspec.is_some()
-                    && table_of(s.relation.as_ref()).is_some_and(|t| self.plan.is_one_table(&t))
-                {
-                    s.partspec = None;
-                    statement.sql = deparse(&node)?;
-                }
-                if let Some(method) = &self.access_method {
-                    let setting = "set local default_table_access_method =";
-                    statement.sql = format!("{setting} {};\n{};\n{setting} default", ident(method), statement.sql);
-                }
-            }
+            NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => self.table(&mut statement, node)?,
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
-            NodeEnum::CommentStmt(ref s) => {
-                self.comment(s, statement);
-                return Ok(());
-            }
-            NodeEnum::IndexStmt(s) => index(&mut statement, *s, self.plan)?,
-            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, s, statement, self.plan),
-            NodeEnum::CreateTrigStmt(_) | NodeEnum::CreatePolicyStmt(_) => statement.phase = Phase::Cutover,
-            // They would fire at hyperlift's own statements.
-            NodeEnum::CreateEventTrigStmt(_) | NodeEnum::AlterEventTrigStmt(_) => statement.phase = Phase::Handover,
-            NodeEnum::AlterObjectDependsStmt(s) if s.object_type == ObjectType::ObjectTrigger as i32 => statement.phase = Phase::Cutover,
-            // A constraint that was added to a domain later may not hold for rows that are there, and would be looked at again whenever
-            // replay writes such a row.
-            NodeEnum::AlterDomainStmt(s) if s.subtype == "C" => statement.phase = Phase::Cutover,
-            // A view's own rule belongs to the view; other rules would change what replay writes.
-            NodeEnum::RuleStmt(r) if r.event != CmdType::CmdSelect as i32 => statement.phase = Phase::Cutover,
-            // TimescaleDB makes no hypertable of what is published.
+            NodeEnum::CommentStmt(ref s) => self.comment(s, &mut statement),
+            NodeEnum::IndexStmt(s) => self.plain_indexes.extend(index(&mut statement, *s, self.plan)?),
+            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.plain_indexes, s, statement, self.plan),
             NodeEnum::CreatePublicationStmt(s) => {
-                statement.phase = Phase::Handover;
                 let name = s.pubname.clone();
                 let Some(sql) = publications::create(s, sql, self.target, &mut self.notes)? else {
                     self.unpublished.insert(name);
@@ -215,14 +180,8 @@ impl Reader<'_> {
                 };
                 statement.sql = sql;
             }
-            NodeEnum::AlterPublicationStmt(s) => {
-                statement.phase = Phase::Handover;
-                if !publications::may_add(&s, self.plan, &mut self.notes) {
-                    return Ok(());
-                }
-            }
+            NodeEnum::AlterPublicationStmt(s) if !publications::may_add(&s, self.plan, &mut self.notes) => return Ok(()),
             NodeEnum::CreateSubscriptionStmt(s) => {
-                statement.phase = Phase::Subscription;
                 statement.secret = true;
                 statement.sql = publications::without_slot(s, self.target)?;
             }
@@ -234,100 +193,85 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Owners and grants come last of all: until then everything belongs to the user of the migration.
-    fn right(&self, mut statement: Statement) -> Statement {
-        statement.phase = Phase::Handover;
+    /// A table or a materialised view: without its partitions where the plan says so, and with its access method.
+    fn table(&self, statement: &mut Statement, mut node: NodeEnum) -> Result<()> {
+        if let NodeEnum::CreateStmt(s) = &mut node
+            && s.partspec.is_some()
+            && table_of(s.relation.as_ref()).is_some_and(|t| self.plan.is_one_table(&t))
+        {
+            s.partspec = None;
+            statement.sql = deparse(&node)?;
+        }
+        if let Some(method) = &self.access_method {
+            let setting = "set local default_table_access_method =";
+            statement.sql = format!("{setting} {};\n{};\n{setting} default", ident(method), statement.sql);
+        }
+        Ok(())
+    }
+
+    /// An owner or a grant, by the role that gave it.
+    fn add_privilege(&mut self, mut node: NodeEnum, mut statement: Statement) {
+        statement.member_of = member_of(&mut node);
+        if !matches!(node, NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_)) {
+            statement.object = statement.object.owner_of();
+        }
         if let Some(grantor) = &self.grantor {
             let grantor = self.plan.roles.get(grantor).unwrap_or(grantor);
             statement.sql = format!("set local role {};\n{};\nset local role none", ident(grantor), statement.sql);
             statement.roles.push(grantor.clone());
             statement.member_of.push(grantor.clone());
         }
-        statement
+        self.statements.push(statement);
     }
 
-    /// A comment comes right behind what it is about.
-    fn comment(&mut self, s: &CommentStmt, mut statement: Statement) {
-        use ObjectType as O;
-        const LAST: [O; 3] = [O::ObjectEventTrigger, O::ObjectPublication, O::ObjectSubscription];
-        if s.objtype == O::ObjectExtension as i32 {
-            // Its own comment comes with it; another one needs its owner.
-            let name = s.object.as_ref().and_then(|o| if let Some(NodeEnum::String(name)) = &o.node { Some(literal(&name.sval)) } else { None });
-            statement.phase = Phase::Handover;
+    fn comment(&self, s: &CommentStmt, statement: &mut Statement) {
+        statement.phase = phase_of_comment(s.objtype, self.section);
+        if s.objtype == ObjectType::ObjectExtension as i32 {
+            // Its own comment comes with it. To set another one its owner is needed.
+            let name = s.object.as_ref().and_then(|o| text_of(o)).map(literal).unwrap_or_default();
+            let comment = literal(&s.comment);
             statement.sql = format!(
                 "do {} ",
                 literal(&format!(
-                    "begin if obj_description((select oid from pg_extension where extname = {}), 'pg_extension') is distinct from {} then\n{};\nend if; end",
-                    name.unwrap_or_default(),
-                    literal(&s.comment),
+                    "begin if obj_description((select oid from pg_extension where extname = {name}), 'pg_extension') is distinct from {comment} \
+                     then\n{};\nend if; end",
                     statement.sql
                 ))
             );
-        } else if self.section == Phase::PostIndex {
-            if s.objtype == O::ObjectTabconstraint as i32
-                && let [schema, table, name] = qualified_name(s.object.as_deref())[..]
-                && is_plain_index(&self.statements, &TableName::new(schema, table), name)
-            {
-                let index = TableName::new(schema, name);
-                statement.sql = format!("comment on index {} is {}", index.sql(), literal(&s.comment));
-            } else if [O::ObjectTrigger, O::ObjectPolicy, O::ObjectRule, O::ObjectTabconstraint, O::ObjectDomconstraint]
-                .iter()
-                .any(|o| *o as i32 == s.objtype)
-            {
-                statement.phase = Phase::Cutover;
-            } else if LAST.iter().any(|o| *o as i32 == s.objtype) {
-                statement.phase = Phase::Handover;
-            }
+        } else if s.objtype == ObjectType::ObjectTabconstraint as i32
+            && let [schema, _, name] = qualified_name(s.object.as_deref())[..]
+            && self.plain_indexes.contains(&TableName::new(schema, name))
+        {
+            let index = TableName::new(schema, name);
+            statement.phase = self.section;
+            statement.sql = format!("comment on index {} is {}", index.sql(), literal(&s.comment));
         }
-        self.statements.push(statement);
     }
 }
 
-/// Whether pg_dump writes such a statement only behind the data.
-fn begins_post_data(node: &NodeEnum) -> bool {
-    match node {
-        NodeEnum::IndexStmt(_)
-        | NodeEnum::CreateTrigStmt(_)
-        | NodeEnum::CreatePolicyStmt(_)
-        | NodeEnum::CreateStatsStmt(_)
-        | NodeEnum::CreateEventTrigStmt(_)
-        | NodeEnum::CreatePublicationStmt(_)
-        | NodeEnum::CreateSubscriptionStmt(_)
-        | NodeEnum::RuleStmt(_) => true,
-        NodeEnum::AlterDomainStmt(s) => s.subtype == "C",
-        NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| match &c.node {
-            Some(NodeEnum::AlterTableCmd(c)) => {
-                [AlterTableType::AtAddConstraint, AlterTableType::AtEnableRowSecurity].iter().any(|kind| *kind as i32 == c.subtype)
-            }
-            _ => false,
-        }),
-        _ => false,
-    }
-}
-
-/// An index; a unique one of a hypertable has its time column.
-fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<()> {
-    statement.phase = Phase::Index;
+/// An index. A unique one of a hypertable gets its time column, or is not unique any more: then its name is returned.
+fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<Option<TableName>> {
     statement.table = table_of(s.relation.as_ref());
     statement.makes = Some(s.idxname.clone());
     if let (Some(table), Some(relation)) = (&statement.table, s.relation.as_mut())
         && !relation.inh
         && plan.is_one_table(table)
     {
-        // Of a partitioned table; those of its partitions would be attached to it.
+        // pg_dump writes ONLY for a partitioned table, because the indexes of its partitions are attached later. Here it has none.
         relation.inh = true;
         statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s.clone())))?;
     }
-    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(()) };
+    let Some(hypertable) = statement.table.as_ref().and_then(|t| plan.hypertable(t)).filter(|_| s.unique) else { return Ok(None) };
     if s.index_params.iter().filter_map(index_column).any(|c| c == hypertable.time_column) {
-        return Ok(());
+        return Ok(None);
     }
     match hypertable.key {
         KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
         KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
     }
+    let plain = if s.unique { None } else { statement.index_name() };
     statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s)))?;
-    Ok(())
+    Ok(plain)
 }
 
 #[cfg(test)]
@@ -363,11 +307,27 @@ CREATE POLICY p ON public.t USING (true);
 ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
 CREATE STATISTICS public.s ON a, b FROM public.t;
 ALTER TABLE public.t CLUSTER ON t_pkey;";
-        let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object)).collect();
+        let found: Vec<(Phase, String)> = one(sql, &Plan::default()).into_iter().map(|s| (s.phase, s.object.to_string())).collect();
         let phases: Vec<Phase> = found.iter().map(|f| f.0).collect();
         let (i, p, c) = (Phase::Index, Phase::PostIndex, Phase::Cutover);
         assert_eq!(phases, [i, i, c, c, c, c, c, p, p]);
         assert_eq!(found[0].1, "CONSTRAINT public.t_pkey");
+    }
+
+    #[test]
+    fn what_waits_for_the_cutover_among_pre_data_does_not_end_the_pre_data() {
+        let sql = "
+CREATE TABLE public.t (a integer, CONSTRAINT c CHECK ((a > 0)));
+ALTER TABLE ONLY public.t FORCE ROW LEVEL SECURITY;
+COMMENT ON CONSTRAINT c ON public.t IS 'inline';
+ALTER TABLE public.t OWNER TO somebody;
+CREATE VIEW public.v AS SELECT 1;
+ALTER TABLE public.t ADD CONSTRAINT later CHECK ((a > 1)) NOT VALID;
+COMMENT ON CONSTRAINT later ON public.t IS 'later';
+COMMENT ON INDEX public.i IS 'as its index';";
+        let phases: Vec<Phase> = one(sql, &Plan::default()).into_iter().map(|s| s.phase).collect();
+        let (d, p, c, h) = (Phase::PreData, Phase::PostIndex, Phase::Cutover, Phase::Handover);
+        assert_eq!(phases, [d, c, d, h, d, c, c, p]);
     }
 
     #[test]

@@ -1,60 +1,58 @@
-//! What a newer server says of its objects and an older target does not know: said in its words, or left out and told.
+//! Statements of a newer server that an older target does not know: put in a form that it knows, or left out with a note.
 
 use pg_query::{
-    Node, NodeEnum,
+    NodeEnum,
     protobuf::{AlterTableCmd, AlterTableStmt, AlterTableType, CommentStmt, ConstrType, Constraint, CreateStmt, GrantStmt, ObjectType, TypeName},
 };
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Phase,
-    alter_table::qualified_name,
-    classify::{deparse, table_of},
+    ast::{deparse, parse_one, qualified_name, table_of, texts_of},
+    statement::{Note, Phase},
 };
 use crate::{
     error::Result,
     name::{TableName, ident, idents, literal},
-    pg::catalog::versions,
+    pg::{
+        catalog::versions,
+        object::{ObjectKind, ObjectRef},
+    },
 };
 
-/// What became of something, in words: the object and the reason.
-pub type Note = (String, String);
-
-/// A statement in the words of the target.
+/// A statement in a form that the target knows.
 pub(super) struct Adapted {
     pub node: NodeEnum,
     pub sql: String,
-    /// Where it is not the phase that such a statement has.
+    /// Where it differs from the usual phase of such a statement.
     pub phase: Option<Phase>,
 }
 
 impl Adapted {
     fn parsed(sql: String, phase: Option<Phase>) -> Option<Self> {
-        let node = pg_query::parse(&sql, pg_query::ParserOptions::default()).ok()?.protobuf.stmts.into_iter().next()?.stmt?.node?;
-        Some(Self { node, sql, phase })
+        Some(Self { node: parse_one(&sql)?, sql, phase })
     }
 }
 
 /// What has been read of a dump, for a target of this major version.
-pub(super) struct Older {
+pub(super) struct Downgrade {
     target: u32,
     /// Partitioned tables, with the types of their columns.
     partitioned: HashMap<TableName, HashMap<String, TypeName>>,
-    /// Names of all constraints that are made.
+    /// Names of all constraints that are created.
     constraints: HashSet<String>,
-    /// Indexes of partitioned tables that are not made: those of their partitions stand alone.
+    /// Indexes of partitioned tables that are not created. Those of their partitions exist alone.
     rootless: HashSet<TableName>,
 }
 
 const NOT_ENFORCED: &str = "left out: it is not enforced, and the target enforces every constraint";
 
-impl Older {
+impl Downgrade {
     pub fn new(target: u32) -> Self {
         Self { target, partitioned: HashMap::new(), constraints: HashSet::new(), rootless: HashSet::new() }
     }
 
-    /// The statements that the target gets for one of the dump, `label` for people; none for what it cannot have.
-    pub fn adapt(&mut self, node: NodeEnum, sql: &str, label: &str, notes: &mut Vec<Note>) -> Result<Vec<Adapted>> {
+    /// The statements that the target gets for one of the dump; none for what it cannot have.
+    pub fn adapt(&mut self, node: NodeEnum, sql: &str, object: &ObjectRef, notes: &mut Vec<Note>) -> Result<Vec<Adapted>> {
         let same = |node: NodeEnum| Ok(vec![Adapted { node, sql: sql.to_owned(), phase: None }]);
         let other = |node: NodeEnum| Ok(vec![Adapted { sql: deparse(&node)?, node, phase: None }]);
         if self.target >= versions::NOT_NULL_CONSTRAINTS {
@@ -80,15 +78,15 @@ impl Older {
                 forms.map_or_else(|| same(NodeEnum::AlterTableStmt(s)), Ok)
             }
             NodeEnum::CommentStmt(s) if self.is_left_out(&s) => {
-                notes.push((label.to_owned(), "left out: the target has no constraint of that name".into()));
+                notes.push(Note::new(object.clone(), "left out: the target has no constraint of that name"));
                 Ok(Vec::new())
             }
-            NodeEnum::GrantStmt(mut s) => match self.privileges(&mut s, label, notes) {
+            NodeEnum::GrantStmt(mut s) => match self.privileges(&mut s, object, notes) {
                 Privileges::All => same(NodeEnum::GrantStmt(s)),
                 Privileges::Some => other(NodeEnum::GrantStmt(s)),
                 Privileges::None => Ok(Vec::new()),
             },
-            NodeEnum::AlterDefaultPrivilegesStmt(mut s) => match s.action.as_mut().map(|action| self.privileges(action, label, notes)) {
+            NodeEnum::AlterDefaultPrivilegesStmt(mut s) => match s.action.as_mut().map(|action| self.privileges(action, object, notes)) {
                 None | Some(Privileges::All) => same(NodeEnum::AlterDefaultPrivilegesStmt(s)),
                 Some(Privileges::Some) => other(NodeEnum::AlterDefaultPrivilegesStmt(s)),
                 Some(Privileges::None) => Ok(Vec::new()),
@@ -111,27 +109,24 @@ impl Older {
                     let Some(NodeEnum::Constraint(c)) = constraint.node.as_mut() else { continue };
                     if c.contype == ConstrType::ConstrGenerated as i32 && c.generated_kind == "v" {
                         c.generated_kind = "s".into();
-                        notes.push((format!("COLUMN {table}.{name}"), "stored, not virtual: the target has no virtual columns".into()));
+                        notes.push(column_note(&table, &name, "stored, not virtual: the target has no virtual columns"));
                         edited = true;
                     }
                     if c.contype == ConstrType::ConstrNotnull as i32 && c.is_no_inherit {
                         c.is_no_inherit = false;
-                        notes.push((
-                            format!("COLUMN {table}.{name}"),
-                            "its NOT NULL is inherited on the target, which knows no NO INHERIT of it".into(),
-                        ));
+                        notes.push(column_note(&table, &name, "its NOT NULL is inherited on the target, which knows no NO INHERIT of it"));
                         edited = true;
                     }
                 }
                 true
             }
             Some(NodeEnum::Constraint(c)) if c.contype == ConstrType::ConstrNotnull as i32 => {
-                not_null.extend(names(&c.keys).into_iter().map(|column| format!("alter column {} set not null", ident(&column))));
+                not_null.extend(texts_of(&c.keys).into_iter().map(|column| format!("alter column {} set not null", ident(column))));
                 edited = true;
                 false
             }
             Some(NodeEnum::Constraint(c)) if is_not_enforced(c) => {
-                notes.push((format!("CONSTRAINT {} of {table}", c.conname), NOT_ENFORCED.into()));
+                notes.push(constraint_note(&table, &c.conname, NOT_ENFORCED));
                 edited = true;
                 false
             }
@@ -165,7 +160,7 @@ impl Older {
                 let data_type = self.partitioned.get(&table)?.get(&command.name);
                 let forms = sequence_of(&table, command, c, data_type)?;
                 let reason = "a default of its sequence, not an identity: the target knows none of partitioned tables";
-                notes.push((format!("COLUMN {table}.{}", command.name), reason.into()));
+                notes.push(column_note(&table, &command.name, reason));
                 Some(forms)
             }
             // The table is the index of the root here.
@@ -175,37 +170,37 @@ impl Older {
     }
 
     fn add_constraint(&mut self, table: &TableName, c: &Constraint, notes: &mut Vec<Note>) -> Option<Vec<Adapted>> {
-        let mut told = |reason: &str| notes.push((format!("CONSTRAINT {} of {table}", c.conname), reason.to_owned()));
+        let mut note = |reason: &str| notes.push(constraint_note(table, &c.conname, reason));
         let kind = ConstrType::try_from(c.contype).unwrap_or(ConstrType::Undefined);
         if is_not_enforced(c) {
-            told(NOT_ENFORCED);
+            note(NOT_ENFORCED);
             return Some(Vec::new());
         }
         if c.fk_with_period {
-            told("left out: the target knows no PERIOD of foreign keys");
+            note("left out: the target knows no PERIOD of foreign keys");
             return Some(Vec::new());
         }
         let partitioned = self.partitioned.contains_key(table);
         if kind == ConstrType::ConstrForeign && c.skip_validation && partitioned {
-            told("left out: it is NOT VALID, which the target does not know of partitioned tables; add it there once all rows satisfy it");
+            note("left out: it is NOT VALID, which the target does not know of partitioned tables; add it there once all rows satisfy it");
             return Some(Vec::new());
         }
         // 17 knows them, but attaches none of the partitions' to them.
         if partitioned && (c.without_overlaps || kind == ConstrType::ConstrExclusion) {
             self.rootless.insert(TableName::new(&table.schema, &c.conname));
-            told("of its partitions only: before PostgreSQL 18 none can be put together from theirs, and new partitions get none by themselves");
+            note("of its partitions only: before PostgreSQL 18 none can be put together from theirs, and new partitions get none by themselves");
             return Some(Vec::new());
         }
         let sql = match kind {
             ConstrType::ConstrPrimary | ConstrType::ConstrUnique if c.without_overlaps => {
-                told("an exclusion constraint on the target, which knows no WITHOUT OVERLAPS: it does not refuse empty ranges");
+                note("an exclusion constraint on the target, which knows no WITHOUT OVERLAPS: it does not refuse empty ranges");
                 without_overlaps(table, c)
             }
             ConstrType::ConstrNotnull => {
                 if c.skip_validation {
-                    told("a check constraint on the target: its NOT NULL is not valid yet");
+                    note("a check constraint on the target: its NOT NULL is not valid yet");
                 }
-                not_null(table, c, &names(&c.keys).into_iter().next()?)
+                not_null(table, c, texts_of(&c.keys).into_iter().next()?)
             }
             _ => return None,
         };
@@ -218,7 +213,7 @@ impl Older {
             && qualified_name(s.object.as_deref()).last().is_some_and(|name| !self.constraints.contains(*name))
     }
 
-    fn privileges(&self, s: &mut GrantStmt, label: &str, notes: &mut Vec<Note>) -> Privileges {
+    fn privileges(&self, s: &mut GrantStmt, object: &ObjectRef, notes: &mut Vec<Note>) -> Privileges {
         let all = s.privileges.len();
         if self.target < versions::MAINTAIN {
             s.privileges.retain(|p| !matches!(&p.node, Some(NodeEnum::AccessPriv(p)) if p.priv_name == "maintain"));
@@ -226,7 +221,7 @@ impl Older {
         if s.privileges.len() == all {
             return Privileges::All;
         }
-        notes.push((label.to_owned(), "without MAINTAIN, which the target does not know".into()));
+        notes.push(Note::new(object.clone(), "without MAINTAIN, which the target does not know"));
         if s.privileges.is_empty() { Privileges::None } else { Privileges::Some }
     }
 }
@@ -239,11 +234,11 @@ enum Privileges {
 
 /// A key whose last column is a range that must not overlap: what PostgreSQL 18 makes of it, an exclusion constraint.
 fn without_overlaps(table: &TableName, c: &Constraint) -> String {
-    let mut columns: Vec<String> = names(&c.keys).iter().map(|column| format!("{} with =", ident(column))).collect();
+    let mut columns: Vec<String> = texts_of(&c.keys).into_iter().map(|column| format!("{} with =", ident(column))).collect();
     if let Some(range) = columns.last_mut() {
         *range = range.replace(" with =", " with &&");
     }
-    let including = names(&c.including);
+    let including = texts_of(&c.including);
     let including = if including.is_empty() { String::new() } else { format!(" include ({})", idents(including)) };
     let deferrable = if c.deferrable { " deferrable" } else { "" };
     let deferred = if c.initdeferred { " initially deferred" } else { "" };
@@ -266,7 +261,7 @@ fn sequence_of(table: &TableName, command: &AlterTableCmd, c: &Constraint, data_
         ..pg_query::protobuf::RangeVar::default()
     };
     let node = NodeEnum::CreateSeqStmt(pg_query::protobuf::CreateSeqStmt { sequence: Some(relation), options, ..Default::default() });
-    let of_type = data_type.and_then(|t| names(&t.names).pop()).map_or_else(String::new, |t| format!(" as {}", ident(&t)));
+    let of_type = data_type.and_then(|t| texts_of(&t.names).pop()).map_or_else(String::new, |t| format!(" as {}", ident(t)));
     let create = deparse(&node).ok()? + &of_type;
     let column = format!("{}.{}", table.sql(), ident(&command.name));
     let default =
@@ -293,15 +288,19 @@ fn is_not_enforced(c: &Constraint) -> bool {
     !c.is_enforced && (c.contype == ConstrType::ConstrCheck as i32 || c.contype == ConstrType::ConstrForeign as i32)
 }
 
-fn names(nodes: &[Node]) -> Vec<String> {
-    nodes.iter().filter_map(|n| if let Some(NodeEnum::String(s)) = &n.node { Some(s.sval.clone()) } else { None }).collect()
+fn column_note(table: &TableName, column: &str, reason: &str) -> Note {
+    Note::new(ObjectRef::new(ObjectKind::Column, format!("{table}.{column}")), reason)
+}
+
+fn constraint_note(table: &TableName, constraint: &str, reason: &str) -> Note {
+    Note::new(ObjectRef::new(ObjectKind::Constraint, format!("{constraint} of {table}")), reason)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        pg::dump::{Target, classify},
+        pg::dump::{classify::classify, statement::Target},
         plan::Plan,
     };
 
@@ -310,10 +309,10 @@ mod tests {
         (schema.statements.into_iter().map(|s| (s.phase, s.sql)).collect(), schema.notes)
     }
 
-    /// A dump, what a target of this version gets, and how much is told.
-    fn check(target: u32, sql: &str, expected: &[&str], told: usize) {
+    /// A dump, what a target of this version gets, and how many notes there are.
+    fn check(target: u32, sql: &str, expected: &[&str], noted: usize) {
         let (found, notes) = adapted(sql, target);
-        assert_eq!((found.iter().map(|(_, sql)| sql.as_str()).collect::<Vec<_>>(), notes.len()), (expected.to_vec(), told), "{sql}: {notes:?}");
+        assert_eq!((found.iter().map(|(_, sql)| sql.as_str()).collect::<Vec<_>>(), notes.len()), (expected.to_vec(), noted), "{sql}: {notes:?}");
         let (newest, none) = adapted(sql, 18);
         let statements: Vec<String> = newest.into_iter().map(|(_, sql)| sql).filter(|sql| !sql.ends_with("set generated always")).collect();
         assert!(statements.len() == sql.matches(';').count().max(1) && none.is_empty(), "18 knows it all: {statements:?}");

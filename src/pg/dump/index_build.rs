@@ -1,16 +1,18 @@
-//! A primary key or unique constraint in two statements: its index, which may be built beside others of the table, and the constraint that
-//! takes it over, which is only an entry in the catalog (PostgreSQL documentation, ALTER TABLE, ADD table_constraint_using_index).
+//! A primary key or unique constraint in two statements: its index, which may be built at the same time as others of the table, and the constraint
+//! that takes it over, which is only an entry in the catalog (PostgreSQL documentation, ALTER TABLE, ADD table_constraint_using_index).
 
 use pg_query::{
-    DeparseOptions, NodeEnum, ParserOptions,
-    protobuf::{AlterTableStmt, ConstrType, Constraint, IndexElem, IndexStmt, SortByDir, SortByNulls},
+    NodeEnum,
+    protobuf::{AlterTableStmt, ConstrType, Constraint, IndexStmt},
 };
+
+use super::ast::{deparse, index_element, parse_one, texts_of};
 
 /// How an index or constraint of a schema dump may be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Build {
-    /// CREATE INDEX: locks the table against writers only, so several are built at once. ANALYZE gathers statistics of its expressions,
-    /// where it has some, once it is there.
+    /// CREATE INDEX: locks the table against writers only, so several may be built at the same time. Where it has expressions, ANALYZE
+    /// gathers statistics of them once it exists.
     Index { on_expressions: bool },
     /// A key, as its index and what makes it the key's.
     Key { index: String, take_over: String },
@@ -20,9 +22,7 @@ pub enum Build {
 
 /// What a statement of the dump builds, and how.
 pub fn build_of(sql: &str) -> Build {
-    let parsed = pg_query::parse(sql, ParserOptions::default());
-    let node = parsed.ok().and_then(|p| p.protobuf.stmts.into_iter().next()).and_then(|s| s.stmt).and_then(|s| s.node);
-    match node {
+    match parse_one(sql) {
         Some(NodeEnum::IndexStmt(s)) => Build::Index { on_expressions: s.index_params.iter().any(is_expression) },
         Some(NodeEnum::AlterTableStmt(s)) => split(s).unwrap_or(Build::Constraint),
         // Its locks are not known.
@@ -44,8 +44,8 @@ fn split(mut s: AlterTableStmt) -> Option<Build> {
         idxname: c.conname.clone(),
         relation: Some(relation),
         access_method: "btree".into(),
-        index_params: c.keys.iter().map(element).collect(),
-        index_including_params: c.including.iter().map(element).collect(),
+        index_params: texts_of(&c.keys).into_iter().map(index_element).collect(),
+        index_including_params: texts_of(&c.including).into_iter().map(index_element).collect(),
         options: std::mem::take(&mut c.options),
         unique: true,
         nulls_not_distinct: c.nulls_not_distinct,
@@ -61,20 +61,12 @@ fn split(mut s: AlterTableStmt) -> Option<Build> {
         initially_valid: c.initially_valid,
         ..Constraint::default()
     };
-    let print = |node: NodeEnum| node.deparse(DeparseOptions::default()).ok();
-    Some(Build::Key { index: print(NodeEnum::IndexStmt(Box::new(index)))?, take_over: print(NodeEnum::AlterTableStmt(s))? })
+    let index = deparse(&NodeEnum::IndexStmt(Box::new(index))).ok()?;
+    Some(Build::Key { index, take_over: deparse(&NodeEnum::AlterTableStmt(s)).ok()? })
 }
 
 fn is_expression(element: &pg_query::Node) -> bool {
     matches!(&element.node, Some(NodeEnum::IndexElem(e)) if e.expr.is_some())
-}
-
-/// A column of a key as a column of its index.
-fn element(column: &pg_query::Node) -> pg_query::Node {
-    let name = if let Some(NodeEnum::String(s)) = &column.node { s.sval.clone() } else { String::new() };
-    let element =
-        IndexElem { name, ordering: SortByDir::SortbyDefault as i32, nulls_ordering: SortByNulls::SortbyNullsDefault as i32, ..IndexElem::default() };
-    pg_query::Node { node: Some(NodeEnum::IndexElem(Box::new(element))) }
 }
 
 #[cfg(test)]

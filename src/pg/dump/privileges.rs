@@ -20,23 +20,14 @@ pub(super) fn map_roles(node: &mut NodeEnum, map: &BTreeMap<String, String>) -> 
     (names, edited)
 }
 
-/// The roles of which whoever runs the statement has to be a member: a new owner, and for whom default privileges are.
+/// The roles of which whoever runs the statement must be a member: a new owner, or the role for whom default privileges are set.
 pub(super) fn member_of(node: &mut NodeEnum) -> Vec<String> {
     let roles: Vec<&mut RoleSpec> = match node {
-        NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(of_option).collect(),
+        NodeEnum::AlterDefaultPrivilegesStmt(s) => s.options.iter_mut().flat_map(roles_of_option).collect(),
         NodeEnum::AlterOwnerStmt(_) | NodeEnum::AlterTableStmt(_) => roles_of(node),
         _ => Vec::new(),
     };
     roles.into_iter().map(|r| r.rolename.clone()).collect()
-}
-
-/// Whether the statement says to whom an object belongs, or who may use it.
-pub(super) fn is_right(node: &NodeEnum) -> bool {
-    match node {
-        NodeEnum::AlterOwnerStmt(_) | NodeEnum::GrantStmt(_) | NodeEnum::AlterDefaultPrivilegesStmt(_) => true,
-        NodeEnum::AlterTableStmt(s) => s.cmds.iter().any(|c| matches!(&c.node, Some(NodeEnum::AlterTableCmd(c)) if c.newowner.is_some())),
-        _ => false,
-    }
 }
 
 fn roles_of(node: &mut NodeEnum) -> Vec<&mut RoleSpec> {
@@ -48,7 +39,7 @@ fn roles_of(node: &mut NodeEnum) -> Vec<&mut RoleSpec> {
         NodeEnum::GrantStmt(s) => specs(&mut s.grantees).chain(&mut s.grantor).collect(),
         NodeEnum::AlterDefaultPrivilegesStmt(s) => {
             let grantees = s.action.iter_mut().flat_map(|a| specs(&mut a.grantees));
-            s.options.iter_mut().flat_map(of_option).chain(grantees).collect()
+            s.options.iter_mut().flat_map(roles_of_option).chain(grantees).collect()
         }
         NodeEnum::CreatePolicyStmt(s) => specs(&mut s.roles).collect(),
         NodeEnum::CreateUserMappingStmt(s) => s.user.iter_mut().collect(),
@@ -61,7 +52,7 @@ fn specs(nodes: &mut [Node]) -> impl Iterator<Item = &mut RoleSpec> {
 }
 
 /// `FOR ROLE …` of `ALTER DEFAULT PRIVILEGES`.
-fn of_option(option: &mut Node) -> Vec<&mut RoleSpec> {
+fn roles_of_option(option: &mut Node) -> Vec<&mut RoleSpec> {
     let Some(NodeEnum::DefElem(element)) = &mut option.node else { return Vec::new() };
     match element.arg.as_mut().and_then(|arg| arg.node.as_mut()) {
         Some(NodeEnum::List(list)) => specs(&mut list.items).collect(),

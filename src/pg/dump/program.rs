@@ -9,7 +9,7 @@ use super::toc;
 use crate::{
     error::{Error, Result},
     pg::{
-        catalog::exclusion::{Omitted, exact_pattern},
+        catalog::exclusion::{Excluded, exact_pattern},
         connect::conninfo::Conninfo,
     },
     plan::Plan,
@@ -22,7 +22,7 @@ pub struct PgDump {
     pub major: u32,
 }
 
-/// Where distributions put the programs of their versions: below a folder, in folders whose names begin so.
+/// Where distributions install the programs of each version: a folder, and how the names of the versions' folders in it begin.
 const PLACES: [(&str, &str); 5] =
     [("/usr/lib/postgresql", ""), ("/usr/lib", "postgresql"), ("/usr", "pgsql-"), ("/usr/libexec", "postgresql"), ("/usr/local", "pgsql")];
 
@@ -89,9 +89,9 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
     installed.iter().find(|p| p.major >= major)
 }
 
-/// The schema before and behind the data, with what is only wished for, if the plan has it, cleaned of psql's meta commands and of what
-/// is left out.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitted: &Omitted) -> Result<String> {
+/// The schema without the data, psql's meta commands and what is left out. Publications, subscriptions, owners and grants are in it only
+/// where the plan asks for them.
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
         .args(["--schema-only", "--no-tablespaces", "--no-security-labels", "--encoding=UTF8"])
         .args((!plan.publications).then_some("--no-publications"))
@@ -100,8 +100,8 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         .args((!plan.grants).then_some("--no-privileges"))
         .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
         // The entries then name their objects by OID.
-        .args((!omitted.is_empty()).then_some("--verbose"))
-        .args(omitted.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
+        .args((!excluded.is_empty()).then_some("--verbose"))
+        .args(excluded.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
         .envs(source.child_env())
@@ -113,19 +113,19 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, omitte
         .map_err(|e| Error::failed(format!("cannot run {}: {e}", program.path.display())).hint("install the PostgreSQL client programs"))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().find(|l| l.contains("error:")).unwrap_or_else(|| text.lines().next().unwrap_or("it said nothing"));
+        let line = text.lines().find(|l| l.contains("error:")).unwrap_or_else(|| text.lines().next().unwrap_or("it printed no error"));
         return Err(Error::failed(format!("pg_dump of the source failed: {}", line.trim_start_matches("pg_dump: error: ")))
             .hint("the schema is dumped with the source's own user: it must be able to read every table's definition"));
     }
     let text = String::from_utf8(output.stdout).map_err(|_| {
-        Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: mend them there")
+        Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: correct them there")
     })?;
     let text = clean(&text);
-    Ok(if omitted.is_empty() { text } else { toc::in_scope(&text, omitted) })
+    Ok(if excluded.is_empty() { text } else { toc::in_scope(&text, excluded) })
 }
 
-/// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. Other lines that look like
-/// them stand in texts and bodies of functions; pg_dump writes no others.
+/// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. pg_dump writes no others, so
+/// similar lines belong to texts and bodies of functions.
 fn clean(text: &str) -> String {
     let mut header = text.lines().take_while(|l| l.is_empty() || l.starts_with("--") || l.starts_with('\\'));
     let token = header.find_map(|l| l.strip_prefix("\\restrict ")).map(str::trim);

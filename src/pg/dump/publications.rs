@@ -1,5 +1,5 @@
-//! Publications and subscriptions of a dump, where they are wished for: what hypertables and older targets do not bear, and what keeps a
-//! subscription of the target from the slot that the source's still reads.
+//! Publications and subscriptions of a dump, where they are requested: without what hypertables and older targets do not allow, and without
+//! the slot of a subscription, which the source's own subscription still reads.
 
 use pg_query::{
     Node, NodeEnum,
@@ -10,19 +10,20 @@ use pg_query::{
 };
 
 use super::{
-    Target,
-    alter_table::string_node,
-    classify::{deparse, table_of},
-    downgrade::Note,
+    ast::{deparse, string_node, table_of},
+    statement::{Note, Target},
 };
 use crate::{
     error::Result,
     name::{TableName, plain_ident},
-    pg::catalog::versions,
+    pg::{
+        catalog::versions,
+        object::{ObjectKind, ObjectRef},
+    },
     plan::Plan,
 };
 
-/// The publication that a statement makes, or says something of.
+/// The publication that a statement creates, alters or comments on.
 pub(super) fn publication_of(node: &NodeEnum) -> Option<&str> {
     let (object_type, object) = match node {
         NodeEnum::CreatePublicationStmt(s) => return Some(&s.pubname),
@@ -37,16 +38,16 @@ pub(super) fn publication_of(node: &NodeEnum) -> Option<&str> {
     }
 }
 
-/// The statement that makes the publication on the target; `None` for one that must not be made there.
+/// The statement that creates the publication on the target; `None` for one that must not exist there.
 pub(super) fn create(mut s: CreatePublicationStmt, sql: &str, target: Target, notes: &mut Vec<Note>) -> Result<Option<String>> {
-    let object = format!("PUBLICATION {}", plain_ident(&s.pubname));
+    let object = ObjectRef::new(ObjectKind::Publication, plain_ident(&s.pubname));
     if s.for_all_tables && target.timescale {
         let reason = format!(
             "not created: with TimescaleDB it would publish TimescaleDB's own tables, too, and forbid new hypertables; \
              create publication {} for tables in schema … there",
             plain_ident(&s.pubname)
         );
-        notes.push((object, reason));
+        notes.push(Note::new(object, reason));
         return Ok(None);
     }
     let before = s.options.len();
@@ -54,14 +55,15 @@ pub(super) fn create(mut s: CreatePublicationStmt, sql: &str, target: Target, no
     if s.options.len() == before {
         return Ok(Some(sql.to_owned()));
     }
-    notes.push((object, "without generated columns, which the target does not publish".into()));
+    notes.push(Note::new(object, "without generated columns, which the target does not publish"));
     deparse(&NodeEnum::CreatePublicationStmt(s)).map(Some)
 }
 
-/// Whether the target's publication may have what this statement adds. What is in a hypertable's chunks is published under their names,
-/// and only of those chunks that are there when the hypertable is added: no subscriber has tables of such names.
+/// Whether the target's publication may have what this statement adds. Rows of a hypertable are published under the names of its chunks,
+/// which no subscriber has, and only for chunks that exist when the hypertable is added.
 pub(super) fn may_add(s: &AlterPublicationStmt, plan: &Plan, notes: &mut Vec<Note>) -> bool {
     let name = plain_ident(&s.pubname);
+    let publication = ObjectRef::new(ObjectKind::Publication, &name);
     let chunks = "rows of a hypertable are in its chunks, which are published under names of their own";
     let mut may = true;
     for object in s.pubobjects.iter().filter_map(|o| if let Some(NodeEnum::PublicationObjSpec(o)) = &o.node { Some(o) } else { None }) {
@@ -70,13 +72,13 @@ pub(super) fn may_add(s: &AlterPublicationStmt, plan: &Plan, notes: &mut Vec<Not
                 "without {table}: {chunks}; if subscribers want those: alter publication {name} add table {table} for the chunks that are there, \
                  timescaledb.enable_chunk_auto_publication = on for those to come"
             );
-            notes.push((format!("PUBLICATION {name}"), reason));
+            notes.push(Note::new(publication.clone(), reason));
             may = false;
         } else if object.pubobjtype == PublicationObjSpecType::PublicationobjTablesInSchema as i32 {
             let inside = plan.hypertables.iter().filter(|h| h.table.schema == object.name);
             let tables: Vec<String> = inside.map(|h| h.table.to_string()).collect();
             if !tables.is_empty() {
-                notes.push((format!("PUBLICATION {name}"), format!("publishes nothing of {}: {chunks}", tables.join(", "))));
+                notes.push(Note::new(publication.clone(), format!("publishes nothing of {}: {chunks}", tables.join(", "))));
             }
         }
     }
@@ -87,7 +89,8 @@ fn table_in(object: &PublicationObjSpec) -> Option<TableName> {
     table_of(object.pubtable.as_ref()?.relation.as_ref())
 }
 
-/// The subscription without its slot, and so disabled: `DROP SUBSCRIPTION` would drop a slot that it names, and the source's reads it.
+/// The subscription without its slot, and so disabled: `DROP SUBSCRIPTION` would drop a slot that it names, which the source's own
+/// subscription reads.
 pub(super) fn without_slot(mut s: CreateSubscriptionStmt, target: Target) -> Result<String> {
     s.options.retain(|o| match option_name(o) {
         Some("slot_name") => false,
@@ -99,7 +102,7 @@ pub(super) fn without_slot(mut s: CreateSubscriptionStmt, target: Target) -> Res
         if let Some(NodeEnum::DefElem(e)) = &mut option.node
             && e.defname == "streaming"
             && target.major < versions::SUBSCRIPTION_ORIGIN
-            // A word that is no key word is read as the name of a type.
+            // The parser reads a word that is no key word as the name of a type.
             && let Some(NodeEnum::TypeName(word)) = e.arg.as_ref().and_then(|arg| arg.node.as_ref())
             && word.names.iter().any(|n| matches!(&n.node, Some(NodeEnum::String(s)) if s.sval == "parallel"))
         {
@@ -124,7 +127,10 @@ fn option_name(option: &Node) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::{
-        pg::dump::{Phase, Statement, classify},
+        pg::dump::{
+            classify::classify,
+            statement::{Phase, Statement},
+        },
         plan::{Hypertable, KeyChoice},
     };
 
@@ -154,7 +160,7 @@ ALTER PUBLICATION p ADD TABLES IN SCHEMA other;";
         assert!(found.iter().all(|s| s.phase == Phase::Handover), "{found:?}");
         let kept: Vec<&str> = dump.split(';').map(str::trim).filter(|s| !s.is_empty() && !s.contains("metrics")).collect();
         assert_eq!(sql(&found), kept);
-        let reasons: Vec<&str> = notes.iter().filter_map(|(_, reason)| reason.split(':').next()).collect();
+        let reasons: Vec<&str> = notes.iter().filter_map(|n| n.reason.split(':').next()).collect();
         assert_eq!(reasons, ["without app.metrics", "publishes nothing of app.metrics"]);
     }
 
@@ -164,7 +170,7 @@ ALTER PUBLICATION p ADD TABLES IN SCHEMA other;";
 ALTER PUBLICATION "All" OWNER TO somebody;
 COMMENT ON PUBLICATION "All" IS 'all';"#;
         let (found, notes, _) = understood(dump, TIMESCALE);
-        assert_eq!((found.len(), notes.len(), notes[0].0.as_str()), (0, 1, "PUBLICATION \"All\""));
+        assert_eq!((found.len(), notes.len(), notes[0].object.to_string()), (0, 1, "PUBLICATION \"All\"".to_owned()));
         let (found, notes, _) = understood(dump, NEWEST);
         assert_eq!((found.len(), notes.len()), (3, 0));
     }

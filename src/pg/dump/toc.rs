@@ -1,4 +1,4 @@
-//! The entries of a verbose dump: each is headed by the OIDs of its object, so that what is left out is found whatever its name is.
+//! The entries of a verbose dump. Each is headed by the OIDs of its object, so objects are left out whatever their names are.
 
 use pg_query::{
     NodeEnum,
@@ -6,9 +6,10 @@ use pg_query::{
 };
 use std::collections::HashSet;
 
+use super::ast::{qualified_name, table_of};
 use crate::{
     name::TableName,
-    pg::catalog::exclusion::{Omitted, PG_CLASS},
+    pg::catalog::exclusion::{Excluded, PG_CLASS},
 };
 
 /// How pg_dump's `--verbose` heads an entry (`_printTocEntry` of pg_backup_archiver.c): `-- TOC entry 215 (class 1259 OID 16385)`, and in
@@ -17,7 +18,7 @@ const HEAD: &str = "--\n-- TOC entry ";
 const DEPENDENCIES: &str = "-- Dependencies:";
 
 /// The dump without the entries of what is left out, and without what differs from dump to dump.
-pub(super) fn in_scope(text: &str, omitted: &Omitted) -> String {
+pub(super) fn in_scope(text: &str, excluded: &Excluded) -> String {
     let mut left_out: HashSet<&str> = HashSet::new();
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -42,10 +43,10 @@ pub(super) fn in_scope(text: &str, omitted: &Omitted) -> String {
         let object = (class.parse().unwrap_or(0), oid.parse().unwrap_or(0));
         let is_out = match object {
             // A comment, or a part of something: what it depends on decides, or what it names.
-            (0, 0) => depends_on.split_whitespace().any(|d| left_out.contains(d)) || names_left_out(body, omitted),
+            (0, 0) => depends_on.split_whitespace().any(|d| left_out.contains(d)) || names_left_out(body, excluded),
             // Row security of a table.
-            (0, table) => omitted.has((PG_CLASS, table)),
-            object => omitted.has(object),
+            (0, table) => excluded.has((PG_CLASS, table)),
+            object => excluded.has(object),
         };
         if is_out {
             left_out.insert(id);
@@ -71,14 +72,14 @@ fn settings_at_the_end(body: &str) -> &str {
 }
 
 /// Attaching a partition to a table or an index, or a sequence to a column of a table.
-fn names_left_out(sql: &str, omitted: &Omitted) -> bool {
+fn names_left_out(sql: &str, excluded: &Excluded) -> bool {
     let Ok(parsed) = pg_query::parse(sql, pg_query::ParserOptions::default()) else { return false };
     parsed.protobuf.stmts.iter().filter_map(|s| s.stmt.as_ref()?.node.as_ref()).any(|node| match node {
         NodeEnum::AlterTableStmt(s) => {
-            let is_out = |r: &RangeVar| omitted.has_relation(&TableName::new(r.schemaname.as_str(), r.relname.as_str()));
+            let is_out = |r: &RangeVar| table_of(Some(r)).is_some_and(|table| excluded.has_relation(&table));
             s.relation.as_ref().is_some_and(is_out) || s.cmds.iter().filter_map(attached).any(is_out)
         }
-        NodeEnum::AlterSeqStmt(s) => owner(s).is_some_and(|table| omitted.has_relation(&table)),
+        NodeEnum::AlterSeqStmt(s) => owner(s).is_some_and(|table| excluded.has_relation(&table)),
         _ => false,
     })
 }
@@ -96,12 +97,10 @@ fn attached(command: &pg_query::Node) -> Option<&RangeVar> {
 fn owner(s: &AlterSeqStmt) -> Option<TableName> {
     s.options.iter().find_map(|option| {
         let Some(NodeEnum::DefElem(element)) = &option.node else { return None };
-        let Some(NodeEnum::List(list)) = element.arg.as_ref()?.node.as_ref() else { return None };
-        let part = |n: usize| match list.items.get(n)?.node.as_ref()? {
-            NodeEnum::String(s) => Some(s.sval.as_str()),
+        match qualified_name(element.arg.as_deref())[..] {
+            [schema, table, _] if element.defname == "owned_by" => Some(TableName::new(schema, table)),
             _ => None,
-        };
-        (element.defname == "owned_by" && list.items.len() == 3).then(|| Some(TableName::new(part(0)?, part(1)?)))?
+        }
     })
 }
 
@@ -180,15 +179,15 @@ ALTER TABLE s.\"a; \"\"b\" ENABLE ROW LEVEL SECURITY;
     #[test]
     fn n_1_what_belongs_to_a_table_that_is_left_out_goes_with_it_whatever_its_name() {
         let statements = |text: &str| text.lines().filter(|l| !l.is_empty() && !l.starts_with("--")).map(str::to_owned).collect::<Vec<_>>();
-        let all = in_scope(DUMP, &Omitted::default());
+        let all = in_scope(DUMP, &Excluded::default());
         assert_eq!(statements(&all), statements(DUMP));
         assert!(!all.contains("2026") && !all.contains("TOC entry") && !all.contains("Dependencies"), "{all}");
-        let table = Omitted::of(&[(PG_CLASS, 50)], &[TableName::new("s", "a; \"b")]);
+        let table = Excluded::from_objects(&[(PG_CLASS, 50)], &[TableName::new("s", "a; \"b")]);
         assert_eq!(
             statements(&in_scope(DUMP, &table)),
             ["SET client_encoding = 'UTF8';", "SET default_table_access_method = other;", "CREATE SEQUENCE s.q;"]
         );
-        let sequence = Omitted::of(&[(PG_CLASS, 51)], &[TableName::new("s", "q")]);
+        let sequence = Excluded::from_objects(&[(PG_CLASS, 51)], &[TableName::new("s", "q")]);
         let left = in_scope(DUMP, &sequence);
         assert!(!left.contains("SEQUENCE") && left.contains("COMMENT ON TABLE") && left.contains("ATTACH") && left.contains("ENABLE ROW"), "{left}");
     }

@@ -35,7 +35,7 @@ impl Wire {
         self.begin(sql, b'G').await
     }
 
-    /// The same behind other statements, in one flight.
+    /// The same after other statements, in one round trip.
     pub async fn copy_in_after(&mut self, before: &str, sql: &str) -> Result<()> {
         self.send_query(before)?;
         self.send_query(sql)?;
@@ -44,7 +44,7 @@ impl Wire {
         if first.as_ref().is_err_and(|e| e.kind == Kind::Connection) {
             return first.map(drop);
         }
-        // In the transaction that failed the COPY is refused; the first error is the news.
+        // In a failed transaction the COPY is refused, so the first error is the cause.
         let second = self.begun(b'G').await;
         first.and(second)
     }
@@ -106,7 +106,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes the outbox and listens meanwhile: a server with an error may never read on. True when there is an error.
+    /// Writes the outbox and reads meanwhile: a server with an error may never read on. True when there is an error.
     async fn push(&mut self) -> Result<bool> {
         match poll_fn(|cx| self.poll_push(cx)).await {
             Ok(error) => Ok(error),
@@ -129,8 +129,8 @@ impl Wire {
         }
     }
 
-    /// After an error of this server in `copy … from stdin`: the error, with the connection ready for another statement if it
-    /// still stands. The server reads the rest of what was begun and throws it away.
+    /// After an error of this server in `copy … from stdin`: the error. If the connection is still
+    /// open it is ready for another statement. The server reads the rest of the data and discards it.
     async fn refused_data(&mut self) -> Error {
         let _ = self.flush().await;
         match self.answer(|_| Ok(())).await {
@@ -165,7 +165,7 @@ struct Run {
 
 /// Moves all rows from `src`, after [`Wire::copy_out`], to `dst`, after [`Wire::copy_in`].
 ///
-/// `progress` hears the payload bytes and the frames passed on so far; see [`Pipe`].
+/// `progress` gets the payload bytes and the frames passed on so far; see [`Pipe`].
 pub async fn pipe_copy(src: &mut Wire, dst: &mut Wire, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Copied> {
     let mut pipe = Pipe::default();
     loop {
@@ -179,7 +179,7 @@ pub async fn pipe_copy(src: &mut Wire, dst: &mut Wire, progress: &mut (dyn FnMut
 /// A COPY on its way from one server to another, step by step, so that it can be slowed down or held between two steps.
 ///
 /// Errors begin with `source` or `target`. After an error of the source both connections are ready for another statement if
-/// they still stand. After one of the target the source is still sending its table: drop it, or [`Wire::give_up_reading`].
+/// they are still open. After one of the target the source is still sending its table: drop it, or [`Wire::give_up_reading`].
 /// Dropping the future of a step is harmless when both connections are dropped with it; the target then keeps nothing.
 #[derive(Debug, Default)]
 pub struct Pipe {
@@ -188,12 +188,12 @@ pub struct Pipe {
     /// Frames passed on so far. A frame is a row in text and CSV format; in binary format there is one more for the end, and the
     /// header comes with or before the first row.
     pub frames: u64,
-    /// The source has said all it had to say.
+    /// The source has ended its COPY.
     pub source_ended: bool,
 }
 
 impl Pipe {
-    /// Passes on what has come, after waiting for it; at the end what was moved altogether.
+    /// Passes on what has arrived, after waiting for it; returns what was moved once all of it was.
     pub async fn step(&mut self, src: &mut Wire, dst: &mut Wire) -> Result<Option<Copied>> {
         loop {
             let run = match src.run_of_data() {

@@ -55,7 +55,7 @@ impl Wire {
     }
 
     /// Standby status update: up to where WAL was received, is safe on our side, and has been applied; the server recycles WAL
-    /// before `flush`. With `reply` the server answers at once. Cancel-safe: what was not written goes out with the next call.
+    /// before `flush`. With `reply` the server answers immediately. Cancel-safe: what was not written is written by the next call.
     pub async fn send_status(&mut self, write: Lsn, flush: Lsn, apply: Lsn, reply: bool) -> Result<()> {
         // microseconds since 2000-01-01
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64 - 946_684_800_000_000;

@@ -1,5 +1,5 @@
-//! Many requests in one flight: they are sent one behind the other while the answers to the first ones come in, so that a batch costs
-//! one round trip, not one a statement.
+//! Many requests in one round trip: they are sent without waiting for the answers to the first ones, so that a batch does not cost a round
+//! trip for each statement.
 
 use std::{
     borrow::Cow,
@@ -22,7 +22,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// Prepared statements kept by a connection.
 const STATEMENTS: usize = 256;
 
-/// Something to be run.
+/// A request to the server.
 #[derive(Debug)]
 pub enum Request<'a> {
     /// One or more statements without parameters, as a simple query.
@@ -42,7 +42,7 @@ pub struct Answer {
     pub rows: Vec<Vec<Option<Bytes>>>,
 }
 
-/// The first request that failed. The server has refused or rolled back those behind it, as the transaction says.
+/// The first request that failed. Those after it were refused or rolled back, if they belong to the same transaction.
 #[derive(Debug)]
 pub struct Failed {
     /// Its index; `None` when the connection broke.
@@ -62,7 +62,7 @@ impl From<Error> for Failed {
 #[derive(Debug, Default)]
 pub struct CopyData {
     frames: BytesMut,
-    /// Where the open frame's length stands.
+    /// Where the length of the open frame is.
     open: Option<usize>,
     fields: usize,
 }
@@ -80,7 +80,7 @@ impl CopyData {
         }
         self.fields += 1;
         let Some(value) = value else { return self.frames.put_slice(b"\\N") };
-        // No early exit: so the compiler looks at many bytes at once.
+        // Without an early exit the compiler compares many bytes in one instruction.
         if !value.iter().fold(false, |found, b| found | matches!(b, b'\\' | b'\n' | b'\r' | b'\t')) {
             return self.frames.put_slice(value);
         }
@@ -120,7 +120,7 @@ struct Sent {
 }
 
 impl Wire {
-    /// Sends all requests and reads all answers. After an error of the server the connection is ready for more; requests behind the
+    /// Sends all requests and reads all answers. After an error of the server the connection is ready for more; requests after the
     /// failed one were not run, if all of them belong to one transaction.
     pub async fn run(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Answer>, Failed> {
         let mut sent = Vec::with_capacity(requests.len());
@@ -194,12 +194,12 @@ impl Wire {
         let mut skipping = false;
         for (at, request) in sent.into_iter().enumerate() {
             let mut answer = Answer::default();
-            // Behind an error the server is silent up to the Sync.
+            // After an error the server is silent up to the Sync.
             let mut done = skipping && !request.ready;
             while !done {
                 let Frame { tag, body } = match self.frame().await {
                     Ok(frame) => frame,
-                    // After a FATAL error the connection ends: the error is the news.
+                    // After a FATAL error the connection ends: that error is the cause.
                     Err(broken) => return Err(failed.filter(|f| f.error.is_transient()).unwrap_or(broken.into())),
                 };
                 match tag {
@@ -238,7 +238,7 @@ impl Wire {
         }
     }
 
-    /// Writes the outbox, and reads meanwhile what the server says: it may stop reading until its answers are taken.
+    /// Writes the outbox and reads meanwhile: the server may stop reading until its answers are taken.
     async fn write_and_read(&mut self) -> Result<()> {
         match poll_fn(|cx| self.poll_write_and_read(cx)).await {
             Ok(()) => Ok(()),
@@ -249,7 +249,7 @@ impl Wire {
     fn poll_write_and_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(written) = self.poll_outbox(cx) {
             written?;
-            // Its memory goes with it: a batch may have been large.
+            // Frees its memory: a batch may have been large.
             self.outbox = BytesMut::new();
             return Pin::new(&mut *self.io).poll_flush(cx);
         }

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     pg::connect::{
         conninfo::{Conninfo, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES},
-        hosts::{Candidate, Encryption, Trouble, reason},
+        hosts::{ConnectFailure, Encryption, HostCandidate, reason},
         tls::Tls,
     },
 };
@@ -22,7 +22,7 @@ use crate::{
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
-/// An open connection on which nothing of PostgreSQL's protocol was said but the request for TLS.
+/// An open connection on which nothing but the request for TLS was sent.
 pub struct Socket {
     pub io: Box<dyn Io>,
     /// Data for SCRAM's channel binding, when there is TLS.
@@ -31,15 +31,15 @@ pub struct Socket {
     pub place: Place,
 }
 
-/// Where a server was found: a name may stand for several addresses, and only one has our backend.
+/// The address of a server: a name may have several, and only one leads to our backend.
 #[derive(Clone, Debug)]
 pub enum Place {
     Unix(PathBuf),
     Tcp(SocketAddr),
 }
 
-/// Opens the connection; each address of a name gets the whole patience.
-pub async fn open(info: &Conninfo, candidate: &Candidate, tls: &Tls) -> Result<Socket, Trouble> {
+/// Opens the connection. Each address of a name gets the whole timeout.
+pub async fn open(info: &Conninfo, candidate: &HostCandidate, tls: &Tls) -> Result<Socket, ConnectFailure> {
     let host = &candidate.host;
     if host.is_unix() {
         let place = Place::Unix(PathBuf::from(&host.name).join(format!(".s.PGSQL.{}", host.port)));
@@ -50,23 +50,23 @@ pub async fn open(info: &Conninfo, candidate: &Candidate, tls: &Tls) -> Result<S
         Some(addr) => vec![SocketAddr::new(addr, host.port)],
         None => within(info.connect_timeout(), async { Ok(lookup_host((host.name.as_str(), host.port)).await?.collect()) }).await?,
     };
-    let mut last = Trouble::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+    let mut last = ConnectFailure::Io(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
     for addr in addrs {
         let place = Place::Tcp(addr);
         match within(info.connect_timeout(), place.connect()).await {
             Ok(stream) => {
                 return within(info.connect_timeout(), encrypt(stream, place, &host.name, candidate.encryption, info.ssl().direct, tls)).await;
             }
-            Err(trouble) => last = trouble,
+            Err(failure) => last = failure,
         }
     }
     Err(last)
 }
 
-/// Runs `work` for no longer than the patience.
-pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+/// Runs `work` for no longer than the timeout.
+pub async fn within<T>(patience: Option<Duration>, work: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
     match patience {
-        Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(Trouble::Timeout(patience))),
+        Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or(Err(ConnectFailure::Timeout(patience))),
         None => work.await,
     }
 }
@@ -86,7 +86,7 @@ impl Stream {
 }
 
 impl Place {
-    async fn connect(&self) -> Result<Stream, Trouble> {
+    async fn connect(&self) -> Result<Stream, ConnectFailure> {
         match self {
             Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
             Self::Tcp(addr) => {
@@ -104,7 +104,7 @@ impl Place {
 }
 
 /// SSLRequest and the handshake (documentation 55.2.10).
-async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryption, direct: bool, tls: &Tls) -> Result<Socket, Trouble> {
+async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryption, direct: bool, tls: &Tls) -> Result<Socket, ConnectFailure> {
     let mut stream = match stream {
         Stream::Tcp(stream) if encryption != Encryption::Plain => stream,
         stream => return Ok(Socket { io: stream.into_io(), binding: None, encrypted: false, place }),
@@ -118,15 +118,15 @@ async fn encrypt(stream: Stream, place: Place, host: &str, encryption: Encryptio
             b'N' if encryption == Encryption::Offered => {
                 return Ok(Socket { io: Box::new(stream), binding: None, encrypted: false, place });
             }
-            b'N' => return Err(Trouble::NoTls),
-            _ => return Err(Trouble::TlsRequestFailed),
+            b'N' => return Err(ConnectFailure::NoTls),
+            _ => return Err(ConnectFailure::TlsRequestFailed),
         }
     }
-    let (stream, binding) = tls.handshake(host, stream).await.map_err(Trouble::Tls)?;
+    let (stream, binding) = tls.handshake(host, stream).await.map_err(ConnectFailure::Tls)?;
     Ok(Socket { io: Box::new(stream), binding, encrypted: true, place })
 }
 
-/// Stops the statement that a connection runs, over a connection of its own.
+/// Cancels the statement of a connection, through a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Canceller {
     pub(super) place: Place,
@@ -140,8 +140,8 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Sends the CancelRequest and waits until the server has taken it. Whether there was a statement to stop is not known:
-    /// that statement's own error (57014) tells.
+    /// Sends the CancelRequest and waits until the server has taken it. The server does not say whether it stopped a statement; the
+    /// statement fails with `query_canceled` then.
     pub async fn cancel(&self) -> Result<()> {
         let work = async {
             let encryption = if self.tls.is_some() { Encryption::Required } else { Encryption::Plain };
@@ -158,10 +158,10 @@ impl Canceller {
             let _ = io.read(&mut [0; 1]).await;
             Ok(())
         };
-        within(self.patience, work).await.map_err(|trouble| {
-            let why = match trouble {
-                Trouble::Io(e) | Trouble::Tls(e) => reason(&e),
-                Trouble::Timeout(_) => "no answer".to_owned(),
+        within(self.patience, work).await.map_err(|failure| {
+            let why = match failure {
+                ConnectFailure::Io(e) | ConnectFailure::Tls(e) => reason(&e),
+                ConnectFailure::Timeout(_) => "no answer".to_owned(),
                 _ => "the server does not take the request".to_owned(),
             };
             Error::connection(format!("a statement on {} could not be cancelled: {why}", self.host))

@@ -16,14 +16,20 @@ use super::{
 use crate::{
     error::{Error, Result},
     pg::connect::{
-        conninfo::{Conninfo, Session},
-        hosts::{Candidate, Trouble},
+        conninfo::{Conninfo, SessionAttribute},
+        hosts::{ConnectFailure, HostCandidate},
         tls::Tls,
     },
 };
 
 /// Connects to one candidate.
-pub async fn connect(info: &Conninfo, candidate: &Candidate, tls: &Tls, application_name: &str, replication: bool) -> Result<Wire, Trouble> {
+pub async fn connect(
+    info: &Conninfo,
+    candidate: &HostCandidate,
+    tls: &Tls,
+    application_name: &str,
+    replication: bool,
+) -> Result<Wire, ConnectFailure> {
     let Socket { io, binding, encrypted, place } = socket::open(info, candidate, tls).await?;
     let host = &candidate.host;
     let canceller = Canceller {
@@ -61,15 +67,15 @@ pub async fn connect(info: &Conninfo, candidate: &Candidate, tls: &Tls, applicat
 }
 
 /// A connection that ends before ReadyForQuery.
-fn broken(mut e: Error) -> Trouble {
+fn broken(mut e: Error) -> ConnectFailure {
     match e.source.take().map(<dyn std::error::Error + Send + Sync>::downcast::<std::io::Error>) {
-        Some(Ok(io)) => Trouble::from(*io),
-        _ if e.sqlstate.is_some() => Trouble::Server(e),
-        _ => Trouble::Closed,
+        Some(Ok(io)) => ConnectFailure::from(*io),
+        _ if e.sqlstate.is_some() => ConnectFailure::Server(e),
+        _ => ConnectFailure::Closed,
     }
 }
 
-async fn authenticate(wire: &mut Wire, info: &Conninfo, password: Option<&[u8]>, binding: Option<Vec<u8>>) -> Result<(), Trouble> {
+async fn authenticate(wire: &mut Wire, info: &Conninfo, password: Option<&[u8]>, binding: Option<Vec<u8>>) -> Result<(), ConnectFailure> {
     let mut method = Authentication { info, password, binding, scram: None, bound: false };
     loop {
         let Frame { tag, mut body } = wire.frame().await.map_err(broken)?;
@@ -82,11 +88,11 @@ async fn authenticate(wire: &mut Wire, info: &Conninfo, password: Option<&[u8]>,
                 wire.canceller.pid = body.try_get_i32().unwrap_or_default();
                 wire.canceller.secret = body.try_get_i32().unwrap_or_default();
             }
-            b'E' => return Err(Trouble::Server(server_error(&body))),
+            b'E' => return Err(ConnectFailure::Server(server_error(&body))),
             b'Z' => return Ok(()),
             // NegotiateProtocolVersion: we ask for nothing new
             b'v' => {}
-            _ => return Err(Trouble::Other(Error::connection("unexpected message during authentication"))),
+            _ => return Err(ConnectFailure::Other(Error::connection("unexpected message during authentication"))),
         }
     }
 }
@@ -96,24 +102,25 @@ struct Authentication<'a> {
     password: Option<&'a [u8]>,
     binding: Option<Vec<u8>>,
     scram: Option<sasl::ScramSha256>,
-    /// The method proves that nobody stands between.
+    /// The method proves that nobody is between us and the server.
     bound: bool,
 }
 
 impl Authentication<'_> {
     /// Answers one authentication request.
-    fn answer(&mut self, body: &mut bytes::Bytes, out: &mut BytesMut) -> Result<(), Trouble> {
-        let fail = |e: std::io::Error| Trouble::Authentication(e.to_string());
+    fn answer(&mut self, body: &mut bytes::Bytes, out: &mut BytesMut) -> Result<(), ConnectFailure> {
+        let fail = |e: std::io::Error| ConnectFailure::Authentication(e.to_string());
         let kind = body.try_get_i32().unwrap_or(-1);
         let must_bind = self.info.channel_binding() == ChannelBinding::Require;
         if must_bind && (matches!(kind, 3 | 5) || kind == 0 && !self.bound) {
-            return Err(Trouble::Authentication("channel_binding=require, and the server does not ask for it".to_owned()));
+            return Err(ConnectFailure::Authentication("channel_binding=require, and the server does not ask for it".to_owned()));
         }
         match kind {
             0 => {}
             3 => frontend::password_message(self.password()?, out)?,
             5 => {
-                let salt = body.get(..4).and_then(|salt| salt.try_into().ok()).ok_or_else(|| Trouble::Authentication("malformed salt".to_owned()))?;
+                let salt =
+                    body.get(..4).and_then(|salt| salt.try_into().ok()).ok_or_else(|| ConnectFailure::Authentication("malformed salt".to_owned()))?;
                 let hash = md5_hash(self.info.user().as_bytes(), self.password()?, salt);
                 frontend::password_message(hash.as_bytes(), out)?;
             }
@@ -126,26 +133,26 @@ impl Authentication<'_> {
                 self.scram = Some(scram);
             }
             11 => {
-                let scram = self.scram.as_mut().ok_or_else(|| Trouble::Authentication("SCRAM out of order".to_owned()))?;
+                let scram = self.scram.as_mut().ok_or_else(|| ConnectFailure::Authentication("SCRAM out of order".to_owned()))?;
                 scram.update(body).map_err(fail)?;
                 frontend::sasl_response(scram.message(), out)?;
             }
             12 => {
-                let scram = self.scram.as_mut().ok_or_else(|| Trouble::Authentication("SCRAM out of order".to_owned()))?;
+                let scram = self.scram.as_mut().ok_or_else(|| ConnectFailure::Authentication("SCRAM out of order".to_owned()))?;
                 scram.finish(body).map_err(fail)?;
             }
-            7..=9 => return Err(Trouble::Authentication("the server asks for GSSAPI or SSPI, which is not supported".to_owned())),
-            other => return Err(Trouble::Authentication(format!("the server asks for the unknown method {other}"))),
+            7..=9 => return Err(ConnectFailure::Authentication("the server asks for GSSAPI or SSPI, which is not supported".to_owned())),
+            other => return Err(ConnectFailure::Authentication(format!("the server asks for the unknown method {other}"))),
         }
         Ok(())
     }
 
-    fn password(&self) -> Result<&[u8], Trouble> {
-        self.password.filter(|password| !password.is_empty()).ok_or(Trouble::NoPassword)
+    fn password(&self) -> Result<&[u8], ConnectFailure> {
+        self.password.filter(|password| !password.is_empty()).ok_or(ConnectFailure::NoPassword)
     }
 
     /// The strongest mechanism that both sides can do.
-    fn mechanism(&mut self, plain: bool, plus: bool) -> Result<(&'static str, sasl::ChannelBinding), Trouble> {
+    fn mechanism(&mut self, plain: bool, plus: bool) -> Result<(&'static str, sasl::ChannelBinding), ConnectFailure> {
         let setting = self.info.channel_binding();
         match self.binding.take().filter(|_| setting != ChannelBinding::Disable) {
             Some(data) if plus => {
@@ -153,29 +160,29 @@ impl Authentication<'_> {
                 Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(data)))
             }
             _ if setting == ChannelBinding::Require => {
-                Err(Trouble::Authentication("channel_binding=require, and the connection does not allow it".to_owned()))
+                Err(ConnectFailure::Authentication("channel_binding=require, and the connection does not allow it".to_owned()))
             }
             Some(_) if plain => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
             None if plain => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
-            _ => Err(Trouble::Authentication("the server offers no mechanism that is supported here".to_owned())),
+            _ => Err(ConnectFailure::Authentication("the server offers no mechanism that is supported here".to_owned())),
         }
     }
 }
 
-async fn check_session(wire: &mut Wire, wanted: Session) -> Result<(), Trouble> {
-    if matches!(wanted, Session::Any | Session::PreferStandby) {
+async fn check_session(wire: &mut Wire, wanted: SessionAttribute) -> Result<(), ConnectFailure> {
+    if matches!(wanted, SessionAttribute::Any | SessionAttribute::PreferStandby) {
         return Ok(());
     }
-    let rows = wire.simple("show transaction_read_only").await.map_err(Trouble::Other)?;
+    let rows = wire.simple("show transaction_read_only").await.map_err(ConnectFailure::Other)?;
     let read_only = rows.first().and_then(|row| row.first()?.as_deref()) == Some("on");
     session_fits(wanted, read_only)
 }
 
 /// Whether a server that is `read_only` is one that `target_session_attrs` accepts.
-pub(in crate::pg) fn session_fits(wanted: Session, read_only: bool) -> Result<(), Trouble> {
+pub(in crate::pg) fn session_fits(wanted: SessionAttribute, read_only: bool) -> Result<(), ConnectFailure> {
     match wanted {
-        Session::ReadWrite if read_only => Err(Trouble::Session("read-only")),
-        Session::ReadOnly if !read_only => Err(Trouble::Session("not read-only")),
+        SessionAttribute::ReadWrite if read_only => Err(ConnectFailure::WrongSession("read-only")),
+        SessionAttribute::ReadOnly if !read_only => Err(ConnectFailure::WrongSession("not read-only")),
         _ => Ok(()),
     }
 }

@@ -110,7 +110,7 @@ impl LaneSession {
         let mut script = ScriptBuilder::default();
         let mut begin = "begin; set constraints all deferred; ";
         for (lane, from) in lanes.iter().filter(|(_, from)| *from < to) {
-            script.position(format!("{begin}{}", ledger::move_lane(*lane, *from, to)));
+            script.position(format!("{begin}{}", ledger::advance_lane(*lane, *from, to)));
             begin = "";
         }
         if !self.shared.path.is_empty() {

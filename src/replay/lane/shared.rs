@@ -60,7 +60,7 @@ pub enum ConflictPolicy {
 pub struct LaneShared {
     pub target: Conninfo,
     pub migration: String,
-    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::Migration::path`]); may be empty.
+    /// What a transaction begins with in which the application's functions run ([`crate::pg::ledger::LedgerMigration::path`]); may be empty.
     pub path: String,
     /// The router alone changes them, and only at a barrier.
     pub relations: watch::Receiver<Arc<Relations>>,

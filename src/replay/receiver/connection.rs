@@ -292,7 +292,7 @@ impl ReceiverConnection {
 fn may_reconnect(e: &Error) -> bool {
     match (&e.sqlstate, e.kind) {
         // 55006: the slot is still active for a session that has not noticed its end.
-        (Some(code), _) => e.is_transient() || code == "55006",
+        (Some(code), _) => e.is_transient() || code == crate::sqlstate::OBJECT_IN_USE,
         (None, kind) => kind == Kind::Connection,
     }
 }

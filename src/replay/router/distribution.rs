@@ -136,7 +136,7 @@ impl Routing {
     /// all lanes then.
     pub async fn set_spread(&mut self, index: RelationIndex, spread: Spread, to: Position) -> Result<()> {
         let relation = &self.relations[index];
-        tracing::info!(table = %relation.table, spread = spread.word(), at = %to.lsn, "the keys of a table are distributed over the lanes in another way");
+        tracing::info!(table = %relation.table, spread = spread.as_str(), at = %to.lsn, "the keys of a table are distributed over the lanes in another way");
         let statement = ledger::spread_relation(relation.oid, spread);
         self.run_for_all(vec![statement], Vec::new(), to).await?;
         self.spec.spread[index.0] = spread;

@@ -17,9 +17,6 @@ use crate::{
     },
 };
 
-/// A duplicate key: the change collided with a row of the target.
-const UNIQUE_VIOLATION: &str = "23505";
-
 /// What happens while replay runs.
 enum Next<T> {
     Conflict(Conflict),
@@ -140,7 +137,7 @@ impl Replay {
 fn unasked(conflict: Conflict) -> Error {
     let mut error = conflict.error.context("replay");
     // Counting helps with a change that found no row or collided, not where a partition, a column or a statement is missing.
-    let counts = error.sqlstate.is_none() || error.has_code(UNIQUE_VIOLATION);
+    let counts = error.sqlstate.is_none() || error.has_code(crate::sqlstate::UNIQUE_VIOLATION);
     if conflict.relation.is_some() && conflict.sql.is_none() && counts {
         let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
         error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
@@ -161,7 +158,7 @@ mod tests {
     #[test]
     fn counting_is_proposed_only_for_changes_that_it_would_count() {
         let code = |code: &str| Error::database(code, "no", None, None);
-        for counted in [Error::failed("no such row"), code(UNIQUE_VIOLATION)] {
+        for counted in [Error::failed("no such row"), code(crate::sqlstate::UNIQUE_VIOLATION)] {
             assert!(hint(Some(RelationIndex(0)), None, counted).contains("--on-conflict count"));
         }
         // A missing partition, a table that was altered, a whole lane.

@@ -1,7 +1,7 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
 use super::{super::copy::Replication, counters, lag};
-use crate::pg::catalog::exclusion::Omitted;
+use crate::pg::catalog::exclusion::Excluded;
 use futures_util::stream::FuturesUnordered;
 use std::{
     collections::HashSet,
@@ -60,7 +60,7 @@ pub struct Replay {
     pub(super) history: lag::History,
     pub lag: Option<u64>,
     /// What the filters leave out. It is resolved before the cutover, because that takes seconds with filters over thousands of tables.
-    pub excluded: Omitted,
+    pub excluded: Excluded,
     /// When the cutover was confirmed last: the downtime begins.
     pub confirmed: Instant,
 }

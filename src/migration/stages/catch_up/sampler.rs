@@ -66,7 +66,7 @@ impl Replay {
         self.tell_counters(cx).await?;
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
-            self.slot = slot::slot(&self.source, &Names::of(&cx.record.id).slot).await.unwrap_or(None);
+            self.slot = slot::slot(&self.source, &Names::new(&cx.record.id).slot).await.unwrap_or(None);
             self.look_at_the_source(cx).await;
             if let Some(s) = &self.slot {
                 cx.reporter.report(Event::SlotChecked { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes }).await;

@@ -62,7 +62,7 @@ pub struct Suspect {
 impl Suspect {
     /// A relation of the source and its table on the target. `distinct`: its columns, those with the most values first; `indexed`:
     /// columns with which an index of the target begins.
-    fn of(relation: RelationIndex, source: &catalog::Relation, target: &TargetTable, distinct: &[String], indexed: &[String]) -> Option<Self> {
+    fn of(relation: RelationIndex, source: &catalog::SourceRelation, target: &TargetTable, distinct: &[String], indexed: &[String]) -> Option<Self> {
         let key = match source.identity {
             'f' if !target.primary_key.is_empty() => return None,
             'f' => None,
@@ -125,7 +125,7 @@ fn columns(names: &[String]) -> String {
 }
 
 /// The tables that may be slow.
-pub async fn suspects(source: &Client, target: &Client, from: &[catalog::Relation], relations: &[Relation]) -> Result<Vec<Suspect>> {
+pub async fn suspects(source: &Client, target: &Client, from: &[catalog::SourceRelation], relations: &[Relation]) -> Result<Vec<Suspect>> {
     let mut found = Vec::new();
     for (index, relation) in relations.iter().enumerate().map(|(i, r)| (RelationIndex(i), r)).filter(|(_, r)| !r.skipped) {
         let Some(of_source) = from.iter().find(|r| r.oid == relation.oid) else { continue };
@@ -280,7 +280,7 @@ mod tests {
         names.iter().map(ToString::to_string).collect()
     }
 
-    fn source(identity: char, key: &[&str], columns: &[&str]) -> catalog::Relation {
+    fn source(identity: char, key: &[&str], columns: &[&str]) -> catalog::SourceRelation {
         let column = |name: &&str| Column { name: name.to_string(), data_type: String::new(), not_null: true, generated: false, identity: false };
         let index = |primary| UniqueIndex {
             name: "k".into(),
@@ -291,11 +291,10 @@ mod tests {
             referenced: false,
             constraint: None,
         };
-        catalog::Relation {
+        catalog::SourceRelation {
             oid: 1,
             table: TableName::new("public", "Odd"),
-            partitioned: false,
-            partitions: 0,
+            storage: catalog::Storage::Heap,
             unlogged: false,
             bytes: 0,
             rows: 0,
@@ -321,7 +320,7 @@ mod tests {
         TargetTable { columns, primary_key: strings(primary_key), kind, ..TargetTable::default() }
     }
 
-    fn fix(source: &catalog::Relation, target: &TargetTable, distinct: &[&str], indexed: &[&str]) -> Option<String> {
+    fn fix(source: &catalog::SourceRelation, target: &TargetTable, distinct: &[&str], indexed: &[&str]) -> Option<String> {
         Suspect::of(RelationIndex(0), source, target, &strings(distinct), &strings(indexed)).map(|s| s.fix())
     }
 

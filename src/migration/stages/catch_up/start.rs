@@ -7,7 +7,7 @@ use super::{
     replayed::{self, Replayed},
     slow_tables,
 };
-use crate::pg::catalog::exclusion::{self, Omitted};
+use crate::pg::catalog::exclusion::{self, Excluded};
 use futures_util::stream::FuturesUnordered;
 use std::{
     collections::{HashMap, HashSet},
@@ -76,7 +76,7 @@ struct Prepared {
     /// Changes that earlier runs have skipped, by OID.
     skipped_before: HashMap<u32, u64>,
     slow: SlowTables,
-    excluded: Omitted,
+    excluded: Excluded,
 }
 
 /// Tables that may be slow, and the rows that were read of each so far.

@@ -11,7 +11,7 @@ use crate::{
     event::Level,
     name::ident,
     pg::{
-        catalog::Relation,
+        catalog::SourceRelation,
         timescale::{self, Dimension},
         wire::{Failed, Request, Wire},
     },
@@ -50,9 +50,9 @@ pub async fn create(
     chunking: &Chunking,
     (source, blocks, columns): (&mut Wire, u64, &[(String, u32)]),
     target: &mut Wire,
-    relation: &Relation,
+    relation: &SourceRelation,
 ) -> Result<bool> {
-    let (table, only) = (&relation.table, if relation.partitioned { "" } else { "only " });
+    let (table, only) = (&relation.table, relation.storage.only());
     let Some((dimension, width)) = chunking.dimension.as_ref().and_then(|d| Some((d, d.width.filter(|w| *w > 0)?))) else { return Ok(false) };
     let type_oid = columns.iter().find(|(name, _)| *name == dimension.column).map_or(0, |(_, oid)| *oid);
     let Some((condition, number)) = chunk_of(&dimension.column, type_oid, width).filter(|_| chunking.most > 0) else { return Ok(false) };

@@ -10,7 +10,7 @@ use crate::{
     lsn::Lsn,
     migration::context::Context,
     pg::{
-        catalog::Relation,
+        catalog::SourceRelation,
         client::Client,
         dump::Statement,
         ledger::{self, RelationState},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Copies what is not copied yet, and builds indexes, until everything is there.
-pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
+pub async fn run(cx: &mut Context, relations: &[SourceRelation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<()> {
     let mut running = start::start(cx, relations, statements, copied_at).await?;
     let result = running.drive(cx).await;
     running.end().await;
@@ -27,7 +27,7 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
 }
 
 /// Flushes what was committed without waiting for the disk. What a crash of the target has undone has no row in the ledger any more.
-async fn make_durable(target: &Client, relations: &[Relation]) -> Result<()> {
+async fn make_durable(target: &Client, relations: &[SourceRelation]) -> Result<()> {
     ledger::flush(target).await?;
     let entries = ledger::relations(target).await?;
     let lost = relations.iter().find(|r| entries.get(&r.oid).is_none_or(|e| e.state == RelationState::Planned));

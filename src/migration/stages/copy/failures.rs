@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// character_not_in_repertoire: bytes that are no text in their encoding.
-const BAD_BYTES: &str = "22021";
+const BAD_BYTES: &str = crate::sqlstate::CHARACTER_NOT_IN_REPERTOIRE;
 /// check_violation, also for a row without a partition.
-const CHECK_VIOLATION: &str = "23514";
+const CHECK_VIOLATION: &str = crate::sqlstate::CHECK_VIOLATION;
 /// A transient error is retried after this time.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -96,7 +96,7 @@ async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Answer
     }
     if answer == Answer::Skip {
         if entry.target.used {
-            let only = !entry.relation.partitioned && !shared.hypertables.contains_key(&entry.relation.table);
+            let only = !entry.relation.storage.is_partitioned() && !shared.hypertables.contains_key(&entry.relation.table);
             let mut wire = Wire::open(&shared.config.target, Side::Target, &worker).await?;
             transfer::begin_attempt(&mut wire, oid, &entry.relation.table, only).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{event::CopyFormat, name::ident, pg::catalog::Relation};
+use crate::{event::CopyFormat, name::ident, pg::catalog::SourceRelation};
 
 /// The binary formats of types on both sides.
 pub struct Types {
@@ -27,7 +27,7 @@ impl Types {
 
 /// A hint with the query that finds rows whose text is not UTF-8. A source in SQL_ASCII takes any bytes (PostgreSQL documentation 24.3.4;
 /// RFC 3629).
-pub fn not_utf8(relation: &Relation) -> String {
+pub fn not_utf8(relation: &SourceRelation) -> String {
     const UTF8: &str = "^([0-7].|(c[2-9a-f]|d.)[89ab].|(e0[ab]|e[1-9a-cef][89ab]|ed[89]).[89ab].|(f0[9ab]|f[1-3][89ab]|f48).([89ab].){2})*$";
     let columns: Vec<String> = relation.columns.iter().map(|c| ident(&c.name)).collect();
     format!(

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::{parts::Part, source::SourceSession, spec::CopySpec};
 use crate::{
     error::Error,
-    pg::{catalog::Relation, dump::Statement, ledger::Unfinished},
+    pg::{catalog::SourceRelation, dump::Statement, ledger::Unfinished},
 };
 
 /// Other jobs wait this long for the parts of a large relation before they begin the next relation. Opening it may have to wait for a lock.
@@ -24,7 +24,7 @@ const OPENING: Duration = Duration::from_secs(1);
 /// A relation that has to be copied.
 #[derive(Clone)]
 pub struct CopyQueueEntry {
-    pub relation: Relation,
+    pub relation: SourceRelation,
     /// They build its indexes.
     pub statements: Vec<Statement>,
     /// What the target has of it, as the ledger said before this run, or after the operator's last answer, began to copy it.
@@ -133,7 +133,7 @@ impl<'a> PartCounter<'a> {
 
 /// What a job does next.
 pub enum CopyWork {
-    Relation(CopyQueueEntry),
+    SourceRelation(CopyQueueEntry),
     Part(Arc<OpenRelation>, Part, Option<SourceSession>),
 }
 
@@ -210,7 +210,7 @@ impl CopyQueue {
         }
         let entry = inner.waiting.pop_front()?;
         inner.opening = (entry.relation.bytes > self.split).then(Instant::now);
-        Some(CopyWork::Relation(entry))
+        Some(CopyWork::SourceRelation(entry))
     }
 
     /// Waits for work; `None` when everything is done.

@@ -9,10 +9,11 @@ use crate::{
     lsn::Lsn,
     migration::context::Context,
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::Client,
         own::Names,
-        slot::{self, Published},
+        publication::{self, Published},
+        slot,
     },
     plan::IdentityChoice,
 };
@@ -21,17 +22,13 @@ use crate::{
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Creates publications and slot, if they do not exist yet; returns the slot's consistent point and its confirmed position.
-pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, Lsn)> {
-    let names = Names::of(&cx.record.id);
+pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(Lsn, Lsn)> {
+    let names = Names::new(&cx.record.id);
     let source = cx.source("slot").await?;
     let published: Vec<Published<'_>> = relations
         .iter()
         .filter(|r| !r.unlogged)
-        .map(|r| Published {
-            table: &r.table,
-            partitioned: r.partitioned,
-            insert_only: cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly),
-        })
+        .map(|r| Published { relation: r, insert_only: cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) })
         .collect();
     let existing = slot::slot(&source, &names.slot).await?;
     match (cx.record.slot, existing) {
@@ -52,7 +49,7 @@ pub async fn prepare(cx: &mut Context, relations: &[Relation]) -> Result<(Lsn, L
         }
         (None, None) => {}
     }
-    cx.unless_stopped(slot::publish(&source, &names, &published)).await?;
+    cx.unless_stopped(publication::publish(&source, &names, &published)).await?;
     let lsn = create_slot(cx, &source, &names).await?;
     cx.record.slot = Some(lsn);
     cx.save()?;
@@ -86,7 +83,7 @@ async fn create_slot(cx: &Context, source: &Client, names: &Names) -> Result<Lsn
 }
 
 /// Reports the transactions that are waited for, and once that the wait is over. `shown` is whether a wait was reported before.
-pub async fn report_holders(reporter: &Reporter, what: &str, holders: Vec<catalog::Holder>, shown: &mut bool) {
+pub async fn report_holders(reporter: &Reporter, what: &str, holders: Vec<catalog::TransactionHolder>, shown: &mut bool) {
     if holders.is_empty() && !*shown {
         return;
     }

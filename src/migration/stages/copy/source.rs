@@ -16,13 +16,14 @@ use crate::{
     lsn::Lsn,
     name::{TableName, literal},
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::{self, Client},
         connect::{conninfo::Conninfo, session::Side},
         slot as server_slot,
         snapshot::Snapshot,
         wire::{Answer, Failed, Request, Wire},
     },
+    sqlstate,
 };
 
 /// One attempt to lock a table waits no longer than this for a session that has locked it exclusively. Then it is reported and tried again.
@@ -56,7 +57,7 @@ impl CopySource {
 
     /// Takes lock, snapshot, L and columns, in this order and in one round trip; again until the snapshot sees every transaction that the
     /// slot does not stream. A transaction that the session still has is ended first.
-    pub async fn lock_and_snapshot(&self, session: &mut SourceSession, relation: &Relation) -> Result<TableSnapshot> {
+    pub async fn lock_and_snapshot(&self, session: &mut SourceSession, relation: &SourceRelation) -> Result<TableSnapshot> {
         let what = format!("the copy of {}", relation.table);
         let begin = format!("begin isolation level repeatable read read only; {}", lock(relation));
         let (table, oid) = (relation.table.sql(), relation.oid.to_string());
@@ -71,7 +72,7 @@ impl CopySource {
             ];
             let answers = match session.wire.run(requests).await {
                 Ok(answers) => answers,
-                Err(Failed { error, .. }) if error.has_code("55P03") => {
+                Err(Failed { error, .. }) if error.has_code(sqlstate::LOCK_NOT_AVAILABLE) => {
                     self.reporter.notice(Level::Info, format!("{what} waits: the table is locked on the source")).await;
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
@@ -184,8 +185,8 @@ const SNAPSHOT: &str =
     "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, to_regclass($1)::oid::text";
 const COLUMNS: &str = "select attname::text, atttypid::text from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped and attgenerated = '' order by attnum";
 
-fn lock(relation: &Relation) -> String {
-    let only = if relation.partitioned { "" } else { "only " };
+fn lock(relation: &SourceRelation) -> String {
+    let only = relation.storage.only();
     format!(
         "set local synchronize_seqscans = off; set local lock_timeout = '{LOCK_TIMEOUT}'; lock table {only}{} in access share mode; set local lock_timeout = 0",
         relation.table.sql()
@@ -198,8 +199,8 @@ fn text(answers: &[Answer], at: usize, row: usize, column: usize) -> String {
 }
 
 /// The tables that hold the rows of a relation, as they are under its lock. Leaves that are foreign tables hold none.
-pub async fn heaps(wire: &mut Wire, relation: &Relation) -> Result<Vec<Heap>> {
-    let of = if relation.partitioned { "pg_partition_tree($OID) where isleaf" } else { "(select $OID::regclass as relid) t" };
+pub async fn heaps(wire: &mut Wire, relation: &SourceRelation) -> Result<Vec<Heap>> {
+    let of = if relation.storage.is_partitioned() { "pg_partition_tree($OID) where isleaf" } else { "(select $OID::regclass as relid) t" };
     let sql = format!(
         "select n.nspname::text, c.relname::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::text, pg_table_size(c.oid)::text
            from (select relid from {of}) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
@@ -226,7 +227,7 @@ pub async fn export_snapshot(wire: &mut Wire) -> Result<String> {
 
 /// Lets the session read under a keeper's snapshot. The lock may not take long: an ALTER TABLE that waits for the keeper comes before
 /// us, and each would wait for the other (55P03).
-pub async fn join_snapshot(session: &mut SourceSession, relation: &Relation, exported: &str) -> Result<()> {
+pub async fn join_snapshot(session: &mut SourceSession, relation: &SourceRelation, exported: &str) -> Result<()> {
     let begin = format!(
         "{}begin isolation level repeatable read read only; set transaction snapshot {}; {BY_RANGES}; {}",
         session.ending(),
@@ -236,7 +237,7 @@ pub async fn join_snapshot(session: &mut SourceSession, relation: &Relation, exp
     match session.wire.simple(&begin).await {
         Ok(_) => Ok(()),
         // invalid_parameter_value: no session exports it any more
-        Err(e) if e.has_code("22023") => Err(Error::connection(format!("source: the snapshot is gone: {e}"))),
+        Err(e) if e.has_code(sqlstate::INVALID_PARAMETER_VALUE) => Err(Error::connection(format!("source: the snapshot is gone: {e}"))),
         Err(e) => Err(e.context("source")),
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         ledger,
         wire::{Copied, Failed, Pipe, Request, Wire},
     },
+    sqlstate,
 };
 
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -21,7 +22,7 @@ pub struct PartRoute<'a> {
     pub spec: &'a CopySpec,
     /// The target's table: the relation, or its leaf.
     pub into: &'a TableName,
-    /// The target's transaction begins with it, see [`ledger::Migration::path`].
+    /// The target's transaction begins with it, see [`ledger::LedgerMigration::path`].
     pub path: &'a str,
 }
 
@@ -126,7 +127,11 @@ pub async fn commit_whole(target: &mut Wire, oid: u32, spec: &CopySpec, copied: 
     ];
     commit(target, ledger::RECORD_WHOLE, &values).await.map_err(|e| {
         // Another session has recorded it first: one of an earlier attempt, or our own whose answer was lost. The next attempt copies it again.
-        if e.has_code("23505") || e.has_code("23502") { Error::connection(format!("another session has copied it: {e}")) } else { e }
+        if e.has_code(sqlstate::UNIQUE_VIOLATION) || e.has_code(sqlstate::NOT_NULL_VIOLATION) {
+            Error::connection(format!("another session has copied it: {e}"))
+        } else {
+            e
+        }
     })
 }
 
@@ -151,11 +156,7 @@ async fn commit(target: &mut Wire, statement: &str, values: &[String]) -> Result
 
 /// The rows and bytes that the ledger has of a part in this attempt. The part may be committed although the answer was lost.
 pub async fn recorded(target: &mut Wire, oid: u32, spec: &CopySpec, part: &Part) -> Result<Option<Copied>> {
-    let sql = format!(
-        "select rows::text, bytes::text from _hyperlift.copy_part where source_oid = {oid} and attempt = {} and part = {}",
-        spec.attempt, part.number
-    );
-    let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
+    let rows = target.simple(&ledger::recorded_part(oid, spec.attempt, part.number)).await.map_err(|e| e.context("target"))?;
     let number = |value: &Option<String>| value.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
     Ok(rows.first().map(|r| Copied { rows_in: number(&r[0]), rows_out: number(&r[0]), bytes: number(&r[1]) }))
 }

@@ -19,10 +19,11 @@ use crate::{
     event::{Event, Level},
     name::TableName,
     pg::{
-        catalog::{Relation, versions},
+        catalog::{SourceRelation, versions},
         connect::session::Side,
         wire::{Copied, Wire},
     },
+    sqlstate,
 };
 
 /// A transient error is retried after this time.
@@ -75,7 +76,7 @@ impl CopyWorker {
                 work
             };
             match work {
-                CopyWork::Relation(entry) => self.relation(entry).await?,
+                CopyWork::SourceRelation(entry) => self.relation(entry).await?,
                 CopyWork::Part(open, part, keeper) => self.part(&open, part, keeper).await?,
             }
         }
@@ -130,14 +131,14 @@ impl CopyWorker {
         let chunking = shared.hypertables.get(&relation.table);
         let heaps = self.heaps(&mut session, relation).await?;
         let mut parts = parts::cut(&heaps, shared.split, *shared.wanted.borrow(), chunking.is_some());
-        if parts.is_empty() && !relation.partitioned {
+        if parts.is_empty() && !relation.storage.is_partitioned() {
             parts.push(Part::whole(relation.table.clone(), relation.bytes));
         }
-        let whole = !relation.partitioned && parts.len() == 1;
+        let whole = !relation.storage.is_partitioned() && parts.len() == 1;
         let mut target = self.target_session().await?;
         let mut attempt = entry.target.attempt;
         if !whole || entry.target.used || entry.tried {
-            let only = !relation.partitioned && chunking.is_none();
+            let only = !relation.storage.is_partitioned() && chunking.is_none();
             attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
         }
         let mut streams = u32::MAX;
@@ -172,9 +173,9 @@ impl CopyWorker {
 
     /// The tables of a relation that has to be cut, and where those are cut that cannot be read by ranges of blocks. None for a relation
     /// that is copied whole.
-    async fn heaps(&self, session: &mut SourceSession, relation: &Relation) -> Result<Vec<Heap>> {
+    async fn heaps(&self, session: &mut SourceSession, relation: &SourceRelation) -> Result<Vec<Heap>> {
         let shared = &self.shared;
-        if !relation.partitioned && relation.bytes <= shared.split {
+        if !relation.storage.is_partitioned() && relation.bytes <= shared.split {
             return Ok(Vec::new());
         }
         let mut heaps = source::heaps(&mut session.wire, relation).await?;
@@ -190,7 +191,7 @@ impl CopyWorker {
     /// A relation of one part: one transaction on either side.
     async fn whole(
         &mut self,
-        relation: &Relation,
+        relation: &SourceRelation,
         spec: &CopySpec,
         part: &Part,
         durable: bool,
@@ -258,7 +259,7 @@ impl CopyWorker {
         let mut session = match self.joined_session(open).await {
             Ok(session) => session,
             Err(e) if e.is_stop() => return Err(e),
-            Err(e) if e.has_code("55P03") => return Ok(PartOutcome::Unjoinable(part)),
+            Err(e) if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) => return Ok(PartOutcome::Unjoinable(part)),
             Err(e) => return Ok(self.again(open, part, &e).await),
         };
         match self.transfer(open, &part, &mut session).await {
@@ -336,7 +337,7 @@ impl CopyWorker {
             self.target = Some(target);
             return Ok(copied);
         }
-        let to_leaf = relation.partitioned && transfer::has_leaf(&mut target, &relation.table, &part.table).await?;
+        let to_leaf = relation.storage.is_partitioned() && transfer::has_leaf(&mut target, &relation.table, &part.table).await?;
         let into: &TableName = if to_leaf { &part.table } else { &relation.table };
         let route = PartRoute { part, spec, into, path: &shared.path };
         let mut on_moved = |rows: u64, bytes: u64| {
@@ -353,7 +354,7 @@ impl CopyWorker {
         match transfer::commit_part(&mut target, relation.oid, spec, part, copied).await {
             Ok(()) => {}
             // An earlier try of this part was committed, but its answer was lost.
-            Err(e) if e.has_code("23505") && part.failures > 0 => {}
+            Err(e) if e.has_code(sqlstate::UNIQUE_VIOLATION) && part.failures > 0 => {}
             Err(e) => return Err(e.into()),
         }
         self.target = Some(target);

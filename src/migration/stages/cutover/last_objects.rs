@@ -21,13 +21,13 @@ const POINT_OF_NO_RETURN: &str = "past-return";
 /// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners, grants and event triggers.
 pub async fn make(cx: &mut Context) -> Result<()> {
     let all = statements::read(cx)?;
-    let mut session = ddl::Session::new(&cx.config.target, cx.application("cutover"), "");
+    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");
     let target = session.client().await?;
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;
-    let mut executed = ledger::executed(target, Phase::Cutover.word()).await?;
-    executed.extend(ledger::executed(target, Phase::Handover.word()).await?);
-    let last = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
-    let rights = memberships::possible(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
+    let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
+    executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
+    let last = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
+    let rights = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     let prompts = cx.prompts.sender();
     let reporter = cx.reporter.clone();
     let total = last.len() + rights.len();

@@ -8,16 +8,16 @@ use crate::{
     migration::context::Context,
     name::{TableName, literal},
     pg::{
-        catalog::{self, Sequence, exclusion::Omitted},
+        catalog::{self, SequenceState, exclusion::Excluded},
         client::Client,
     },
 };
 
 /// Sets the target's sequences to the values of the source's; returns how many were set. A sequence never goes backwards, except when
 /// it was never used on the target, or when it cycles.
-pub async fn set(cx: &Context, source: &Client, omitted: &Omitted) -> Result<usize> {
+pub async fn set(cx: &Context, source: &Client, omitted: &Excluded) -> Result<usize> {
     let target = cx.target("cutover").await?;
-    let on_target: HashMap<TableName, Sequence> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
+    let on_target: HashMap<TableName, SequenceState> = catalog::sequences(&target).await?.into_iter().map(|s| (s.table.clone(), s)).collect();
     let mut statements = Vec::new();
     for s in catalog::sequences(source).await?.into_iter().filter(|s| !omitted.has_relation(&s.table)) {
         let Some(known) = on_target.get(&s.table) else {

@@ -15,6 +15,7 @@ use crate::{
         slot,
     },
     record::Record,
+    sqlstate,
     work_dir::WorkDir,
 };
 
@@ -39,7 +40,7 @@ pub fn left_over(remaining: &[String]) -> Error {
 pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Reporter) -> Vec<String> {
     let mut remaining = Vec::new();
     let application = format!("hyperlift/{}/clean", record.id);
-    let names = Names::of(&record.id);
+    let names = Names::new(&record.id);
     match client::connect(&config.source, Side::Source, &application).await {
         Ok(source) => {
             report(reporter, &mut remaining, format!("slot {}", names.slot), drop_slot(&source, &names.slot).await).await;
@@ -86,7 +87,7 @@ async fn drop_slot(source: &Client, name: &str) -> Result<()> {
             continue;
         }
         match source.execute("select pg_drop_replication_slot($1)", &[&name]).await.map_err(Error::from) {
-            Err(e) if e.has_code("55006") => {}
+            Err(e) if e.has_code(sqlstate::OBJECT_IN_USE) => {}
             other => return other.map(|_| ()),
         }
     }
@@ -102,7 +103,7 @@ async fn undo_identity(source: &Client, sql: &str) -> Result<()> {
     }
     match result {
         // The table does not exist any more, so there is nothing to undo.
-        Err(e) if e.has_code("42P01") => Ok(()),
+        Err(e) if e.has_code(crate::sqlstate::UNDEFINED_TABLE) => Ok(()),
         other => other,
     }
 }

@@ -74,7 +74,7 @@ pub async fn check_since(cx: &mut Context, end: Lsn) -> Result<()> {
 /// the slot still has.
 async fn writes_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
     let source = cx.source("cutover").await?;
-    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::of(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
+    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::new(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
     let receiver =
         Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone())
             .await?;

@@ -24,7 +24,7 @@ pub async fn views(cx: &mut Context, target: &Client) -> Result<()> {
         let (mut failed, before) = (Vec::new(), remaining.len());
         for view in remaining {
             if let Some(e) = refresh(cx, target, &view, path.as_deref()).await? {
-                failed.push((view, path.iter().fold(e, |e, path| ddl::look_elsewhere(e, target.version(), path))));
+                failed.push((view, path.iter().fold(e, |e, path| ddl::with_search_path_hint(e, target.version(), path))));
             }
         }
         if failed.is_empty() || failed.len() == before {

@@ -9,7 +9,7 @@ use crate::{
         catalog::{self, Server},
         client::Client,
         connect::session::Side,
-        pooler::{self, Between},
+        pooler::{self, Intermediary},
         timescale::{self, Timescale},
     },
 };
@@ -82,10 +82,10 @@ async fn goes_by_proxy(cx: &Context, side: Side) -> Result<bool, NotGathered> {
         Side::Source => &cx.config.source,
         Side::Target => &cx.config.target,
     };
-    match pooler::look(info, &cx.application("preflight")).await.map_err(|e| e.context(side))? {
-        Between::Nothing => Ok(false),
-        Between::Proxy => Ok(true),
-        Between::Pooler => {
+    match pooler::detect(info, &cx.application("preflight")).await.map_err(|e| e.context(side))? {
+        Intermediary::None => Ok(false),
+        Intermediary::Proxy => Ok(true),
+        Intermediary::Pooler => {
             let error = Error::refused(format!("{side}: there is a connection pooler at {}", info.address()))
                 .detail("it serves each transaction by another session: settings and locks of a migration would end up in those of the application")
                 .hint(DIRECTLY);

@@ -8,13 +8,13 @@ use crate::{
     migration::context::Context,
     pg::{
         catalog::{
-            self, Relation,
-            exclusion::{self, Omitted},
-            unsupported::{self, Apart},
+            self, SourceRelation,
+            exclusion::{self, Excluded},
+            unsupported::{self, Unsupported},
         },
         client::Client,
     },
-    scope::{Extent, Scope},
+    scope::{Inclusion, Scope},
 };
 
 pub const FILTERS: &str = "filters";
@@ -22,7 +22,7 @@ pub const SCOPE: &str = "scope";
 pub const OWNERS_AND_GRANTS: &str = "owners and grants";
 pub const OBJECT_NAMES: &str = "columns that name objects";
 
-// As `unsupported::apart` names them.
+// As `unsupported::find` names them.
 pub const PUBLICATIONS: &str = "publications";
 pub const SUBSCRIPTIONS: &str = "subscriptions";
 pub const DATABASE_SETTINGS: &str = "database settings";
@@ -51,13 +51,13 @@ pub enum Purpose {
 pub struct ScopeFacts {
     pub scope: Scope,
     /// All tables of the source.
-    pub relations: Vec<Relation>,
+    pub relations: Vec<SourceRelation>,
     /// What the filters leave out; `None` without filters.
-    pub omitted: Option<Omitted>,
+    pub omitted: Option<Excluded>,
     pub purpose: Purpose,
     /// The filters are fixed: names on the source may have changed since then.
     pub has_begun: bool,
-    pub unsupported: Vec<Apart>,
+    pub unsupported: Vec<Unsupported>,
     /// Columns whose values name other objects.
     pub object_names: Vec<String>,
     pub owners: bool,
@@ -66,24 +66,24 @@ pub struct ScopeFacts {
 
 impl ScopeFacts {
     /// The tables whose rows are copied.
-    pub fn copied(&self) -> Vec<&Relation> {
-        self.of(Extent::All).collect()
+    pub fn copied(&self) -> Vec<&SourceRelation> {
+        self.of(Inclusion::All).collect()
     }
 
     /// Their size.
     pub fn bytes(&self) -> u64 {
-        self.of(Extent::All).map(|r| r.bytes).sum()
+        self.of(Inclusion::All).map(|r| r.bytes).sum()
     }
 
-    fn of(&self, extent: Extent) -> impl Iterator<Item = &Relation> {
-        self.relations.iter().filter(move |r| self.scope.extent(&r.table) == extent)
+    fn of(&self, extent: Inclusion) -> impl Iterator<Item = &SourceRelation> {
+        self.relations.iter().filter(move |r| self.scope.inclusion(&r.table) == extent)
     }
 }
 
 pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<ScopeFacts> {
     let scope = cx.plan.scope.clone();
     let omitted = if scope.is_everything() { None } else { Some(exclusion::resolve(source, &cx.plan).await?) };
-    let unsupported = unsupported::apart(source, &cx.plan).await?;
+    let unsupported = unsupported::find(source, &cx.plan).await?;
     debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
     Ok(ScopeFacts {
         relations: catalog::relations(source).await?,
@@ -98,7 +98,7 @@ pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<S
     })
 }
 
-pub fn filters(omitted: Option<&Omitted>, has_begun: bool) -> Finding {
+pub fn filters(omitted: Option<&Excluded>, has_begun: bool) -> Finding {
     match omitted {
         None => Finding::ok("none are given"),
         Some(_) if has_begun => Finding::ok("fixed when the migration began"),
@@ -124,7 +124,7 @@ pub fn scope(f: &ScopeFacts) -> Finding {
         let more = if more.is_empty() { String::new() } else { format!("; and {} more of this kind", more.len()) };
         return Finding::fail(format!("{first}{more}"), "leave that out, too, or keep what needs it");
     }
-    let (kept, structure) = (f.of(Extent::All).count(), f.of(Extent::Structure).count());
+    let (kept, structure) = (f.of(Inclusion::All).count(), f.of(Inclusion::Structure).count());
     if kept == 0 {
         return Finding::warn(
             format!("the filters leave out the rows of all {} tables", f.relations.len()),
@@ -138,18 +138,18 @@ pub fn scope(f: &ScopeFacts) -> Finding {
         f.relations.len(),
         format::bytes(f.bytes()),
         format::bytes(all),
-        omitted.lines.len()
+        omitted.list.len()
     ))
 }
 
 /// Objects of one kind that do not arrive like everything else: one sentence for those with the same fate.
-pub fn unsupported(found: &[Apart], kind: &str) -> Finding {
-    let found: Vec<&Apart> = found.iter().filter(|a| a.check == kind).collect();
+pub fn unsupported(found: &[Unsupported], kind: &str) -> Finding {
+    let found: Vec<&Unsupported> = found.iter().filter(|a| a.check == kind).collect();
     let Some(first) = found.first() else { return Finding::ok("none") };
     let fates: Vec<String> = found
         .chunk_by(|a, b| a.reason == b.reason)
         .map(|same| {
-            let names: Vec<&str> = same.iter().map(|a| a.object.as_str()).collect();
+            let names: Vec<String> = same.iter().map(|a| a.object.to_string()).collect();
             format!("{}: {}", first_few(&names), same[0].reason)
         })
         .collect();
@@ -182,14 +182,14 @@ mod tests {
 
     #[test]
     fn objects_of_one_fate_share_a_sentence() {
-        let label = |n: u32, reason: &str| Apart {
+        let label = |n: u32, reason: &str| Unsupported {
             check: SECURITY_LABELS.into(),
-            object: format!("SECURITY LABELS of p{n}"),
+            object: format!("SECURITY LABELS of p{n}").into(),
             reason: reason.into(),
             fix: "security label ... on the target".into(),
-            is_made_as_wished: false,
+            is_created: false,
         };
-        let mut found: Vec<Apart> = (1..=7).map(|n| label(n, "stay on the source")).collect();
+        let mut found: Vec<Unsupported> = (1..=7).map(|n| label(n, "stay on the source")).collect();
         found.push(label(8, "are lost"));
         let finding = unsupported(&found, SECURITY_LABELS);
         assert_eq!(finding.verdict, Verdict::Warn);

@@ -9,7 +9,7 @@ use crate::{
     migration::context::Context,
     name::{TableName, plain_ident},
     pg::{
-        catalog::{self, Holder, Relation, Server, versions},
+        catalog::{self, Server, SourceRelation, TransactionHolder, versions},
         client::Client,
         own::Names,
         slot, timescale,
@@ -56,12 +56,12 @@ pub struct SourceFacts {
     pub old_snapshot_threshold: Option<String>,
     pub synchronous_standby_names: String,
     /// Transactions older than [`OLD`], the oldest first.
-    pub old_transactions: Vec<Holder>,
+    pub old_transactions: Vec<TransactionHolder>,
 }
 
 pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
     let setting = async |name| Ok::<_, crate::error::Error>(catalog::setting(source, name).await?.unwrap_or_default());
-    let names = Names::of(&cx.record.id);
+    let names = Names::new(&cx.record.id);
     let (tables, locks) = catalog::tables_and_locks(source).await?;
     let free_slots = "select current_setting('max_replication_slots')::bigint - count(*) from pg_replication_slots";
     let free_walsenders = "select current_setting('max_wal_senders')::bigint - count(*) from pg_stat_replication";
@@ -156,7 +156,7 @@ pub fn locks(tables: u64, locks: u64) -> Finding {
 }
 
 /// `in_scope` are the tables whose rows are copied.
-pub fn no_hypertables(hypertables: &[TableName], in_scope: &[&Relation]) -> Finding {
+pub fn no_hypertables(hypertables: &[TableName], in_scope: &[&SourceRelation]) -> Finding {
     let found: Vec<String> = hypertables.iter().filter(|h| in_scope.iter().any(|r| r.table == **h)).map(ToString::to_string).collect();
     Finding::require(
         found.is_empty(),
@@ -170,12 +170,12 @@ pub fn replication_connection(attempt: &Result<()>, user: &str) -> Finding {
     match attempt {
         Ok(()) => Finding::ok(format!("{user} may replicate")),
         // A pooler does not know the parameter.
-        Err(e) if e.has_code("08P01") => Finding::fail(e.to_string(), DIRECTLY),
+        Err(e) if e.has_code(crate::sqlstate::PROTOCOL_VIOLATION) => Finding::fail(e.to_string(), DIRECTLY),
         Err(e) => Finding::fail(e.to_string(), format!("alter role {} replication; and see that pg_hba.conf lets it connect", plain_ident(user))),
     }
 }
 
-pub fn ownership(may_publish: bool, in_scope: &[&Relation], server: &Server) -> Finding {
+pub fn ownership(may_publish: bool, in_scope: &[&SourceRelation], server: &Server) -> Finding {
     let foreign: Vec<String> = in_scope.iter().filter(|r| !r.owned).map(|r| r.table.to_string()).collect();
     let bad = if foreign.is_empty() {
         format!("{} may not create publications in this database", server.user)
@@ -211,7 +211,7 @@ pub fn synchronous_standby_names(standbys: &str) -> Finding {
     )
 }
 
-pub fn old_transactions(old: &[Holder]) -> Finding {
+pub fn old_transactions(old: &[TransactionHolder]) -> Finding {
     match old.first() {
         None => Finding::ok("none older than five minutes"),
         Some(h) => Finding::warn(
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_transaction_that_is_open_for_long_is_named() {
-        let holder = Holder { pid: 7, who: "app@shop".into(), state: "idle in transaction".into(), seconds: 412, query: String::new() };
+        let holder = TransactionHolder { pid: 7, who: "app@shop".into(), state: "idle in transaction".into(), seconds: 412, query: String::new() };
         let finding = old_transactions(&[holder]);
         assert_eq!((finding.verdict, finding.sentence.as_str()), (Warn, "1 of them; the oldest: app@shop (idle in transaction), 412 s"));
     }

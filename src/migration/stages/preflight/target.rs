@@ -10,7 +10,7 @@ use crate::{
     pg::{
         catalog::{
             self, Server,
-            exclusion::{self, Omitted},
+            exclusion::{self, Excluded},
             unsupported, versions,
         },
         client::Client,
@@ -72,7 +72,7 @@ pub struct Beyond {
     pub objects: Vec<String>,
 }
 
-pub async fn gather(cx: &Context, source: &Client, target: &Client, omitted: Option<&Omitted>) -> Result<TargetFacts> {
+pub async fn gather(cx: &Context, source: &Client, target: &Client, omitted: Option<&Excluded>) -> Result<TargetFacts> {
     let wanted = names(source, "select extname::text from pg_extension where extname not in ('plpgsql', 'timescaledb')").await?;
     let wanted: HashSet<String> = wanted.into_iter().filter(|e| cx.plan.scope.has_extension(e)).collect();
     let offered = names(target, "select name::text from pg_available_extensions").await?;
@@ -108,7 +108,7 @@ async fn holds(cx: &Context, target: &Client) -> Result<Holds> {
 }
 
 /// Roles can be created at any time; the others fail when the schema is restored, so they are known before anything is begun.
-async fn beyond(cx: &Context, source: &Client, target: &Client, extensions: &HashSet<String>, omitted: Option<&Omitted>) -> Result<Beyond> {
+async fn beyond(cx: &Context, source: &Client, target: &Client, extensions: &HashSet<String>, omitted: Option<&Excluded>) -> Result<Beyond> {
     if catalog::value(target, "select current_setting('is_superuser') = 'on'").await? {
         return Ok(Beyond::default());
     }

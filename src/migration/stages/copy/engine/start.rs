@@ -24,7 +24,7 @@ use crate::{
     migration::context::Context,
     name::TableName,
     pg::{
-        catalog::{self, Relation},
+        catalog::{self, SourceRelation},
         client::Client,
         dump::{Phase, Statement},
         ledger::{self, RelationState},
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Starts the index builders with what earlier runs have copied. The jobs start when the copy is driven.
-pub async fn start(cx: &Context, relations: &[Relation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<RunningCopy> {
+pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<RunningCopy> {
     let Beginning { sorted: Sorted { todo, to_index }, horizon, types, hypertables, path } = begin(cx, relations, statements).await?;
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
     cx.reporter.report(Event::IndexesCounted { indexes }).await;
@@ -86,7 +86,7 @@ struct Beginning {
     path: String,
 }
 
-async fn begin(cx: &Context, relations: &[Relation], statements: &[Statement]) -> Result<Beginning> {
+async fn begin(cx: &Context, relations: &[SourceRelation], statements: &[Statement]) -> Result<Beginning> {
     let target = cx.target("copy").await?;
     // From here on no session of an earlier run can record anything.
     ledger::begin_attempts(&target).await?;
@@ -110,7 +110,7 @@ struct Sorted {
     to_index: Vec<IndexJob>,
 }
 
-async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relation], statements: &[Statement]) -> Result<Sorted> {
+async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[SourceRelation], statements: &[Statement]) -> Result<Sorted> {
     let entries = ledger::relations(target).await?;
     let mut unfinished = ledger::unfinished(target, None).await?;
     let mut by_table: HashMap<&TableName, Vec<Statement>> = HashMap::new();
@@ -121,7 +121,8 @@ async fn sort(plan: &Plan, source: &Client, target: &Client, relations: &[Relati
     }
     let mut sorted = Sorted { todo: Vec::new(), to_index: Vec::new() };
     for r in relations {
-        let mut tables = if r.partitioned && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
+        let mut tables =
+            if r.storage.is_partitioned() && !plan.is_one_table(&r.table) { catalog::leaves(source, &r.table).await? } else { Vec::new() };
         tables.push(r.table.clone());
         let identity = r.identity_index.clone().or_else(|| r.primary_key().map(|p| p.name.clone()));
         let own = tables.iter().filter_map(|t| by_table.remove(t)).flatten().collect();

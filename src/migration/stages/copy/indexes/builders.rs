@@ -51,16 +51,16 @@ pub struct IndexJob {
 /// Builds until the channel `jobs` is closed and everything is built; `done` gets each relation that has all its indexes.
 pub fn build(
     cx: &Context,
-    relations: &[catalog::Relation],
+    relations: &[catalog::SourceRelation],
     prompts: PromptSender,
     jobs: mpsc::UnboundedReceiver<IndexJob>,
     done: mpsc::UnboundedSender<TableName>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let count = cx.config.index_jobs.max(1);
     let prefix = cx.application("index-");
-    let session = |n| IndexWorker { number: n, session: ddl::Session::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
+    let session = |n| IndexWorker { number: n, session: ddl::DdlSession::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
     let hypertables: HashSet<TableName> = cx.plan.hypertables.iter().map(|h| h.table.clone()).collect();
-    let roots = relations.iter().filter(|r| r.partitioned && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
+    let roots = relations.iter().filter(|r| r.storage.is_partitioned() && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
     let builders = IndexBuilders {
         divided: roots.chain(hypertables.iter().cloned()).collect(),
         hypertables,
@@ -130,8 +130,8 @@ struct IndexBuilders {
 
 impl IndexBuilders {
     async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<IndexJob>) -> Result<()> {
-        let mut session = ddl::Session::new(&target, format!("{prefix}0"), "");
-        self.executed = ledger::executed(session.client().await?, Phase::Index.word()).await?;
+        let mut session = ddl::DdlSession::new(&target, format!("{prefix}0"), "");
+        self.executed = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
         drop(session);
         let mut polling = JoinSet::new();
         let mut monitor = Some(BuildMonitor { target, prefix, client: None });

@@ -35,8 +35,8 @@ pub struct BuildStep {
 impl BuildStep {
     pub fn new(statement: &Statement) -> Self {
         Self {
-            object: statement.object.clone(),
-            index: Some(statement.makes.clone().unwrap_or_else(|| statement.object.clone())),
+            object: statement.object.to_string(),
+            index: Some(statement.makes.clone().unwrap_or_else(|| statement.object.to_string())),
             table: statement.table.clone(),
             sql: statement.sql.trim_end_matches(';').to_owned(),
             digest: statement.digest(),
@@ -54,12 +54,12 @@ impl BuildStep {
 
     /// The statement with its entry in the ledger, for one transaction.
     pub fn recorded(&self) -> String {
-        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.word(), &self.object, &self.digest))
+        format!("{};\n{}", self.sql, ledger::record_ddl(Phase::Index.as_str(), &self.object, &self.digest))
     }
 
     /// The statement that records the step as skipped by the operator, and the step that needs it.
     pub fn skipped(&self, reason: &str) -> String {
-        let entry = |digest: &String| ledger::skip_ddl(Phase::Index.word(), &self.object, digest, &format!("skipped by the operator: {reason}"));
+        let entry = |digest: &String| ledger::skip_ddl(Phase::Index.as_str(), &self.object, digest, &format!("skipped by the operator: {reason}"));
         std::iter::once(&self.digest).chain(&self.needed_by).map(entry).collect::<Vec<_>>().join(";\n")
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     fn statement(table: &str, name: &str, sql: &str) -> Statement {
         Statement {
             phase: Phase::Index,
-            object: format!("X {name}"),
+            object: format!("X {name}").into(),
             table: Some(TableName::new("s", table)),
             makes: Some(name.into()),
             sql: sql.replace("$T", &format!("s.{table}")).replace("$N", name),

@@ -65,25 +65,25 @@ impl Eq for ReadyWork {}
 
 pub struct IndexWorker {
     pub number: u32,
-    pub session: ddl::Session,
+    pub session: ddl::DdlSession,
 }
 
 impl IndexWork {
     /// `changed`: rows or indexes of the table have changed in this run, so that it needs ANALYZE.
-    pub async fn run(&self, session: &mut ddl::Session, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
+    pub async fn run(&self, session: &mut ddl::DdlSession, table: &TableName, changed: bool, reporter: &Reporter) -> Result<()> {
         match self {
             Self::Whole(steps) => {
                 let first = std::iter::once(NOT_FLUSHED.to_owned());
                 let all: Vec<String> = first.chain(steps.iter().map(BuildStep::recorded)).chain([analyze(table)]).collect();
-                ddl::patiently(session, &table.to_string(), &all.join(";\n"), reporter).await
+                ddl::run_with_retry(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
-            Self::Skip(_, step, failure) => ddl::patiently(session, &step.object, &step.skipped(failure), reporter).await,
+            Self::Skip(_, step, failure) => ddl::run_with_retry(session, &step.object, &step.skipped(failure), reporter).await,
             Self::Analyze => {
                 // An earlier run may have been killed before its ANALYZE.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));
                 if changed || catalog::value(session.client().await?, &due).await? {
-                    ddl::patiently(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
+                    ddl::run_with_retry(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
                 }
                 Ok(())
             }
@@ -97,22 +97,22 @@ fn analyze(table: &TableName) -> String {
 }
 
 impl BuildStep {
-    async fn run(&self, session: &mut ddl::Session, reporter: &Reporter) -> Result<()> {
+    async fn run(&self, session: &mut ddl::DdlSession, reporter: &Reporter) -> Result<()> {
         let recorded = self.recorded();
-        let Err(e) = ddl::patiently(session, &self.object, &recorded, reporter).await else { return Ok(()) };
+        let Err(e) = ddl::run_with_retry(session, &self.object, &recorded, reporter).await else { return Ok(()) };
         for digest in std::iter::once(&self.digest).chain(&self.needed_by) {
-            if session.has(Phase::Index.word(), digest).await.unwrap_or(false) {
+            if session.has(Phase::Index.as_str(), digest).await.unwrap_or(false) {
                 return Ok(());
             }
         }
-        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code("42P07")) else { return Err(e) };
+        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code(crate::sqlstate::DUPLICATE_TABLE)) else { return Err(e) };
         reporter.notice(Level::Warn, format!("{}: the invalid index {leftover} on the target is dropped and built again", self.object)).await;
-        ddl::patiently(session, &self.object, &format!("drop index {};\n{recorded}", leftover.sql()), reporter).await
+        ddl::run_with_retry(session, &self.object, &format!("drop index {};\n{recorded}", leftover.sql()), reporter).await
     }
 
     /// The invalid index of this name on the same table that an interrupted build has left. An index of a partition root is no such
     /// leftover: it is invalid until every partition has its index.
-    async fn leftover(&self, session: &mut ddl::Session) -> Option<TableName> {
+    async fn leftover(&self, session: &mut ddl::DdlSession) -> Option<TableName> {
         let (table, name) = (self.table.as_ref()?, self.index.as_ref()?);
         let index = TableName::new(&table.schema, name);
         let sql = format!(

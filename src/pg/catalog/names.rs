@@ -1,0 +1,50 @@
+//! Names of what a database has.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    error::Result,
+    name::TableName,
+    pg::{client::Client, object::ObjectRef, own::USER_SCHEMAS},
+};
+
+/// The names of the extensions of the database.
+pub async fn extension_names(client: &Client) -> Result<HashSet<String>> {
+    Ok(client.query("select extname::text from pg_extension", &[]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// The subscriptions of this database, as `SUBSCRIPTION name`.
+pub async fn subscriptions(client: &Client) -> Result<HashSet<ObjectRef>> {
+    let sql = "select 'SUBSCRIPTION ' || quote_ident(subname) as name from pg_subscription
+                where subdbid = (select oid from pg_database where datname = current_database())";
+    Ok(client.query(sql, &[]).await?.iter().map(|r| ObjectRef::from(r.get::<_, &str>("name"))).collect())
+}
+
+/// The name of a table of this server, by OID; a number for one that is gone.
+pub async fn table_name(client: &Client, oid: u32) -> Result<TableName> {
+    Ok(name_of(client, oid).await?.unwrap_or_else(|| TableName::new("pg_class", oid.to_string())))
+}
+
+/// The name of a table of this server, by OID; `None` for one that is gone.
+pub async fn name_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
+    Ok(names_of(client, &[oid]).await?.remove(&oid))
+}
+
+/// The names of those of the tables that exist, by OID.
+pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, TableName>> {
+    let sql = "select c.oid, n.nspname::text as schema, c.relname::text as name
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any($1)";
+    let rows = client.query(sql, &[&oids]).await?;
+    Ok(rows.iter().map(|r| (r.get("oid"), TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")))).collect())
+}
+
+/// User tables, views and sequences; the first few names.
+pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
+    let sql = format!(
+        "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and {USER_SCHEMAS}
+            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+          order by 1 limit 10"
+    );
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}

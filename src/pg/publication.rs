@@ -1,0 +1,53 @@
+//! The publications of a migration: which tables, and which of their changes (I10).
+
+use super::{catalog::SourceRelation, client::Client};
+use crate::{
+    error::Result,
+    name::{TableName, ident},
+    pg::own::Names,
+};
+
+/// A published relation.
+pub struct Published<'a> {
+    pub relation: &'a SourceRelation,
+    /// Its updates and deletes are not published.
+    pub insert_only: bool,
+}
+
+/// Creates both publications, or sets their tables. They have explicit lists, never FOR ALL TABLES, and leaves are published under their own
+/// names.
+pub async fn publish(client: &Client, names: &Names, tables: &[Published<'_>]) -> Result<()> {
+    for (publication, operations, insert_only) in
+        [(&names.publication, "insert, update, delete, truncate", false), (&names.insert_only, "insert, truncate", true)]
+    {
+        let list: Vec<String> = tables
+            .iter()
+            .filter(|t| t.insert_only == insert_only)
+            // A partition root has no rows; its leaves come with it.
+            .map(|t| format!("{}{}", t.relation.storage.only(), t.relation.table.sql()))
+            .collect();
+        let there = client.query_opt("select 1 from pg_publication where pubname = $1", &[publication]).await?.is_some();
+        let list = list.join(", ");
+        if there {
+            if !list.is_empty() {
+                client.batch_execute(&format!("alter publication {} set table {list}", ident(publication))).await?;
+            }
+            continue;
+        }
+        let tables = if list.is_empty() { String::new() } else { format!(" for table {list}") };
+        client
+            .batch_execute(&format!(
+                "create publication {}{tables} with (publish = '{operations}', publish_via_partition_root = false)",
+                ident(publication)
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
+/// The tables of a publication, by their names.
+pub async fn tables(client: &Client, publication: &str) -> Result<Vec<TableName>> {
+    let sql = "select n.nspname::text as schema, c.relname::text as name from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+                 join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1";
+    Ok(client.query(sql, &[&publication]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
