@@ -1,7 +1,7 @@
 //! The bus: workers' events go in at one end, the operator's commands at the other; one hub between owns the state.
 //!
 //! The hub journals facts before anyone sees them, folds every event into [`State`] and marks the front ends dirty: a front
-//! end reads the newest state through a `watch` channel, so a slow terminal holds up nobody.
+//! end reads the newest state through a `watch` channel, so a slow terminal delays nobody.
 
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Reporter {
         if event.is_progress() {
             self.progress(event);
         } else {
-            // The hub lives as long as the program; when it is gone there is nobody left to tell.
+            // The hub lives as long as the program; when it is gone nobody is left to read it.
             let _ = self.events.send(Stamped { at: Timestamp::now(), event }).await;
         }
     }
@@ -51,7 +51,7 @@ impl Reporter {
     }
 }
 
-/// The front ends' end: the state to look at, commands to give, and the stream of events for those that print them.
+/// The front ends' end: the state to read, commands to give, and the stream of events for those that print them.
 #[derive(Clone)]
 pub struct FrontEnd {
     pub state: watch::Receiver<State>,

@@ -146,8 +146,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
 /// The application: writes until the target is level with the source (without hands), or until the cutover box is confirmed.
 async fn write_until_the_cutover(writer: Writer, mut state: watch::Receiver<State>, hands_free: bool) -> Result<Totals> {
     let ready = |s: &State| {
-        let level =
-            s.stage == Some(Stage::CatchUp) && s.replay.lag.is_some_and(|lag| lag < LEVEL) && s.analyzed.1 > 0 && s.analyzed.0 == s.analyzed.1;
+        let level = s.stage == Some(Stage::CatchUp) && s.replay.lag().is_some_and(|lag| lag < LEVEL) && s.replay.analyze.has_ended();
         let box_open = s.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::Cutover);
         if hands_free { level } else { box_open || s.stage >= Some(Stage::Cutover) }
     };

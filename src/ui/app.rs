@@ -19,15 +19,19 @@ use crate::{
         keys::{self, Action, Key},
         screens,
         theme::ascii_stand_in,
-        view::{self, CATCH_UP_ORDERS, COPY_ORDERS, FIELDS, MIN_SIZE, Modal, Overlay, Purpose, Selection, View},
+        view::{
+            FIELDS, Modal, Overlay, Purpose, Selection, View,
+            rows::{CATCH_UP_ORDERS, COPY_ORDERS},
+            too_small,
+        },
     },
 };
 
-/// `Y` counts when no key came for this long, and the box stood for so long: a held key or pasted text confirms nothing.
+/// `Y` counts when no key came for this long, and the box was on the screen for [`BOX_SHOWN`]: a held key or pasted text confirms nothing.
 const QUIET_BEFORE_CONFIRM: Duration = Duration::from_millis(500);
-const BOX_STOOD: Duration = Duration::from_secs(1);
-/// A ctrl-c within this time of the one that stops ends the program at once.
-const END_AT_ONCE: Duration = Duration::from_secs(8);
+const BOX_SHOWN: Duration = Duration::from_secs(1);
+/// A ctrl-c within this time of the one that stops ends the program immediately.
+const END_NOW_WITHIN: Duration = Duration::from_secs(8);
 /// How long an answer stays in the message line.
 const MESSAGE: Duration = Duration::from_secs(6);
 const PAGE: isize = 10;
@@ -44,10 +48,10 @@ pub enum Effect {
         text: String,
     },
     Redraw,
-    /// The dashboard closes; the program goes on to its end.
+    /// The dashboard closes; the program continues to its end.
     Leave,
     /// The program ends now.
-    EndAtOnce,
+    EndNow,
 }
 
 pub struct App {
@@ -57,7 +61,7 @@ pub struct App {
     cutover_box: Option<(u64, Instant)>,
     stop_asked: Option<Instant>,
     message_until: Option<Instant>,
-    /// The prompt that was open at the last look.
+    /// The prompt that was open at the last tick.
     prompt: Option<u64>,
     draft_until: Option<Instant>,
 }
@@ -83,7 +87,7 @@ impl App {
 
     /// After a frame reached the terminal: what was on it counts from now.
     pub fn drawn(&mut self, area: Rect, state: &State, now: Instant) {
-        let prompt = state.prompt.as_ref().map(|p| p.id).filter(|_| view::cutover_box(state) && self.view.modal.is_none() && !too_small(area));
+        let prompt = state.prompt.as_ref().map(|p| p.id).filter(|_| state.is_cutover_box_open() && self.view.modal.is_none() && !too_small(area));
         self.cutover_box = match (prompt, self.cutover_box) {
             (Some(id), Some((known, since))) if id == known => Some((id, since)),
             (Some(id), _) => Some((id, now)),
@@ -91,11 +95,11 @@ impl App {
         };
     }
 
-    /// Lets go what has had its time; true when the screen changes by it.
+    /// Drops what has expired; true when that changes the screen.
     pub fn tick(&mut self, state: &State, now: Instant) -> bool {
         let mut changed = false;
         let prompt = state.prompt.as_ref().map(|p| p.id);
-        // What was said of an earlier question is not true of this one.
+        // A message about an earlier prompt does not fit this one.
         let asked = prompt.is_some() && prompt != std::mem::replace(&mut self.prompt, prompt);
         if self.message_until.is_some_and(|t| t <= now || asked) {
             self.message_until = None;
@@ -143,7 +147,7 @@ impl App {
             Some(Action::Confirm) => self.confirm(quiet, state, now),
             Some(action) => self.act(action, key, state, now),
             None => {
-                // Any other key stays; tmux holds esc back for half a second.
+                // Any other key stays: tmux delays esc for half a second.
                 self.view.modal = None;
                 Vec::new()
             }
@@ -188,11 +192,11 @@ impl App {
         if self.view.stopping {
             return Vec::new();
         }
-        match view::can_confirm(state) {
+        match state.can_confirm() {
             Err(why) => self.say(Level::Warn, why, now),
             Ok(id) => {
-                let stood = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_STOOD);
-                if quiet && stood {
+                let shown_long_enough = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_SHOWN);
+                if quiet && shown_long_enough {
                     return vec![Effect::Send(Command::ConfirmCutover { prompt: id })];
                 }
                 self.say(Level::Warn, "Y did not count: it came too soon after the box or another key; press it again", now);
@@ -272,7 +276,7 @@ impl App {
         self.view.scroll = 0;
     }
 
-    /// Moves the selection, or scrolls what is laid over it.
+    /// Moves the selection, or scrolls the overlay.
     fn scroll(&mut self, by: isize, shown: Stage, state: &State) {
         if let Some(overlay) = self.view.overlay {
             // The log is scrolled from its end.
@@ -295,9 +299,9 @@ impl App {
 
     fn back(&mut self, state: &State) -> Vec<Effect> {
         if self.view.modal.take().is_some() {
-        } else if view::cutover_box(state) {
+        } else if state.is_cutover_box_open() {
             // Only the open prompt: esc must not stop a cutover that runs.
-            if !state.cutover.running && !view::is_late_write(state) {
+            if !state.cutover.running && !state.is_late_write() {
                 return vec![Effect::Send(Command::AbortCutover)];
             }
         } else if self.view.overlay.take().is_some() {
@@ -317,7 +321,7 @@ impl App {
             self.view.overlay = None;
             return Vec::new();
         }
-        if self.view.done(state) {
+        if state.can_leave() {
             return self.leave();
         }
         if self.view.stopping {
@@ -336,8 +340,8 @@ impl App {
         }
         self.view.filtering = false;
         if self.view.stopping || self.view.leaving {
-            if self.stop_asked.is_some_and(|asked| now.duration_since(asked) < END_AT_ONCE) {
-                return vec![Effect::EndAtOnce];
+            if self.stop_asked.is_some_and(|asked| now.duration_since(asked) < END_NOW_WITHIN) {
+                return vec![Effect::EndNow];
             }
             self.stop_asked = Some(now);
             return vec![Effect::Send(Command::Stop)];
@@ -364,13 +368,13 @@ impl App {
 
     /// The failed row that `r` and `K` mean: the selected one, or the only one.
     fn failed_object(&self, shown: Stage, state: &State) -> Option<String> {
-        let failures = view::failures(state);
+        let failures = state.failures();
         let selected = self.view.selected_name(shown, state).filter(|r| failures.contains(r));
         selected.or_else(|| (failures.len() == 1).then(|| failures[0].clone()))
     }
 
     fn retry(&mut self, shown: Stage, state: &State, now: Instant) -> Vec<Effect> {
-        if view::is_late_write(state) {
+        if state.is_late_write() {
             return vec![Effect::Send(Command::Retry { object: "cutover".into() })];
         }
         let object = self.view.selected_skipped(shown, state).or_else(|| self.failed_object(shown, state));
@@ -381,14 +385,10 @@ impl App {
     }
 }
 
-pub fn too_small(area: Rect) -> bool {
-    area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1
-}
-
 /// Commands that follow from the state alone.
 fn command(action: Action, state: &State) -> Option<Command> {
     Some(match action {
-        Action::Continue => match view::can_continue(state) {
+        Action::Continue => match state.can_continue() {
             Some(prompt) => Command::Continue { prompt },
             None => Command::OpenCutover,
         },
@@ -397,8 +397,8 @@ fn command(action: Action, state: &State) -> Option<Command> {
         Action::Recheck => Command::Recheck,
         Action::Pause if state.paused => Command::Resume,
         Action::Pause => Command::Pause,
-        Action::MoreJobs => Command::SetJobs { table_jobs: state.table_jobs + 1 },
-        Action::FewerJobs => Command::SetJobs { table_jobs: state.table_jobs.saturating_sub(1).max(1) },
+        Action::MoreJobs => Command::SetJobs { table_jobs: state.copy.table_jobs + 1 },
+        Action::FewerJobs => Command::SetJobs { table_jobs: state.copy.table_jobs.saturating_sub(1).max(1) },
         _ => return None,
     })
 }
@@ -408,8 +408,8 @@ fn refusal(action: Action, state: &State) -> String {
     match action {
         Action::Continue => match state.prompt.as_ref().and_then(|p| p.blocked_by.as_ref()) {
             Some(why) => format!("not yet: {why}"),
-            None => match view::hard_gates_open(state) {
-                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{}; C shows the cutover box", view::gates(n)),
+            None => match state.gates_not_passed() {
+                Some(gates) if state.stage == Some(Stage::CatchUp) => format!("{gates}; C shows the cutover box"),
                 _ => "nothing waits for c".into(),
             },
         },

@@ -5,7 +5,7 @@ use ratatui::{Terminal, backend::TestBackend, layout::Rect};
 use std::time::{Duration, Instant};
 
 use crate::{
-    event::{Command, Event, Level, PromptKind, Stage, StageState},
+    event::{Command, Event, FailedStatement, Level, PromptKind, Stage, StageState},
     plan::{IdentityChoice, KeyChoice},
     state::State,
     ui::{
@@ -39,7 +39,7 @@ fn select(app: &mut App, stage: Stage, row: &str) {
     app.view.selected.insert(stage, row.to_owned());
 }
 
-/// Every screen worth looking at.
+/// Every screen worth a snapshot.
 const MOMENTS: &[Moment] = &[
     ("starting", fixture::starting, follow),
     ("preflight", fixture::preflight, follow),
@@ -63,7 +63,7 @@ const MOMENTS: &[Moment] = &[
         app.view.filter = "or".into();
     }),
     ("copy_details", fixture::copy, |app| app.view.overlay = Some(Overlay::Details)),
-    ("looking_at_schema", fixture::copy, |app| app.view.stage = Some(Stage::Schema)),
+    ("another_stage", fixture::copy, |app| app.view.stage = Some(Stage::Schema)),
     ("catch_up", fixture::catch_up, follow),
     ("catch_up_details_of_a_slow_table", fixture::catch_up, |app| {
         select(app, Stage::CatchUp, "public.regions");
@@ -71,7 +71,7 @@ const MOMENTS: &[Moment] = &[
     }),
     ("catch_up_other_pane", fixture::catch_up, |app| app.view.swapped = true),
     ("verify", fixture::catch_up, |app| app.view.stage = Some(Stage::Verify)),
-    ("level", fixture::level, follow),
+    ("in_sync", fixture::in_sync, follow),
     ("cutover_box", fixture::cutover_box, follow),
     ("cutover_running", fixture::cutover_running, follow),
     ("late_write", fixture::late_write, follow),
@@ -98,13 +98,13 @@ fn named(name: &str) -> &'static Moment {
 }
 
 #[test]
-fn an_answer_leaves_when_a_question_opens_behind_it() {
+fn an_answer_leaves_when_a_question_opens() {
     let (mut app, now) = (fixture::app(false), Instant::now());
     let (before, open) = (fixture::starting().state, fixture::preflight().state);
     app.say(Level::Info, "nothing waits for c", now);
     assert!(!app.tick(&before, now) && app.view.message.is_some());
     assert!(app.tick(&open, now) && app.view.message.is_none());
-    // What is said of the question itself stays.
+    // What is said about the question itself stays.
     app.say(Level::Info, "not yet: 1 failed", now);
     assert!(!app.tick(&open, now) && app.view.message.is_some());
 }
@@ -131,7 +131,7 @@ fn every_screen_in_ascii() {
         let (app, state) = moment(moment_, true);
         for size in [WIDE, NARROW, (60, 16)] {
             let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
-            // Without the stand-ins for other people's characters: the screens have none of their own.
+            // Without the replacements for characters of names: the screens have none of their own.
             terminal.draw(|frame| screens::render(frame, &state, &app.view)).unwrap();
             let text = text(&terminal);
             let odd: String = text.lines().filter(|l| !l.is_ascii()).collect();
@@ -180,7 +180,7 @@ fn press(c: char) -> KeyEvent {
     KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE)
 }
 
-/// A dashboard on a wide terminal, with a clock that is turned by hand.
+/// A dashboard on a wide terminal, with a clock that the test moves.
 struct Desk {
     app: App,
     story: Story,
@@ -235,30 +235,30 @@ fn send(command: Command) -> Vec<Effect> {
 
 #[test]
 fn c_answers_the_open_prompt_by_its_id_and_no_blocked_one() {
-    assert_eq!(Desk::new(fixture::hypertables()).key('c'), send(Command::Continue { prompt: 3 }));
+    assert_eq!(Desk::new(fixture::hypertables()).key('c'), send(Command::Continue { prompt: 4 }));
     assert_eq!(Desk::new(fixture::identity()).key('c'), []);
     assert_eq!(Desk::new(fixture::copy()).key('c'), []);
     assert_eq!(Desk::new(fixture::hypertables()).code(KeyCode::Enter), []);
-    // It answers from wherever the operator looks.
+    // It answers from any screen.
     let mut desk = Desk::new(fixture::hypertables());
     desk.key('1');
-    assert_eq!(desk.key('c'), send(Command::Continue { prompt: 3 }));
+    assert_eq!(desk.key('c'), send(Command::Continue { prompt: 4 }));
 }
 
 #[test]
 fn c_opens_the_cutover_only_when_the_hard_gates_are_green() {
     assert_eq!(Desk::new(fixture::catch_up()).key('c'), []);
-    assert_eq!(Desk::new(fixture::level()).key('c'), send(Command::OpenCutover));
+    assert_eq!(Desk::new(fixture::in_sync()).key('c'), send(Command::OpenCutover));
     assert_eq!(Desk::new(fixture::catch_up()).key('C'), send(Command::OpenCutover));
     assert_eq!(Desk::new(fixture::copy()).key('C'), []);
 }
 
 #[test]
-fn y_counts_only_after_silence_and_when_the_box_stood() {
+fn y_counts_only_after_silence_and_when_the_box_was_shown() {
     let confirm = send(Command::ConfirmCutover { prompt: 9 });
     let mut desk = Desk::new(fixture::cutover_box());
-    assert_eq!(desk.later(900).key('Y'), [], "the box stood for less than a second");
-    assert_eq!(desk.later(400).key('Y'), [], "another key came too lately");
+    assert_eq!(desk.later(900).key('Y'), [], "the box was shown for less than a second");
+    assert_eq!(desk.later(400).key('Y'), [], "another key came too recently");
     assert_eq!(desk.later(500).key('Y'), confirm);
 
     // A held key comes again and again.
@@ -275,7 +275,7 @@ fn y_counts_only_after_silence_and_when_the_box_stood() {
 
 #[test]
 fn y_counts_for_the_box_that_was_seen() {
-    // A new box begins its second anew.
+    // A new box starts its second again.
     let mut desk = Desk::new(fixture::cutover_box());
     desk.later(5_000);
     desk.story.prompt(11, Stage::CatchUp, PromptKind::Cutover, "again", None);
@@ -294,7 +294,7 @@ fn y_counts_for_the_box_that_was_seen() {
     assert_eq!(desk.later(5_000).key('Y'), []);
     assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate has not passed yet"));
 
-    // Behind the quit box.
+    // Under the quit box.
     let mut desk = Desk::new(fixture::cutover_box());
     desk.key('q');
     assert_eq!(desk.later(5_000).key('Y'), []);
@@ -333,12 +333,12 @@ fn quitting_asks_and_then_stops_safely() {
 }
 
 #[test]
-fn the_third_ctrl_c_ends_at_once() {
+fn the_third_ctrl_c_ends_the_program() {
     let mut desk = Desk::new(fixture::copy());
     assert_eq!(desk.ctrl_c(), []);
     assert_eq!(desk.ctrl_c(), send(Command::Stop));
     assert_eq!(desk.later(9_000).ctrl_c(), send(Command::Stop), "too late for a third one: the safe stop again");
-    assert_eq!(desk.later(7_000).ctrl_c(), [Effect::EndAtOnce]);
+    assert_eq!(desk.later(7_000).ctrl_c(), [Effect::EndNow]);
     // It works while a name is typed.
     let mut desk = Desk::new(fixture::copy());
     desk.key('K');
@@ -380,7 +380,7 @@ fn what_failed_is_tried_again_or_skipped_by_its_name() {
 
     let mut desk = Desk::new(fixture::schema());
     assert_eq!(desk.key('r'), send(Command::Retry { object: "FUNCTION public.geo_distance".into() }));
-    assert_eq!(Desk::new(fixture::level()).key('r'), []);
+    assert_eq!(Desk::new(fixture::in_sync()).key('r'), []);
 }
 
 #[test]
@@ -417,8 +417,8 @@ fn selection(effects: &[Effect]) -> Vec<(String, String, String, KeyChoice)> {
 #[test]
 fn h_15_a_partitioned_table_becomes_a_hypertable_or_one_plain_table_or_neither() {
     let mut state = fixture::hypertables();
-    state.state.candidates[0].partitions = 12;
-    let partitioned = state.state.candidates[0].table.clone();
+    state.state.hypertables.candidates[0].partitions = 12;
+    let partitioned = state.state.hypertables.candidates[0].table.clone();
     let mut desk = Desk::new(state);
     let sent = |effects: Vec<Effect>| {
         let [Effect::Send(Command::SelectHypertables { selection, one_table })] = &effects[..] else { panic!("{effects:?}") };
@@ -514,7 +514,7 @@ fn the_filter_takes_letters_and_pasted_text() {
 }
 
 #[test]
-fn looking_elsewhere_and_following_again() {
+fn showing_another_stage_and_following_again() {
     let mut desk = Desk::new(fixture::copy());
     desk.key('3');
     assert_eq!(desk.app.view.shown(&desk.story.state), Stage::Schema);
@@ -570,7 +570,7 @@ fn a_list_that_the_filter_empties_says_so_and_its_title_keeps_the_filter() {
 fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
     let mut s = fixture::catch_up();
     let (object, message, sql) = (table("regions").to_string(), "it was altered on the source", "alter table public.regions add column prio integer");
-    s.then(0, Event::StatementFailed { object, message: message.into(), sqlstate: None, sql: sql.into() });
+    s.then(0, Event::StatementFailed(FailedStatement { object, message: message.into(), sqlstate: None, sql: sql.into() }));
     s.prompt(9, Stage::CatchUp, PromptKind::Trouble, &format!("{message}. {}", "Run on the target: a long statement; ".repeat(20)), None);
     let mut app = fixture::app(false);
     for size in [WIDE, NARROW] {
@@ -582,12 +582,12 @@ fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
         assert!(band[band.len() - 2].ends_with('…') && band[band.len() - 1].contains("enter details"), "{screen}");
         app.view.overlay = Some(Overlay::Details);
         let details = draw(&app, &s.state, size);
-        assert!(details.contains(sql) && details.contains("r goes on"), "{details}");
+        assert!(details.contains(sql) && details.contains("r continues"), "{details}");
     }
 }
 
 #[test]
-fn what_holds_up_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_run() {
+fn what_blocks_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_run() {
     let mut s = fixture::hypertables();
     let mut candidates = fixture::candidates();
     let events = candidates.iter_mut().find(|c| c.table == table("events")).unwrap();

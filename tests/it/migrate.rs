@@ -7,7 +7,7 @@ use hyperlift::{
         servers::ServerOptions,
         writer::{Load, Writer},
     },
-    event::{Command, CutoverStep, Event, PromptKind, Stage, TableState},
+    event::{Command, CopyProgress, CutoverStep, Event, PromptKind, ReplayStatus, Stage, TableState},
 };
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn copied_at(target: &Database) -> Vec<String> {
 }
 
 fn is_copy(event: &Event, wanted: TableState) -> bool {
-    matches!(event, Event::CopyProgress { state, .. } if *state == wanted)
+    matches!(event, Event::CopyProgress(CopyProgress { state, .. }) if *state == wanted)
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
     migration.stage(Stage::CatchUp).await;
     let writer = Writer::start(&pair.source.uri, load(4, 200.0)).await.unwrap();
     for changes in [1, 200, 400] {
-        migration.event("changes", |e| matches!(e, Event::Replayed { changes: n, .. } if *n >= changes)).await;
+        migration.event("changes", |e| matches!(e, Event::Replayed(ReplayStatus { changes: n, .. }) if *n >= changes)).await;
         migration.kill().await;
         migration.start();
     }
@@ -184,8 +184,8 @@ async fn c_12_a_table_that_was_made_meanwhile_is_named_at_the_end() {
     migration.command(Command::OpenCutover).await;
     let asked = migration.until(|s| s.prompt.as_ref().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
     migration.command(Command::ConfirmCutover { prompt: asked.prompt.unwrap().id }).await;
-    let done = migration.until(|s| s.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
-    assert!(!done.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.not_moved);
+    let done = migration.until(|s| s.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
+    assert!(!done.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.schema.not_moved);
     migration.command(Command::Leave).await;
     migration.ended().await.unwrap();
 }

@@ -10,6 +10,7 @@ mod sampler;
 mod schema_changes;
 mod slow_tables;
 mod start;
+mod status;
 mod stop;
 mod wait;
 

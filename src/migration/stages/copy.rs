@@ -28,7 +28,7 @@ use self::engine::Shared;
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level, Stage},
+    event::{Event, Level, Stage, StreamStatus},
     migration::{context::Context, prompts, restore::ddl},
     pg::{
         catalog::{self, Relation, unsupported},
@@ -165,7 +165,7 @@ async fn watch_receiver(mut status: watch::Receiver<receiver::Status>, reporter:
             broken.clone_from(&now.broken);
             reporter.report(Event::StreamBroken { error: now.broken }).await;
         }
-        reporter.progress(Event::Received { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free });
+        reporter.progress(Event::Received(StreamStatus { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free }));
         tokio::time::sleep(Duration::from_millis(500)).await;
         // Even without news a sample is due now and then, so that rates fall to zero.
         if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(1), status.changed()).await {

@@ -87,7 +87,7 @@ impl App {
                 }
             }
             Action::All => {
-                for candidate in state.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
+                for candidate in state.hypertables.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
                     if !selection.hypertables.iter().any(|h| h.table == candidate.table)
                         && let Some(hypertable) = self.view.hypertable(candidate)
                     {
@@ -109,7 +109,7 @@ impl App {
                     selection.one_table.push(candidate.table.clone());
                 }
             }
-            _ => selection.hypertables.retain(|h| state.candidates.iter().any(|c| c.table == h.table && c.made)),
+            _ => selection.hypertables.retain(|h| state.hypertables.candidates.iter().any(|c| c.table == h.table && c.made)),
         }
         self.select(selection, now)
     }
@@ -121,7 +121,7 @@ impl App {
         vec![Effect::Send(Command::SelectHypertables { selection: hypertables, one_table })]
     }
 
-    /// The field's next or previous value. A table that is selected is ordered anew.
+    /// The field's next or previous value. For a table that is selected it is ordered again.
     pub(super) fn turn_field(&mut self, forth: bool, state: &State, now: Instant) -> Vec<Effect> {
         self.view.swapped = true;
         let Some(candidate) = self.view.selected_candidate(state) else { return Vec::new() };

@@ -4,7 +4,7 @@ use super::replay::{Driven, Replay, SAMPLE_EVERY};
 
 use crate::{
     error::Result,
-    event::{Command, Event, Level, Stage},
+    event::{Command, Difference, Event, FailedStatement, Level, Stage},
     migration::context::Context,
     replay::lane::{self, Resolution},
 };
@@ -50,12 +50,12 @@ impl Replay {
         let object = table.as_ref().map_or_else(|| format!("lane {}", trouble.lane), ToString::to_string);
         let event = match (&table, &trouble.sql) {
             (Some(table), None) => Event::Diverged { table: table.clone(), reason: trouble.error.to_string() },
-            (_, sql) => Event::StatementFailed {
+            (_, sql) => Event::StatementFailed(FailedStatement {
                 object: object.clone(),
                 message: trouble.error.message.clone(),
                 sqlstate: trouble.error.sqlstate.clone(),
                 sql: sql.clone().unwrap_or_default(),
-            },
+            }),
         };
         // The error of a change names its row, which the journal alone may have.
         let told = if trouble.sql.is_some() { trouble.error.message.as_str() } else { "a change waits for the operator" };
@@ -85,7 +85,7 @@ impl Replay {
         }
         if let Some(table) = table {
             if resolution == Resolution::Accept {
-                cx.record.missed.entry(table.to_string()).or_default();
+                cx.record.differences.entry(table.clone()).or_insert(Difference::Accepted);
                 if let Err(e) = cx.save() {
                     cx.notice(Level::Warn, e.to_string()).await;
                 }

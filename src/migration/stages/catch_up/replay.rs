@@ -1,6 +1,10 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
-use super::{super::copy::Replication, counters, lag};
+use super::{
+    super::copy::Replication,
+    lag,
+    status::{Analyze, AppliedCounters, RoundTrip},
+};
 use crate::pg::catalog::exclusion::Omitted;
 use std::{
     collections::{HashMap, HashSet},
@@ -34,7 +38,7 @@ pub struct Replay {
     pub replication: Replication,
     pub(super) relations: Arc<Vec<Relation>>,
     pub(super) lanes: Vec<watch::Receiver<lane::Progress>>,
-    pub(super) counters: Vec<counters::Tally>,
+    pub(super) counters: Vec<AppliedCounters>,
     pub(super) router: watch::Receiver<router::Progress>,
     pub(super) barriers: mpsc::Sender<BarrierRequest>,
     pub(super) paused: watch::Sender<bool>,
@@ -51,8 +55,7 @@ pub struct Replay {
     /// For looking at the source.
     pub(super) source: Client,
     pub(super) analyze: Analyze,
-    pub(super) probe: Option<(Lsn, Instant)>,
-    pub(super) round_trip: Option<Duration>,
+    pub(super) round_trip: RoundTrip,
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
@@ -78,12 +81,6 @@ pub(super) struct Applied {
     pub(super) lanes: Vec<Lsn>,
     /// The slowest of them.
     pub(super) all: Lsn,
-}
-
-pub(super) enum Analyze {
-    NotYet,
-    Running(watch::Receiver<bool>),
-    Done,
 }
 
 /// What happened while replay was driven.

@@ -1,6 +1,6 @@
 //! Waiting for the cutover: the operator opens the box and confirms, or the source is quiet.
 
-use super::replay::{Analyze, Driven, Replay, SAMPLE_EVERY};
+use super::replay::{Driven, Replay, SAMPLE_EVERY};
 
 use crate::{
     error::Result,
@@ -23,7 +23,7 @@ impl Replay {
             let closed = gates.iter().find(|g| g.hard && !g.passed);
             match driven {
                 Driven::Done(()) => {
-                    let analyzed = matches!(self.analyze, Analyze::Done);
+                    let analyzed = self.analyze.has_ended();
                     if cx.config.cutover_when_ready && prompt.is_none() {
                         if closed.is_none() && analyzed && self.altered.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
                             return Ok(());
@@ -58,7 +58,7 @@ impl Replay {
                         return Ok(());
                     }
                     (Some(id), Some(gate)) if id == answered => {
-                        let why = format!("{}: {}", gate.name, gate.detail);
+                        let why = gate.to_string();
                         cx.reporter.report(Event::CommandRefused { command: "cutover".into(), why }).await;
                     }
                     _ => {}
@@ -84,6 +84,6 @@ fn cutover_prompt(id: u64, closed: Option<&Gate>) -> crate::event::Prompt {
         kind: PromptKind::Cutover,
         // The box says it all.
         text: String::new(),
-        blocked_by: closed.map(|g| format!("{}: {}", g.name, g.detail)),
+        blocked_by: closed.map(ToString::to_string),
     }
 }

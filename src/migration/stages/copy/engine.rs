@@ -21,7 +21,7 @@ use crate::{
     bus::Reporter,
     config::Config,
     error::{Error, Result},
-    event::{Command, Event, Level, Stage, TableState},
+    event::{Command, CopyProgress, Event, Level, Stage, TableState},
     lsn::Lsn,
     migration::{
         context::Context,
@@ -75,7 +75,7 @@ const CHECK_VIOLATION: &str = "23514";
 
 impl Shared {
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
-        self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
+        self.reporter.progress(Event::CopyProgress(CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None }));
     }
 
     /// A relation is copied, at this L: its indexes are due.
@@ -88,7 +88,7 @@ impl Shared {
     async fn settled(&self, state: TableState, task: Task, rows: u64, bytes: u64) {
         let skipped = state == TableState::Skipped;
         let job = Job { table: task.relation.table, rows, bytes, statements: task.statements, skipped, fresh: !skipped };
-        self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
+        self.reporter.report(Event::CopyProgress(CopyProgress { table: job.table.clone(), state, rows, bytes, error: None })).await;
         let _ = self.jobs.send(job);
         self.queue.settled();
     }
@@ -119,7 +119,13 @@ impl Shared {
                 match self.queue.put_last(task) {
                     Ok(()) => {
                         self.reporter
-                            .report(Event::CopyProgress { table: table.clone(), state: TableState::Queued, rows: 0, bytes: 0, error: None })
+                            .report(Event::CopyProgress(CopyProgress {
+                                table: table.clone(),
+                                state: TableState::Queued,
+                                rows: 0,
+                                bytes: 0,
+                                error: None,
+                            }))
                             .await;
                         let text = format!(
                             "copy {table}: a check refuses a row, perhaps as it reads a table that comes later: tried again behind the others"
@@ -132,7 +138,7 @@ impl Shared {
             }
         }
         let told = error.hint.as_ref().map_or_else(|| error.to_string(), |hint| format!("{error}. What to do: {hint}"));
-        let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(told) };
+        let event = Event::CopyProgress(CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(told) });
         self.reporter.report(event).await;
         // The job goes on with others while the operator thinks.
         let shared = Arc::clone(self);
@@ -236,7 +242,7 @@ pub async fn run(cx: &mut Context, relations: &[Relation], statements: &[Stateme
     tasks.run(indexes::build(cx, relations, asker.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
-        cx.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
+        cx.reporter.report(Event::CopyProgress(CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None })).await;
         let _ = jobs.send(job);
     }
     let (pause, paused) = watch::channel(false);

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level, TableState},
+    event::{CopyProgress, Event, IndexProgress, Level, TableState},
     migration::{
         context::Context,
         prompts::{Asker, Resolution},
@@ -384,13 +384,13 @@ impl Builders {
     async fn tell_state(&self, relation: usize, state: TableState) {
         let Relation { table, rows, bytes, skipped, .. } = &self.relations[relation];
         if !skipped {
-            self.reporter.report(Event::CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None }).await;
+            self.reporter.report(Event::CopyProgress(CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None })).await;
         }
     }
 
     async fn report(&self, relation: usize) {
         let Relation { table, done, total, building, .. } = &self.relations[relation];
-        let event = Event::IndexProgress { table: table.clone(), done: *done, total: *total, building: building.clone() };
+        let event = Event::IndexProgress(IndexProgress { table: table.clone(), done: *done, total: *total, building: building.clone() });
         self.reporter.report(event).await;
     }
 
