@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # the tests wait for servers most of the time
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup build test test-matrix demo check bench bench-copy
+.PHONY: setup build test test-matrix demo check pictures bench bench-copy
 
 # what building, tests and demo need on this machine; does nothing when all is there
 setup:
@@ -32,6 +32,10 @@ demo: setup
 check:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# the pictures of the screens in assets/pictures, drawn by the program itself
+pictures: setup
+	HYPERLIFT_WRITE_PICTURES=1 cargo test --lib pictures_are_up_to_date
 
 # catch-up beside pg_recvlogical and a native subscription, memory, lag, kills: half an hour on a quiet machine. For a look:
 # make bench ARGS="--scale 0.02 --rounds 1"

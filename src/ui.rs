@@ -16,6 +16,8 @@ pub mod widgets;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod tests;
 
 use crossterm::event::{Event as TerminalEvent, EventStream};
