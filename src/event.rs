@@ -3,12 +3,17 @@
 //! Plain data, in the past tense, with absolute values (bytes so far, not bytes more), so that a dropped progress event costs
 //! nothing. The same events feed the dashboard, `--plain`, `--json`, the journal and the tests.
 
-mod terms;
+mod check;
+mod cutover;
+mod prompt;
+mod replay;
+mod stage;
+mod table;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::terms::*;
+pub use self::{check::*, cutover::*, prompt::*, replay::*, stage::*, table::*};
 use crate::{
     lsn::Lsn,
     name::TableName,
@@ -26,6 +31,9 @@ pub enum Event {
         source: Endpoint,
         target: Endpoint,
         resumed: bool,
+        /// ANALYZE begins below this lag, bytes; 0: not known.
+        #[serde(default)]
+        analyze_below: u64,
     },
     /// Both sides answered: versions are known.
     Connected {
@@ -37,7 +45,7 @@ pub enum Event {
         state: StageState,
     },
 
-    /// The checks begin anew: earlier verdicts are void.
+    /// The checks run again: earlier verdicts are void.
     ChecksStarted,
     Checked {
         check: Check,
@@ -58,13 +66,8 @@ pub enum Event {
         total: u64,
         object: String,
     },
-    StatementFailed {
-        object: String,
-        message: String,
-        sqlstate: Option<String>,
-        sql: String,
-    },
-    /// The operator lets it be tried again: the failure is void.
+    StatementFailed(FailedStatement),
+    /// It is retried: the failure is void.
     StatementRetried {
         object: String,
     },
@@ -85,7 +88,7 @@ pub enum Event {
         hypertable: Hypertable,
     },
 
-    /// The slot, or a copy's snapshot, waits for these; empty: it waits no longer.
+    /// The slot, or a copy's snapshot, waits for these; empty: it no longer waits.
     Waiting {
         what: String,
         holders: Vec<Holder>,
@@ -95,31 +98,18 @@ pub enum Event {
         lsn: Lsn,
     },
 
-    /// A table is locked on the source and its snapshot taken: it is copied in so many parts, in this format.
+    /// A table is locked on the source and its snapshot taken: it is copied in this many parts, in this format.
     CopyBegun {
         table: TableName,
         format: CopyFormat,
         parts: u32,
     },
-    /// Absolute; `rows` and `bytes` so far, on the wire.
-    CopyProgress {
-        table: TableName,
-        state: TableState,
-        rows: u64,
-        bytes: u64,
-        error: Option<String>,
-    },
+    CopyProgress(CopyProgress),
     /// How many indexes and constraints the tables that are copied now will get.
     IndexesCounted {
         indexes: Vec<(TableName, u64)>,
     },
-    /// Indexes and constraints of a table built so far, of how many, and those that are being built.
-    IndexProgress {
-        table: TableName,
-        done: u64,
-        total: u64,
-        building: Vec<String>,
-    },
+    IndexProgress(IndexProgress),
     /// How far one of them is: PostgreSQL's phase, and the share of the whole build, 0 to 1.
     IndexBuilding {
         table: TableName,
@@ -135,83 +125,40 @@ pub enum Event {
         paused: bool,
     },
 
-    /// What the receiver has: greatest WAL end heard of, bytes of decoded stream so far, size of the spool on disk, free disk.
-    Received {
-        lsn: Lsn,
-        bytes: u64,
-        spool_bytes: u64,
-        disk_free: u64,
-    },
+    Received(StreamStatus),
     /// The stream broke and is being opened again; `None`: it flows.
     StreamBroken {
         error: Option<String>,
     },
-    /// `pg_replication_slots` of our slot; `safe_wal_bytes` where `max_slot_wal_keep_size` is set.
-    SlotChecked {
-        wal_status: String,
-        safe_wal_bytes: Option<u64>,
-    },
-    /// Replay so far; `changes` are those of this run.
-    Replayed {
-        source: Lsn,
-        received: Lsn,
-        applied: Lsn,
-        /// Bytes of WAL that the target is behind the source.
-        lag: u64,
-        /// How long ago the source stood where the target stands, ms, on one clock; `None` where that was before anybody looked.
-        lag_ms: Option<u64>,
-        changes: u64,
-        /// When the transaction that was taken from the stream last was committed, by the clock of the source.
-        last_commit: Option<Timestamp>,
-        /// What that clock said when all this was measured.
-        source_time: Option<Timestamp>,
-        lanes: Vec<LaneStatus>,
-    },
-    /// Changes of a table applied so far in this run.
+    SlotChecked(SlotStatus),
+    Replayed(ReplayStatus),
     TableReplayed {
         table: TableName,
-        inserts: u64,
-        updates: u64,
-        deletes: u64,
-        truncates: u64,
-        /// How they were applied: as part of a set, by their key, or by their whole old row.
-        sets: u64,
-        in_order: u64,
-        full_row: u64,
-        /// Those that found no row or collided, and were counted instead; since the migration began.
-        missed: u64,
+        #[serde(flatten)]
+        counters: Counters,
     },
-    /// Changes of a table that found no row or collided, and were counted instead of applied; since the migration began.
+    /// Changes of a table that found no row or collided, and were counted instead of applied; since the migration began. A fact,
+    /// because it decides how the migration ends.
     Missed {
         table: TableName,
         missed: u64,
     },
-    /// The changes of a table take long, because the target reads much to find their rows.
-    SlowedDown {
-        table: TableName,
-        reason: String,
-        /// The statement, for the target, that mends it; or what else would.
-        fix: String,
-    },
-    /// They no longer do.
+    SlowedDown(SlowTable),
+    /// It no longer is.
     SpedUp {
         table: TableName,
     },
-    /// A relation is no longer what the source says (I9); its lane has stopped.
+    /// A change cannot be applied to a table (I9): its lane has stopped and waits for the operator.
     Diverged {
         table: TableName,
         reason: String,
     },
-    /// The operator settled it: the change was applied at last, or the difference is accepted.
+    /// The operator decided: the change is retried, or the difference is accepted.
     DivergenceSettled {
         table: TableName,
         accepted: bool,
     },
-    Analyzed {
-        done: u64,
-        total: u64,
-        table: Option<TableName>,
-    },
+    Analyzed(AnalyzeStatus),
     GatesChecked {
         gates: Vec<Gate>,
     },
@@ -274,7 +221,7 @@ impl Event {
     pub fn is_progress(&self) -> bool {
         matches!(
             self,
-            Self::CopyProgress { state: TableState::Copying, .. }
+            Self::CopyProgress(CopyProgress { state: TableState::Copying, .. })
                 | Self::IndexBuilding { .. }
                 | Self::SchemaProgress { .. }
                 | Self::Received { .. }

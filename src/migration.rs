@@ -28,6 +28,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             source: cx.endpoints.0.clone(),
             target: cx.endpoints.1.clone(),
             resumed: cx.work.is_resumed(),
+            analyze_below: cx.config.analyze_below,
         })
         .await;
     for (object, reason) in cx.record.not_moved.clone() {

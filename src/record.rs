@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::{
-    event::Stage,
+    event::{Difference, Stage},
     lsn::Lsn,
     name::TableName,
     pg::catalog::{Partition, Shape},
@@ -41,9 +41,9 @@ pub struct Record {
     /// The source was written to after that end.
     #[serde(default)]
     pub late: bool,
-    /// Tables that differ from the source because the operator accepted it, and how many of their changes were counted instead of applied.
-    #[serde(default)]
-    pub missed: BTreeMap<String, u64>,
+    /// Tables that differ from the source with the operator's consent.
+    #[serde(default, alias = "missed", with = "differences")]
+    pub differences: BTreeMap<TableName, Difference>,
     /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,
@@ -64,8 +64,66 @@ pub struct ChangedIdentity {
     pub undo: String,
 }
 
+/// The differences as a list, because a key of a JSON object cannot be a name of two parts. Earlier versions wrote an object of joined
+/// names, with 0 for a difference that was accepted.
+mod differences {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+    use std::collections::BTreeMap;
+
+    use crate::{event::Difference, name::TableName};
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        table: TableName,
+        difference: Difference,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        List(Vec<Entry>),
+        Joined(BTreeMap<String, u64>),
+    }
+
+    pub fn serialize<S: Serializer>(differences: &BTreeMap<TableName, Difference>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(differences.iter().map(|(table, difference)| Entry { table: table.clone(), difference: *difference }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<TableName, Difference>, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::List(entries) => Ok(entries.into_iter().map(|e| (e.table, e.difference)).collect()),
+            Written::Joined(missed) => missed
+                .into_iter()
+                .map(|(name, missed)| {
+                    let table = TableName::parse(&name).ok_or_else(|| D::Error::custom(format!("{name} is not the name of a table")))?;
+                    Ok((table, if missed == 0 { Difference::Accepted } else { Difference::Missed(missed) }))
+                })
+                .collect(),
+        }
+    }
+}
+
 /// A new migration's id.
 pub fn new_id() -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     (0..6).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_read_back_and_read_from_what_an_earlier_version_wrote() {
+        let odd = TableName::new("public", "a.b");
+        let differences = BTreeMap::from([(TableName::new("public", "t"), Difference::Missed(12)), (odd, Difference::Accepted)]);
+        let record = Record { differences, ..Record::default() };
+        let mut json = serde_json::to_value(&record).unwrap();
+        assert_eq!(serde_json::from_value::<Record>(json.clone()).unwrap(), record);
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("differences");
+        assert_eq!(serde_json::from_value::<Record>(json.clone()).unwrap(), Record::default());
+        json["missed"] = serde_json::json!({ "public.t": 12, "public.\"a.b\"": 0 });
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
+    }
 }

@@ -16,6 +16,8 @@ pub mod widgets;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod tests;
 
 use crossterm::event::{Event as TerminalEvent, EventStream};
@@ -39,11 +41,11 @@ use crate::{
     },
 };
 
-/// Frames for news from the migration: four a second at most. A key press is answered sooner.
+/// Frames for events of the migration: four a second at most. A key press is answered sooner.
 const FRAME: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_millis(30);
-/// Without a key for so long, frames become rare: a log of the terminal keeps every byte.
-const NOBODY_LOOKS: Duration = Duration::from_secs(120);
+/// Without a key for this long, frames become rare: a log of the terminal keeps every byte.
+const IDLE_AFTER: Duration = Duration::from_secs(120);
 const RARE_FRAME: Duration = Duration::from_secs(10);
 /// The orchestrator takes commands faster than this, unless it hangs.
 const SEND: Duration = Duration::from_secs(2);
@@ -79,7 +81,7 @@ impl Options {
 
 /// Shows the dashboard until the run has ended, the operator has left, or `cancel` fires. The terminal is restored afterwards.
 ///
-/// When the terminal goes away, the migration is told to stop safely.
+/// When the terminal goes away, the migration stops safely.
 pub async fn run(front: FrontEnd, options: Options, cancel: CancellationToken) -> Result<()> {
     if options.color == Color::Always {
         crossterm::style::force_color_output(true);
@@ -114,7 +116,7 @@ struct Dashboard {
     last_input: Instant,
 }
 
-/// Whether the loop goes on.
+/// Whether the loop continues.
 enum Next {
     Go,
     End,
@@ -174,9 +176,9 @@ impl Dashboard {
         }
     }
 
-    /// Asks for a frame, at the earliest so long after the last one.
+    /// Asks for a frame, at the earliest this long after the last one.
     fn frame_within(&mut self, pause: Duration) {
-        let pause = if self.last_input.elapsed() > NOBODY_LOOKS { RARE_FRAME } else { pause };
+        let pause = if self.last_input.elapsed() > IDLE_AFTER { RARE_FRAME } else { pause };
         let at = self.last_frame + pause;
         self.next_frame = Some(self.next_frame.map_or(at, |known| known.min(at)));
     }

@@ -6,7 +6,7 @@ use std::{io::Write, time::Duration};
 use crate::{
     bus::EventStream,
     error::Result,
-    event::{Event, Stamped},
+    event::{CopyProgress, Event, Stamped},
     state::State,
 };
 
@@ -25,9 +25,9 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn of(stamped: &'a Stamped, state: &State) -> Self {
         let (left, total) = match &stamped.event {
-            // Only progress carries estimates: the facts of many small tables need none.
-            Event::CopyProgress { table, .. } | Event::IndexBuilding { table, .. } if stamped.event.is_progress() => {
-                (state.table(table).and_then(|t| state.table_left(t, stamped.at)), state.copy_left(stamped.at))
+            // Estimates go with progress: facts of many small tables need none.
+            Event::CopyProgress(CopyProgress { table, .. }) | Event::IndexBuilding { table, .. } if stamped.event.is_progress() => {
+                (state.table(table).and_then(|t| state.table_eta(t, stamped.at)), state.copy_eta(stamped.at))
             }
             _ => (None, None),
         };

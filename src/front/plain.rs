@@ -10,9 +10,9 @@ use std::{
 use crate::{
     bus::{EventStream, FrontEnd},
     error::Result,
-    event::{Answer, Command, Event, PromptKind, Stage, StageState, Stamped, TableState, Verdict},
+    event::{Answer, Command, CopyProgress, Event, PromptKind, ReplayStatus, SlowTable, Stage, StageState, Stamped, TableState},
     format,
-    state::{Ended, State, between},
+    state::{Ended, State, Table, between},
 };
 
 /// The lag is printed this often while the target catches up.
@@ -102,8 +102,8 @@ impl Printer {
 
     /// What was known of the event's table before it.
     fn before(&self, event: &Event) -> Option<Before> {
-        let (Event::CopyProgress { table, .. } | Event::Missed { table, .. }) = event else { return None };
-        self.state.table(table).map(|t| Before { state: t.state, differs: t.differs() })
+        let (Event::CopyProgress(CopyProgress { table, .. }) | Event::Missed { table, .. }) = event else { return None };
+        self.state.table(table).map(|t| Before { state: t.state(), differs: t.difference.is_some() })
     }
 
     fn fact(&self, event: &Event, before: Option<Before>) -> Option<String> {
@@ -124,11 +124,7 @@ impl Printer {
                 StageState::Waiting => return None,
             },
             Event::Checked { check } => {
-                let verdict = match check.verdict {
-                    Verdict::Ok => "ok",
-                    Verdict::Warn => "WARN",
-                    Verdict::Fail => "FAIL",
-                };
+                let verdict = check.verdict.as_str();
                 let fix = check.fix.as_ref().map(|f| format!("  fix: {f}")).unwrap_or_default();
                 format!("check {}: {verdict} {}{fix}", check.name, check.sentence)
             }
@@ -143,10 +139,8 @@ impl Printer {
                     format!("replica identity: {} open: {}", open.len(), open.join(", "))
                 }
             }
-            Event::StatementFailed { object, message, sqlstate, .. } => {
-                format!("ERROR {object}: {message}{}", sqlstate.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())
-            }
-            Event::StatementRetried { object } => format!("{object}: tried again"),
+            Event::StatementFailed(failed) => format!("ERROR {}: {}", failed.object, failed.full_message()),
+            Event::StatementRetried { object } => format!("{object}: retried"),
             Event::StatementSkipped { object } => format!("WARN  skipped {object}"),
             Event::NotMoved { object, reason } => format!("WARN  not moved: {object}: {reason}"),
             Event::CandidatesListed { candidates } => {
@@ -158,25 +152,25 @@ impl Printer {
                 format!("WARN  {what} waits for {who}")
             }
             Event::SlotCreated { slot, lsn } => format!("slot {slot} at {lsn}"),
-            Event::CopyProgress { table, state, rows, bytes, error } => return self.copied(table, *state, before.map(|b| b.state), (*rows, *bytes), error.as_deref()),
+            Event::CopyProgress(progress) => return self.copied(progress, before.map(|b| b.state)),
             Event::CopyBegun { table, format, parts } => {
                 let parts = if *parts > 1 { format!(", {parts} parts") } else { String::new() };
-                format!("copy {table}: {}{parts}", format.word())
+                format!("copy {table}: {}{parts}", format.as_str())
             }
             Event::JobsChanged { table_jobs, index_jobs } => format!("jobs: copy {table_jobs}, index {index_jobs}"),
             Event::Paused { paused } => if *paused { "paused" } else { "resumed" }.into(),
-            Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; trying again"),
+            Event::StreamBroken { error: Some(error) } => format!("WARN  replication stream: {error}; retrying"),
             Event::StreamBroken { error: None } => "replication stream flows".into(),
             Event::DivergenceSettled { table, accepted: true } => format!("WARN {table}: the difference is accepted"),
-            Event::DivergenceSettled { table, accepted: false } => format!("{table}: tried again"),
+            Event::DivergenceSettled { table, accepted: false } => format!("{table}: retried"),
             Event::Missed { .. } if before.is_some_and(|b| b.differs) => return None,
             Event::Missed { table, missed } => {
                 format!("WARN  {table} differs: {missed} of its changes found no row, or collided, and are counted, not applied")
             }
-            Event::SlowedDown { table, reason, fix } => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
+            Event::SlowedDown(SlowTable { table, reason, fix }) => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
             Event::SpedUp { table } => format!("{table} is no longer slow"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
-            Event::Analyzed { done, total, .. } if done == total => format!("ANALYZE finished, {}", tables(*total as usize)),
+            Event::Analyzed(status) if status.error.is_none() && status.has_ended() => format!("ANALYZE finished, {}", tables(status.total as usize)),
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
             Event::CutoverAborted { reason } => format!("WARN  cutover aborted: {reason}"),
@@ -195,7 +189,7 @@ impl Printer {
                 format!("prompt={kind} stage={}{blocked}  {}  waiting: {how}", word(prompt.stage), prompt.text)
             }
             Event::CommandRefused { command, why } => format!("WARN  {command}: {why}"),
-            Event::Notice { level, text } => format!("{:<5} {text}", level.word()),
+            Event::Notice { level, text } => format!("{:<5} {text}", level.as_str()),
             Event::Failed { message, hint } => format!("ERROR {message}{}", hint.as_ref().map(|h| format!("  hint: {h}")).unwrap_or_default()),
             Event::Stopped { stage } => format!("stopped at {}", stage.title()),
             Event::ChecksStarted
@@ -218,15 +212,9 @@ impl Printer {
     }
 
     /// A table's copy begins, ends, or fails.
-    fn copied(
-        &self,
-        table: &crate::name::TableName,
-        state: TableState,
-        before: Option<TableState>,
-        (rows, bytes): (u64, u64),
-        error: Option<&str>,
-    ) -> Option<String> {
-        if before == Some(state) {
+    fn copied(&self, progress: &CopyProgress, before: Option<TableState>) -> Option<String> {
+        let CopyProgress { table, state, rows, bytes, error } = progress;
+        if before == Some(*state) {
             return None;
         }
         let known = self.state.table(table);
@@ -234,23 +222,23 @@ impl Printer {
         let took = known.and_then(|t| Some(between(t.started?, t.finished?)));
         let took = took.map(|d| format!(" in {}", format::duration(d))).unwrap_or_default();
         Some(match state {
-            // The begin of a copy is printed with its format.
+            // Its format is reported when it begins.
             TableState::Queued | TableState::Copying => return None,
             TableState::Done if before.is_some_and(TableState::is_copied) => format!("indexed {table}"),
             TableState::Indexing if before == Some(TableState::Waiting) => return None,
             // These are the estimates of the source's statistics, not what was copied.
             TableState::Waiting | TableState::Indexing | TableState::Done if earlier => format!("copied {table}: by an earlier run"),
             TableState::Waiting | TableState::Indexing | TableState::Done => {
-                format!("copied {table}: {} rows, {}{took}", format::count(rows), format::bytes(bytes))
+                format!("copied {table}: {} rows, {}{took}", format::count(*rows), format::bytes(*bytes))
             }
-            TableState::Failed => format!("ERROR copy {table}: {}", error.unwrap_or("failed")),
+            TableState::Failed => format!("ERROR copy {table}: {}", error.as_deref().unwrap_or("failed")),
             TableState::Skipped => format!("WARN  skipped the data of {table}"),
         })
     }
 
-    /// The line that scripts wait for: the lag of the target.
+    /// The line that scripts wait for: the lag.
     fn watch(&mut self, stamped: &Stamped) -> Option<String> {
-        let Event::Replayed { lag, .. } = stamped.event else { return None };
+        let Event::Replayed(ReplayStatus { lag, .. }) = stamped.event else { return None };
         if !matches!(self.state.stage, Some(Stage::CatchUp | Stage::Verify | Stage::Cutover)) {
             return None;
         }
@@ -271,30 +259,30 @@ impl Printer {
         let tight = |text: String| text.replace(' ', "");
         let mut out = format!("stage={}", s.stage.map_or("starting", word));
         if !s.tables.is_empty() {
-            let (done, all) = s.copy_bytes();
-            let _ = write!(out, " copy={}/{} {}", s.tables_in(TableState::Done), s.tables.len(), tight(format::bytes(done)));
+            let (done, all) = s.tables.bytes();
+            let _ = write!(out, " copy={}/{} {}", s.tables.count(TableState::Done), s.tables.len(), tight(format::bytes(done)));
             if done < all {
-                let _ = write!(out, "/{} rate={}", tight(format::bytes(all)), tight(format::rate(s.copy_rate())));
+                let _ = write!(out, "/{} rate={}", tight(format::bytes(all)), tight(format::rate(s.tables.copy_rate())));
             }
-            if let Some(left) = s.now.and_then(|now| s.copy_left(now)) {
+            if let Some(left) = s.now.and_then(|now| s.copy_eta(now)) {
                 let _ = write!(out, " left=~{}", format::duration(left));
             }
         }
-        if let Some(lag) = s.replay.lag {
+        if let Some(lag) = s.replay.lag() {
             let rate = tight(format::rate(s.replay.applied_meter.rate()));
-            let _ = write!(out, " applied={} lag={}", s.replay.applied, tight(format::bytes(lag)));
-            if let Some(ms) = s.replay.lag_ms {
+            let _ = write!(out, " applied={} lag={}", s.replay.status.applied, tight(format::bytes(lag)));
+            if let Some(ms) = s.replay.status.lag_ms {
                 let _ = write!(out, " behind={}", tight(format::ago(Duration::from_millis(ms))));
             }
             let _ = write!(out, " rate={rate}");
-            if let Some(eta) = s.replay.level_in() {
+            if let Some(eta) = s.replay.sync_eta() {
                 let _ = write!(out, " eta={}", format::duration(eta));
             }
-            let held_up: Vec<_> = s.replay.lanes.iter().filter(|l| l.held_up.is_some()).map(|l| l.lane.to_string()).collect();
-            if !held_up.is_empty() {
-                let _ = write!(out, " held_up=lane-{}", held_up.join(",lane-"));
+            let blocked: Vec<_> = s.replay.status.lanes.iter().filter(|l| l.blocked.is_some()).map(|l| l.lane.to_string()).collect();
+            if !blocked.is_empty() {
+                let _ = write!(out, " blocked=lane-{}", blocked.join(",lane-"));
             }
-            let missed: u64 = s.tables.iter().map(|t| t.missed).sum();
+            let missed: u64 = s.tables.iter().map(Table::missed).sum();
             if missed > 0 {
                 let _ = write!(out, " missed={missed}");
             }
@@ -338,7 +326,7 @@ fn word(stage: Stage) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        event::{CopyFormat, Endpoint, Prompt, RelationKind, RelationSummary},
+        event::{CopyFormat, Endpoint, Prompt, RelationKind, RelationSummary, StreamStatus},
         lsn::Lsn,
         name::TableName,
     };
@@ -352,7 +340,14 @@ mod tests {
 
     fn opened() -> Event {
         let side = |address: &str| Endpoint { address: address.into(), ..Endpoint::default() };
-        Event::Opened { id: "a1".into(), dir: "a1".into(), source: side("prod:5432/shop"), target: side("ts:5432/tsdb"), resumed: false }
+        Event::Opened {
+            id: "a1".into(),
+            dir: "a1".into(),
+            source: side("prod:5432/shop"),
+            target: side("ts:5432/tsdb"),
+            resumed: false,
+            analyze_below: 0,
+        }
     }
 
     fn running(stage: Stage) -> Event {
@@ -361,24 +356,21 @@ mod tests {
 
     fn replayed(lag: u64) -> Event {
         let lsn = Lsn(0x8_4A77_D3E0);
-        Event::Replayed {
+        Event::Replayed(ReplayStatus {
             source: lsn,
             received: lsn,
             applied: Lsn(lsn.0 - lag),
             lag,
             lag_ms: Some(lag / 1_000_000),
-            changes: 0,
-            last_commit: None,
-            source_time: None,
-            lanes: vec![],
-        }
+            ..ReplayStatus::default()
+        })
     }
 
     #[test]
-    fn what_an_earlier_run_copied_is_not_told_with_the_rows_that_statistics_guess() {
+    fn what_an_earlier_run_copied_is_not_reported_with_the_rows_that_statistics_guess() {
         let table = TableName::new("public", "orders");
         let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
-        let copied = Event::CopyProgress { table, state: TableState::Waiting, rows: 1000, bytes: 10 << 20, error: None };
+        let copied = Event::CopyProgress(CopyProgress { table, state: TableState::Waiting, rows: 1000, bytes: 10 << 20, error: None });
         let lines = print(vec![(0, opened()), (1, Event::RelationsFound { relations: vec![relation] }), (2, copied)]);
         assert!(lines.contains("copied public.orders: by an earlier run") && !lines.contains("1 000 rows"), "{lines}");
     }
@@ -386,7 +378,7 @@ mod tests {
     #[test]
     fn a_migration_in_lines() {
         let table = TableName::new("public", "orders");
-        let copy = |state, rows| Event::CopyProgress { table: table.clone(), state, rows, bytes: rows * 100, error: None };
+        let copy = |state, rows| Event::CopyProgress(CopyProgress { table: table.clone(), state, rows, bytes: rows * 100, error: None });
         let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
         let prompt = |id, stage, kind, text: &str, blocked: Option<&str>| Event::PromptOpened {
             prompt: Prompt { id, stage, kind, subject: None, text: text.into(), blocked_by: blocked.map(str::to_owned) },
@@ -411,7 +403,7 @@ mod tests {
             (101, replayed((11 << 20) + 1)),
             (102, replayed(0)),
             (103, replayed(0)),
-            (131, Event::Received { lsn: Lsn(1), bytes: 1, spool_bytes: 1, disk_free: 1 }),
+            (131, Event::Received(StreamStatus { lsn: Lsn(1), bytes: 1, spool_bytes: 1, disk_free: 1 })),
             (132, prompt(2, Stage::CatchUp, PromptKind::Cutover, "All gates are green.", None)),
             (133, Event::CutoverStarted { end: None }),
             (134, Event::Completed { tables: 1, changes: 0, downtime_ms: 900 }),
@@ -439,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_changes_are_told_once_and_stand_in_the_status_line() {
+    fn missed_changes_are_reported_once_and_are_in_the_status_line() {
         let table = TableName::new("public", "orders");
         let relation = RelationSummary { table: table.clone(), kind: RelationKind::Plain, bytes: 10 << 20, rows: 1000 };
         let missed = |missed| Event::Missed { table: table.clone(), missed };

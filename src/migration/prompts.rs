@@ -211,10 +211,10 @@ impl Prompts {
     /// Brings an answer to all who wait for it.
     async fn answer(&mut self, id: u64, answer: Answer) {
         let Some(at) = self.open.iter().position(|o| o.prompt.id == id) else {
-            return self.refuse(answer.word(), "this question is not open any more").await;
+            return self.refuse(answer.as_str(), "this question is not open any more").await;
         };
         if let Some(why) = self.open[at].prompt.objection(answer) {
-            return self.refuse(answer.word(), why).await;
+            return self.refuse(answer.as_str(), why).await;
         }
         let Open { prompt, waiting } = self.open.remove(at);
         // First, because those who wait may fail again immediately.

@@ -75,11 +75,11 @@ pub fn exit_summary(state: &State) -> String {
         }
         differing(state, &mut line);
         if let Some(slot) = &state.replay.slot {
-            let held = state.replay.source.since(state.replay.applied).max(state.replay.spool_bytes);
+            let held = state.replay.status.source.since(state.replay.status.applied).max(state.replay.stream.spool_bytes);
             line("slot", &format!("{slot} stays on the source and holds WAL ({} now, grows with writes)", format::bytes(held)));
         }
         line("continue", &format!("the same command, with --dir {}", state.dir));
-        if state.replay.slot.is_some() || state.schema_total > 0 || state.identities_with(IdentityState::Applied) > 0 {
+        if state.replay.slot.is_some() || state.schema.total > 0 || state.identity.count(IdentityState::Applied) > 0 {
             line("give up", &give_up(state));
         }
     }
@@ -88,17 +88,17 @@ pub fn exit_summary(state: &State) -> String {
 }
 
 fn tables(state: &State) -> String {
-    let running = [TableState::Copying, TableState::Waiting, TableState::Indexing].map(|s| state.tables_in(s)).iter().sum();
+    let running = [TableState::Copying, TableState::Waiting, TableState::Indexing].map(|s| state.tables.count(s)).iter().sum();
     let counts = [
-        (state.tables_in(TableState::Done), "done"),
+        (state.tables.count(TableState::Done), "done"),
         (running, "interrupted"),
-        (state.tables_in(TableState::Queued), "queued"),
-        (state.tables_in(TableState::Skipped), "skipped"),
-        (state.tables_in(TableState::Failed), "failed"),
+        (state.tables.count(TableState::Queued), "queued"),
+        (state.tables.count(TableState::Skipped), "skipped"),
+        (state.tables.count(TableState::Failed), "failed"),
     ];
     let mut text: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
-    if let (Some(last), Some(failed)) = (text.last_mut(), state.tables.iter().find(|t| t.state == TableState::Failed)) {
-        let error = failed.error.as_deref().unwrap_or("see the log");
+    if let (Some(last), Some(failed)) = (text.last_mut(), state.tables.iter().find(|t| t.state() == TableState::Failed)) {
+        let error = failed.copy.error.as_deref().unwrap_or("see the log");
         let _ = write!(last, " ({}: {error})", failed.summary.table);
     }
     text.join(", ")
@@ -107,10 +107,10 @@ fn tables(state: &State) -> String {
 /// What the target lacks, but for what would fill the screen: all of it is in the log.
 fn not_moved(state: &State, line: &mut impl FnMut(&str, &str)) {
     const SHOWN: usize = 30;
-    for (object, reason) in state.not_moved.iter().take(SHOWN) {
+    for (object, reason) in state.schema.not_moved.iter().take(SHOWN) {
         line("not moved", &format!("{object}: {reason}"));
     }
-    if let more @ 1.. = state.not_moved.len().saturating_sub(SHOWN) {
+    if let more @ 1.. = state.schema.not_moved.len().saturating_sub(SHOWN) {
         line("not moved", &format!("{more} more: see the log"));
     }
 }
@@ -122,9 +122,9 @@ fn late_writes(state: &State, line: &mut impl FnMut(&str, &str)) {
 }
 
 fn differing(state: &State, line: &mut impl FnMut(&str, &str)) {
-    for table in state.tables.iter().filter(|t| t.differs()) {
+    for table in state.tables.iter().filter(|t| t.difference.is_some()) {
         let name = &table.summary.table;
-        match table.missed {
+        match table.missed() {
             0 => line("DIFFERS", &format!("{name}: you accepted that a change was not applied")),
             1 => line("DIFFERS", &format!("{name}: 1 change was not applied; it found no row, or collided")),
             n => line("DIFFERS", &format!("{name}: {} changes were not applied; they found no row, or collided", format::count(n))),
@@ -138,7 +138,7 @@ fn give_up(state: &State) -> String {
     if state.replay.slot.is_some() {
         drops.push("drops slot, publications, spool".to_owned());
     }
-    match state.identities_with(IdentityState::Applied) {
+    match state.identity.count(IdentityState::Applied) {
         0 => {}
         1 => drops.push("reverts 1 replica identity".into()),
         n => drops.push(format!("reverts {n} replica identities")),

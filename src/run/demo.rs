@@ -146,8 +146,7 @@ pub async fn run(args: &MigrateArgs, demo: &DemoArgs) -> Result<()> {
 /// Writes until the cutover box is open. Without a terminal there is no box: then until the lag is small and ANALYZE is done.
 async fn write_until_the_cutover(application: Application, mut state: watch::Receiver<State>, unattended: bool) -> Result<Totals> {
     let ready = |s: &State| {
-        let caught_up =
-            s.stage == Some(Stage::CatchUp) && s.replay.lag.is_some_and(|lag| lag < SMALL_LAG) && s.analyzed.1 > 0 && s.analyzed.0 == s.analyzed.1;
+        let caught_up = s.stage == Some(Stage::CatchUp) && s.replay.lag().is_some_and(|lag| lag < SMALL_LAG) && s.replay.analyze.has_ended();
         let box_open = s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover);
         if unattended { caught_up } else { box_open || s.stage >= Some(Stage::Cutover) }
     };

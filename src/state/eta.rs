@@ -1,158 +1,92 @@
-//! How long the copy and the indexes will take yet, from what they did lately.
+//! How long the copy and the indexes will still take.
 //!
-//! Copying goes on at the rate of the last minute, in bytes as the source has them on disk. An index takes as long as its table is large:
-//! the pace is learned from the indexes built so far, in bytes of tables a second. Both go on at once, and a table's indexes come after
-//! its copy.
+//! Copying continues at the rate of the last minute, in bytes as the source has them on disk. The time for an index grows with the size
+//! of its table: the pace is learned from the indexes built so far, in bytes of tables a second. Both go on at the same time, and the
+//! indexes of a table come after its copy.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::{Building, Meter, State, Table, between};
-use crate::{event::TableState, name::TableName};
-
-const WINDOW: Duration = Duration::from_secs(60);
-/// Two samples lie so far apart at least: thousands of small tables need not each have one.
-const SAMPLE_EVERY: Duration = Duration::from_millis(250);
-/// Until an index tells: it gets through a table that much faster than the copy did.
-const GUESS: f64 = 3.0;
-/// Builds of less than this say nothing, seconds.
-const ENOUGH: f64 = 1.0;
-
-/// The pace of copying and of building indexes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Copying {
-    /// Bytes on disk, by estimate, copied in this run.
-    bytes: u64,
-    meter: Meter,
-    sampled: Option<Timestamp>,
-    /// Bytes of tables for which an index was built, and how long that took; seconds.
-    indexed: (f64, f64),
-}
-
-impl Default for Copying {
-    fn default() -> Self {
-        Self { bytes: 0, meter: Meter::over(WINDOW), sampled: None, indexed: (0.0, 0.0) }
-    }
-}
-
-impl Copying {
-    /// Of one table there were `before` bytes, now there are `now`.
-    pub(super) fn copied(&mut self, at: Timestamp, before: u64, now: u64) {
-        self.bytes = (self.bytes + now).saturating_sub(before);
-        if self.sampled.is_none_or(|last| between(last, at) >= SAMPLE_EVERY) {
-            self.sampled = Some(at);
-            self.meter.sample(at, self.bytes);
-        }
-    }
-}
+use super::{State, table::Table};
+use crate::event::TableState;
 
 impl Table {
     /// Bytes on disk a second.
     fn disk_rate(&self) -> f64 {
-        if self.copied_bytes == 0 { 0.0 } else { self.meter.rate() * self.done_bytes() as f64 / self.copied_bytes as f64 }
+        if self.copy.bytes == 0 { 0.0 } else { self.meter.rate() * self.done_bytes() as f64 / self.copy.bytes as f64 }
     }
 
-    fn bytes_left(&self) -> u64 {
-        match self.state {
+    fn bytes_remaining(&self) -> u64 {
+        match self.state() {
             TableState::Queued | TableState::Copying => self.summary.bytes.saturating_sub(self.done_bytes()),
             _ => 0,
         }
     }
 
-    /// Indexes still to be built, those under way in part.
-    fn indexes_left(&self) -> f64 {
-        let begun: f64 = self.building.iter().map(|b| b.fraction).sum();
+    /// Indexes still to be built; the unfinished part of those under way.
+    fn indexes_remaining(&self) -> f64 {
+        let begun: f64 = self.builds.iter().map(|b| b.fraction).sum();
         (self.indexes_total.saturating_sub(self.indexes_done) as f64 - begun).max(0.0)
     }
 
     /// Something of it is still to be done.
     fn is_due(&self) -> bool {
-        matches!(self.state, TableState::Queued | TableState::Copying | TableState::Waiting | TableState::Indexing)
+        matches!(self.state(), TableState::Queued | TableState::Copying | TableState::Waiting | TableState::Indexing)
     }
 }
 
 impl State {
-    pub(super) fn index_progress(&mut self, at: Timestamp, table: &TableName, (done, total): (u64, u64), building: &[String]) {
-        let Some(i) = self.index.get(table).copied() else { return };
-        let t = &mut self.tables[i];
-        for ended in t.building.iter().filter(|b| !building.contains(&b.index)) {
-            self.copying.indexed.0 += t.summary.bytes as f64;
-            self.copying.indexed.1 += between(ended.since, at).as_secs_f64();
-        }
-        t.building.retain(|b| building.contains(&b.index));
-        for index in building {
-            if t.building.iter().all(|b| b.index != *index) {
-                t.building.push(Building { index: index.clone(), since: at, phase: String::new(), fraction: 0.0 });
-            }
-        }
-        (t.indexes_done, t.indexes_total) = (done, total);
-    }
-
-    /// Bytes of its table a second that one build gets through.
-    fn index_rate(&self, now: Timestamp) -> Option<f64> {
-        let (mut bytes, mut seconds) = self.copying.indexed;
-        for t in self.tables.iter().filter(|t| t.state == TableState::Indexing) {
-            for b in t.building.iter().filter(|b| b.fraction > 0.0) {
-                bytes += b.fraction * t.summary.bytes as f64;
-                seconds += between(b.since, now).as_secs_f64();
-            }
-        }
-        let guess = self.copying.meter.rate() * GUESS;
-        if seconds >= ENOUGH && bytes > 0.0 { Some(bytes / seconds) } else { (guess > 0.0).then_some(guess) }
-    }
-
     /// Seconds until everything is copied.
     fn copying_all(&self) -> Option<f64> {
-        seconds(self.tables.iter().map(Table::bytes_left).sum(), self.copying.meter.rate())
+        seconds(self.tables.iter().map(Table::bytes_remaining).sum(), self.copy.pace.copy_rate())
     }
 
-    /// Seconds for the indexes of one table; they are built at once as far as there are jobs.
+    /// Seconds for the indexes of one table; they are built in parallel as far as there are jobs.
     fn indexing(&self, t: &Table, rate: f64) -> f64 {
-        let left = t.indexes_left();
-        let at_once = left.ceil().min(self.builds_at_once()).max(1.0);
-        left * t.summary.bytes as f64 / (rate * at_once)
+        let remaining = t.indexes_remaining();
+        let parallel = remaining.ceil().min(self.parallel_builds()).max(1.0);
+        remaining * t.summary.bytes as f64 / (rate * parallel)
     }
 
-    fn builds_at_once(&self) -> f64 {
-        f64::from(self.index_jobs.max(1))
+    fn parallel_builds(&self) -> f64 {
+        f64::from(self.copy.index_jobs.max(1))
     }
 
     /// Estimated time until a table is copied and has its indexes; `None` when it is not its turn, or nothing is known.
-    pub fn table_left(&self, t: &Table, now: Timestamp) -> Option<Duration> {
-        let copying = match t.state {
+    pub fn table_eta(&self, t: &Table, now: Timestamp) -> Option<Duration> {
+        let copying = match t.state() {
             TableState::Copying => copying(t, self.copying_all())?,
             TableState::Waiting | TableState::Indexing => 0.0,
             _ => return None,
         };
-        let indexing = if t.indexes_left() > 0.0 { self.indexing(t, self.index_rate(now)?) } else { 0.0 };
+        let indexing = if t.indexes_remaining() > 0.0 { self.indexing(t, self.copy.pace.index_rate(&self.tables, now)?) } else { 0.0 };
         duration(copying + indexing)
     }
 
-    /// Estimated time until all tables are; `None` when that is so, when they stand still, or nothing is known.
-    pub fn copy_left(&self, now: Timestamp) -> Option<Duration> {
+    /// Estimated time until all tables are; `None` when they are, while the copy is paused, or when nothing is known.
+    pub fn copy_eta(&self, now: Timestamp) -> Option<Duration> {
         if self.paused || !self.tables.iter().any(Table::is_due) {
             return None;
         }
         let due = || self.tables.iter().filter(|t| t.is_due());
         let all = self.copying_all()?;
-        let indexes: f64 = due().map(|t| t.indexes_left() * t.summary.bytes as f64).sum();
+        let indexes: f64 = due().map(|t| t.indexes_remaining() * t.summary.bytes as f64).sum();
         if indexes == 0.0 {
             return duration(all);
         }
-        let rate = self.index_rate(now)?;
+        let rate = self.copy.pace.index_rate(&self.tables, now)?;
         // The indexes of a table come after its copy.
         let one_after_the_other = due().map(|t| {
-            let copied = if t.state.is_copied() { 0.0 } else { copying(t, Some(all)).unwrap_or(all) };
+            let copied = if t.state().is_copied() { 0.0 } else { copying(t, Some(all)).unwrap_or(all) };
             copied + self.indexing(t, rate)
         });
-        duration(one_after_the_other.fold(indexes / (rate * self.builds_at_once()), f64::max).max(all))
+        duration(one_after_the_other.fold(indexes / (rate * self.parallel_builds()), f64::max).max(all))
     }
 }
 
-/// Seconds until one table is copied: at its own pace, or with all others at the latest, as it gets what they leave.
+/// Seconds until one table is copied: at its own pace, but no later than all of them, because it gets the bandwidth of those that end.
 fn copying(t: &Table, all: Option<f64>) -> Option<f64> {
-    let own = seconds(t.bytes_left(), t.disk_rate());
+    let own = seconds(t.bytes_remaining(), t.disk_rate());
     own.into_iter().chain(all).reduce(f64::min)
 }
 
@@ -171,7 +105,10 @@ fn duration(seconds: f64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, RelationKind, RelationSummary, Stamped};
+    use crate::{
+        event::{CopyProgress, Event, IndexProgress, RelationKind, RelationSummary, Stamped},
+        name::TableName,
+    };
 
     const MB: u64 = 1 << 20;
 
@@ -199,41 +136,42 @@ mod tests {
 
         fn copied(&mut self, second: i64, name: &str, state: TableState, rows: u64) {
             // On the wire twice of what it is on disk.
-            self.at(second, Event::CopyProgress { table: TableName::new("s", name), state, rows, bytes: rows * 2, error: None });
+            let table = TableName::new("s", name);
+            self.at(second, Event::CopyProgress(CopyProgress { table, state, rows, bytes: rows * 2, error: None }));
         }
 
         fn indexed(&mut self, second: i64, name: &str, done: u64, total: u64, building: &[&str]) {
             let building = building.iter().map(ToString::to_string).collect();
-            self.at(second, Event::IndexProgress { table: TableName::new("s", name), done, total, building });
+            self.at(second, Event::IndexProgress(IndexProgress { table: TableName::new("s", name), done, total, building }));
         }
 
-        fn left(&self) -> Option<u64> {
-            self.0.copy_left(self.0.now.unwrap()).map(|d| d.as_secs_f64().round() as u64)
+        fn remaining(&self) -> Option<u64> {
+            self.0.copy_eta(self.0.now.unwrap()).map(|d| d.as_secs_f64().round() as u64)
         }
 
-        fn left_of(&self, name: &str) -> Option<u64> {
+        fn remaining_of(&self, name: &str) -> Option<u64> {
             let table = self.0.table(&TableName::new("s", name)).unwrap();
-            self.0.table_left(table, self.0.now.unwrap()).map(|d| d.as_secs_f64().round() as u64)
+            self.0.table_eta(table, self.0.now.unwrap()).map(|d| d.as_secs_f64().round() as u64)
         }
     }
 
     #[test]
-    fn without_indexes_it_is_the_rest_at_the_rate_of_the_last_minute() {
+    fn without_indexes_it_is_what_remains_at_the_rate_of_the_last_minute() {
         let mut s = Story::of(&[("a", 100 * MB, 0), ("b", 50 * MB, 0)]);
-        assert_eq!(s.left(), None, "nothing is known yet");
+        assert_eq!(s.remaining(), None, "nothing is known yet");
         s.copied(0, "a", TableState::Copying, 0);
         for second in 1..=10 {
             s.copied(second, "a", TableState::Copying, second as u64 * MB);
         }
-        assert_eq!((s.left(), s.left_of("a"), s.left_of("b")), (Some(140), Some(90), None));
+        assert_eq!((s.remaining(), s.remaining_of("a"), s.remaining_of("b")), (Some(140), Some(90), None));
         // It goes five times as fast later: after a minute the first ten seconds count no more.
         for second in 11..=20 {
             s.copied(second, "a", TableState::Copying, 10 * MB + (second as u64 - 10) * 4 * MB);
         }
-        let between = s.left().unwrap();
+        let between = s.remaining().unwrap();
         assert!((20..100).contains(&between), "{between}");
         s.at(21, Event::Paused { paused: true });
-        assert_eq!(s.left(), None, "it stands still");
+        assert_eq!(s.remaining(), None, "nothing is copied");
     }
 
     #[test]
@@ -244,24 +182,24 @@ mod tests {
         s.copied(5, "b", TableState::Indexing, 10 * MB);
         s.indexed(5, "b", 0, 1, &["b_pkey"]);
         s.copied(10, "a", TableState::Copying, 40 * MB);
-        // An index of 10 MB took 5 s: 2 MB/s. Both of a are built at once, so that takes 50 s after its copy.
+        // An index of 10 MB took 5 s: 2 MB/s. Both of a are built at the same time, so they take 50 s after its copy.
         s.indexed(10, "b", 1, 1, &[]);
         s.copied(10, "b", TableState::Done, 10 * MB);
-        // 60 MB at the 5 MB/s of all: b is done, and a gets what it leaves.
-        assert_eq!((s.left(), s.left_of("a")), (Some(12 + 50), Some(12 + 50)));
+        // 60 MB at the 5 MB/s of all: b is done, so a gets all of it.
+        assert_eq!((s.remaining(), s.remaining_of("a")), (Some(12 + 50), Some(12 + 50)));
         s.copied(25, "a", TableState::Indexing, 100 * MB);
         s.indexed(25, "a", 0, 2, &["a_pkey", "a_time"]);
-        assert_eq!((s.left(), s.left_of("a")), (Some(50), Some(50)));
-        // It tells of itself: a quarter in five seconds.
+        assert_eq!((s.remaining(), s.remaining_of("a")), (Some(50), Some(50)));
+        // PostgreSQL reports a quarter in five seconds.
         for index in ["a_pkey", "a_time"] {
             let (table, phase) = (TableName::new("s", "a"), "building index: scanning table".into());
             s.at(30, Event::IndexBuilding { table, index: index.into(), phase, fraction: 0.25 });
         }
-        let left = s.left().unwrap();
-        assert!((15..25).contains(&left), "{left}");
+        let remaining = s.remaining().unwrap();
+        assert!((15..25).contains(&remaining), "{remaining}");
         s.indexed(45, "a", 2, 2, &[]);
         s.copied(45, "a", TableState::Done, 100 * MB);
-        assert_eq!(s.left(), None, "all is there");
+        assert_eq!(s.remaining(), None, "everything is built");
     }
 
     #[test]
@@ -272,7 +210,7 @@ mod tests {
         s.copied(0, "b", TableState::Copying, 0);
         s.copied(1, "b", TableState::Copying, 0);
         s.copied(11, "b", TableState::Copying, 10 * MB);
-        let left = s.left().unwrap();
-        assert!((89..=100).contains(&left), "{left}");
+        let remaining = s.remaining().unwrap();
+        assert!((89..=100).contains(&remaining), "{remaining}");
     }
 }

@@ -19,7 +19,11 @@ use crate::{
         keys::{self, Action, Key},
         screens,
         theme::ascii_stand_in,
-        view::{self, CATCH_UP_ORDERS, COPY_ORDERS, FIELDS, MIN_SIZE, Modal, Overlay, Purpose, Selection, View},
+        view::{
+            FIELDS, Modal, Overlay, Purpose, Selection, View,
+            rows::{CATCH_UP_ORDERS, COPY_ORDERS},
+            too_small,
+        },
     },
 };
 
@@ -44,7 +48,7 @@ pub enum Effect {
         text: String,
     },
     Redraw,
-    /// The dashboard closes; the program goes on to its end.
+    /// The dashboard closes; the program continues to its end.
     Leave,
     /// The program ends now.
     EndNow,
@@ -83,7 +87,7 @@ impl App {
 
     /// After a frame reached the terminal: what was on it counts from now.
     pub fn drawn(&mut self, area: Rect, state: &State, now: Instant) {
-        let prompt = state.prompts.shown().map(|p| p.id).filter(|_| view::cutover_box(state) && self.view.modal.is_none() && !too_small(area));
+        let prompt = state.prompts.shown().map(|p| p.id).filter(|_| state.is_cutover_box_open() && self.view.modal.is_none() && !too_small(area));
         self.cutover_box = match (prompt, self.cutover_box) {
             (Some(id), Some((known, since))) if id == known => Some((id, since)),
             (Some(id), _) => Some((id, now)),
@@ -143,7 +147,7 @@ impl App {
             Some(Action::Confirm) => self.confirm(quiet, state, now),
             Some(action) => self.act(action, key, state, now),
             None => {
-                // Any other key stays; tmux holds esc back for half a second.
+                // Any other key stays: tmux delays esc for half a second.
                 self.view.modal = None;
                 Vec::new()
             }
@@ -188,7 +192,7 @@ impl App {
         if self.view.stopping {
             return Vec::new();
         }
-        match view::can_confirm(state) {
+        match state.can_confirm() {
             Err(why) => self.say(Level::Warn, why, now),
             Ok(id) => {
                 let seen = self.cutover_box.is_some_and(|(shown, since)| shown == id && now.duration_since(since) >= BOX_SHOWN);
@@ -269,7 +273,7 @@ impl App {
         self.view.scroll = 0;
     }
 
-    /// Moves the selection, or scrolls what is laid over it.
+    /// Moves the selection, or scrolls the overlay.
     fn scroll(&mut self, by: isize, shown: Stage, state: &State) {
         if let Some(overlay) = self.view.overlay {
             // The log is scrolled from its end.
@@ -292,7 +296,7 @@ impl App {
 
     fn back(&mut self, state: &State) -> Vec<Effect> {
         if self.view.modal.take().is_some() {
-        } else if view::cutover_box(state) {
+        } else if state.is_cutover_box_open() {
             // Only the box: esc must not stop a cutover that runs.
             if let Some(asked) = state.prompts.shown().filter(|p| p.kind == PromptKind::Cutover) {
                 return answer(asked.id, Answer::GoBack);
@@ -314,7 +318,7 @@ impl App {
             self.view.overlay = None;
             return Vec::new();
         }
-        if self.view.done(state) {
+        if state.can_leave() {
             return self.leave();
         }
         if self.view.stopping {
@@ -382,14 +386,10 @@ fn answer(prompt: u64, answer: Answer) -> Vec<Effect> {
     vec![Effect::Send(Command::Answer { prompt, answer })]
 }
 
-pub fn too_small(area: Rect) -> bool {
-    area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1
-}
-
 /// Commands that follow from the state alone.
 fn command(action: Action, state: &State) -> Option<Command> {
     Some(match action {
-        Action::Continue => match view::can_continue(state) {
+        Action::Continue => match state.can_continue() {
             Some(prompt) => Command::Answer { prompt, answer: Answer::Continue },
             None => Command::OpenCutover,
         },
@@ -401,8 +401,8 @@ fn command(action: Action, state: &State) -> Option<Command> {
         Action::Recheck => Command::Recheck,
         Action::Pause if state.paused => Command::Resume,
         Action::Pause => Command::Pause,
-        Action::MoreJobs => Command::SetJobs { table_jobs: state.table_jobs + 1 },
-        Action::FewerJobs => Command::SetJobs { table_jobs: state.table_jobs.saturating_sub(1).max(1) },
+        Action::MoreJobs => Command::SetJobs { table_jobs: state.copy.table_jobs + 1 },
+        Action::FewerJobs => Command::SetJobs { table_jobs: state.copy.table_jobs.saturating_sub(1).max(1) },
         _ => return None,
     })
 }
@@ -412,8 +412,8 @@ fn refusal(action: Action, state: &State) -> String {
     match action {
         Action::Continue => match state.prompts.shown().and_then(|p| p.blocked_by.as_ref()) {
             Some(why) => format!("not yet: {why}"),
-            None => match view::hard_gates_open(state) {
-                n @ 1.. if state.stage == Some(Stage::CatchUp) => format!("{}; C shows the cutover box", view::gates(n)),
+            None => match state.gates_not_passed() {
+                Some(gates) if state.stage == Some(Stage::CatchUp) => format!("{gates}; C shows the cutover box"),
                 _ => "nothing waits for c".into(),
             },
         },

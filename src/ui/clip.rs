@@ -1,4 +1,4 @@
-//! What `y` copies and `w` writes: the text behind the screen.
+//! What `y` copies and `w` writes: the text of the screen.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use crate::{
 pub fn text(state: &State, view: &View) -> String {
     let stage = view.shown(state);
     if view.overlay == Some(Overlay::Log) {
-        return joined(state.log.iter().map(|l| format!("{} {:5} {}", l.at, l.level.word(), l.text)));
+        return joined(state.log.iter().map(|l| format!("{} {:5} {}", l.at, l.level.as_str(), l.text)));
     }
     match stage {
         Stage::Preflight => {
@@ -32,17 +32,19 @@ pub fn text(state: &State, view: &View) -> String {
             };
             choice.sql(&row.table).map_or_else(|| format!("{}: {}\n", row.table, row.reason), |sql| sql + ";\n")
         }),
-        Stage::Schema => {
-            view.statements(state).get(view.selected(stage, state)).map_or_else(String::new, |f| format!("{}\n-- {}\n", f.sql.trim_end(), f.message))
-        }
+        Stage::Schema => view
+            .statements(state)
+            .get(view.selected(stage, state))
+            .map(|f| &f.statement)
+            .map_or_else(String::new, |f| format!("{}\n-- {}\n", f.sql.trim_end(), f.message)),
         Stage::Hypertables => view.selected_candidate(state).map_or_else(String::new, |c| hypertable_sql(c, view)),
         Stage::Copy => view.selected_table(stage, state).map_or_else(String::new, |t| {
-            let error = t.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-            format!("{} {}{error}\n", t.summary.table, t.state.word())
+            let error = t.copy.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+            format!("{} {}{error}\n", t.summary.table, t.state().as_str())
         }),
         Stage::CatchUp => {
             let table = view.selected_table(stage, state);
-            let waits = table.and_then(|t| state.waits(t)).map(|f| f.sql.trim_end().to_owned() + ";\n");
+            let waits = table.and_then(|t| state.waits(t)).map(|f| f.statement.sql.trim_end().to_owned() + ";\n");
             waits.or_else(|| Some(table?.slow.as_ref()?.fix.clone() + "\n")).unwrap_or_else(|| positions(state))
         }
         _ => positions(state),
@@ -51,20 +53,24 @@ pub fn text(state: &State, view: &View) -> String {
 
 fn positions(state: &State) -> String {
     let r = &state.replay;
-    format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.source, r.received, r.applied)
+    format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.status.source, r.received_lsn(), r.status.applied)
 }
 
 /// The file of this screen's SQL, and all of that SQL.
 pub fn sql_file(stage: Stage, state: &State, view: &View) -> Option<(&'static str, String)> {
     let (file, text) = match stage {
-        Stage::Preflight => {
-            ("preflight.txt", joined(state.checks.iter().filter_map(|c| Some(format!("-- {}: {}\n{}\n", c.name, c.sentence, c.fix.as_ref()?)))))
+        Stage::Preflight => (
+            "preflight.txt",
+            joined(state.preflight.checks.iter().filter_map(|c| Some(format!("-- {}: {}\n{}\n", c.name, c.sentence, c.fix.as_ref()?)))),
+        ),
+        Stage::Identity => ("identity.sql", joined(state.identity.rows.iter().filter_map(|r| Some(r.proposed.as_ref()?.sql(&r.table)? + ";")))),
+        Stage::Schema => (
+            "failed-schema.sql",
+            joined(state.schema.failures.iter().map(|f| &f.statement).map(|f| format!("-- {}: {}\n{}\n", f.object, f.message, f.sql.trim_end()))),
+        ),
+        Stage::Hypertables => {
+            ("hypertables.sql", joined(state.hypertables.candidates.iter().filter(|c| view.is_selected(c)).map(|c| hypertable_sql(c, view))))
         }
-        Stage::Identity => ("identity.sql", joined(state.identities.iter().filter_map(|r| Some(r.proposed.as_ref()?.sql(&r.table)? + ";")))),
-        Stage::Schema => {
-            ("failed-schema.sql", joined(state.failed_statements.iter().map(|f| format!("-- {}: {}\n{}\n", f.object, f.message, f.sql.trim_end()))))
-        }
-        Stage::Hypertables => ("hypertables.sql", joined(state.candidates.iter().filter(|c| view.is_selected(c)).map(|c| hypertable_sql(c, view)))),
         _ => return None,
     };
     (!text.is_empty()).then_some((file, text))
@@ -86,7 +92,7 @@ pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
 
 /// What becomes of the keys that lack the time column, after the copy.
 pub fn later_sql(candidate: &Candidate, hypertable: &Hypertable) -> Vec<String> {
-    // A key with an obstacle holds up the whole conversion.
+    // A key with an obstacle blocks the whole conversion.
     let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column) && k.obstacle.is_none());
     let list = |columns: &[&str]| columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
     lacking

@@ -2,56 +2,10 @@
 //!
 //! A letter means the same on every screen; a test keeps it so.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+mod key;
 
+pub use self::key::Key;
 use crate::event::Stage;
-
-/// A key press, as the table writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
-    Char(char),
-    Ctrl(char),
-    Enter,
-    Esc,
-    Tab,
-    BackTab,
-    Up,
-    Down,
-    Left,
-    Right,
-    PageUp,
-    PageDown,
-    Home,
-    End,
-    /// Editing keys, for where text is typed.
-    Other,
-}
-
-impl Key {
-    /// Only presses count; a terminal that reports releases and repeats must not press twice.
-    pub fn read(event: &KeyEvent) -> Option<Self> {
-        if event.kind != KeyEventKind::Press || event.modifiers.intersects(KeyModifiers::ALT | KeyModifiers::META | KeyModifiers::SUPER) {
-            return None;
-        }
-        Some(match event.code {
-            KeyCode::Char(c) if event.modifiers.contains(KeyModifiers::CONTROL) => Self::Ctrl(c.to_ascii_lowercase()),
-            KeyCode::Char(c) => Self::Char(c),
-            KeyCode::Enter => Self::Enter,
-            KeyCode::Esc => Self::Esc,
-            KeyCode::Tab => Self::Tab,
-            KeyCode::BackTab => Self::BackTab,
-            KeyCode::Up => Self::Up,
-            KeyCode::Down => Self::Down,
-            KeyCode::Left => Self::Left,
-            KeyCode::Right => Self::Right,
-            KeyCode::PageUp => Self::PageUp,
-            KeyCode::PageDown => Self::PageDown,
-            KeyCode::Home => Self::Home,
-            KeyCode::End => Self::End,
-            _ => Self::Other,
-        })
-    }
-}
 
 /// Where keys are pressed: a stage's screen, something laid over it, or a modal box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +65,8 @@ pub enum Action {
 pub struct Binding {
     pub keys: &'static [Key],
     pub action: Action,
+    /// It asks something of the engine: of no use once the run has ended.
+    pub orders: bool,
     pub contexts: &'static [Context],
     /// As the key line and the help write it.
     pub label: &'static str,
@@ -168,10 +124,19 @@ const STAGES_AND_DETAILS: &[Context] =
 
 /// In the order of the key line: what this screen is for first.
 pub static TABLE: &[Binding] = &[
-    Binding { keys: &[Char('Y')], action: Action::Confirm, contexts: &[CutoverBox], label: "Y", hint: "cut over", help: "confirm the cutover" },
+    Binding {
+        keys: &[Char('Y')],
+        action: Action::Confirm,
+        orders: true,
+        contexts: &[CutoverBox],
+        label: "Y",
+        hint: "cut over",
+        help: "confirm the cutover",
+    },
     Binding {
         keys: &[Char('x')],
         action: Action::Abort,
+        orders: true,
         contexts: &[CutoverBox],
         label: "x",
         hint: "abort",
@@ -180,6 +145,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('c')],
         action: Action::Continue,
+        orders: true,
         contexts: STAGES,
         label: "c",
         hint: "continue",
@@ -188,6 +154,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('C')],
         action: Action::OpenCutover,
+        orders: true,
         contexts: &[on(CatchUp), on(Verify), on(Cutover)],
         label: "C",
         hint: "cutover",
@@ -196,6 +163,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('r')],
         action: Action::Retry,
+        orders: true,
         contexts: FAILURES,
         label: "r",
         hint: "retry",
@@ -204,15 +172,25 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('K')],
         action: Action::Skip,
+        orders: true,
         contexts: FAILURES,
         label: "K",
         hint: "skip",
         help: "go on without it, or accept that the table differs (asks for its name)",
     },
-    Binding { keys: &[Char('f')], action: Action::IdentityFull, contexts: &[on(Identity)], label: "f", hint: "full", help: "REPLICA IDENTITY FULL" },
+    Binding {
+        keys: &[Char('f')],
+        action: Action::IdentityFull,
+        orders: true,
+        contexts: &[on(Identity)],
+        label: "f",
+        hint: "full",
+        help: "REPLICA IDENTITY FULL",
+    },
     Binding {
         keys: &[Char('u')],
         action: Action::IdentityIndex,
+        orders: true,
         contexts: &[on(Identity)],
         label: "u",
         hint: "index",
@@ -221,6 +199,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('i')],
         action: Action::InsertOnly,
+        orders: true,
         contexts: &[on(Identity)],
         label: "i",
         hint: "insert-only",
@@ -229,6 +208,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('t')],
         action: Action::Swap,
+        orders: false,
         contexts: &[on(Identity), on(Hypertables), on(Copy), on(CatchUp)],
         label: "t",
         hint: "other pane",
@@ -237,6 +217,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char(' ')],
         action: Action::Mark,
+        orders: true,
         contexts: &[on(Hypertables)],
         label: "space",
         hint: "select",
@@ -245,6 +226,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Key::Tab, Key::BackTab],
         action: Action::NextField,
+        orders: false,
         contexts: &[on(Hypertables)],
         label: "tab",
         hint: "field",
@@ -253,6 +235,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('h'), Key::Left],
         action: Action::Previous,
+        orders: false,
         contexts: &[on(Identity), on(Hypertables)],
         label: "h",
         hint: "",
@@ -261,6 +244,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('l'), Key::Right],
         action: Action::Next,
+        orders: false,
         contexts: &[on(Identity), on(Hypertables)],
         label: "h/l",
         hint: "change",
@@ -269,15 +253,25 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('a')],
         action: Action::All,
+        orders: true,
         contexts: &[on(Hypertables)],
         label: "a",
         hint: "all proposed",
         help: "select all proposed tables (time + append-only)",
     },
-    Binding { keys: &[Char('n')], action: Action::NoneMarked, contexts: &[on(Hypertables)], label: "n", hint: "none", help: "keep all tables plain" },
+    Binding {
+        keys: &[Char('n')],
+        action: Action::NoneMarked,
+        orders: true,
+        contexts: &[on(Hypertables)],
+        label: "n",
+        hint: "none",
+        help: "keep all tables plain",
+    },
     Binding {
         keys: &[Char('m')],
         action: Action::OneTable,
+        orders: true,
         contexts: &[on(Hypertables)],
         label: "m",
         hint: "one table",
@@ -286,6 +280,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('R')],
         action: Action::Recheck,
+        orders: true,
         contexts: &[on(Preflight), on(Identity), on(Hypertables)],
         label: "R",
         hint: "check again",
@@ -294,42 +289,86 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('p')],
         action: Action::Pause,
+        orders: true,
         contexts: &[on(Copy), on(CatchUp)],
         label: "p",
         hint: "pause",
         help: "pause or resume the work of this stage",
     },
-    Binding { keys: &[Char('+'), Char('=')], action: Action::MoreJobs, contexts: &[on(Copy)], label: "+", hint: "", help: "one more copy job" },
-    Binding { keys: &[Char('-')], action: Action::FewerJobs, contexts: &[on(Copy)], label: "+/-", hint: "jobs", help: "one copy job fewer" },
-    Binding { keys: &[Char('j'), Key::Down], action: Action::Down, contexts: LISTS, label: "j/k", hint: "move", help: "down" },
-    Binding { keys: &[Char('k'), Key::Up], action: Action::Up, contexts: LISTS, label: "k", hint: "", help: "up" },
-    Binding { keys: &[Key::PageDown], action: Action::PageDown, contexts: LISTS, label: "PgDn", hint: "", help: "ten rows down" },
-    Binding { keys: &[Key::PageUp], action: Action::PageUp, contexts: LISTS, label: "PgUp", hint: "", help: "ten rows up" },
-    Binding { keys: &[Char('g'), Key::Home], action: Action::Top, contexts: LISTS, label: "g", hint: "", help: "first row" },
-    Binding { keys: &[Char('G'), Key::End], action: Action::Bottom, contexts: LISTS, label: "G", hint: "", help: "last row" },
+    Binding {
+        keys: &[Char('+'), Char('=')],
+        action: Action::MoreJobs,
+        orders: true,
+        contexts: &[on(Copy)],
+        label: "+",
+        hint: "",
+        help: "one more copy job",
+    },
+    Binding {
+        keys: &[Char('-')],
+        action: Action::FewerJobs,
+        orders: true,
+        contexts: &[on(Copy)],
+        label: "+/-",
+        hint: "jobs",
+        help: "one copy job fewer",
+    },
+    Binding { keys: &[Char('j'), Key::Down], action: Action::Down, orders: false, contexts: LISTS, label: "j/k", hint: "move", help: "down" },
+    Binding { keys: &[Char('k'), Key::Up], action: Action::Up, orders: false, contexts: LISTS, label: "k", hint: "", help: "up" },
+    Binding { keys: &[Key::PageDown], action: Action::PageDown, orders: false, contexts: LISTS, label: "PgDn", hint: "", help: "ten rows down" },
+    Binding { keys: &[Key::PageUp], action: Action::PageUp, orders: false, contexts: LISTS, label: "PgUp", hint: "", help: "ten rows up" },
+    Binding { keys: &[Char('g'), Key::Home], action: Action::Top, orders: false, contexts: LISTS, label: "g", hint: "", help: "first row" },
+    Binding { keys: &[Char('G'), Key::End], action: Action::Bottom, orders: false, contexts: LISTS, label: "G", hint: "", help: "last row" },
     Binding {
         keys: &[Key::Enter],
         action: Action::Details,
+        orders: false,
         contexts: STAGES_AND_DETAILS,
         label: "enter",
         hint: "details",
         help: "details of the row (never a confirmation)",
     },
-    Binding { keys: &[Char('/')], action: Action::Filter, contexts: ROWS, label: "/", hint: "filter", help: "filter; enter keeps it, esc clears it" },
-    Binding { keys: &[Char('o')], action: Action::Sort, contexts: &[on(Copy), on(CatchUp)], label: "o", hint: "sort", help: "another order" },
+    Binding {
+        keys: &[Char('/')],
+        action: Action::Filter,
+        orders: false,
+        contexts: ROWS,
+        label: "/",
+        hint: "filter",
+        help: "filter; enter keeps it, esc clears it",
+    },
+    Binding {
+        keys: &[Char('o')],
+        action: Action::Sort,
+        orders: false,
+        contexts: &[on(Copy), on(CatchUp)],
+        label: "o",
+        hint: "sort",
+        help: "another order",
+    },
     Binding {
         keys: &[Char('1'), Char('2'), Char('3'), Char('4'), Char('5'), Char('6'), Char('7'), Char('8'), Char('9')],
         action: Action::ShowStage,
+        orders: false,
         contexts: STAGES,
         label: "1-9",
         hint: "stages",
-        help: "look at a stage",
+        help: "show a stage",
     },
-    Binding { keys: &[Char('0')], action: Action::Follow, contexts: STAGES, label: "0", hint: "follow", help: "follow the running stage" },
-    Binding { keys: &[Char('L')], action: Action::Log, contexts: STAGES, label: "L", hint: "log", help: "the log" },
+    Binding {
+        keys: &[Char('0')],
+        action: Action::Follow,
+        orders: false,
+        contexts: STAGES,
+        label: "0",
+        hint: "follow",
+        help: "follow the running stage",
+    },
+    Binding { keys: &[Char('L')], action: Action::Log, orders: false, contexts: STAGES, label: "L", hint: "log", help: "the log" },
     Binding {
         keys: &[Char('y')],
         action: Action::Copy,
+        orders: false,
         contexts: STAGES,
         label: "y",
         hint: "copy",
@@ -338,17 +377,27 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Char('w')],
         action: Action::Write,
+        orders: false,
         contexts: &[on(Preflight), on(Identity), on(Schema), on(Hypertables), Details],
         label: "w",
         hint: "write SQL",
         help: "write the SQL of this screen to a file in sql/",
     },
-    Binding { keys: &[Key::Esc], action: Action::Back, contexts: EVERYWHERE, label: "esc", hint: "", help: "back one level, close" },
-    Binding { keys: &[Ctrl('l')], action: Action::Redraw, contexts: EVERYWHERE, label: "ctrl-l", hint: "", help: "draw everything again" },
-    Binding { keys: &[Char('?')], action: Action::Help, contexts: STAGES, label: "?", hint: "help", help: "this help" },
+    Binding { keys: &[Key::Esc], action: Action::Back, orders: false, contexts: EVERYWHERE, label: "esc", hint: "", help: "back one level, close" },
+    Binding {
+        keys: &[Ctrl('l')],
+        action: Action::Redraw,
+        orders: false,
+        contexts: EVERYWHERE,
+        label: "ctrl-l",
+        hint: "",
+        help: "draw everything again",
+    },
+    Binding { keys: &[Char('?')], action: Action::Help, orders: false, contexts: STAGES, label: "?", hint: "help", help: "this help" },
     Binding {
         keys: &[Char('q')],
         action: Action::Quit,
+        orders: false,
         contexts: EVERYWHERE,
         label: "q",
         hint: "quit",
@@ -357,6 +406,7 @@ pub static TABLE: &[Binding] = &[
     Binding {
         keys: &[Ctrl('c')],
         action: Action::Interrupt,
+        orders: false,
         contexts: EVERYWHERE,
         label: "ctrl-c",
         hint: "",
@@ -369,6 +419,11 @@ pub fn find(context: Context, key: Key) -> Option<Action> {
     TABLE.iter().find(|b| b.contexts.contains(&context) && b.keys.contains(&key)).map(|b| b.action)
 }
 
+/// Whether an action asks something of the engine.
+pub fn orders(action: Action) -> bool {
+    TABLE.iter().any(|b| b.action == action && b.orders)
+}
+
 /// The bindings of a context, in the order of the key line.
 pub fn of(context: Context) -> impl Iterator<Item = &'static Binding> {
     TABLE.iter().filter(move |b| b.contexts.contains(&context))
@@ -377,6 +432,7 @@ pub fn of(context: Context) -> impl Iterator<Item = &'static Binding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
     use std::collections::HashMap;
 
     #[test]

@@ -30,14 +30,13 @@ use crate::{
     format,
     state::State,
     ui::{
-        app::too_small,
         theme::Role,
-        view::{self, MIN_SIZE, Overlay, View},
+        view::{self, MIN_SIZE, Overlay, View, too_small},
         widgets::{band, header, text},
     },
 };
 
-/// Below so many rows a screen shows one pane instead of two.
+/// Below this many rows a screen shows one pane instead of two.
 const TWO_PANES: u16 = 22;
 
 /// Whether the body has room for a second pane under the first.
@@ -72,7 +71,7 @@ pub fn render(frame: &mut Frame, state: &State, view: &View) {
     band::messages(frame, message, state, view);
     band::prompt(frame, prompt, state, view);
     band::key_line(frame, keys, !two_panes(body), state, view);
-    if view::cutover_box(state) {
+    if state.is_cutover_box_open() {
         cutover::render_box(frame, area, state, view);
     }
     modal::render(frame, area, state, view);
@@ -106,7 +105,7 @@ pub fn progress(state: &State) -> String {
     match state.stage {
         None => "starting".into(),
         Some(Stage::Copy) => {
-            let (done, all) = state.copy_bytes();
+            let (done, all) = state.tables.bytes();
             format!("copy {} %", format::percent(done, all))
         }
         Some(stage) => stage.title().to_lowercase(),
@@ -115,15 +114,15 @@ pub fn progress(state: &State) -> String {
 
 /// ```text
 /// terminal is 52x14, need 60x16
-/// copy 51 %  lag 91 MB   the migration goes on
+/// copy 51 %  lag 91 MB   the migration continues
 /// ```
 fn small(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let (status, role) = view::status(state, view);
-    let lag = state.replay.lag.map(|lag| format!("  lag {}", format::bytes(lag))).unwrap_or_default();
-    let goes_on = if role == Role::Busy { "the migration goes on" } else { status };
+    let lag = state.replay.lag().map(|lag| format!("  lag {}", format::bytes(lag))).unwrap_or_default();
+    let continues = if role == Role::Busy { "the migration continues" } else { status };
     let lines = vec![
         Line::raw(format!("terminal is {}x{}, need {}x{}", area.width, area.height, MIN_SIZE.0, MIN_SIZE.1)),
-        Line::styled(format!("{}{lag}   {goes_on}", progress(state)), view.style(role)),
+        Line::styled(format!("{}{lag}   {continues}", progress(state)), view.style(role)),
     ];
     text::lines(frame, area, lines);
 }

@@ -20,9 +20,9 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-/// A whole frame fits: it is one write, so nobody sees half of it.
+/// A whole frame fits: it is one write, so half of it is never seen.
 const BUFFER: usize = 64 << 10;
-/// tmux answers at once, unless its server hangs.
+/// tmux answers immediately, unless its server hangs.
 const TMUX: Duration = Duration::from_secs(2);
 
 /// Whether the terminal is ours now; it is given back once.

@@ -5,7 +5,7 @@ use ratatui::{Terminal, backend::TestBackend, layout::Rect};
 use std::time::{Duration, Instant};
 
 use crate::{
-    event::{Answer, Command, CutoverStep, Event, Level, PromptKind, Stage, StageState, Subject},
+    event::{Answer, Command, CutoverStep, Event, FailedStatement, Level, PromptKind, Stage, StageState, Subject},
     plan::{IdentityChoice, KeyChoice},
     state::State,
     ui::{
@@ -39,7 +39,7 @@ fn select(app: &mut App, stage: Stage, row: &str) {
     app.view.selected.insert(stage, row.to_owned());
 }
 
-/// Every screen worth looking at.
+/// Every screen worth a snapshot.
 const MOMENTS: &[Moment] = &[
     ("starting", fixture::starting, follow),
     ("preflight", fixture::preflight, follow),
@@ -63,7 +63,7 @@ const MOMENTS: &[Moment] = &[
         app.view.filter = "or".into();
     }),
     ("copy_details", fixture::copy, |app| app.view.overlay = Some(Overlay::Details)),
-    ("looking_at_schema", fixture::copy, |app| app.view.stage = Some(Stage::Schema)),
+    ("another_stage", fixture::copy, |app| app.view.stage = Some(Stage::Schema)),
     ("catch_up", fixture::catch_up, follow),
     ("catch_up_details_of_a_slow_table", fixture::catch_up, |app| {
         select(app, Stage::CatchUp, "public.regions");
@@ -71,7 +71,7 @@ const MOMENTS: &[Moment] = &[
     }),
     ("catch_up_other_pane", fixture::catch_up, |app| app.view.swapped = true),
     ("verify", fixture::catch_up, |app| app.view.stage = Some(Stage::Verify)),
-    ("level", fixture::level, follow),
+    ("in_sync", fixture::in_sync, follow),
     ("cutover_box", fixture::cutover_box, follow),
     ("cutover_running", fixture::cutover_running, follow),
     ("late_write", fixture::late_write, follow),
@@ -104,7 +104,7 @@ fn a_message_leaves_when_a_prompt_opens_after_it() {
     app.say(Level::Info, "nothing waits for c", now);
     assert!(!app.tick(&before, now) && app.view.message.is_some());
     assert!(app.tick(&open, now) && app.view.message.is_none());
-    // What is said of the question itself stays.
+    // What is said about the question itself stays.
     app.say(Level::Info, "not yet: 1 failed", now);
     assert!(!app.tick(&open, now) && app.view.message.is_some());
 }
@@ -131,7 +131,7 @@ fn every_screen_in_ascii() {
         let (app, state) = moment(moment_, true);
         for size in [WIDE, NARROW, (60, 16)] {
             let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
-            // Without the stand-ins for other people's characters: the screens have none of their own.
+            // Without the replacements for characters of names: the screens have none of their own.
             terminal.draw(|frame| screens::render(frame, &state, &app.view)).unwrap();
             let text = text(&terminal);
             let odd: String = text.lines().filter(|l| !l.is_ascii()).collect();
@@ -180,7 +180,7 @@ fn press(c: char) -> KeyEvent {
     KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE)
 }
 
-/// A dashboard on a wide terminal, with a clock that is turned by hand.
+/// A dashboard on a wide terminal, with a clock that the test moves.
 struct Desk {
     app: App,
     story: Story,
@@ -239,20 +239,20 @@ fn answer(prompt: u64, answer: Answer) -> Vec<Effect> {
 
 #[test]
 fn c_answers_the_open_prompt_by_its_id_and_no_blocked_one() {
-    assert_eq!(Desk::new(fixture::hypertables()).key('c'), answer(3, Answer::Continue));
+    assert_eq!(Desk::new(fixture::hypertables()).key('c'), answer(4, Answer::Continue));
     assert_eq!(Desk::new(fixture::identity()).key('c'), []);
     assert_eq!(Desk::new(fixture::copy()).key('c'), []);
     assert_eq!(Desk::new(fixture::hypertables()).code(KeyCode::Enter), []);
-    // It answers from wherever the operator looks.
+    // It answers from any screen.
     let mut desk = Desk::new(fixture::hypertables());
     desk.key('1');
-    assert_eq!(desk.key('c'), answer(3, Answer::Continue));
+    assert_eq!(desk.key('c'), answer(4, Answer::Continue));
 }
 
 #[test]
 fn c_opens_the_cutover_only_when_the_hard_gates_are_green() {
     assert_eq!(Desk::new(fixture::catch_up()).key('c'), []);
-    assert_eq!(Desk::new(fixture::level()).key('c'), send(Command::OpenCutover));
+    assert_eq!(Desk::new(fixture::in_sync()).key('c'), send(Command::OpenCutover));
     assert_eq!(Desk::new(fixture::catch_up()).key('C'), send(Command::OpenCutover));
     assert_eq!(Desk::new(fixture::copy()).key('C'), []);
 }
@@ -261,8 +261,8 @@ fn c_opens_the_cutover_only_when_the_hard_gates_are_green() {
 fn y_counts_only_after_silence_and_when_the_box_was_seen() {
     let confirm = answer(9, Answer::Confirm);
     let mut desk = Desk::new(fixture::cutover_box());
-    assert_eq!(desk.later(900).key('Y'), [], "the box stood for less than a second");
-    assert_eq!(desk.later(400).key('Y'), [], "another key came too lately");
+    assert_eq!(desk.later(900).key('Y'), [], "the box was shown for less than a second");
+    assert_eq!(desk.later(400).key('Y'), [], "another key came too recently");
     assert_eq!(desk.later(500).key('Y'), confirm);
 
     // A held key comes again and again.
@@ -279,7 +279,7 @@ fn y_counts_only_after_silence_and_when_the_box_was_seen() {
 
 #[test]
 fn y_counts_for_the_box_that_was_seen() {
-    // A new box begins its second anew.
+    // A new box starts its second again.
     let mut desk = Desk::new(fixture::cutover_box());
     desk.later(5_000);
     desk.story.prompt(11, Stage::CatchUp, PromptKind::Cutover, "again", None);
@@ -298,7 +298,7 @@ fn y_counts_for_the_box_that_was_seen() {
     assert_eq!(desk.later(5_000).key('Y'), []);
     assert!(desk.app.view.message.as_ref().unwrap().1.contains("1 gate has not passed yet"));
 
-    // Behind the quit box.
+    // Under the quit box.
     let mut desk = Desk::new(fixture::cutover_box());
     desk.key('q');
     assert_eq!(desk.later(5_000).key('Y'), []);
@@ -328,7 +328,7 @@ fn the_keys_that_a_failed_object_of_the_cutover_offers_are_bound() {
         story.failure(30, Stage::Cutover, Subject::Object(object.into()), "function audit() does not exist (42883)");
     };
     // After a restart there is no box.
-    let mut restarted = fixture::level();
+    let mut restarted = fixture::in_sync();
     restarted.then(0, Event::StageChanged { stage: Stage::Cutover, state: StageState::Running });
     for mut story in [fixture::cutover_running(), restarted] {
         fails(&mut story);
@@ -346,7 +346,7 @@ fn the_answer_goes_to_the_failure_that_the_band_shows() {
     let mut desk = Desk::new(fixture::copy());
     desk.story.failure(31, Stage::Copy, Subject::Table(table("orders")), "the second one");
     desk.story.failure(32, Stage::Copy, Subject::Lane(3), "a lane");
-    for (row, id, text) in [("public.orders", 31, "the second one"), ("public.geo_blobs", 21, "invalid byte sequence")] {
+    for (row, id, text) in [("public.orders", 31, "the second one"), ("public.geo_blobs", 5, "No space left on device")] {
         select(&mut desk.app, Stage::Copy, row);
         let screen = draw(&desk.app, &desk.story.state, WIDE);
         assert!(screen.contains("3 failures need you") && screen.contains(text), "{screen}");
@@ -355,7 +355,7 @@ fn the_answer_goes_to_the_failure_that_the_band_shows() {
     select(&mut desk.app, Stage::Copy, "public.events");
     assert_eq!(desk.key('r'), [], "which of them?");
     // A lane cannot be skipped.
-    desk.story.then(0, Event::PromptClosed { id: 21 }).then(0, Event::PromptClosed { id: 31 });
+    desk.story.then(0, Event::PromptClosed { id: 5 }).then(0, Event::PromptClosed { id: 31 });
     assert!(!draw(&desk.app, &desk.story.state, WIDE).contains("K skip"));
     desk.key('K');
     assert!(desk.app.view.modal.is_none() && desk.app.view.message.as_ref().unwrap().1.contains("without a lane"));
@@ -407,7 +407,7 @@ fn leaving_what_is_over() {
 fn what_failed_is_tried_again_or_skipped_by_its_name() {
     let mut desk = Desk::new(fixture::copy());
     select(&mut desk.app, Stage::Copy, "public.events");
-    assert_eq!(desk.key('r'), answer(21, Answer::Retry), "the only one that failed");
+    assert_eq!(desk.key('r'), answer(5, Answer::Retry), "the only one that failed");
     desk.key('K');
     assert_eq!(desk.type_("public.events"), []);
     assert!(desk.app.view.modal.is_some());
@@ -415,15 +415,15 @@ fn what_failed_is_tried_again_or_skipped_by_its_name() {
     assert_eq!(desk.code(KeyCode::Enter), [], "pasted text presses no keys");
     desk.code(KeyCode::Esc);
     desk.key('K');
-    assert_eq!(desk.type_("public.geo_blobs"), answer(21, Answer::Skip));
+    assert_eq!(desk.type_("public.geo_blobs"), answer(5, Answer::Skip));
 
     // What was skipped is settled.
     let mut desk = Desk::new(fixture::catch_up());
     select(&mut desk.app, Stage::CatchUp, "public.geo_blobs");
     assert_eq!(desk.key('r'), []);
 
-    assert_eq!(Desk::new(fixture::schema()).key('r'), answer(20, Answer::Retry));
-    assert_eq!(Desk::new(fixture::level()).key('r'), []);
+    assert_eq!(Desk::new(fixture::schema()).key('r'), answer(3, Answer::Retry));
+    assert_eq!(Desk::new(fixture::in_sync()).key('r'), []);
 }
 
 #[test]
@@ -460,8 +460,8 @@ fn selection(effects: &[Effect]) -> Vec<(String, String, String, KeyChoice)> {
 #[test]
 fn h_15_a_partitioned_table_becomes_a_hypertable_or_one_plain_table_or_neither() {
     let mut state = fixture::hypertables();
-    state.state.candidates[0].partitions = 12;
-    let partitioned = state.state.candidates[0].table.clone();
+    state.state.hypertables.candidates[0].partitions = 12;
+    let partitioned = state.state.hypertables.candidates[0].table.clone();
     let mut desk = Desk::new(state);
     let sent = |effects: Vec<Effect>| {
         let [Effect::Send(Command::SelectHypertables { selection, one_table })] = &effects[..] else { panic!("{effects:?}") };
@@ -557,7 +557,7 @@ fn the_filter_takes_letters_and_pasted_text() {
 }
 
 #[test]
-fn looking_elsewhere_and_following_again() {
+fn showing_another_stage_and_following_again() {
     let mut desk = Desk::new(fixture::copy());
     desk.key('3');
     assert_eq!(desk.app.view.shown(&desk.story.state), Stage::Schema);
@@ -613,7 +613,7 @@ fn a_list_that_the_filter_empties_says_so_and_its_title_keeps_the_filter() {
 fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
     let mut s = fixture::catch_up();
     let (object, message, sql) = (table("regions").to_string(), "it was altered on the source", "alter table public.regions add column prio integer");
-    s.then(0, Event::StatementFailed { object, message: message.into(), sqlstate: None, sql: sql.into() });
+    s.then(0, Event::StatementFailed(FailedStatement { object, message: message.into(), sqlstate: None, sql: sql.into() }));
     s.failure(9, Stage::CatchUp, Subject::Table(table("regions")), &format!("{message}. {}", "Run on the target: a long statement; ".repeat(20)));
     let mut app = fixture::app(false);
     for size in [WIDE, NARROW] {
@@ -625,12 +625,12 @@ fn a_table_that_was_altered_comes_first_and_its_details_have_the_statement() {
         assert!(band[band.len() - 2].ends_with('…') && band[band.len() - 1].contains("enter details"), "{screen}");
         app.view.overlay = Some(Overlay::Details);
         let details = draw(&app, &s.state, size);
-        assert!(details.contains(sql) && details.contains("r goes on"), "{details}");
+        assert!(details.contains(sql) && details.contains("r continues"), "{details}");
     }
 }
 
 #[test]
-fn what_holds_up_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_run() {
+fn what_blocks_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_run() {
     let mut s = fixture::hypertables();
     let mut candidates = fixture::candidates();
     let events = candidates.iter_mut().find(|c| c.table == table("events")).unwrap();

@@ -140,7 +140,7 @@ pub static ASCII: Symbols = Symbols {
     },
 };
 
-/// What stands in for a character of a name or a message that ASCII does not have.
+/// The replacement for a character of a name or a message that ASCII does not have.
 pub fn ascii_stand_in(symbol: &str) -> &'static str {
     match symbol {
         "—" | "–" => "-",

@@ -45,7 +45,7 @@ async fn c_18_changes_that_find_no_row_or_collide_are_counted_when_requested() {
     // What a killed run has skipped counts, too, although it did not come to record it.
     let path = migration.dir().join("migration.json");
     let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    record["missed"] = serde_json::json!({});
+    record["differences"] = serde_json::json!([]);
     std::fs::write(&path, record.to_string()).unwrap();
     migration.start();
     migration.stage(Stage::CatchUp).await;

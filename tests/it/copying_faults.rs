@@ -5,7 +5,7 @@ use hyperlift::{
     event::{Answer, Command, Event, PromptKind, Stage, TableState},
     name::TableName,
     report::summary::exit_summary,
-    state::State,
+    state::{State, Table},
 };
 
 use crate::support::{InProcess, Migration, Pair, until};
@@ -80,7 +80,7 @@ async fn a_table_that_fails_half_way_and_is_skipped_ends_up_empty_and_the_rest_i
         .await;
     let arguments = ["--split-tables-larger-than", "256kB", "--table-jobs", "2", "--cutover-when-ready", "--quiet-for", "1"];
     let mut migration = InProcess::start(&pair, &arguments, |config| config.interactive = true);
-    let state_of = |s: &State, name: &str| s.table(&TableName::new("public", name)).map(|t| t.state);
+    let state_of = |s: &State, name: &str| s.table(&TableName::new("public", name)).map(Table::state);
     let all_are = |s: &State, state: TableState| ["parts", "one", "root"].iter().all(|name| state_of(s, name) == Some(state));
     let asks = |e: &Event| matches!(e, Event::PromptOpened { prompt } if prompt.kind == PromptKind::Failure);
     for _ in 0..3 {

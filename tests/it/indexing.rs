@@ -2,7 +2,7 @@
 
 use hyperlift::{
     demo::servers::Programs,
-    event::{Answer, Event, PromptKind, Stage, TableState},
+    event::{Answer, CopyProgress, Event, IndexProgress, PromptKind, Stage, TableState},
     name::TableName,
     state::State,
 };
@@ -79,7 +79,7 @@ async fn every_kind_of_index_and_key_is_as_on_the_source() {
     let mut parallel = 0;
     migration
         .event("catch-up", |e| {
-            if let Event::IndexProgress { table, building, .. } = e
+            if let Event::IndexProgress(IndexProgress { table, building, .. }) = e
                 && *table == public("large")
             {
                 parallel = parallel.max(building.len());
@@ -107,7 +107,7 @@ async fn r_1_killed_while_indexes_are_built_it_builds_the_rest_and_replaces_what
     let mut migration = Migration::of(&pair);
     migration.start();
     // All except the gated one are built. The key's index is built, too, but does not count yet, because the key has not taken it over.
-    let rest = |e: &Event| matches!(e, Event::IndexProgress { table, building, done, .. } if *table == public("t") && *building == ["t_gated"] && *done == 2);
+    let rest = |e: &Event| matches!(e, Event::IndexProgress(IndexProgress { table, building, done, .. }) if *table == public("t") && *building == ["t_gated"] && *done == 2);
     migration.event("the others are built", rest).await;
     let phase = "building index: scanning table";
     migration
@@ -154,21 +154,21 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
 
     let mut migration = InProcess::start(&pair, &["--index-jobs", "1"], |config| config.interactive = true);
     let failed = |s: &State, table: &str| {
-        s.failed_statements.iter().any(|f| {
-            f.object.contains(&format!("{table}_broken")) && f.sqlstate.as_deref() == Some("23505") && s.prompts.failure_of(&f.object).is_some()
+        s.schema.failures.iter().any(|f| {
+            f.statement.object.contains(&format!("{table}_broken")) && f.statement.sqlstate.as_deref() == Some("23505") && s.prompts.failure_of(&f.statement.object).is_some()
         })
     };
     // There is one job for indexes, and no failure blocks it. The key takes its index over once all indexes of the table are built.
     let state = migration
         .until(|s| {
-            let fine = s.table(&public("fine")).is_some_and(|t| t.state == TableState::Done);
-            let built = |name| s.table(&public(name)).is_some_and(|t| t.state == TableState::Indexing && t.indexes_done == 1);
+            let fine = s.table(&public("fine")).is_some_and(|t| t.state() == TableState::Done);
+            let built = |name| s.table(&public(name)).is_some_and(|t| t.state() == TableState::Indexing && t.indexes_done == 1);
             fine && built("large") && built("small") && failed(s, "large") && failed(s, "small")
         })
         .await;
     assert_eq!(state.prompts.shown().map(|p| p.kind), Some(PromptKind::Failure));
     lock.batch_execute("select pg_advisory_unlock(43)").await.unwrap();
-    let objects: Vec<String> = state.failed_statements.iter().map(|f| f.object.clone()).collect();
+    let objects: Vec<String> = state.schema.failures.iter().map(|f| f.statement.object.clone()).collect();
     assert_eq!(objects.len(), 2, "{objects:?}");
     // One is retried, the other one is skipped.
     let retried = objects.iter().find(|o| o.contains("large")).unwrap().clone();
@@ -198,12 +198,12 @@ async fn a_copied_table_says_that_it_waits_for_an_index_job() {
     migration.start();
     let states = |all: &[Event], name: &str| {
         let state = |e: &Event| match e {
-            Event::CopyProgress { table, state, .. } if *table == public(name) && !e.is_progress() => Some(*state),
+            Event::CopyProgress(CopyProgress { table, state, .. }) if *table == public(name) && !e.is_progress() => Some(*state),
             _ => None,
         };
         all.iter().filter_map(state).collect::<Vec<_>>()
     };
-    let waits = |e: &Event| matches!(e, Event::CopyProgress { table, state: TableState::Waiting, .. } if *table == public("second"));
+    let waits = |e: &Event| matches!(e, Event::CopyProgress(CopyProgress { table, state: TableState::Waiting, .. }) if *table == public("second"));
     migration.event("the second one waits", waits).await;
     assert_eq!(pair.target.rows("select indexrelid from pg_index where indrelid = 'public.second'::regclass").await, Vec::<String>::new());
     gate.batch_execute("select pg_advisory_unlock(42)").await.unwrap();
@@ -238,7 +238,7 @@ async fn h_2_indexes_of_a_hypertable_are_built_in_parallel_after_its_key() {
     let plan = "[[hypertable]]\ntable = \"public.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"\nkey = \"refuse\"\n";
     let mut migration = Migration::of(&pair).plan(plan);
     migration.start();
-    let rest = |e: &Event| matches!(e, Event::IndexProgress { building, done, .. } if *building == ["t_gated"] && *done == 4);
+    let rest = |e: &Event| matches!(e, Event::IndexProgress(IndexProgress { building, done, .. }) if *building == ["t_gated"] && *done == 4);
     migration.event("the others are built", rest).await;
     migration
         .event("progress by chunks", |e| matches!(e, Event::IndexBuilding { index, fraction, .. } if index == "t_gated" && *fraction < 1.0))

@@ -121,7 +121,7 @@ async fn parts_by_key_are_read_under_one_snapshot_and_tried_again_as_parts_by_bl
     let mut migration = InProcess::start(&pair, &arguments, |config| config.parts_by_key = true);
     let table = |name: &str| TableName::new("public", name);
     let state = migration.until(|s| ["t", "root"].iter().all(|t| s.table(&table(t)).is_some_and(|t| t.parts > 0))).await;
-    assert_eq!(state.table(&table("t")).map(|t| (t.state, t.parts >= 8)), Some((TableState::Copying, true)), "{:?}", state.tables);
+    assert_eq!(state.table(&table("t")).map(|t| (t.state(), t.parts >= 8)), Some((TableState::Copying, true)), "{:?}", state.tables);
     assert!(state.table(&table("root")).is_some_and(|t| t.parts >= 8), "{:?}", state.tables);
     pair.source.execute("update public.t set n = 1 where id % 100 = 0; update public.t set id = id + 100000 where id % 100 = 1").await;
     let ended = "select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '/copy-' and query ~ '^copy' and state = 'active'";

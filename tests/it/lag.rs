@@ -2,13 +2,13 @@
 
 use hyperlift::{
     demo::{execute, servers::ServerOptions},
-    event::{Event, LaneStatus, Stage},
+    event::{Event, LaneStatus, ReplayStatus, Stage},
 };
 
 use crate::support::{Migration, Pair};
 
 fn lanes(event: Event) -> Vec<LaneStatus> {
-    let Event::Replayed { lanes, .. } = event else { panic!("{event:?}") };
+    let Event::Replayed(ReplayStatus { lanes, .. }) = event else { panic!("{event:?}") };
     lanes
 }
 
@@ -28,8 +28,8 @@ async fn c_3_what_other_databases_write_is_no_lag_and_an_idle_source_is_level() 
         migration.level_with(&pair.source).await;
     }
     execute(&other, "insert into public.noise select repeat('x', 1000) from generate_series(1, 2000)").await.unwrap();
-    let level = migration.event("no lag", |e| matches!(e, Event::Replayed { lag: 0, lag_ms: Some(0), changes: 3, .. })).await;
-    assert!(lanes(level).iter().all(|l| l.lag == 0 && l.lag_ms == Some(0) && l.held_up.is_none()));
+    let level = migration.event("no lag", |e| matches!(e, Event::Replayed(ReplayStatus { lag: 0, lag_ms: Some(0), changes: 3, .. }))).await;
+    assert!(lanes(level).iter().all(|l| l.lag == 0 && l.lag_ms == Some(0) && l.blocked.is_none()));
     migration.finish(&pair).await;
     pair.assert_equal().await;
 }
@@ -46,14 +46,14 @@ async fn a_lane_that_waits_for_a_lock_lags_alone() {
     pair.source.execute("insert into public.a values (1)").await;
     pair.source.execute("insert into public.b values (1)").await;
     let apart = |e: &Event| {
-        let Event::Replayed { lag, lag_ms: Some(ms), lanes, .. } = e else { return false };
+        let Event::Replayed(ReplayStatus { lag, lag_ms: Some(ms), lanes, .. }) = e else { return false };
         // The lag is that of the slowest lane, for longer than one sample.
         let slowest = lanes.iter().max_by_key(|l| l.lag).unwrap();
         *ms >= 1_000 && (slowest.lag, slowest.lag_ms) == (*lag, Some(*ms)) && lanes.iter().filter(|l| l.lag == 0).count() + 1 == lanes.len()
     };
     migration.event("one lane lags", apart).await;
     session.batch_execute("rollback").await.unwrap();
-    migration.event("level", |e| matches!(e, Event::Replayed { lag: 0, lag_ms: Some(0), .. })).await;
+    migration.event("level", |e| matches!(e, Event::Replayed(ReplayStatus { lag: 0, lag_ms: Some(0), .. }))).await;
     migration.finish(&pair).await;
     pair.assert_equal().await;
 }

@@ -38,7 +38,11 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["sqlstate"],
         ],
     ),
-    ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
+    ("ui", &[&["app", "terminal"], &["screens"], &["clip", "widgets"], &["view"], &["keys", "theme"]]),
+    ("ui::view", &[&["filter", "rows", "selection"]]),
+    ("state", &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter"]]),
+    ("event", &[&["prompt"], &["check", "cutover", "replay", "stage", "table"]]),
+    ("migration", &[&["stages"], &["restore"], &["prompts"], &["relations"], &["context"]]),
     (
         "migration::stages",
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
@@ -65,6 +69,15 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["refresh"]]),
     ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
     ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),
+    (
+        "migration::stages::catch_up",
+        &[
+            &["analyze", "conflicts", "gates", "sampler", "schema_changes", "start", "stop", "wait"],
+            &["counters", "slow_tables"],
+            &["replay"],
+            &["lag", "status"],
+        ],
+    ),
     (
         "pg",
         &[
@@ -226,7 +239,7 @@ fn modules() -> Vec<Module> {
         modules.push(Module { path, uses: paths.found, text });
     }
     // A file that only tests include is a test.
-    modules.retain(|m| m.path != ["lib"] && !tests.contains(&m.path));
+    modules.retain(|m| m.path != ["lib"] && !tests.iter().any(|t| m.path.starts_with(t)));
     assert!(modules.len() > 100, "the sources are where they were");
     modules
 }

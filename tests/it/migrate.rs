@@ -7,7 +7,7 @@ use hyperlift::{
         data::{self, Size},
         servers::ServerOptions,
     },
-    event::{Answer, Command, CutoverStep, Event, PromptKind, Stage, TableState},
+    event::{Answer, Command, CopyProgress, CutoverStep, Event, PromptKind, ReplayStatus, Stage, TableState},
 };
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn copied_at(target: &Database) -> Vec<String> {
 }
 
 fn is_copy(event: &Event, wanted: TableState) -> bool {
-    matches!(event, Event::CopyProgress { state, .. } if *state == wanted)
+    matches!(event, Event::CopyProgress(CopyProgress { state, .. }) if *state == wanted)
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
     migration.stage(Stage::CatchUp).await;
     let application = Application::start(&pair.source.uri, load(4, 200.0)).await.unwrap();
     for changes in [1, 200, 400] {
-        migration.event("changes", |e| matches!(e, Event::Replayed { changes: n, .. } if *n >= changes)).await;
+        migration.event("changes", |e| matches!(e, Event::Replayed(ReplayStatus { changes: n, .. }) if *n >= changes)).await;
         migration.kill().await;
         migration.start();
     }
@@ -184,8 +184,8 @@ async fn c_12_a_table_that_was_made_during_the_migration_is_named_at_the_end() {
     migration.command(Command::OpenCutover).await;
     let asked = migration.until(|s| s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
     migration.answer(asked.prompts.shown().unwrap().id, Answer::Confirm).await;
-    let done = migration.until(|s| s.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
-    assert!(!done.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.not_moved);
+    let done = migration.until(|s| s.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
+    assert!(!done.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.schema.not_moved);
     migration.command(Command::Leave).await;
     migration.ended().await.unwrap();
 }
@@ -227,7 +227,7 @@ async fn a_stop_at_any_place_exits_with_4_and_can_be_continued() {
         ("schema", |e| matches!(e, Event::SchemaProgress { done: 3.., .. })),
         ("slot", |e| matches!(e, Event::SlotCreated { .. })),
         ("copy", |e| is_copy(e, TableState::Done)),
-        ("replay", |e| matches!(e, Event::Replayed { .. })),
+        ("replay", |e| matches!(e, Event::Replayed(..))),
     ];
     for (place, reached) in places {
         migration.start();

@@ -1,6 +1,6 @@
 //! Tables whose changes take long are named once, with the statement that fixes them.
 
-use hyperlift::event::{Event, Stage};
+use hyperlift::event::{Event, SlowTable, Stage};
 
 use crate::support::{Migration, Pair};
 
@@ -22,8 +22,8 @@ async fn c_20_a_table_that_is_scanned_for_each_change_is_named_with_the_index_th
     migration.stage(Stage::CatchUp).await;
     let rows_at_the_end = "update public.bag set note = 'during' where number between 4600 and 4900; update public.keyed set note = 'during'";
     pair.source.execute(rows_at_the_end).await;
-    let slowed = migration.event("the report of the slow table", |e| matches!(e, Event::SlowedDown { .. })).await;
-    let Event::SlowedDown { table, reason, fix } = slowed else { panic!() };
+    let slowed = migration.event("the report of the slow table", |e| matches!(e, Event::SlowedDown(..))).await;
+    let Event::SlowedDown(SlowTable { table, reason, fix }) = slowed else { panic!() };
     assert_eq!(table.to_string(), "public.bag");
     assert!(reason.contains("REPLICA IDENTITY FULL"), "{reason}");
     assert_eq!(fix, "create index concurrently on public.bag (number);");
@@ -35,7 +35,7 @@ async fn c_20_a_table_that_is_scanned_for_each_change_is_named_with_the_index_th
     migration.level_with(&pair.source).await;
     let ended = migration.stop().await;
     ended.assert_code(4);
-    assert_eq!(ended.events.iter().filter(|e| matches!(e, Event::SlowedDown { .. })).count(), 1);
+    assert_eq!(ended.events.iter().filter(|e| matches!(e, Event::SlowedDown(..))).count(), 1);
     migration.cut_over(&pair).await;
     pair.assert_equal().await;
 }

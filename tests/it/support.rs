@@ -11,7 +11,7 @@ use hyperlift::{
         servers::{Programs, Server, ServerOptions},
     },
     error::Result,
-    event::{self, Event, Stage, StageState, Stamped},
+    event::{self, Event, ReplayStatus, Stage, StageState, Stamped},
     lsn::Lsn,
     state::State,
     work_dir::WorkDir,
@@ -367,7 +367,7 @@ impl Migration {
     /// Waits until the target holds everything that is committed on the source now.
     pub async fn level_with(&mut self, source: &Database) {
         let now: Lsn = source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
-        self.event("level with the source", |e| matches!(e, Event::Replayed { applied, .. } if *applied >= now)).await;
+        self.event("level with the source", |e| matches!(e, Event::Replayed(ReplayStatus { applied, .. }) if *applied >= now)).await;
     }
 
     /// Waits for the end of the process.
@@ -448,7 +448,7 @@ impl InProcess {
     pub async fn until(&mut self, fits: impl Fn(&State) -> bool) -> State {
         let waited = timeout(PATIENCE, self.front.state.wait_for(|s| fits(s))).await.is_ok_and(|w| w.is_ok());
         let state = self.front.state.borrow().clone();
-        assert!(waited, "{:#?}\n{:#?}\n{:?}", state.log, state.failed_statements, state.tables);
+        assert!(waited, "{:#?}\n{:#?}\n{:?}", state.log, state.schema.failures, state.tables);
         state
     }
 

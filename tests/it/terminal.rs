@@ -230,7 +230,7 @@ async fn q_twice_stops_safely_on_a_terminal_that_changes_its_size() {
     // only marks are left of the other stages
     terminal.shows(&["▶6 Catch-up ·7 ·8 ·9", "lag "]).await;
     terminal.resize(52, 14);
-    terminal.shows(&["terminal is 52x14, need 60x16", "the migration goes on"]).await;
+    terminal.shows(&["terminal is 52x14, need 60x16", "the migration continues"]).await;
     terminal.resize(120, 36);
     terminal.shows(&["✓5 Copy  ▶6 Catch-up", "Before cutover"]).await;
     terminal.press("q");

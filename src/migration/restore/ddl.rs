@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Answer, Event, Level, Subject},
+    event::{Answer, Event, FailedStatement, Level, Subject},
     migration::prompts::PromptSender,
     pg::{
         catalog::versions,
@@ -191,6 +191,11 @@ pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
 pub async fn report_failure(reporter: &Reporter, object: &str, sql: &str, e: &Error) {
     tracing::error!(object, sqlstate = e.sqlstate, "failed: {}", e.message);
     reporter
-        .report(Event::StatementFailed { object: object.into(), message: e.message.clone(), sqlstate: e.sqlstate.clone(), sql: sql.into() })
+        .report(Event::StatementFailed(FailedStatement {
+            object: object.into(),
+            message: e.message.clone(),
+            sqlstate: e.sqlstate.clone(),
+            sql: sql.into(),
+        }))
         .await;
 }

@@ -11,6 +11,7 @@ mod sampler;
 mod schema_changes;
 mod slow_tables;
 mod start;
+mod status;
 mod stop;
 mod wait;
 

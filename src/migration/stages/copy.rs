@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Event, Level, Stage},
+    event::{Event, Level, Stage, StreamStatus},
     migration::{
         context::Context,
         relations,
@@ -179,7 +179,7 @@ async fn report_receiver(mut status: watch::Receiver<ReceiverStatus>, reporter: 
             broken.clone_from(&now.broken);
             reporter.report(Event::StreamBroken { error: now.broken }).await;
         }
-        reporter.progress(Event::Received { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free });
+        reporter.progress(Event::Received(StreamStatus { lsn: now.heard, bytes: now.bytes, spool_bytes: now.spool_bytes, disk_free: now.disk_free }));
         tokio::time::sleep(Duration::from_millis(500)).await;
         // Without news the same figures are reported again, so that rates fall to zero.
         if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(1), status.changed()).await {

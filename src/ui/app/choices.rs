@@ -87,7 +87,7 @@ impl App {
                 }
             }
             Action::All => {
-                for candidate in state.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
+                for candidate in state.hypertables.candidates.iter().filter(|c| c.proposed && fixed(c).is_none()) {
                     if !selection.hypertables.iter().any(|h| h.table == candidate.table)
                         && let Some(hypertable) = self.view.hypertable(candidate)
                     {
@@ -109,7 +109,7 @@ impl App {
                     selection.one_table.push(candidate.table.clone());
                 }
             }
-            _ => selection.hypertables.retain(|h| state.candidates.iter().any(|c| c.table == h.table && c.made)),
+            _ => selection.hypertables.retain(|h| state.hypertables.candidates.iter().any(|c| c.table == h.table && c.made)),
         }
         self.select(selection, now)
     }

@@ -1,31 +1,23 @@
-//! Catch-up: how far the target is behind, at what rates, which tables change, and the gates before the cutover.
+//! Catch-up: the lag, the rates, the tables that change, and the gates before the cutover.
 
-use ratatui::{
-    Frame,
-    layout::Rect,
-    style::Style,
-    text::{Line, Span},
-};
+use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 
 use std::time::Duration;
 
 use crate::{
-    event::{Gate, LaneStatus, Stage},
+    event::{Difference, Gate, GateKind, LaneStatus, Stage},
     format,
-    state::{Path, State, Table, between},
+    state::{ApplyPath, State, Table, between},
     ui::{
         screens::two_panes,
         theme::Role,
-        view::{CATCH_UP_ORDERS, View},
+        view::{View, rows::CATCH_UP_ORDERS},
         widgets::{
             chart::Chart,
             text::{self, Row, bar, list, pane, split_columns, split_rows},
         },
     },
 };
-
-/// ANALYZE begins below this lag, unless the command line says otherwise.
-const ANALYZE_BELOW: (u64, &str) = (30 << 20, "30 MB");
 
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let halves = |area: Rect| split_columns(area, area.width * 7 / 12);
@@ -42,17 +34,19 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         lag(frame, top, state, view);
         rates(frame, bottom, state, view);
     } else {
-        let analyzing = u16::from(state.analyzed.0 < state.analyzed.1);
-        let (top, bottom) = split_rows(area, (state.gates.len() as u16 + analyzing + 2).min(area.height.saturating_sub(6)).max(5));
+        let (top, bottom) = split_rows(area, (state.gates.len() as u16 + 2).min(area.height.saturating_sub(6)).max(5));
         gates(frame, top, state, view);
         tables(frame, bottom, state, view);
     }
 }
 
 fn lag(frame: &mut Frame, area: Rect, state: &State, view: &View) {
-    let now = state.replay.lag.map_or_else(|| "not begun".into(), |lag| format!("now {}", format::bytes(lag)));
-    let inner = pane(frame, area, "Source DB - Target DB (bytes the target is behind)", &now, Role::Plain, view);
-    Chart { samples: &state.replay.lag_samples, now: view.now(state), line: Some(ANALYZE_BELOW) }.render(frame, inner, view);
+    let now = state.replay.lag().map_or_else(|| "not begun".into(), |lag| format!("now {}", format::bytes(lag)));
+    let inner = pane(frame, area, "Lag (Source DB - Target DB)", &now, Role::Plain, view);
+    let below = state.replay.analyze_below;
+    let label = format!("ANALYZE below {}", format::bytes(below));
+    let line = (below > 0).then_some((below, label.as_str()));
+    Chart { samples: &state.replay.lag_samples, now: view.now(state), line }.render(frame, inner, view);
 }
 
 fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
@@ -60,16 +54,17 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let r = &state.replay;
     let gaining = r.applied_meter.rate() - r.source_meter.rate();
     // Less than two seconds of the source's writes: as near as one can be while it writes.
-    let near = r.lag.is_some_and(|lag| (lag as f64) < (2.0 * r.source_meter.rate()).max(64.0 * 1024.0));
-    let level = match r.level_in() {
-        _ if near => "level".to_owned(),
-        Some(d) => format!("level in {}", format::duration(d)),
-        // As "behind" says.
-        None if r.lag.is_none() => String::new(),
+    let near = r.lag().is_some_and(|lag| (lag as f64) < (2.0 * r.source_meter.rate()).max(64.0 * 1024.0));
+    let sync = match r.sync_eta() {
+        _ if near => "in sync".to_owned(),
+        Some(d) => format!("in sync ~{}", format::duration(d)),
+        // The first row says so.
+        None if r.lag().is_none() => String::new(),
         None => "not gaining".into(),
     };
     let verb = if gaining >= 0.0 || near { "gaining" } else { "LOSING" };
     let commit = r
+        .status
         .last_commit
         .map_or_else(|| "-".to_owned(), |at| format!("{}   {} old", view.time_ms(at), r.last_commit_age().map_or_else(|| "?".into(), format::ago)));
     let styled = |name: &str, value: String, style: Style| {
@@ -81,84 +76,84 @@ fn rates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     };
     let row = |name: &str, value: String| styled(name, value, Style::new());
     let mut out = vec![
-        row("behind", behind(state, view)),
+        row("lag", measured_lag(state, view)),
         row("source writes", format!("{:>10}  (WAL)", format::rate(r.source_meter.rate()))),
-        row("received", format!("{:>10}  spool {}", format::rate(r.received_meter.rate()), format::bytes(r.spool_bytes))),
+        row("received", format!("{:>10}  spool {}", format::rate(r.received_meter.rate()), format::bytes(r.stream.spool_bytes))),
         row("applied", format!("{:>10}  {} changes/s", format::rate(r.applied_meter.rate()), format::count(r.changes_meter.rate() as u64))),
-        row(verb, format!("{:>10}  {level}", format::rate(gaining.abs()))),
+        row(verb, format!("{:>10}  {sync}", format::rate(gaining.abs()))),
         row("last transaction", commit),
-        row("source, received", format!("{}, {}", r.source, r.received)),
-        row("applied LSN", format!("{}   (slowest lane)", r.applied)),
+        row("source, received", format!("{}, {}", r.status.source, r.received_lsn())),
+        row("applied LSN", format!("{}   (slowest lane)", r.status.applied)),
     ];
-    if !r.wal_status.is_empty() {
-        let safe = r.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
-        out.push(row("slot", format!("{}{safe}", r.wal_status)));
+    if !r.slot_status.wal_status.is_empty() {
+        let safe = r.slot_status.safe_wal_bytes.map(|b| format!(", {} of WAL safe", format::bytes(b))).unwrap_or_default();
+        out.push(row("slot", format!("{}{safe}", r.slot_status.wal_status)));
     }
     if let Some(error) = &r.broken {
         out.insert(0, styled("STREAM BROKEN", error.clone(), view.style(Role::Failed)));
     }
-    let held_up = |l: &LaneStatus| view.style(if l.held_up.is_some() { Role::Attention } else { Role::Plain });
-    if out.len() + r.lanes.len() <= usize::from(inner.height) {
-        out.extend(r.lanes.iter().map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
+    let lane_style = |l: &LaneStatus| view.style(if l.blocked.is_some() { Role::Attention } else { Role::Plain });
+    if out.len() + r.status.lanes.len() <= usize::from(inner.height) {
+        out.extend(r.status.lanes.iter().map(|l| styled(&format!("lane {}", l.lane), lane(l), lane_style(l))));
     } else {
-        // Not room for all: those that are held up, then the slowest.
-        let mut lanes: Vec<_> = r.lanes.iter().collect();
-        lanes.sort_by_key(|l| (l.held_up.is_none(), l.applied));
+        // There is no room for all: those that the target blocks, then the slowest.
+        let mut lanes: Vec<_> = r.status.lanes.iter().collect();
+        lanes.sort_by_key(|l| (l.blocked.is_none(), l.applied));
         let room = usize::from(inner.height).saturating_sub(out.len() + 1);
         out.push(row("lanes", lanes_in_short(&lanes)));
-        out.extend(lanes.into_iter().take(room).map(|l| styled(&format!("lane {}", l.lane), lane(l), held_up(l))));
+        out.extend(lanes.into_iter().take(room).map(|l| styled(&format!("lane {}", l.lane), lane(l), lane_style(l))));
     }
     text::lines(frame, inner, out);
 }
 
-/// After this time without news the lag is an old one.
+/// A lag that was measured longer ago than this is shown with its age.
 const OLD: Duration = Duration::from_secs(5);
 
-/// `15.9 MB, 8.2 s`, and how old that is when the source has not been seen for a while.
-fn behind(state: &State, view: &View) -> String {
+/// `15.9 MB, 8.2 s`, and how old that is when the source has not answered for a while.
+fn measured_lag(state: &State, view: &View) -> String {
     let r = &state.replay;
-    let (Some(lag), Some(measured)) = (r.lag, r.measured) else { return "nothing is applied yet".into() };
+    let (Some(lag), Some(measured)) = (r.lag(), r.measured) else { return "nothing is applied yet".into() };
     let age = between(measured, view.now(state));
     let old = if age > OLD { format!("   {} ago", format::ago(age)) } else { String::new() };
-    lag_text(lag, r.lag_ms) + &old
+    lag_text(lag, r.status.lag_ms) + &old
 }
 
-/// `15.9 MB, 8.2 s`; the time is left out where nobody knows it.
+/// `15.9 MB, 8.2 s`; without the time where it is not known.
 fn lag_text(bytes: u64, ms: Option<u64>) -> String {
     let bytes = format::bytes(bytes);
     ms.map_or_else(|| bytes.clone(), |ms| format!("{bytes}, {}", format::ago(Duration::from_millis(ms))))
 }
 
-/// `15.9 MB, 8.2 s`, `level, waiting`, or why it is held up.
+/// `15.9 MB, 8.2 s`, `in sync, idle`, or why it waits for the target.
 fn lane(l: &LaneStatus) -> String {
-    let lag = if l.lag == 0 { "level".to_owned() } else { lag_text(l.lag, l.lag_ms) };
-    match (&l.held_up, l.waiting) {
-        (Some(why), _) => format!("HELD UP: {why}   {lag}"),
-        (None, true) => format!("{lag}, waiting"),
+    let lag = if l.lag == 0 { "in sync".to_owned() } else { lag_text(l.lag, l.lag_ms) };
+    match (&l.blocked, l.waiting) {
+        (Some(why), _) => format!("WAITING: {why}   {lag}"),
+        (None, true) => format!("{lag}, idle"),
         (None, false) => lag,
     }
 }
 
-/// Those that are held up come first.
+/// Those that wait for the target come first.
 fn lanes_in_short(lanes: &[&LaneStatus]) -> String {
-    let waiting = lanes.iter().filter(|l| l.waiting).count();
-    let held_up = lanes.iter().filter(|l| l.held_up.is_some()).count();
-    match lanes.first().and_then(|l| Some((l.lane, l.held_up.as_ref()?))) {
-        None => format!("{}   {waiting} waiting for changes", lanes.len()),
-        Some((first, why)) => format!("{}   {waiting} waiting, {held_up} HELD UP: lane {first}, {why}", lanes.len()),
+    let idle = lanes.iter().filter(|l| l.waiting).count();
+    let blocked = lanes.iter().filter(|l| l.blocked.is_some()).count();
+    match lanes.first().and_then(|l| Some((l.lane, l.blocked.as_ref()?))) {
+        None => format!("{}   {idle} idle", lanes.len()),
+        Some((first, why)) => format!("{}   {idle} idle, {blocked} WAITING: lane {first}, {why}", lanes.len()),
     }
 }
 
-/// What is worst comes first: that it stands still, that it differs, that it is slow.
+/// The worst comes first: it is stopped, it differs, it is slow.
 fn table_state(table: &Table, state: &State) -> (String, Role) {
     match table {
         _ if state.waits(table).is_some() => ("ALTERED".into(), Role::Failed),
         Table { diverged: Some(_), .. } => ("DIVERGED".into(), Role::Failed),
-        Table { missed: 1_000.., .. } => (">999 missed".into(), Role::Attention),
-        Table { missed: 1.., .. } => (format!("{} missed", table.missed), Role::Attention),
-        Table { accepted: true, .. } => ("differs".into(), Role::Attention),
+        Table { difference: Some(Difference::Missed(1_000..)), .. } => (">999 missed".into(), Role::Attention),
+        Table { difference: Some(Difference::Missed(n)), .. } => (format!("{n} missed"), Role::Attention),
+        Table { difference: Some(Difference::Accepted), .. } => ("differs".into(), Role::Attention),
         Table { slow: Some(_), .. } => ("slow".into(), Role::Attention),
-        _ if table.changes() == 0 => ("quiet".into(), Role::Dim),
+        _ if table.counters.changes() == 0 => ("quiet".into(), Role::Dim),
         _ => ("ok".into(), Role::Ok),
     }
 }
@@ -188,26 +183,28 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let head = row(["TABLE", "INSERT", "UPDATE", "DELETE", "PATH"].map(str::to_owned), ("STATE".to_owned(), plain));
     list(frame, inner, head, &rows, view.selected(Stage::CatchUp, state), view, |table, _| {
         let (word, role) = table_state(table, state);
-        let [inserts, updates, deletes] = [table.inserts, table.updates, table.deletes].map(format::short_count);
-        let path = table.path().map_or("", Path::word).to_owned();
+        let [inserts, updates, deletes] = [table.counters.inserts, table.counters.updates, table.counters.deletes].map(format::short_count);
+        let path = table.path().map_or("", ApplyPath::as_str).to_owned();
         row([table.summary.table.to_string(), inserts, updates, deletes, path], (word, view.style(role)))
     });
 }
 
-/// One gate: `[x]` passed, `[!]` warns, `[ ]` holds the cutover up.
+/// One gate: `[x]` passed, `[!]` warns, `[ ]` blocks the cutover.
 pub fn gate_line(gate: &Gate, columns: usize, view: &View) -> Line<'static> {
     let (mark, role) = match (gate.passed, gate.hard) {
         (true, _) => ("[x]", Role::Ok),
         (false, true) => ("[ ]", Role::Attention),
         (false, false) => ("[!]", Role::Attention),
     };
-    // One column where the names allow it; a longer name takes what it needs.
-    let name = text::width(&gate.name).max(20).min(columns.saturating_sub(6));
+    gate_row((mark, role), gate.kind, &gate.detail, columns, view)
+}
+
+fn gate_row((mark, role): (&str, Role), kind: GateKind, detail: &str, columns: usize, view: &View) -> Line<'static> {
     Row::new(view)
         .text(" ", Style::new())
         .left(mark, 3, view.style(role))
-        .left(&gate.name, name, Style::new())
-        .left(&gate.detail, columns.saturating_sub(name + 7), view.style(Role::Dim))
+        .left(kind.title(), GateKind::WIDTH, Style::new())
+        .left(detail, columns.saturating_sub(GateKind::WIDTH + 7), view.style(Role::Dim))
         .line()
 }
 
@@ -216,22 +213,20 @@ fn gates(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let columns = usize::from(inner.width);
     let mut gates: Vec<_> = state.gates.iter().collect();
     if gates.len() > usize::from(inner.height) {
-        // Those that hold the cutover up are not the ones to hide.
+        // Those that block the cutover come first, so that they are not hidden.
         gates.sort_by_key(|g| (g.passed, !g.hard));
     }
-    let mut out: Vec<_> = gates.into_iter().map(|g| gate_line(g, columns, view)).collect();
-    let (done, total) = state.analyzed;
-    if total > 0 && done < total {
-        let table = state.analyzing.as_ref().map(|t| format!("  {t}")).unwrap_or_default();
-        out.push(Line::from(vec![
-            Span::styled(" [~] ", view.style(Role::Busy)),
-            Span::raw(text::cut(
-                &format!("ANALYZE {} {done} of {total}{table}", bar(done as f64 / total as f64, 8, view)),
-                columns.saturating_sub(6),
-                view.symbols.ellipsis,
-            )),
-        ]));
-    }
+    let analyze = &state.replay.analyze;
+    let line = |gate: &Gate| {
+        if gate.kind != GateKind::Analyze || !analyze.is_running() {
+            return gate_line(gate, columns, view);
+        }
+        let (done, total) = (analyze.done, analyze.total);
+        let table = analyze.table.as_ref().map(|t| format!("  {t}")).unwrap_or_default();
+        let progress = format!("{} {done} of {total}{table}", bar(done as f64 / total as f64, 8, view));
+        gate_row(("[~]", Role::Busy), gate.kind, &progress, columns, view)
+    };
+    let mut out: Vec<_> = gates.into_iter().map(line).collect();
     if out.is_empty() {
         out.push(Line::styled(" The gates are checked once replay runs.", view.style(Role::Dim)));
     }

@@ -1,4 +1,4 @@
-//! Copy: the tables with their progress; below, what the receiver has put on disk, and who works on what.
+//! Copy: the tables with their progress; below, what the receiver has spooled, and what each worker does.
 
 use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 
@@ -9,7 +9,7 @@ use crate::{
     ui::{
         screens::two_panes,
         theme::Role,
-        view::{COPY_ORDERS, View},
+        view::{View, rows::COPY_ORDERS},
         widgets::{
             chart::Chart,
             header::WIDE,
@@ -38,7 +38,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let (top, bottom) = split_rows(area, area.height / 2);
         spool(frame, top, state, view);
         workers(frame, bottom, state, view);
-    } else if state.waiting.is_some() && state.tables_in(TableState::Copying) == 0 {
+    } else if state.copy.waiting.is_some() && state.tables.count(TableState::Copying) == 0 {
         workers(frame, area, state, view);
     } else {
         tables(frame, area, state, view);
@@ -49,7 +49,7 @@ fn counts(state: &State) -> String {
     use TableState::{Copying, Done, Failed, Indexing, Queued, Skipped, Waiting};
     [Done, Copying, Waiting, Indexing, Queued, Skipped, Failed]
         .into_iter()
-        .map(|s| (state.tables_in(s), s.word()))
+        .map(|s| (state.tables.count(s), s.as_str()))
         .filter(|(n, _)| *n > 0)
         .map(|(n, word)| format!("{n} {word}"))
         .collect::<Vec<_>>()
@@ -90,22 +90,22 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     };
     let now = view.now(state);
     let used = list(frame, body, head.line(), &rows, view.selected(Stage::Copy, state), view, |table, _| {
-        let role = view.style(state_role(table.state));
+        let role = view.style(state_role(table.state()));
         let row = Row::new(view).left(table.summary.table.to_string(), name, plain);
-        let row = if wide { row.left(table.summary.kind.word(), 5, plain) } else { row };
+        let row = if wide { row.left(table.summary.kind.as_str(), 5, plain) } else { row };
         let percent = (table.fraction() * 100.0) as u64;
-        let row = row.left(table.state.word(), 8, role);
-        let row = if wide { row.left(table.format.map_or("", CopyFormat::word), 6, plain) } else { row };
+        let row = row.left(table.state().as_str(), 8, role);
+        let row = if wide { row.left(table.format.map_or("", CopyFormat::as_str), 6, plain) } else { row };
         let row = row.left(bar(table.fraction(), bar_width, view), bar_width, role).right(format!("{percent}%"), 4, plain);
-        let done = if table.done_bytes() == 0 && table.state == TableState::Queued { "0".into() } else { format::bytes(table.done_bytes()) };
+        let done = if table.done_bytes() == 0 && table.state() == TableState::Queued { "0".into() } else { format::bytes(table.done_bytes()) };
         let row = if wide {
             row.right(done, 9, plain).text("/ ", view.style(Role::Dim)).right(format::bytes(table.summary.bytes), 10, plain)
         } else {
-            row.right(if table.state == TableState::Queued { String::new() } else { done }, 9, plain)
+            row.right(if table.state() == TableState::Queued { String::new() } else { done }, 9, plain)
         };
         let rate = speed(table).unwrap_or_default();
         let row = if with_rate { row.right(rate, if wide { 11 } else { 10 }, plain) } else { row };
-        row.right(left(table, state, now), if wide { 11 } else { 8 }, plain).line()
+        row.right(remaining(table, state, now), if wide { 11 } else { 8 }, plain).line()
     });
     if rows.is_empty() {
         let text = view.empty_list("No tables are known yet.");
@@ -116,21 +116,21 @@ fn tables(frame: &mut Frame, area: Rect, state: &State, view: &View) {
 
 /// Bytes a second: now while it runs, the mean of the whole copy afterwards.
 fn speed(table: &Table) -> Option<String> {
-    match table.state {
+    match table.state() {
         TableState::Copying => Some(format::rate(table.meter.rate())),
         state if state.is_copied() => {
             let seconds = between(table.started?, table.finished?).as_secs_f64();
-            (seconds >= 1.0).then(|| format::rate(table.copied_bytes as f64 / seconds))
+            (seconds >= 1.0).then(|| format::rate(table.copy.bytes as f64 / seconds))
         }
         _ => None,
     }
 }
 
-/// Time left, time taken, or what is going on instead.
-fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
-    match table.state {
+/// Time remaining, time taken, or what happens instead.
+fn remaining(table: &Table, state: &State, now: jiff::Timestamp) -> String {
+    match table.state() {
         TableState::Copying if state.paused => "paused".into(),
-        TableState::Copying => state.table_left(table, now).map(format::duration).unwrap_or_default(),
+        TableState::Copying => state.table_eta(table, now).map(format::duration).unwrap_or_default(),
         TableState::Waiting | TableState::Indexing => format!("idx {}/{}", table.indexes_done, table.indexes_total),
         TableState::Done => match (table.started, table.finished) {
             (Some(a), Some(b)) => {
@@ -145,10 +145,10 @@ fn left(table: &Table, state: &State, now: jiff::Timestamp) -> String {
 }
 
 fn totals(frame: &mut Frame, area: Rect, wide: bool, state: &State, view: &View) {
-    let (done, all) = state.copy_bytes();
+    let (done, all) = state.tables.bytes();
     let fraction = if all == 0 { 0.0 } else { done as f64 / all as f64 };
-    let rate = state.copy_rate();
-    let left = state.copy_left(view.now(state)).map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
+    let rate = state.tables.copy_rate();
+    let left = state.copy_eta(view.now(state)).map(|d| format!("~{}", format::duration(d))).unwrap_or_default();
     let percent = (fraction * 100.0) as u64;
     let sizes = format!("{} / {}", format::bytes(done), format::bytes(all));
     let speed = if rate > 0.0 { format::rate(rate) } else { String::new() };
@@ -175,16 +175,16 @@ fn spool(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let r = &state.replay;
     Chart { samples: &r.spool_samples, now: view.now(state), line: None }.render(frame, graph, view);
     let full = full_in(state).map(|t| format!("  disk full in {t}")).unwrap_or_default();
-    let slot = match (&r.slot, r.wal_status.as_str()) {
+    let slot = match (&r.slot, r.slot_status.wal_status.as_str()) {
         (None, _) => "  slot not created yet".into(),
         (Some(_), "") => String::new(),
         (Some(_), status) => {
-            format!("  slot {status}{}", r.safe_wal_bytes.map(|b| format!(", {}", format::bytes(b))).unwrap_or_default())
+            format!("  slot {status}{}", r.slot_status.safe_wal_bytes.map(|b| format!(", {}", format::bytes(b))).unwrap_or_default())
         }
     };
-    let role = if matches!(r.wal_status.as_str(), "" | "reserved" | "extended") { Role::Plain } else { Role::Failed };
+    let role = if matches!(r.slot_status.wal_status.as_str(), "" | "reserved" | "extended") { Role::Plain } else { Role::Failed };
     let line = Row::new(view).text(" ", Style::new()).left(
-        format!("spool {}{full}{slot}", format::bytes(r.spool_bytes)),
+        format!("spool {}{full}{slot}", format::bytes(r.stream.spool_bytes)),
         usize::from(foot.width).saturating_sub(2),
         view.style(role),
     );
@@ -197,10 +197,10 @@ const FAR: f64 = 30.0;
 /// When the disk is full at the rate at which the spool grows.
 fn full_in(state: &State) -> Option<String> {
     let rate = state.replay.spool_meter.rate();
-    if rate < 1_024.0 || state.replay.disk_free == 0 {
+    if rate < 1_024.0 || state.replay.stream.disk_free == 0 {
         return None;
     }
-    let seconds = state.replay.disk_free as f64 / rate;
+    let seconds = state.replay.stream.disk_free as f64 / rate;
     Some(match seconds {
         s if s >= FAR * 86_400.0 => return None,
         s if s >= 2.0 * 86_400.0 => format!("~{:.0} d", s / 86_400.0),
@@ -210,7 +210,7 @@ fn full_in(state: &State) -> Option<String> {
 }
 
 fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
-    if let Some((what, held)) = &state.waiting {
+    if let Some((what, held)) = &state.copy.waiting {
         return holders(frame, area, what, held, view);
     }
     let inner = pane(frame, area, "Workers", "", Role::Plain, view);
@@ -218,8 +218,8 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let mut out = Vec::new();
     let columns = usize::from(body.width);
     let name = columns.saturating_sub(1 + 9 + 9 + 12).clamp(8, 40);
-    let copying: Vec<_> = state.tables.iter().filter(|t| t.state == TableState::Copying).collect();
-    let indexing = state.tables.iter().filter(|t| t.state == TableState::Indexing);
+    let copying: Vec<_> = state.tables.iter().filter(|t| t.state() == TableState::Copying).collect();
+    let indexing = state.tables.iter().filter(|t| t.state() == TableState::Indexing);
     let mut worker = |who: String, what: String, how: &str, rate: String| {
         let row =
             Row::new(view).text(" ", Style::new()).left(who, 8, view.style(Role::Busy)).left(what, name, Style::new()).left(how, 8, Style::new());
@@ -230,7 +230,7 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         worker(format!("copy-{}", i + 1), format!("{}{parts}", table.summary.table), "COPY", format::rate(table.meter.rate()));
     }
     for table in indexing {
-        for b in &table.building {
+        for b in &table.builds {
             let how_far = if b.phase.is_empty() {
                 format!("{} of {}", table.indexes_done, table.indexes_total)
             } else {
@@ -243,26 +243,26 @@ fn workers(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     if let Some(error) = &r.broken {
         worker("receive".into(), error.clone(), "BROKEN", "again".into());
     } else if r.slot.is_some() {
-        worker("receive".into(), format!("to disk, {}", r.received), "STREAM", format::rate(r.received_meter.rate()));
+        worker("receive".into(), format!("to disk, {}", r.received_lsn()), "STREAM", format::rate(r.received_meter.rate()));
     }
     if let Some(oldest) = copying.iter().filter(|t| t.started.is_some()).min_by_key(|t| t.started) {
         let age = oldest.started.map(|s| format::duration(between(s, view.now(state)))).unwrap_or_default();
         out.push(Line::styled(format!(" oldest open snapshot {age}  {}", oldest.summary.table), view.style(Role::Dim)));
     }
     if out.is_empty() {
-        out.push(Line::styled(" nobody works yet", view.style(Role::Dim)));
+        out.push(Line::styled(" no worker runs yet", view.style(Role::Dim)));
     }
     text::clipped(frame, body, out, view);
-    if state.table_jobs > 0 {
+    if state.copy.table_jobs > 0 {
         let verb = if state.paused { "resume" } else { "pause" };
-        let text = format!(" p: {verb} copy   +/-: copy jobs {}   index jobs {}", state.table_jobs, state.index_jobs);
+        let text = format!(" p: {verb} copy   +/-: copy jobs {}   index jobs {}", state.copy.table_jobs, state.copy.index_jobs);
         text::lines(frame, foot, vec![Line::styled(text, view.style(Role::Dim))]);
     }
 }
 
 /// The sessions that the slot, or a snapshot, waits for.
 fn holders(frame: &mut Frame, area: Rect, what: &str, held: &[Holder], view: &View) {
-    let inner = pane(frame, area, &format!("{what} waits for"), &held.len().to_string(), Role::Attention, view);
+    let inner = pane(frame, area, &format!("{} waits for", text::capital(what)), &held.len().to_string(), Role::Attention, view);
     let columns = usize::from(inner.width);
     let mut held: Vec<_> = held.iter().collect();
     held.sort_by_key(|h| std::cmp::Reverse(h.seconds));

@@ -3,18 +3,18 @@
 use ratatui::{Frame, layout::Rect, text::Line, widgets::Clear};
 
 use crate::{
-    event::{CutoverStep, PromptKind, Stage, StageState},
+    event::{CutoverStep, PromptKind, Stage, StageState, TableState},
     format,
     state::{State, between},
     ui::{
         screens::catch_up::gate_line,
         theme::Role,
-        view::{self, View},
+        view::View,
         widgets::text::{self, Row, cut, pane, wrap},
     },
 };
 
-/// The stage's own screen, behind the box and after it.
+/// The stage's own screen, under the box and after it.
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let (word, role) = if state.cutover.completed.is_some() {
         ("done", Role::Ok)
@@ -32,7 +32,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let mut lines = vec![Line::default()];
     if let Some(reason) = &state.cutover.aborted {
         lines.extend(
-            wrap(&format!("Aborted: {reason}. Replay goes on; the source is still the one that is written to."), columns - 4)
+            wrap(&format!("Aborted: {reason}. Replay continues; the source is still in use."), columns - 4)
                 .into_iter()
                 .map(|l| Line::styled(format!("  {l}"), view.style(Role::Attention))),
         );
@@ -73,7 +73,7 @@ pub fn render_box(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let title =
         format!("CUTOVER  {} {} {}", format::short_address(&state.source.address), view.symbols.arrow, format::short_address(&state.target.address));
     let inner = pane(frame, at, &title, "", Role::Attention, view);
-    // The keys are at the end: on a small screen the middle gives way, never they.
+    // The keys are at the end: on a small screen the middle is cut out, never the keys.
     let excess = lines.len().saturating_sub(usize::from(inner.height));
     let keep = lines.len() - KEYS_AT_THE_END.min(lines.len());
     let shown = lines.into_iter().enumerate().filter(|(i, _)| *i >= keep || *i + excess < keep).map(|(_, l)| l).collect();
@@ -117,6 +117,10 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
                 line
             }));
             blank(&mut lines);
+            if let Some(skipped) = skipped(state) {
+                lines.extend(paragraph(&skipped, Role::Attention));
+                blank(&mut lines);
+            }
             if !p.text.is_empty() {
                 lines.extend(paragraph(&p.text, Role::Plain));
                 blank(&mut lines);
@@ -125,8 +129,8 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
             lines.extend(paragraph(&format!("On confirm: {}.", plan.join(", ")), Role::Plain));
             lines.extend(paragraph("Until step 6 you can go back (x). The source keeps all its data in any case.", Role::Plain));
             blank(&mut lines);
-            // A reason may be cut off, the way back never.
-            let keys = match view::can_confirm(state) {
+            // A reason may be cut off, but never the way back.
+            let keys = match state.can_confirm() {
                 Ok(_) => "[ Y  cut over now ]    [ esc  not yet ]".to_owned(),
                 Err(why) => format!("[ esc  not yet ]    ( Y  {why} )"),
             };
@@ -140,25 +144,31 @@ fn content(state: &State, columns: usize, roomy: bool, view: &View) -> Vec<Line<
             lines.extend(steps(state, columns, view));
             blank(&mut lines);
             lines.push(Line::default());
-            let keys =
-                if view::can_abort(state) { "      [ x  abort and go back ]" } else { "      The last step has begun: no way back from here." };
+            let keys = if state.can_abort() { "      [ x  abort and go back ]" } else { "      The last step has begun: no way back from here." };
             lines.push(Line::styled(keys, view.style(Role::Attention)));
         }
     }
     blank(&mut lines);
     if roomy {
-        // The keys stay the last but the blank line under them.
+        // The keys stay the last line.
         lines.pop();
     }
     lines
 }
 
-/// `end LSN 8/4A9F0110   applied 8/4A9EF7C0   left 1.0 kB   00:00:02`
+/// `You skipped 1 table of 10: …`; `None` when all are copied.
+fn skipped(state: &State) -> Option<String> {
+    let (n, all) = (state.tables.count(TableState::Skipped), state.tables.len());
+    let (tables, they) = if n == 1 { ("table", "it has") } else { ("tables", "they have") };
+    (n > 0).then(|| format!("You skipped {n} {tables} of {all}: {they} no rows, or not all of them, on the target."))
+}
+
+/// `end LSN 8/4A9F0110   applied 8/4A9EF7C0   remaining 1.0 kB   00:00:02`
 fn running(state: &State, view: &View) -> Vec<String> {
-    let applied = state.replay.applied;
+    let applied = state.replay.status.applied;
     let since = state.cutover.started.map(|s| format::duration(between(s, view.now(state)))).unwrap_or_default();
     match state.cutover.end {
-        Some(end) => vec![format!("end LSN {end}   applied {applied}   left {}   {since}", format::bytes(end.since(applied)))],
-        None => vec![format!("looking for the end of the stream   applied {applied}   {since}")],
+        Some(end) => vec![format!("end LSN {end}   applied {applied}   remaining {}   {since}", format::bytes(end.since(applied)))],
+        None => vec![format!("waiting for the end of the stream   applied {applied}   {since}")],
     }
 }

@@ -27,7 +27,7 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     match stage {
         Stage::Preflight => view.checks(state).get(selected).map(|c| preflight::explain(c, columns, view)),
         Stage::Identity => view.selected_identity(state).map(|r| identity::explain(r, columns, view)),
-        Stage::Schema => view.statements(state).get(selected).map(|f| schema::explain(f, columns, view)),
+        Stage::Schema => view.statements(state).get(selected).map(|f| schema::explain(&f.statement, columns, view)),
         Stage::Hypertables => view.selected_candidate(state).map(|c| hypertables::explain(c, columns, view)),
         Stage::Copy | Stage::CatchUp => view.selected_table(stage, state).map(|t| table(t, state, columns, view)),
         _ => None,
@@ -39,13 +39,13 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
     let room = columns.saturating_sub(3);
     let mut out = Vec::new();
     if let Some(waits) = state.waits(t) {
-        out.extend(schema::explain(waits, columns, view));
-        out.push(Line::raw(" y copies the statement for the target; r goes on once it has run there."));
+        out.extend(schema::explain(&waits.statement, columns, view));
+        out.push(Line::raw(" y copies the statement for the target; r continues once it has run there."));
         out.push(Line::default());
     }
     let mut say = |text: String, role| out.extend(wrap(&text, room).into_iter().map(|l| Line::styled(format!(" {l}"), view.style(role))));
-    if let Some(error) = &t.error {
-        say(format!("{}: {error}", t.state.word()), Role::Failed);
+    if let Some(error) = &t.copy.error {
+        say(format!("{}: {error}", t.state().as_str()), Role::Failed);
         say(" ".into(), Role::Plain);
     }
     if let Some(reason) = &t.diverged {
@@ -53,9 +53,9 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
         say("r tries the change again; K accepts that the table differs.".into(), Role::Plain);
         say(" ".into(), Role::Plain);
     }
-    if t.differs() {
-        let missed = if t.missed > 0 {
-            format!("{} changes found no row, or collided. They are counted, not applied", format::count(t.missed))
+    if t.difference.is_some() {
+        let missed = if t.missed() > 0 {
+            format!("{} changes found no row, or collided. They are counted, not applied", format::count(t.missed()))
         } else {
             "you accepted that a change was not applied".into()
         };
@@ -64,24 +64,24 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
     }
     if let Some(slow) = &t.slow {
         say(format!("SLOW: {}.", slow.reason), Role::Attention);
-        say(format!("y copies what mends it: {}", slow.fix), Role::Plain);
+        say(format!("y copies the fix: {}", slow.fix), Role::Plain);
         say(" ".into(), Role::Plain);
     }
     let s = &t.summary;
     let at = |when: Option<jiff::Timestamp>| when.map_or_else(|| "-".to_owned(), |w| view.time(w));
-    say(format!("state      {}, {}", t.state.word(), s.kind.word()), Role::Plain);
+    say(format!("state      {}, {}", t.state().as_str(), s.kind.as_str()), Role::Plain);
     say(format!("size       {} on disk, ~{} rows (estimated)", format::bytes(s.bytes), format::count(s.rows)), Role::Plain);
-    let how = t.format.map(|f| format!(", {}, {}", f.word(), if t.parts == 1 { "1 part".into() } else { format!("{} parts", t.parts) }));
+    let how = t.format.map(|f| format!(", {}, {}", f.as_str(), if t.parts == 1 { "1 part".into() } else { format!("{} parts", t.parts) }));
     let how = how.unwrap_or_default();
-    let earlier = t.format.is_none() && matches!(t.state, TableState::Waiting | TableState::Indexing | TableState::Done);
+    let earlier = t.format.is_none() && matches!(t.state(), TableState::Waiting | TableState::Indexing | TableState::Done);
     say(
         if earlier {
             "copied     by an earlier run".into()
         } else {
             format!(
                 "copied     {} rows, {} on the wire, {}{how}",
-                format::count(t.copied_rows),
-                format::bytes(t.copied_bytes),
+                format::count(t.copy.rows),
+                format::bytes(t.copy.bytes),
                 format::rate(t.meter.rate())
             )
         },
@@ -91,21 +91,21 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
         say(format!("started    {}   finished {}", at(t.started), at(t.finished)), Role::Plain);
     }
     say(format!("indexes    {} of {}", t.indexes_done, t.indexes_total), Role::Plain);
-    for b in &t.building {
+    for b in &t.builds {
         let phase = if b.phase.is_empty() { String::new() } else { format!(", {}, ~{:.0}%", b.phase, b.fraction * 100.0) };
         say(format!("  now      {}{phase}", b.index), Role::Plain);
     }
     say(
         format!(
             "replayed   {} inserts, {} updates, {} deletes, {} truncates in this run",
-            format::count(t.inserts),
-            format::count(t.updates),
-            format::count(t.deletes),
-            format::count(t.truncates)
+            format::count(t.counters.inserts),
+            format::count(t.counters.updates),
+            format::count(t.counters.deletes),
+            format::count(t.counters.truncates)
         ),
         Role::Plain,
     );
-    let [sets, in_order, full_row] = t.paths.map(format::count);
+    let [sets, in_order, full_row] = [t.counters.sets, t.counters.in_order, t.counters.full_row].map(format::count);
     say(format!("path       {sets} in sets, {in_order} in order, {full_row} by their full row"), Role::Plain);
     out
 }

@@ -10,7 +10,10 @@ use crate::{
     ui::{
         theme::Role,
         view::View,
-        widgets::text::{self, pane, wrap},
+        widgets::{
+            header::WIDE,
+            text::{self, pane, wrap},
+        },
     },
 };
 
@@ -25,6 +28,10 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     let room = columns.saturating_sub(6);
     let mut out = vec![Line::default()];
     let mut say = |text: &str, role| {
+        // On a small screen the next steps are worth more than blank lines.
+        if text.is_empty() && columns >= usize::from(WIDE) {
+            out.push(Line::default());
+        }
         out.extend(wrap(text, room).into_iter().map(|l| Line::styled(format!("   {l}"), view.style(role))));
     };
     let Some(completed) = &state.cutover.completed else {
@@ -35,9 +42,9 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
     };
     say("Migration successfully completed", Role::Ok);
     say("", Role::Plain);
-    let (_, bytes) = state.copy_bytes();
+    let bytes = state.tables.iter().filter(|t| t.state() != TableState::Skipped).map(|t| t.summary.bytes).sum();
     let hyper = state.tables.iter().filter(|t| t.summary.kind == RelationKind::Hypertable).count();
-    let skipped = state.tables_in(TableState::Skipped);
+    let skipped = state.tables.count(TableState::Skipped);
     let skipped = if skipped > 0 { format!(", {skipped} WITHOUT THEIR DATA") } else { String::new() };
     say(&format!("tables     {}, {hyper} of them hypertables{skipped}", completed.tables), Role::Plain);
     say(&format!("copied     {}", format::bytes(bytes)), Role::Plain);
@@ -55,17 +62,18 @@ pub fn lines(columns: usize, state: &State, view: &View) -> Vec<Line<'static>> {
             say(&format!("  {table} at {lsn}"), Role::Failed);
         }
     }
-    for table in state.tables.iter().filter(|t| t.differs()) {
-        let missed = if table.missed > 0 { format!("{} changes were not applied", format::count(table.missed)) } else { "as you accepted".into() };
+    for table in state.tables.iter().filter(|t| t.difference.is_some()) {
+        let missed =
+            if table.missed() > 0 { format!("{} changes were not applied", format::count(table.missed())) } else { "as you accepted".into() };
         say(&format!("DIFFERS from the source: {}, {missed}", table.summary.table), Role::Attention);
     }
-    if !state.not_moved.is_empty() || !state.half_moved().is_empty() {
+    if !state.schema.not_moved.is_empty() || !state.half_moved().is_empty() {
         say("", Role::Plain);
         say("Not moved, or not as it was:", Role::Attention);
         for what in state.half_moved() {
             say(&format!("  {what}"), Role::Attention);
         }
-        for (object, reason) in &state.not_moved {
+        for (object, reason) in &state.schema.not_moved {
             say(&format!("  {object}: {reason}"), Role::Attention);
         }
     }

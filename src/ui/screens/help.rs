@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Bindings of at least so many contexts are not of one screen.
+/// Bindings of at least this many contexts are not of one screen.
 const EVERYWHERE: usize = 9;
 
 pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {

@@ -65,8 +65,8 @@ fn keys_contain_time(candidate: &Candidate, column: &str) -> String {
 
 fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let rows = view.candidates(state);
-    let chosen = state.candidates.iter().filter(|c| view.is_selected(c)).count();
-    let right = [view.filter_text(), format!("{chosen} of {} selected", state.candidates.len())].join("  ").trim().to_owned();
+    let chosen = state.hypertables.candidates.iter().filter(|c| view.is_selected(c)).count();
+    let right = [view.filter_text(), format!("{chosen} of {} selected", state.hypertables.candidates.len())].join("  ").trim().to_owned();
     let wide = area.width >= WIDE;
     let title = if wide {
         format!("Hypertables {} the schema is restored and empty; convert before the rows arrive", view.symbols.dash)
@@ -77,7 +77,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let plain = Style::new();
     let columns = usize::from(inner.width);
     let rest = columns.saturating_sub(if wide { 1 + 4 + 10 + 25 + 10 + 22 } else { 1 + 4 + 10 + 18 + 10 });
-    let longest = state.candidates.iter().map(|c| text::width(&c.table.to_string())).max().unwrap_or(0) + 1;
+    let longest = state.hypertables.candidates.iter().map(|c| text::width(&c.table.to_string())).max().unwrap_or(0) + 1;
     let table = if wide { longest.clamp(12, (rest * 5 / 9).max(12)) } else { rest };
     let why = rest.saturating_sub(table);
     let mut head = Row::new(view).left("", 3, plain).left("TABLE", table - 1, plain).right("SIZE", 9, plain);
@@ -114,10 +114,12 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let below = split_rows(inner, used).1;
     if rows.is_empty() {
         text::lines(frame, below, vec![Line::styled(view.empty_list("No candidates are listed yet."), view.style(Role::Dim))]);
-    } else if below.height >= 2 {
-        let others = if state.candidates.iter().any(|c| c.partitions > 0) { "keep as it is   [1] one plain table" } else { "keep plain" };
+    } else if below.height >= 1 {
+        let others = if state.hypertables.candidates.iter().any(|c| c.partitions > 0) { "keep as it is   [1] one plain table" } else { "keep plain" };
         let legend = format!(" [x] convert   [ ] {others}   [-] cannot be converted (enter: why)");
-        text::lines(frame, below, vec![Line::default(), Line::styled(legend, view.style(Role::Dim))]);
+        let mut lines = vec![Line::default(), Line::styled(legend, view.style(Role::Dim))];
+        let lines = if below.height == 1 { lines.split_off(1) } else { lines };
+        text::lines(frame, below, lines);
     }
 }
 

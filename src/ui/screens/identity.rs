@@ -27,7 +27,7 @@ fn mark(row: &IdentityRow) -> (String, Role) {
         IdentityState::Warn => ("", Role::Attention),
         IdentityState::Ok => ("", Role::Ok),
     };
-    (format!("{mark}{}", row.state.word()), role)
+    (format!("{mark}{}", row.state.as_str()), role)
 }
 
 pub fn proposal(choice: &IdentityChoice) -> String {
@@ -54,17 +54,14 @@ fn checklist(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     use IdentityState::{Accepted, Applied, Ok, Open, Warn};
     let counts: Vec<_> = [Open, Accepted, Applied, Ok, Warn]
         .into_iter()
-        .map(|s| (state.identities_with(s), s.word()))
+        .map(|s| (state.identity.count(s), s.as_str()))
         .filter(|(n, word)| *n > 0 || *word == "open")
         .map(|(n, word)| format!("{n} {word}"))
         .collect();
     let right = [view.filter_text(), counts.join("  ")].join("  ").trim().to_owned();
     let wide = area.width >= WIDE;
-    let title = if wide {
-        format!("Replica identity {} what the source can tell us about changed rows", view.symbols.dash)
-    } else {
-        "Replica identity".into()
-    };
+    let title =
+        if wide { format!("Replica identity {} what the source reports about changed rows", view.symbols.dash) } else { "Replica identity".into() };
     let inner = pane(frame, area, &title, &right, Role::Plain, view);
     let columns = usize::from(inner.width);
     let plain = Style::new();
@@ -118,7 +115,7 @@ fn choices(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         pane(frame, area, "", "", Role::Plain, view);
         return;
     };
-    let inner = pane(frame, area, &row.table.to_string(), row.state.word(), Role::Plain, view);
+    let inner = pane(frame, area, &row.table.to_string(), row.state.as_str(), Role::Plain, view);
     text::preview(frame, inner, explain(row, usize::from(inner.width), view), view);
 }
 
@@ -160,8 +157,8 @@ pub fn explain(row: &IdentityRow, columns: usize, view: &View) -> Vec<Line<'stat
     let again = if row.state == IdentityState::Accepted {
         "accepted; i takes it back"
     } else {
-        "asks for the table's name; stands in the summary at the end"
+        "asks for the table's name; it is listed in the summary at the end"
     };
-    way("i", "insert-only: an own publication; UPDATE and DELETE are lost on the target", again);
+    way("i", "insert-only: a publication of its own; UPDATE and DELETE are lost on the target", again);
     lines
 }

@@ -20,7 +20,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         Some(Modal::Name { purpose, input }) => {
             let (title, what) = match purpose {
                 Purpose::Skip(_, object) => {
-                    ("SKIP", format!("The migration goes on without {object}: what is missing there stays missing on the target."))
+                    ("SKIP", format!("The migration continues without {object}: what is missing there stays missing on the target."))
                 }
                 Purpose::InsertOnly(table) => {
                     ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on. i takes it back."))
@@ -47,19 +47,19 @@ fn quit(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let mut say = |text: &str, role| lines.extend(wrap(text, room).into_iter().map(|l| Line::styled(l, view.style(role))));
     if state.is_running() {
         say(&format!("The migration runs: {}.", progress(state)), Role::Busy);
-        let copying = state.tables_in(TableState::Copying);
-        let indexing = state.tables_in(TableState::Indexing);
+        let copying = state.tables.count(TableState::Copying);
+        let indexing = state.tables.count(TableState::Indexing);
         if copying > 0 {
-            say(&format!("  {copying} being copied: they begin anew when it is continued"), Role::Plain);
+            say(&format!("  {copying} being copied: these copies start again when it is continued"), Role::Plain);
         }
         if indexing > 0 {
-            say(&format!("  {indexing} being indexed: their open indexes begin anew"), Role::Plain);
+            say(&format!("  {indexing} being indexed: the builds that run now start again"), Role::Plain);
         }
         if let Some(slot) = &state.replay.slot {
-            say(&format!("  slot {slot} stays on the source and holds WAL back until then"), Role::Plain);
+            say(&format!("  slot {slot} stays on the source and retains WAL until then"), Role::Plain);
         }
         if state.cutover.running {
-            say("  the cutover is aborted, as far as it still can be", Role::Attention);
+            say("  the cutover is aborted, if that is still possible", Role::Attention);
         }
         say(&format!("Continue later: the same command, with --dir {}", state.dir), Role::Plain);
         say("In tmux you can leave without stopping: ctrl-b d detaches, tmux attach comes back.", Role::Dim);

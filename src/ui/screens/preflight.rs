@@ -9,7 +9,7 @@ use crate::{
     ui::{
         screens::two_panes,
         theme::Role,
-        view::{View, verdict_word},
+        view::View,
         widgets::text::{self, Row, list, pane, split_rows, wrap},
     },
 };
@@ -26,11 +26,15 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
     let checks = view.checks(state);
     let selected = view.selected(Stage::Preflight, state);
     let (top, bottom) = if two_panes(area) { split_rows(area, area.height - 10) } else { split_rows(area, area.height.saturating_sub(6)) };
-    let counts =
-        format!("{} failed  {} warned  {} ok", state.checks_with(Verdict::Fail), state.checks_with(Verdict::Warn), state.checks_with(Verdict::Ok));
+    let counts = format!(
+        "{} failed  {} warned  {} ok",
+        state.preflight.count(Verdict::Fail),
+        state.preflight.count(Verdict::Warn),
+        state.preflight.count(Verdict::Ok)
+    );
     let right = [view.filter_text(), counts].join("  ").trim().to_owned();
     let inner =
-        pane(frame, top, &format!("Preflight {} both sides, looked at before anything is changed", view.symbols.dash), &right, Role::Plain, view);
+        pane(frame, top, &format!("Preflight {} both sides, checked before anything is changed", view.symbols.dash), &right, Role::Plain, view);
     let name = checks.iter().map(|c| text::width(&c.name)).max().unwrap_or(0).clamp(12, 28);
     let rest = usize::from(inner.width).saturating_sub(name + 8);
     let head = Row::new(view).left("CHECK", name, Style::new()).left("", 5, Style::new()).left("FOUND", rest, Style::new()).line();
@@ -38,7 +42,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         let role = verdict_role(check.verdict);
         Row::new(view)
             .left(&check.name, name, Style::new())
-            .left(verdict_word(check.verdict), 5, view.style(role))
+            .left(check.verdict.as_str(), 5, view.style(role))
             .left(&check.sentence, rest, Style::new())
             .line()
     });
@@ -52,7 +56,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         text::lines(frame, below, vec![Line::default(), Line::styled(text, view.style(Role::Busy))]);
     }
     if let Some(check) = checks.get(selected) {
-        let inner = pane(frame, bottom, &check.name, verdict_word(check.verdict), Role::Plain, view);
+        let inner = pane(frame, bottom, &check.name, check.verdict.as_str(), Role::Plain, view);
         text::preview(frame, inner, explain(check, usize::from(inner.width), view), view);
     } else {
         pane(frame, bottom, "", "", Role::Plain, view);

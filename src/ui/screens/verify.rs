@@ -11,9 +11,9 @@ use crate::{
     },
 };
 
-const TEXT: &str = "Comparing source and target row by row is not part of this version: the stage is skipped, and its gate before the cutover only warns.\n\n\
-    What stands in for it: every table is copied from one snapshot; changes are applied from the position of that snapshot on; a table whose \
-    changes do not meet the rows they are meant for is marked DIVERGED on the catch-up screen and holds the cutover up.";
+const TEXT: &str = "Comparing source and target row by row is not part of this version: the stage is skipped.\n\n\
+    What takes its place: every table is copied from one snapshot; changes are applied from the position of that snapshot on; a table whose \
+    changes do not find their rows is marked DIVERGED on the catch-up screen and blocks the cutover.";
 
 pub fn render(frame: &mut Frame, area: Rect, _state: &State, view: &View) {
     let inner = pane(frame, area, "Verify", "skipped", Role::Plain, view);

@@ -15,11 +15,11 @@ use crate::{
         keys::{self, Action, Context},
         theme::Role,
         view::{self, View},
-        widgets::text::{Row, cut, lines, width, wrap},
+        widgets::text::{Row, capital, cut, lines, width, wrap},
     },
 };
 
-/// How long a warning and an error stay visible while the migration goes on.
+/// How long a warning and an error stay visible while the migration continues.
 const WARNING: Duration = Duration::from_secs(60);
 const ERROR: Duration = Duration::from_secs(600);
 
@@ -70,7 +70,7 @@ pub fn log_line(line: &crate::state::LogLine, columns: usize, view: &View) -> Li
     Row::new(view)
         .text(" ", view.style(Role::Plain))
         .left(view.time(line.at), 8, view.style(Role::Dim))
-        .left(line.level.word(), 5, view.style(role))
+        .left(line.level.as_str(), 5, view.style(role))
         .left(&line.text, columns.saturating_sub(17), view.style(Role::Plain))
         .line()
 }
@@ -93,7 +93,7 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
             return Some(Band {
                 role: Role::Failed,
                 text: format!("FAILED  {message}{hint}"),
-                keys: "[ q leave; the summary says how to go on ]".into(),
+                keys: "[ q leave; the summary says how to continue ]".into(),
             });
         }
         Some(Ended::Stopped) => return attention("STOPPED".into(), ""),
@@ -108,14 +108,14 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
     if view.leaving {
         return attention(format!("Cleaning up on both sides {}", view.symbols.ellipsis), "");
     }
-    if view.done(state) {
+    if state.can_leave() {
         let n = state.cutover.late_writes.len();
         return if n > 0 {
             let (plural, them) = if n == 1 { ("", "it") } else { ("S", "them") };
             let text = format!("{n} LATE WRITE{plural} on the source after the cutover; the target does not have {them}.");
             Some(Band { role: Role::Failed, text, keys: "[ q leave and clean up ]".into() })
         } else {
-            attention("Migration successfully completed. Late writes on the source are still watched for.".into(), "[ q leave and clean up ]")
+            attention("Migration successfully completed. The source is still watched for late writes.".into(), "[ q leave and clean up ]")
         };
     }
     match state.prompts.shown() {
@@ -134,26 +134,24 @@ fn prompt_band(state: &State, view: &View) -> Option<Band> {
         Some(p) if p.kind == PromptKind::Failure => return Some(failure_band(p, state, view)),
         _ => {}
     }
-    if let Some((what, holders)) = &state.waiting {
+    if let Some((what, holders)) = &state.copy.waiting {
         let text = format!(
-            "{what} waits for {} on the source. They have to end: by themselves, or by you (commit, rollback, pg_terminate_backend).",
+            "{} waits for {} on the source. They have to end: wait, or end them yourself (commit, rollback, pg_terminate_backend).",
+            capital(what),
             transactions(holders.len())
         );
         return attention(text, "");
     }
-    if matches!(state.stage, Some(Stage::CatchUp)) && !view::cutover_box(state) {
-        let open = view::hard_gates_open(state);
-        let text = if state.gates.is_empty() {
-            "Next: the cutover, when its gates are green.".into()
-        } else if open > 0 {
-            format!("Next: the cutover. {}.", view::gates(open))
-        } else {
-            "Next: the cutover. All hard gates are green: stop the application's writes, then c or C.".to_owned()
+    if matches!(state.stage, Some(Stage::CatchUp)) && !state.is_cutover_box_open() {
+        let text = match state.gates_not_passed() {
+            _ if state.gates.is_empty() => "Next: the cutover, when its gates have passed.".into(),
+            Some(gates) => format!("Next: the cutover. {gates}."),
+            None => "Next: the cutover. All hard gates have passed: stop the application's writes, then c or C.".to_owned(),
         };
         return Some(Band {
             role: Role::Busy,
             text,
-            keys: if view::can_open_cutover(state) { "[ c cutover box ]".into() } else { "[ C look at the cutover box ]".into() },
+            keys: if state.can_open_cutover() { "[ c cutover box ]".into() } else { "[ C show the cutover box ]".into() },
         });
     }
     None
@@ -169,7 +167,7 @@ fn failure_band(newest: &Prompt, state: &State, view: &View) -> Band {
         n => format!("{n} failures need you: select the row of each. {text}"),
     };
     let skip = if view.enabled(Action::Skip, state) { "    [ K skip ]" } else { "" };
-    let details = view.enabled(Action::Details, state) && !view::cutover_box(state);
+    let details = view.enabled(Action::Details, state) && !state.is_cutover_box_open();
     let details = if details { "    [ enter details ]" } else { "" };
     Band { role: Role::Attention, text, keys: format!("[ r retry ]{skip}{details}") }
 }
@@ -220,7 +218,7 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
         (_, _, Context::Log | Context::Details | Context::Help) => vec![("esc", "back")],
         (_, _, Context::CutoverBox) if !state.cutover.running => vec![("esc", "not yet"), ("q", "quit")],
         (_, _, Context::CutoverBox) => vec![("q", "quit")],
-        (_, _, Context::Stage(_)) => vec![("?", "help"), ("q", if view.done(state) { "leave" } else { "quit" })],
+        (_, _, Context::Stage(_)) => vec![("?", "help"), ("q", if state.can_leave() { "leave" } else { "quit" })],
     };
     let mut left: Vec<(&str, &str)> = Vec::new();
     let plain = !view.filtering && !matches!(view.modal, Some(view::Modal::Name { .. }));
@@ -233,10 +231,10 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
         }
         let hint = match binding.action {
             Action::Pause if state.paused => "resume",
-            Action::Continue if view::can_continue(state).is_none() => "cutover",
-            Action::OpenCutover if view::can_open_cutover(state) => continue,
-            Action::Details if view.done(state) => "leave",
-            Action::Retry if view::is_late_write(state) => "drain again",
+            Action::Continue if state.can_continue().is_none() => "cutover",
+            Action::OpenCutover if state.can_open_cutover() => continue,
+            Action::Details if state.can_leave() => "leave",
+            Action::Retry if state.is_late_write() => "drain again",
             _ => binding.hint,
         };
         if used(&left) + used(&fixed) + width(binding.label) + width(hint) + 1 + gap.len() > room {

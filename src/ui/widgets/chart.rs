@@ -11,7 +11,7 @@ use crate::{
 
 type Samples = VecDeque<(Timestamp, u64)>;
 
-/// The line is never stretched over less than this, nor does it reach back further.
+/// The line is never stretched over less than this, and never shows more than this.
 const SHORTEST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 

@@ -80,14 +80,14 @@ pub fn rail(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         spans.push(Span::raw(if wide { "  " } else { " " }));
     }
     let mut line = Line::from(spans);
-    let right = match (view.stage, state.replay.lag) {
+    let right = match (view.stage, state.replay.lag()) {
         (Some(_), _) => " 0: follow ".to_owned(),
         (None, Some(lag)) if !wide => {
             let spark = chart::spark(&state.replay.lag_samples, view.now(state), 8, view);
-            let time = state.replay.lag_ms.filter(|_| area.width >= 76).map(|ms| format!(", {}", format::ago(Duration::from_millis(ms))));
+            let time = state.replay.status.lag_ms.filter(|_| area.width >= 76).map(|ms| format!(", {}", format::ago(Duration::from_millis(ms))));
             format!("lag {}{} {spark} ", format::bytes(lag), time.unwrap_or_default())
         }
-        (None, None) if !wide && state.replay.spool_bytes > 0 => format!("spool {} ", format::bytes(state.replay.spool_bytes)),
+        (None, None) if !wide && state.replay.stream.spool_bytes > 0 => format!("spool {} ", format::bytes(state.replay.stream.spool_bytes)),
         _ => String::new(),
     };
     let room = usize::from(area.width).saturating_sub(line.width());

@@ -15,7 +15,7 @@ pub fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// The text in at most `columns`, on one line; an ellipsis stands for what is missing.
+/// The text in at most `columns`, on one line; an ellipsis in place of what is cut off.
 pub fn cut(text: &str, columns: usize, ellipsis: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if width(&text) <= columns {
@@ -34,6 +34,12 @@ pub fn cut(text: &str, columns: usize, ellipsis: &str) -> String {
         out.push_str(ellipsis);
     }
     out
+}
+
+/// With a capital letter first.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Words in lines of at most `columns`; a word longer than a line is broken.
@@ -129,14 +135,14 @@ impl Row {
     }
 }
 
-/// As much of a title as is worth showing beside what stands at the right.
+/// As much of a title as is worth showing beside the text at the right.
 const SHORTEST_TITLE: usize = 12;
 
 /// A bordered pane with a title at its left and another one at its right; returns the inside.
 pub fn pane(frame: &mut Frame, area: Rect, title: &str, right: &str, role: Role, view: &View) -> Rect {
     let style = view.style(role);
     let columns = usize::from(area.width.saturating_sub(4));
-    // What stands at the right (counts, the filter) says more than the end of a title.
+    // The text at the right (counts, the filter) says more than the end of a title.
     let beside = if right.is_empty() { 0 } else { width(right) + 4 };
     let room = if beside + SHORTEST_TITLE <= columns { columns - beside } else { columns };
     // `Preflight — both sides, …`: the first word is the title, if need be.
@@ -234,13 +240,13 @@ pub fn list<T>(
     used
 }
 
-/// Splits an area: so many lines at the top, the rest below.
+/// Splits an area: this many lines at the top, the rest below.
 pub fn split_rows(area: Rect, top: u16) -> (Rect, Rect) {
     let top = top.min(area.height);
     (Rect { height: top, ..area }, Rect { y: area.y + top, height: area.height - top, ..area })
 }
 
-/// Splits an area: so many columns at the left, the rest beside them.
+/// Splits an area: this many columns at the left, the rest beside them.
 pub fn split_columns(area: Rect, left: u16) -> (Rect, Rect) {
     let left = left.min(area.width);
     (Rect { width: left, ..area }, Rect { x: area.x + left, width: area.width - left, ..area })

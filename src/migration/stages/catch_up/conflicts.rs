@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     error::{Error, Result},
-    event::{Answer, Command, Event, Level, Stage, Subject},
+    event::{Answer, Command, Difference, Event, FailedStatement, Level, Stage, Subject},
     migration::context::Context,
     name::TableName,
     replay::{
@@ -82,7 +82,7 @@ impl Replay {
             (Some(table), None) => Event::Diverged { table: table.clone(), reason: conflict.error.to_string() },
             (_, sql) => {
                 let sql = sql.clone().unwrap_or_default();
-                Event::StatementFailed { object: object.clone(), message: message.clone(), sqlstate: sqlstate.clone(), sql }
+                Event::StatementFailed(FailedStatement { object: object.clone(), message: message.clone(), sqlstate: sqlstate.clone(), sql })
             }
         };
         cx.reporter.report(event).await;
@@ -123,7 +123,7 @@ impl Replay {
     /// Remembers that the operator accepts that a table differs: other lanes need not ask, and the migration does not end as equal.
     async fn accept(&mut self, cx: &mut Context, table: &TableName, altered: bool) {
         self.accepted.insert(table.clone());
-        cx.record.missed.entry(table.to_string()).or_default();
+        cx.record.differences.entry(table.clone()).or_insert(Difference::Accepted);
         if let Err(e) = cx.save() {
             cx.notice(Level::Warn, e.to_string()).await;
         }

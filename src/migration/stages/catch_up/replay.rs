@@ -1,6 +1,10 @@
 //! The replay that runs: what is known of it, and how it is watched.
 
-use super::{super::copy::Replication, counters, lag};
+use super::{
+    super::copy::Replication,
+    lag,
+    status::{Analyze, AppliedCounters, RoundTrip},
+};
 use crate::pg::catalog::exclusion::Excluded;
 use futures_util::stream::FuturesUnordered;
 use std::{
@@ -9,7 +13,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -33,7 +36,7 @@ pub struct Replay {
     /// Router and lanes.
     pub(super) handle: ReplayHandle,
     /// By relation.
-    pub(super) counters: Vec<counters::Tally>,
+    pub(super) counters: Vec<AppliedCounters>,
     /// Conflicts that wait for the operator's answer.
     pub(super) waiting: FuturesUnordered<Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
@@ -43,8 +46,7 @@ pub struct Replay {
     /// For looking at the source.
     pub(super) source: Client,
     pub(super) analyze: Analyze,
-    pub(super) probe: Option<(Lsn, Instant)>,
-    pub(super) round_trip: Option<Duration>,
+    pub(super) round_trip: RoundTrip,
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
@@ -76,12 +78,6 @@ pub(super) struct Applied {
 pub(super) struct Waiting {
     pub(super) conflict: Conflict,
     pub(super) table: Option<TableName>,
-}
-
-pub(super) enum Analyze {
-    NotYet,
-    Running(watch::Receiver<bool>),
-    Done,
 }
 
 impl Replay {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::{Error, Result},
-    event::{Event, LaneStatus},
+    event::{Event, LaneStatus, ReplayStatus, SlotStatus},
     lsn::Lsn,
     migration::context::Context,
     pg::{catalog, slot},
@@ -22,7 +22,7 @@ impl Replay {
             Ok(Ok(found)) => found,
             Ok(Err(e)) if !e.is_transient() => return Err(e.context("source")),
             _ => {
-                // The receiver tells of the broken source; here it is only looked at again.
+                // The receiver reports the broken source; here it is only polled again.
                 if let Ok(Ok(fresh)) = tokio::time::timeout(LOOK, cx.source("lag")).await {
                     self.source = fresh;
                 }
@@ -31,15 +31,15 @@ impl Replay {
         };
         if self.replication.receiver.has_ended() {
             let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
-            return Err(Error::failed(format!("receiving has ended: {why}")).hint("mend the cause and start hyperlift again: it continues"));
+            return Err(Error::failed(format!("receiving has ended: {why}")).hint("fix the cause and start hyperlift again: it continues"));
         }
-        let Applied { all: applied, lanes: stand } = self.applied();
+        let Applied { all: applied, lanes: positions } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
         let durable = self.handle.durable();
         self.replication.receiver.applied(durable);
         self.history.note(source, asked);
         self.history.forget_before(durable);
-        self.measure_round_trip(source, applied);
+        self.round_trip.measure(source, applied);
         if status.last_write() != self.last_write.0 {
             self.last_write = (status.last_write(), Instant::now());
         }
@@ -47,29 +47,31 @@ impl Replay {
         self.lag = Some(lag);
         let last_commit = self.handle.router.borrow().last_commit;
         let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
-        let behind = |lsn: Lsn| self.history.behind(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let lag_ms = |lsn: Lsn| self.history.lag(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<LaneProgress>, Lsn))| {
             let p = progress.borrow();
             LaneStatus {
                 lane: i as u32,
                 applied,
                 lag: source.since(applied),
-                lag_ms: behind(applied),
+                lag_ms: lag_ms(applied),
                 waiting: p.waiting,
-                held_up: p.blocked_by.clone(),
+                blocked: p.blocked_by.clone(),
             }
         };
-        let lanes = self.handle.lanes.iter().zip(stand).enumerate().map(lane).collect();
+        let lanes = self.handle.lanes.iter().zip(positions).enumerate().map(lane).collect();
         let changes = self.handle.changes();
-        let (lag_ms, source_time) = (behind(applied), Some(source_time));
-        cx.reporter.report(Event::Replayed { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }).await;
-        self.tell_counters(cx).await?;
+        let (lag_ms, source_time) = (lag_ms(applied), Some(source_time));
+        cx.reporter
+            .report(Event::Replayed(ReplayStatus { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }))
+            .await;
+        self.report_counters(cx).await?;
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &Names::new(&cx.record.id).slot).await.unwrap_or(None);
-            self.look_at_the_source(cx).await;
+            self.poll_source(cx).await;
             if let Some(s) = &self.slot {
-                cx.reporter.report(Event::SlotChecked { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes }).await;
+                cx.reporter.report(Event::SlotChecked(SlotStatus { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes })).await;
             }
         }
         self.analyze_when_near(cx, lag).await;

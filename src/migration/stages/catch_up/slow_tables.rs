@@ -1,5 +1,5 @@
 //! Tables that replay changes slowly because the target has no index to find their rows by (C-20, B-7): recognised by what is read
-//! sequentially there while their changes are applied, and named once with the statement that mends it.
+//! sequentially there while their changes are applied, and reported once with the statement that fixes it.
 //!
 //! It needs one more session of the target, and only where there is such a table. Nothing depends on it: without that session, or
 //! without statistics, it is silent.
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::{
     bus::Reporter,
     error::Result,
-    event::Event,
+    event::{Event, SlowTable},
     format,
     name::{TableName, plain_ident},
     pg::{
@@ -25,20 +25,20 @@ use crate::{
     },
 };
 
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// After a session was refused or lost.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// A query that takes longer is given up.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// A query that takes longer is cancelled.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A change that reads more rows than this takes a multiple of what an index would.
 const ROWS_PER_CHANGE: u64 = 1_000;
-/// Fewer rows than this say nothing.
+/// Fewer rows than this prove nothing.
 const ROWS: u64 = 100_000;
-/// What is longer ago says nothing about now.
+/// What was read longer ago says nothing about now.
 const LONGEST: Duration = Duration::from_secs(60);
-/// A table counts as mended after so many changes that read little, and so long: sessions report what they read seconds later.
-const MENDED_CHANGES: u64 = 20;
-const MENDED_AFTER: Duration = Duration::from_secs(20);
+/// A table is no longer slow after this many changes that read little, and after this time: sessions report what they read seconds later.
+const FIXED_CHANGES: u64 = 20;
+const FIXED_AFTER: Duration = Duration::from_secs(20);
 
 /// How the rows of a table are found, where that may be slow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Suspect {
                 }
             },
         };
-        // Replay goes on writing meanwhile, as far as each kind of table lets it.
+        // In the form that lets replay write meanwhile, as far as the kind of table allows.
         match self.kind {
             TableKind::Plain => format!("create index concurrently on {} ({key});", self.table),
             TableKind::Partitioned => format!("create index on {} ({key});", self.table),
@@ -129,7 +129,7 @@ pub async fn suspects(source: &Client, target: &Client, from: &[catalog::SourceR
     let mut found = Vec::new();
     for (index, relation) in relations.iter().enumerate().map(|(i, r)| (RelationIndex(i), r)).filter(|(_, r)| !r.skipped) {
         let Some(of_source) = from.iter().find(|r| r.oid == relation.oid) else { continue };
-        // Most tables are found by a key of their own: nothing is asked of the servers for those.
+        // The rows of most tables are found by their own key: no query is needed for those.
         let keyed = of_source.identity != 'f' && of_source.primary_key().is_some_and(|k| k.columns.first() == relation.shape.primary_key.first());
         if keyed && of_source.identity == 'd' {
             continue;
@@ -141,9 +141,9 @@ pub async fn suspects(source: &Client, target: &Client, from: &[catalog::SourceR
     Ok(found)
 }
 
-/// What is known of a suspect since it was judged last.
+/// What was read and changed of a suspect since it was judged last.
 struct Window {
-    /// Rows read sequentially, of all chunks and leaves; `None` before they were looked at.
+    /// Rows read sequentially, of all chunks and leaves; `None` before the first poll.
     read: Option<u64>,
     changes: u64,
     since: Instant,
@@ -155,7 +155,7 @@ enum Verdict {
     Slow {
         rows_per_change: u64,
     },
-    Mended,
+    Fixed,
     /// Nothing new.
     Open,
 }
@@ -167,7 +167,7 @@ impl Window {
 
     /// Judges by the rows read and the changes applied until now.
     fn judge(&mut self, read: u64, changes: u64, now: Instant) -> Verdict {
-        // Fewer than before: the server has restarted, or a chunk is gone.
+        // Fewer than before: the server has restarted, or a chunk was dropped.
         let Some(rows) = self.read.and_then(|before| read.checked_sub(before)) else {
             (self.read, self.changes, self.since) = (Some(read), changes, now);
             return Verdict::Open;
@@ -175,8 +175,8 @@ impl Window {
         let done = changes.saturating_sub(self.changes);
         let per_change = rows / done.max(1);
         let slow = done > 0 && rows >= ROWS && per_change >= ROWS_PER_CHANGE;
-        let mended = done >= MENDED_CHANGES && now.saturating_duration_since(self.since) >= MENDED_AFTER && per_change < ROWS_PER_CHANGE / 10;
-        if !slow && !mended {
+        let fixed = done >= FIXED_CHANGES && now.saturating_duration_since(self.since) >= FIXED_AFTER && per_change < ROWS_PER_CHANGE / 10;
+        if !slow && !fixed {
             if now.saturating_duration_since(self.since) >= LONGEST {
                 *self = Self { slow: self.slow, ..Self::new(Some(read), changes, now) };
             }
@@ -187,12 +187,12 @@ impl Window {
         match (news, slow) {
             (false, _) => Verdict::Open,
             (true, true) => Verdict::Slow { rows_per_change: per_change },
-            (true, false) => Verdict::Mended,
+            (true, false) => Verdict::Fixed,
         }
     }
 }
 
-/// Looks at the suspects for as long as replay runs.
+/// Polls the suspects for as long as replay runs.
 pub struct Watch {
     pub suspects: Vec<Suspect>,
     /// Of all replayed relations.
@@ -210,7 +210,7 @@ impl Watch {
             (0..self.suspects.len()).map(|i| Window::new(first.as_ref().and_then(|s| s.get(i)).copied(), self.changes(i), start)).collect();
         let mut session: Option<Client> = None;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             // A target may allow few sessions: the lanes come first.
             if self.lanes.iter().any(|l| l.borrow().blocked_by.is_some()) {
                 session = None;
@@ -219,16 +219,16 @@ impl Watch {
             if (0..windows.len()).all(|i| self.changes(i) == windows[i].changes) {
                 continue;
             }
-            match tokio::time::timeout(PATIENCE, self.look(session.take())).await {
+            match tokio::time::timeout(PATIENCE, self.poll(session.take())).await {
                 Ok(Ok((client, scanned))) => {
                     session = Some(client);
                     self.judge(&mut windows, &scanned).await;
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "slow tables are not looked at");
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tracing::debug!(%error, "slow tables are not polled");
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
-                Err(_) => tokio::time::sleep(TRY_AGAIN).await,
+                Err(_) => tokio::time::sleep(RETRY_AFTER).await,
             }
         }
     }
@@ -239,7 +239,7 @@ impl Watch {
         c.updates + c.deletes
     }
 
-    async fn look(&self, session: Option<Client>) -> Result<(Client, Vec<u64>)> {
+    async fn poll(&self, session: Option<Client>) -> Result<(Client, Vec<u64>)> {
         let client = match session {
             Some(client) => client,
             None => client::connect(&self.target, Side::Target, &self.application).await?,
@@ -253,8 +253,10 @@ impl Watch {
             let Some(read) = scanned.get(i) else { continue };
             let table = suspect.table.clone();
             let event = match window.judge(*read, self.changes(i), Instant::now()) {
-                Verdict::Slow { rows_per_change } => Event::SlowedDown { table, reason: suspect.reason(rows_per_change), fix: suspect.fix() },
-                Verdict::Mended => Event::SpedUp { table },
+                Verdict::Slow { rows_per_change } => {
+                    Event::SlowedDown(SlowTable { table, reason: suspect.reason(rows_per_change), fix: suspect.fix() })
+                }
+                Verdict::Fixed => Event::SpedUp { table },
                 Verdict::Open => continue,
             };
             self.reporter.report(event).await;
@@ -337,12 +339,12 @@ mod tests {
         assert_eq!(fix(&source('d', &["id"], &[]), &hyper, &[], &["ts"]), Some(per_chunk));
         let parts = target(&[], TableKind::Partitioned, &[]);
         assert_eq!(fix(&source('d', &["id"], &[]), &parts, &[], &[]), Some("create index on public.\"Odd\" (id);".into()));
-        // Insert-only: nothing is ever looked for.
+        // Insert-only: no row is ever searched for.
         assert_eq!(fix(&source('d', &[], &["a"]), &plain, &[], &[]), None);
     }
 
     #[test]
-    fn c_20_a_table_matched_by_its_whole_row_wants_an_index_on_its_best_column() {
+    fn c_20_a_table_matched_by_its_whole_row_needs_an_index_on_its_best_column() {
         use Equality::{Exact, Loose, Text};
         let columns = [("j", Text), ("n", Loose), ("a", Exact), ("b", Exact)];
         let full = source('f', &[], &["j", "n", "a", "b"]);
@@ -358,36 +360,36 @@ mod tests {
     }
 
     #[test]
-    fn slow_is_said_once_and_taken_back_when_little_is_read() {
+    fn slow_is_reported_once_and_taken_back_when_little_is_read() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut w = Window::new(Some(1_000_000), 50, start);
-        // Somebody else scans the table: no change of ours.
+        // Another session scans the table: no change of ours.
         assert_eq!(w.judge(9_000_000, 50, at(5)), Verdict::Open);
         let mut w2 = Window::new(Some(0), 0, start);
         // Sets: a scan for thousands of changes; a few changes of a small table.
         assert_eq!((w2.judge(500_000, 5_000, at(5)), Window::new(Some(0), 0, start).judge(90_000, 20, at(5))), (Verdict::Open, Verdict::Open));
         assert_eq!(w.judge(9_200_000, 60, at(10)), Verdict::Slow { rows_per_change: 820_000 });
         assert_eq!(w.judge(9_400_000, 70, at(15)), Verdict::Open);
-        // The index is there; but that the sessions have not yet told what they read is no proof.
+        // The index exists; but sessions that have not yet reported what they read are no proof.
         assert_eq!(w.judge(9_400_000, 170, at(20)), Verdict::Open);
-        assert_eq!(w.judge(9_400_000, 270, at(36)), Verdict::Mended);
+        assert_eq!(w.judge(9_400_000, 270, at(36)), Verdict::Fixed);
         assert_eq!(w.judge(9_400_000, 999, at(90)), Verdict::Open);
         assert_eq!(w.judge(19_400_000, 1_000, at(95)), Verdict::Slow { rows_per_change: 10_000_000 });
     }
 
     #[test]
-    fn a_server_that_has_forgotten_its_statistics_is_looked_at_anew() {
+    fn a_server_that_has_lost_its_statistics_is_judged_again_from_0() {
         let start = Instant::now();
         let mut w = Window::new(Some(5_000_000), 0, start);
         assert_eq!(w.judge(10, 100, start), Verdict::Open);
         assert_eq!(w.judge(400_010, 200, start), Verdict::Slow { rows_per_change: 4_000 });
-        // What was quick long ago does not make up for what is slow now.
+        // What was fast long ago does not outweigh what is slow now.
         let mut w = Window::new(Some(0), 0, start);
         assert_eq!(w.judge(30_000_000, 100_000, start + LONGEST), Verdict::Open);
         assert_eq!(w.judge(30_200_000, 100_100, start + LONGEST), Verdict::Slow { rows_per_change: 2_000 });
         // No statistics at all.
         let mut w = Window::new(None, 0, start);
-        assert_eq!((w.judge(0, 100, start), w.judge(0, 100_000, start + MENDED_AFTER)), (Verdict::Open, Verdict::Open));
+        assert_eq!((w.judge(0, 100, start), w.judge(0, 100_000, start + FIXED_AFTER)), (Verdict::Open, Verdict::Open));
     }
 }

@@ -3,9 +3,10 @@
 use super::{
     super::copy::Replication,
     counters, lag,
-    replay::{Analyze, Replay},
+    replay::Replay,
     replayed::{self, Replayed},
     slow_tables,
+    status::{Analyze, RoundTrip},
 };
 use crate::pg::catalog::exclusion::{self, Excluded};
 use futures_util::stream::FuturesUnordered;
@@ -53,8 +54,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Replay>
         cancel,
         source,
         analyze: Analyze::NotYet,
-        probe: None,
-        round_trip: None,
+        round_trip: RoundTrip::default(),
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,

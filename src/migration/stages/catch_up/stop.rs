@@ -16,7 +16,7 @@ impl Replay {
         self.tasks.close();
         self.tasks.wait().await;
         // What they did last.
-        if let Err(e) = self.tell_counters(cx).await {
+        if let Err(e) = self.report_counters(cx).await {
             cx.notice(Level::Error, e.to_string()).await;
         }
         // A run that was killed may have missed more than it told of.

@@ -1,6 +1,6 @@
 //! Waiting for the cutover: the operator opens the box and confirms, or the source is quiet.
 
-use super::replay::{Analyze, Replay, SAMPLE_EVERY};
+use super::replay::{Replay, SAMPLE_EVERY};
 
 use crate::{
     error::Result,
@@ -37,7 +37,7 @@ impl Replay {
             let blocked_by = closed_gate(&self.gates(cx));
             match next {
                 Next::Gates => {
-                    let ready = blocked_by.is_none() && matches!(self.analyze, Analyze::Done);
+                    let ready = blocked_by.is_none() && self.analyze.has_ended();
                     if cx.config.cutover_when_ready && cutover_box.is_none() {
                         if ready && self.altered.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
                             return Ok(());
@@ -57,7 +57,7 @@ impl Replay {
                     None => return Ok(()),
                     // A gate has closed since the box was last drawn.
                     Some(why) => {
-                        cx.reporter.report(Event::CommandRefused { command: Answer::Confirm.word().into(), why: format!("not yet: {why}") }).await;
+                        cx.reporter.report(Event::CommandRefused { command: Answer::Confirm.as_str().into(), why: format!("not yet: {why}") }).await;
                         cutover_box = Some(open_box(cx, Some(why)).await);
                     }
                 },
@@ -92,5 +92,5 @@ async fn open_box(cx: &mut Context, blocked_by: Option<String>) -> Asked {
 
 /// The first hard gate that is closed.
 fn closed_gate(gates: &[Gate]) -> Option<String> {
-    gates.iter().find(|g| g.hard && !g.passed).map(|g| format!("{}: {}", g.name, g.detail))
+    gates.iter().find(|g| g.hard && !g.passed).map(|g| g.to_string())
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
 use crate::{
     error::{Error, Result},
-    event::{Answer, Event, Level, Subject, TableState},
+    event::{Answer, CopyProgress, Event, Level, Subject, TableState},
     pg::{client, connect::session::Side, ledger, wire::Wire},
 };
 
@@ -44,7 +44,7 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
                 Ok(()) => {
                     shared
                         .reporter
-                        .report(Event::CopyProgress { table: table.clone(), state: TableState::Queued, rows: 0, bytes: 0, error: None })
+                        .report(Event::CopyProgress(CopyProgress { table: table.clone(), state: TableState::Queued, rows: 0, bytes: 0, error: None }))
                         .await;
                     let text = format!(
                         "copy {table}: a check refuses a row, perhaps because it reads a table that is copied later: tried again after the others"
@@ -57,7 +57,7 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
         }
     }
     let shown = error.hint.as_ref().map_or_else(|| error.to_string(), |hint| format!("{error}. What to do: {hint}"));
-    let event = Event::CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(shown) };
+    let event = Event::CopyProgress(CopyProgress { table, state: TableState::Failed, rows, bytes, error: Some(shown) });
     shared.reporter.report(event).await;
     // The job copies other relations while the operator decides.
     let asking = Arc::clone(shared);

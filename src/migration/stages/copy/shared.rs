@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bus::Reporter,
     config::Config,
-    event::{Event, TableState},
+    event::{CopyProgress, Event, TableState},
     lsn::Lsn,
     migration::prompts::PromptSender,
     name::TableName,
@@ -48,7 +48,7 @@ pub struct CopyShared {
 
 impl CopyShared {
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
-        self.reporter.progress(Event::CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None });
+        self.reporter.progress(Event::CopyProgress(CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None }));
     }
 
     /// A relation is copied at this L: its indexes can be built.
@@ -61,7 +61,7 @@ impl CopyShared {
     pub async fn settled(&self, state: TableState, entry: CopyQueueEntry, rows: u64, bytes: u64) {
         let skipped = state == TableState::Skipped;
         let job = IndexJob { table: entry.relation.table, rows, bytes, statements: entry.statements, skipped, fresh: !skipped };
-        self.reporter.report(Event::CopyProgress { table: job.table.clone(), state, rows, bytes, error: None }).await;
+        self.reporter.report(Event::CopyProgress(CopyProgress { table: job.table.clone(), state, rows, bytes, error: None })).await;
         let _ = self.index_jobs.send(job);
         self.queue.settled();
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    event::{Event, TableState},
+    event::{CopyProgress, Event, TableState},
     lsn::Lsn,
     migration::context::Context,
     name::TableName,
@@ -45,7 +45,7 @@ pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Sta
     tasks.spawn(indexes::build(cx, relations, prompts.clone(), incoming, finished));
     for job in to_index {
         let (table, state) = (job.table.clone(), if job.skipped { TableState::Skipped } else { TableState::Waiting });
-        cx.reporter.report(Event::CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None }).await;
+        cx.reporter.report(Event::CopyProgress(CopyProgress { table, state, rows: job.rows, bytes: job.bytes, error: None })).await;
         let _ = index_jobs.send(job);
     }
     let (pause, paused) = watch::channel(false);

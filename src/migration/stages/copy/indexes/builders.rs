@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bus::Reporter,
     error::{Error, Result},
-    event::{Answer, Event, Level, Subject, TableState},
+    event::{Answer, CopyProgress, Event, IndexProgress, Level, Subject, TableState},
     migration::{context::Context, prompts::PromptSender, restore::ddl},
     name::TableName,
     pg::{
@@ -323,13 +323,13 @@ impl IndexBuilders {
     async fn report_state(&self, relation: usize, state: TableState) {
         let IndexedRelation { table, rows, bytes, skipped, .. } = &self.relations[relation];
         if !skipped {
-            self.reporter.report(Event::CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None }).await;
+            self.reporter.report(Event::CopyProgress(CopyProgress { table: table.clone(), state, rows: *rows, bytes: *bytes, error: None })).await;
         }
     }
 
     async fn report(&self, relation: usize) {
         let IndexedRelation { table, done, total, building, .. } = &self.relations[relation];
-        let event = Event::IndexProgress { table: table.clone(), done: *done, total: *total, building: building.clone() };
+        let event = Event::IndexProgress(IndexProgress { table: table.clone(), done: *done, total: *total, building: building.clone() });
         self.reporter.report(event).await;
     }
 
