@@ -21,7 +21,7 @@ async fn disturbed(pair: &Pair, migration: &mut Migration) {
 }
 
 #[tokio::test]
-async fn c_18_changes_that_find_no_row_or_collide_are_counted_with_on_conflict_count() {
+async fn c_18_changes_that_find_no_row_or_collide_are_counted_when_it_was_told_so() {
     let pair = Pair::shared().await;
     let mut migration = Migration::of(&pair).arguments(&["--on-conflict", "count"]);
     disturbed(&pair, &mut migration).await;

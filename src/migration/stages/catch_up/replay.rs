@@ -45,7 +45,7 @@ pub struct Replay {
     pub(super) reshapes: mpsc::UnboundedReceiver<router::Reshaped>,
     pub(super) failures: mpsc::UnboundedReceiver<Error>,
     /// Conflicts that wait for the operator's answer.
-    pub(super) waiting: FuturesUnordered<Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>>,
+    pub(super) waiting: FuturesUnordered<Answering>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
     pub(super) accepted: HashSet<TableName>,
     pub(super) tasks: TaskTracker,
@@ -87,6 +87,9 @@ pub(super) struct Waiting {
     pub(super) conflict: lane::Trouble,
     pub(super) table: Option<TableName>,
 }
+
+/// Ends with the operator's answer to a conflict.
+pub(super) type Answering = Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>;
 
 pub(super) enum Analyze {
     NotYet,
