@@ -64,7 +64,9 @@ mod tests {
 
     fn fold(events: &[Event]) -> Prompts {
         let mut prompts = Prompts::default();
-        events.iter().for_each(|event| prompts.apply(event));
+        for event in events {
+            prompts.apply(event);
+        }
         prompts
     }
 

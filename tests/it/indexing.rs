@@ -155,7 +155,9 @@ async fn an_index_that_fails_waits_for_the_operator_while_the_others_are_built()
     let mut migration = InProcess::start(&pair, &["--index-jobs", "1"], |config| config.interactive = true);
     let failed = |s: &State, table: &str| {
         s.schema.failures.iter().any(|f| {
-            f.statement.object.contains(&format!("{table}_broken")) && f.statement.sqlstate.as_deref() == Some("23505") && s.prompts.failure_of(&f.statement.object).is_some()
+            f.statement.object.contains(&format!("{table}_broken"))
+                && f.statement.sqlstate.as_deref() == Some("23505")
+                && s.prompts.failure_of(&f.statement.object).is_some()
         })
     };
     // There is one job for indexes, and no failure blocks it. The key takes its index over once all indexes of the table are built.

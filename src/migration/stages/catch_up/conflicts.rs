@@ -86,12 +86,7 @@ impl Replay {
             }
         };
         cx.reporter.report(event).await;
-        let text = match (&table, &conflict.sql) {
-            (_, Some(sql)) => format!("{}. Run on the target: {}; then retry (r), or go on as it is (K).", conflict.error, sql.replace('\n', " ")),
-            (Some(table), None) => format!("{table}: {} Retry (r), or accept that this table differs (K).", conflict.error),
-            (None, None) => format!("{object}: {} Fix the cause, then retry (r).", conflict.error),
-        };
-        let mut asked = cx.prompts.open_failure(Stage::CatchUp, subject, text).await;
+        let mut asked = cx.prompts.open_failure(Stage::CatchUp, subject, question(&object, &conflict)).await;
         self.waiting.push(Box::pin(async move {
             let answer = asked.answer().await;
             (Waiting { conflict, table }, answer)
@@ -133,6 +128,20 @@ impl Replay {
     }
 }
 
+/// What the operator reads.
+fn question(object: &str, conflict: &Conflict) -> String {
+    let mut error = conflict.error.to_string();
+    if !error.contains(object) {
+        error = format!("{object}: {error}");
+    }
+    let error = error.trim_end_matches('.');
+    match (conflict.relation, &conflict.sql) {
+        (_, Some(sql)) => format!("{error}. Run on the target: {}; then retry (r), or go on as it is (K).", sql.replace('\n', " ")),
+        (Some(_), None) => format!("{error}. Retry (r), or accept that this table differs (K)."),
+        (None, None) => format!("{error}. Fix the cause, then retry (r)."),
+    }
+}
+
 /// The error of a conflict that nobody can be asked about.
 fn unasked(conflict: Conflict) -> Error {
     let mut error = conflict.error.context("replay");
@@ -150,9 +159,31 @@ mod tests {
     use super::*;
     use crate::replay::relation::RelationIndex;
 
-    fn hint(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> String {
+    fn conflict(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> Conflict {
         let (answer, _) = tokio::sync::oneshot::channel();
-        unasked(Conflict { lane: 0, relation, sql: sql.map(str::to_owned), error, answer }).hint.unwrap_or_default()
+        Conflict { lane: 3, relation, sql: sql.map(str::to_owned), error, answer }
+    }
+
+    fn hint(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> String {
+        unasked(conflict(relation, sql, error)).hint.unwrap_or_default()
+    }
+
+    #[test]
+    fn a_question_names_its_object_once_and_the_keys_that_answer_it() {
+        let text = |object, relation, sql, error| question(object, &conflict(relation, sql, Error::failed(error)));
+        assert_eq!(
+            text("public.t", Some(RelationIndex(0)), None, "public.t: UPDATE of id = 1: no such row"),
+            "public.t: UPDATE of id = 1: no such row. Retry (r), or accept that this table differs (K)."
+        );
+        assert_eq!(
+            text("public.t", Some(RelationIndex(0)), None, "TRUNCATE: no"),
+            "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K)."
+        );
+        assert_eq!(
+            text("public.t", Some(RelationIndex(0)), Some("alter table public.t\nadd a int"), "public.t was altered"),
+            "public.t was altered. Run on the target: alter table public.t add a int; then retry (r), or go on as it is (K)."
+        );
+        assert_eq!(text("lane 3", None, None, "permission denied."), "lane 3: permission denied. Fix the cause, then retry (r).");
     }
 
     #[test]

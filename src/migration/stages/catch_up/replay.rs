@@ -30,6 +30,9 @@ pub(super) const LOOK: Duration = Duration::from_secs(3);
 
 pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 
+/// Ends with the operator's answer to a conflict.
+pub(super) type Answering = Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>;
+
 /// The running replay.
 pub struct Replay {
     pub replication: Replication,
@@ -38,7 +41,7 @@ pub struct Replay {
     /// By relation.
     pub(super) counters: Vec<AppliedCounters>,
     /// Conflicts that wait for the operator's answer.
-    pub(super) waiting: FuturesUnordered<Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>>,
+    pub(super) waiting: FuturesUnordered<Answering>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
     pub(super) accepted: HashSet<TableName>,
     pub(super) tasks: TaskTracker,
