@@ -40,9 +40,9 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ),
     ("ui", &[&["app", "terminal"], &["screens"], &["clip", "widgets"], &["view"], &["keys", "theme"]]),
     ("ui::view", &[&["filter", "rows", "selection"]]),
-    ("state", &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter"]]),
+    ("state", &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter", "prompts"]]),
     ("event", &[&["prompt"], &["check", "cutover", "replay", "stage", "table"]]),
-    ("migration", &[&["stages"], &["restore"], &["prompts"], &["relations"], &["context"]]),
+    ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
     (
         "migration::stages",
         &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
@@ -75,7 +75,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["analyze", "conflicts", "gates", "sampler", "schema_changes", "start", "stop", "wait"],
             &["counters", "slow_tables"],
             &["replay"],
-            &["lag", "status"],
+            &["lag", "status", "replayed"],
         ],
     ),
     (

@@ -25,7 +25,7 @@ use crate::{
     replay::{ReplayHandle, lane::Conflict, receiver::Delivered, relation::Relations},
 };
 
-/// A source that does not answer within this time is looked at again later.
+/// A source that does not answer within this time is polled again later.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
 
 pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ pub struct Replay {
     pub(super) prepared: Option<i64>,
     /// What has changed in the source's schema since the copy.
     pub(super) altered: Option<String>,
-    /// Lanes that are held up, as it was last said.
+    /// Lanes that are blocked, as it was last reported.
     pub(super) held_up: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.
     pub(super) start: Lsn,

@@ -19,7 +19,7 @@ impl Replay {
         if let Err(e) = self.report_counters(cx).await {
             cx.notice(Level::Error, e.to_string()).await;
         }
-        // A run that was killed may have missed more than it told of.
+        // A run that was killed may have missed more than it reported.
         if let Ok(Err(e)) = tokio::time::timeout(LOOK, counters::settle(cx)).await {
             tracing::warn!(error = %e, "the ledger was not asked for missed changes");
         }
