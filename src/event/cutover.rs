@@ -13,7 +13,7 @@ pub enum GateKind {
     /// A position of the source is reached on the target within seconds.
     InSync,
     /// No prepared transaction on the source could still commit.
-    TwoPhaseCommit,
+    NothingPrepared,
     /// The tables of the source are as they were copied.
     SourceSchema,
     /// The target has the statistics of its planner.
@@ -29,7 +29,7 @@ impl GateKind {
         Self::NothingDiverged,
         Self::Slot,
         Self::InSync,
-        Self::TwoPhaseCommit,
+        Self::NothingPrepared,
         Self::SourceSchema,
         Self::Analyze,
         Self::ReplicaIdentity,
@@ -42,7 +42,7 @@ impl GateKind {
             Self::NothingDiverged => "nothing diverged",
             Self::Slot => "replication slot",
             Self::InSync => "target in sync",
-            Self::TwoPhaseCommit => "two-phase commit",
+            Self::NothingPrepared => "nothing prepared",
             Self::SourceSchema => "source schema",
             Self::Analyze => "ANALYZE",
             Self::ReplicaIdentity => "replica identity",

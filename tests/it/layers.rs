@@ -40,7 +40,10 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ),
     ("ui", &[&["app", "terminal"], &["screens"], &["clip", "widgets"], &["view"], &["keys", "theme"]]),
     ("ui::view", &[&["filter", "rows", "selection"]]),
-    ("state", &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter", "prompts"]]),
+    (
+        "state",
+        &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter", "prompts"]],
+    ),
     ("event", &[&["prompt"], &["check", "cutover", "replay", "stage", "table"]]),
     ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
     (

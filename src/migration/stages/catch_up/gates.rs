@@ -53,7 +53,7 @@ impl Replay {
     /// That all tables are copied is no gate: replay does not begin before.
     pub fn gates(&self, cx: &Context) -> Vec<Gate> {
         vec![
-            self.nothing_diverged(cx),
+            nothing_diverged(cx),
             self.slot_is_healthy(),
             hard(
                 GateKind::InSync,
@@ -64,11 +64,11 @@ impl Replay {
                 ),
             ),
             hard(
-                GateKind::TwoPhaseCommit,
+                GateKind::NothingPrepared,
                 self.prepared == Some(0),
                 match self.prepared {
                     None => "not checked yet".into(),
-                    Some(0) => "nothing prepared".into(),
+                    Some(0) => "no prepared transactions".into(),
                     Some(1) => "commit or roll back the prepared transaction on the source".into(),
                     Some(n) => format!("commit or roll back {n} prepared transactions on the source"),
                 },
@@ -82,17 +82,6 @@ impl Replay {
                 format!("last change {} s ago", self.last_write.1.elapsed().as_secs()),
             ),
         ]
-    }
-
-    fn nothing_diverged(&self, cx: &Context) -> Gate {
-        if let Some(subject) = cx.prompts.failure() {
-            return hard(GateKind::NothingDiverged, false, format!("{subject} waits for you"));
-        }
-        match differences(cx) {
-            none if none.is_empty() => hard(GateKind::NothingDiverged, true, "every change found its row".into()),
-            // With the operator's consent.
-            tables => soft(GateKind::NothingDiverged, false, format!("not applied: {tables}")),
-        }
     }
 
     fn slot_is_healthy(&self) -> Gate {
@@ -115,6 +104,17 @@ impl Replay {
             Analyze::Failed(why) => format!("failed: run `analyze;` on the target ({why})"),
         };
         soft(GateKind::Analyze, matches!(self.analyze, Analyze::Done), detail)
+    }
+}
+
+fn nothing_diverged(cx: &Context) -> Gate {
+    if let Some(subject) = cx.prompts.failure() {
+        return hard(GateKind::NothingDiverged, false, format!("{subject} waits for you"));
+    }
+    match differences(cx) {
+        none if none.is_empty() => hard(GateKind::NothingDiverged, true, "every change found its row".into()),
+        // With the operator's consent.
+        tables => soft(GateKind::NothingDiverged, false, format!("not applied: {tables}")),
     }
 }
 

@@ -92,5 +92,5 @@ async fn open_box(cx: &mut Context, blocked_by: Option<String>) -> Asked {
 
 /// The first hard gate that is closed.
 fn closed_gate(gates: &[Gate]) -> Option<String> {
-    gates.iter().find(|g| g.hard && !g.passed).map(|g| g.to_string())
+    gates.iter().find(|g| g.hard && !g.passed).map(ToString::to_string)
 }
