@@ -203,8 +203,8 @@ fn gate_row((mark, role): (&str, Role), kind: GateKind, detail: &str, columns: u
     Row::new(view)
         .text(" ", Style::new())
         .left(mark, 3, view.style(role))
-        .left(kind.title(), GateKind::WIDTH, Style::new())
-        .left(detail, columns.saturating_sub(GateKind::WIDTH + 7), view.style(Role::Dim))
+        .left(kind.title(), GateKind::WIDTH + 1, Style::new())
+        .left(detail, columns.saturating_sub(GateKind::WIDTH + 8), view.style(Role::Dim))
         .line()
 }
 
