@@ -65,7 +65,7 @@ pub type EventStream = mpsc::UnboundedReceiver<Arc<Stamped>>;
 pub struct Bus {
     pub reporter: Reporter,
     pub front: FrontEnd,
-    /// For the orchestrator.
+    /// For the migration.
     pub commands: mpsc::Receiver<Command>,
     /// Ends when all reporters are gone.
     pub hub: JoinHandle<()>,

@@ -135,7 +135,7 @@ pub enum Event {
     TableReplayed {
         table: TableName,
         #[serde(flatten)]
-        counters: Counters,
+        counters: TableCounters,
     },
     /// Changes of a table that found no row or collided, and were counted instead of applied; since the migration began. A fact,
     /// because it decides how the migration ends.
@@ -241,7 +241,7 @@ pub struct Stamped {
     pub event: Event,
 }
 
-/// What the operator orders. The orchestrator may refuse; the refusal is an event.
+/// What the operator orders. The migration may refuse; the refusal is an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {

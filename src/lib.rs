@@ -3,11 +3,11 @@
 //! ```text
 //!                  source                         migration machine                                  target
 //!   walsender ──── pgoutput ────▶ receiver ──▶ spool ──▶ router ──▶ lane 1..n ── changes ──────▶ tables, _hyperlift.lane
-//!   backends  ──── COPY OUT ────▶ copy workers (frames, not rows) ────────────── COPY IN ──────▶ tables, _hyperlift.copy_part
+//!   backends  ──── COPY OUT ────▶ copy jobs (frames, not rows) ──────────────── COPY IN ──────▶ tables, _hyperlift.copy_part
 //!   catalog   ──── pg_dump ─────▶ schema (pg_query: one statement at a time) ─── DDL ──────────▶ objects, _hyperlift.ddl
 //!
 //!   workers ──Event──▶ hub ──▶ journal, State::apply, front ends (dashboard | plain | json)
-//!   orchestrator ◀──Command── front ends
+//!   migration ◀──Command── front ends
 //! ```
 //!
 //! The migration itself is read in [`migration`]; a module uses only modules further down in this list.

@@ -51,7 +51,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 
 /// The nine stages. Each knows from the record and from the target what an earlier run has finished, and does the rest.
 async fn stages(cx: &mut Context) -> Result<()> {
-    cx.same_scope()?;
+    cx.refuse_other_scope()?;
     if cx.record.completed {
         return done::resume(cx).await;
     }
@@ -68,6 +68,7 @@ async fn stages(cx: &mut Context) -> Result<()> {
     let mut replay = catch_up::start(cx, replication).await?;
     let replication = loop {
         replay = catch_up::run(cx, replay).await?;
+        // It has no comparison to run yet. When it has one, it belongs before the confirmation: it must not add to the downtime.
         verify::run(cx).await;
         match cutover::run(cx, replay).await? {
             CutoverOutcome::Complete(replication) => break replication,

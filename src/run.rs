@@ -68,8 +68,8 @@ async fn check(args: &CheckArgs) -> Result<()> {
     config.interactive = false;
     config.front = without_dashboard(&args.migrate);
     let work = WorkDir::open(&scratch.path().join("check"))?;
-    let run = Run::start_in(work, config, args.migrate.ui_options())?;
-    let result = preflight::check_only(&run.context).await;
+    let mut run = Run::start_in(work, config, args.migrate.ui_options())?;
+    let result = preflight::check_only(&mut run.context).await;
     run.close().await;
     result
 }

@@ -25,7 +25,7 @@ pub use self::{
     cutover::{Completed, Cutover},
     log::{Log, LogLine},
     meter::{Meter, between},
-    prompts::Prompts,
+    prompts::OpenPrompts,
     replay::Replay,
     table::{ApplyPath, IndexBuild, Table},
     tables::Tables,
@@ -68,7 +68,7 @@ pub struct State {
     pub gates: Vec<Gate>,
     pub cutover: Cutover,
 
-    pub prompts: Prompts,
+    pub prompts: OpenPrompts,
     pub log: Log,
     pub ended: Option<Ended>,
 }
@@ -219,7 +219,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{CopyProgress, Counters, Difference, RelationSummary};
+    use crate::event::{CopyProgress, Difference, RelationSummary, TableCounters};
 
     fn table(name: &str, rows: u64, bytes: u64) -> RelationSummary {
         RelationSummary { table: TableName::new("public", name), kind: RelationKind::Plain, bytes, rows }
@@ -251,7 +251,10 @@ mod tests {
     }
 
     fn replayed(sets: u64, missed: u64) -> Event {
-        Event::TableReplayed { table: TableName::new("public", "a"), counters: Counters { inserts: sets, sets, missed, ..Counters::default() } }
+        Event::TableReplayed {
+            table: TableName::new("public", "a"),
+            counters: TableCounters { inserts: sets, sets, missed, ..TableCounters::default() },
+        }
     }
 
     #[test]

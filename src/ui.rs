@@ -47,7 +47,7 @@ const ANSWER: Duration = Duration::from_millis(30);
 /// Without a key for this long, frames become rare: a log of the terminal keeps every byte.
 const IDLE_AFTER: Duration = Duration::from_secs(120);
 const RARE_FRAME: Duration = Duration::from_secs(10);
-/// The orchestrator takes commands faster than this, unless it hangs.
+/// The migration takes commands faster than this, unless it hangs.
 const SEND: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 
 /// Something that is not the same on both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub enum Mismatch {
     OnlyOnSource(TableName),
     OnlyOnTarget(TableName),
     /// Their columns, by name, in the order of the alphabet.
@@ -39,7 +39,7 @@ pub enum Difference {
     },
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OnlyOnSource(table) => write!(f, "{table}: only on the source"),
@@ -59,7 +59,7 @@ impl fmt::Display for Difference {
 
 /// All differences between the user tables (partitioned ones as a whole) and sequences of two databases. With a list of tables, only
 /// those are compared, and no sequences.
-pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableName]>) -> Result<Vec<Difference>> {
+pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableName]>) -> Result<Vec<Mismatch>> {
     let (source, target) = (connect(source_uri).await?, connect(target_uri).await?);
     let (mut on_source, mut on_target) = (tables_of(&source).await?, tables_of(&target).await?);
     if let Some(only) = tables {
@@ -69,29 +69,29 @@ pub async fn compare(source_uri: &str, target_uri: &str, tables: Option<&[TableN
     let mut differences = Vec::new();
     for (name, table) in &on_source {
         let Some(other) = on_target.remove(name) else {
-            differences.push(Difference::OnlyOnSource(name.clone()));
+            differences.push(Mismatch::OnlyOnSource(name.clone()));
             continue;
         };
         if table.columns != other.columns {
             let (source, target) = (table.columns.iter().cloned().collect(), other.columns.into_iter().collect());
-            differences.push(Difference::Columns { table: name.clone(), source, target });
+            differences.push(Mismatch::Columns { table: name.clone(), source, target });
             continue;
         }
         let (here, there) = (table.fingerprint(&source, name).await?, other.fingerprint(&target, name).await?);
         if here.rows != there.rows {
-            differences.push(Difference::Count { table: name.clone(), source: here.rows, target: there.rows });
+            differences.push(Mismatch::Count { table: name.clone(), source: here.rows, target: there.rows });
         } else if here != there {
-            differences.push(Difference::Values(name.clone()));
+            differences.push(Mismatch::Values(name.clone()));
         }
     }
-    differences.extend(on_target.into_keys().map(Difference::OnlyOnTarget));
+    differences.extend(on_target.into_keys().map(Mismatch::OnlyOnTarget));
     if tables.is_none() {
         let there = sequences_of(&target).await?;
         for (name, here) in sequences_of(&source).await? {
             let target = there.get(&name).map(|sequence| sequence.next);
             let would_repeat = target.is_none_or(|next| if here.ascending { next < here.next } else { next > here.next });
             if would_repeat {
-                differences.push(Difference::Sequence { name, source: here.next, target });
+                differences.push(Mismatch::Sequence { name, source: here.next, target });
             }
         }
     }

@@ -65,7 +65,7 @@ pub struct LaneStatus {
 
 /// Changes applied to a table. All but `missed` count from the beginning of this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
+pub struct TableCounters {
     pub inserts: u64,
     pub updates: u64,
     pub deletes: u64,
@@ -78,7 +78,7 @@ pub struct Counters {
     pub missed: u64,
 }
 
-impl Counters {
+impl TableCounters {
     pub fn changes(&self) -> u64 {
         self.inserts + self.updates + self.deletes + self.truncates
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::TableName;
 
-/// How a relation is stored on the source.
+/// What the screens call a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RelationKind {

@@ -33,6 +33,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     pub timescale: Timescale,
     pub schema_cache: SchemaCache,
+    /// The stage that was entered last.
+    entered: Stage,
     /// Source and target as the header shows them.
     pub endpoints: (Endpoint, Endpoint),
     /// The filters that this run was given. They may differ from those with which the migration began.
@@ -98,6 +100,7 @@ impl Context {
             cancel,
             timescale: Timescale::default(),
             schema_cache: SchemaCache::default(),
+            entered: Stage::Preflight,
             endpoints,
             asked_scope,
         })
@@ -117,7 +120,7 @@ impl Context {
     }
 
     /// Refuses other filters once the migration has begun, because what is published and copied stays the same selection.
-    pub fn same_scope(&self) -> Result<()> {
+    pub fn refuse_other_scope(&self) -> Result<()> {
         match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {
             None => Ok(()),
             Some(difference) => {
@@ -129,11 +132,13 @@ impl Context {
         }
     }
 
+    /// The stage that was entered last in this run.
     pub fn current(&self) -> Stage {
-        Stage::ALL.into_iter().find(|s| !self.record.finished.contains(s)).unwrap_or(Stage::Done)
+        self.entered
     }
 
-    pub async fn enter(&self, stage: Stage) {
+    pub async fn enter(&mut self, stage: Stage) {
+        self.entered = stage;
         tracing::info!(stage = stage.title(), "stage");
         self.reporter.report(Event::StageChanged { stage, state: StageState::Running }).await;
     }

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 
 pub use copy::{Copied, Pipe, pipe_copy};
 pub use replication::ReplicationMessage;
-pub use script::{Answer, CopyData, Failed, Request};
+pub use script::{CopyData, Failed, Request, Response};
 pub use socket::Canceller;
 pub(super) use startup::session_fits;
 

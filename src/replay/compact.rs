@@ -23,12 +23,12 @@ use super::{
     change::Change,
     key::{self, RowKey},
     pgoutput::{OldKind, Operation, RelationMessage, Tuple, Value},
-    relation::{Counters, Relation},
+    relation::{Relation, RelationCounters},
 };
 
 /// A part of a batch of one relation; the parts of a batch are applied one after the other.
 #[derive(Debug)]
-pub enum Part<'a> {
+pub enum BatchPart<'a> {
     Sets(Sets<'a>),
     InOrder(Vec<&'a Change>),
 }
@@ -46,7 +46,7 @@ pub struct Sets<'a> {
     /// Whole rows, in the order of the stream.
     pub inserts: Vec<Image<'a>>,
     /// What the stream said.
-    pub counts: Counters,
+    pub counts: RelationCounters,
 }
 
 /// A row as it is after some changes.
@@ -79,7 +79,7 @@ impl<'a> Image<'a> {
 }
 
 /// Divides the changes of one relation, in their order, into sets and what has to be done in order.
-pub fn parts<'a>(changes: &[&'a Change], relation: &Relation) -> Vec<Part<'a>> {
+pub fn parts<'a>(changes: &[&'a Change], relation: &Relation) -> Vec<BatchPart<'a>> {
     let mut parts = Vec::new();
     let mut compaction: Option<Compaction<'a>> = None;
     for change in changes {
@@ -93,8 +93,8 @@ pub fn parts<'a>(changes: &[&'a Change], relation: &Relation) -> Vec<Part<'a>> {
         }
         parts.extend(compaction.take().and_then(Compaction::finish));
         match parts.last_mut() {
-            Some(Part::InOrder(list)) => list.push(change),
-            _ => parts.push(Part::InOrder(vec![change])),
+            Some(BatchPart::InOrder(list)) => list.push(change),
+            _ => parts.push(BatchPart::InOrder(vec![change])),
         }
     }
     parts.extend(compaction.and_then(Compaction::finish));
@@ -121,12 +121,12 @@ struct Compaction<'a> {
     rows: HashMap<RowKey<'a>, (usize, RowState<'a>)>,
     /// Of a table without a key.
     inserts: Vec<Image<'a>>,
-    counts: Counters,
+    counts: RelationCounters,
 }
 
 impl<'a> Compaction<'a> {
     fn new(message: &'a Arc<RelationMessage>, relation: &Relation) -> Self {
-        Self { message, keys: key::columns(message, relation), rows: HashMap::new(), inserts: Vec::new(), counts: Counters::default() }
+        Self { message, keys: key::columns(message, relation), rows: HashMap::new(), inserts: Vec::new(), counts: RelationCounters::default() }
     }
 
     /// Takes a change; `None` when it does not fit, and then nothing has happened.
@@ -222,7 +222,7 @@ impl<'a> Compaction<'a> {
         self.insert(to, new)
     }
 
-    fn finish(self) -> Option<Part<'a>> {
+    fn finish(self) -> Option<BatchPart<'a>> {
         if self.counts.sets == 0 {
             return None;
         }
@@ -243,7 +243,7 @@ impl<'a> Compaction<'a> {
         }
         inserts.sort_unstable_by_key(|(ordinal, _)| *ordinal);
         let inserts = inserts.into_iter().map(|(_, row)| row).chain(self.inserts).collect();
-        Some(Part::Sets(Sets { message: self.message, keys: self.keys, deletes, updates, inserts, counts: self.counts }))
+        Some(BatchPart::Sets(Sets { message: self.message, keys: self.keys, deletes, updates, inserts, counts: self.counts }))
     }
 }
 
@@ -360,11 +360,11 @@ mod tests {
     }
 
     /// What a target does with the parts; panics where a statement would touch other rows than it says.
-    fn apply(parts: Vec<Part<'_>>, table: &mut Table) {
+    fn apply(parts: Vec<BatchPart<'_>>, table: &mut Table) {
         let row = |values: Vec<Value<'_>>| (string(values[0]), (string(values[1]), string(values[3])));
         for part in parts {
             match part {
-                Part::Sets(sets) => {
+                BatchPart::Sets(sets) => {
                     for old in sets.deletes {
                         table.remove(&string(old.values().next().unwrap())).expect("a row to delete");
                     }
@@ -382,7 +382,7 @@ mod tests {
                         assert!(table.insert(key, values).is_none(), "a row that is there");
                     }
                 }
-                Part::InOrder(changes) => {
+                BatchPart::InOrder(changes) => {
                     for change in changes {
                         // Of a valid stream only a key change without its TOAST value is left over.
                         let pgoutput::Operation::Update { old: Some((_, old)), new } = change.operation().unwrap() else { panic!("{change:?}") };
@@ -406,7 +406,7 @@ mod tests {
             let changes = stream(&then, &mut source, full);
             let relation = relation(if full { &["a", "b"] } else { &[] });
             let parts = parts(&changes.iter().collect::<Vec<_>>(), &relation);
-            let counted: u64 = parts.iter().map(|p| match p { Part::Sets(s) => s.counts.sets, Part::InOrder(l) => l.len() as u64 }).sum();
+            let counted: u64 = parts.iter().map(|p| match p { BatchPart::Sets(s) => s.counts.sets, BatchPart::InOrder(l) => l.len() as u64 }).sum();
             prop_assert_eq!(counted, changes.len() as u64);
             apply(parts, &mut target);
             prop_assert_eq!(target, source);
@@ -421,8 +421,8 @@ mod tests {
         let shape: Vec<usize> = parts
             .iter()
             .map(|p| match p {
-                Part::Sets(s) => s.inserts.len(),
-                Part::InOrder(l) => 100 + l.len(),
+                BatchPart::Sets(s) => s.inserts.len(),
+                BatchPart::InOrder(l) => 100 + l.len(),
             })
             .collect();
         assert_eq!(shape, [2, 101, 1]);

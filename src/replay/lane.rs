@@ -30,7 +30,7 @@ use self::{
 use super::{
     apply,
     change::Change,
-    relation::{Counters, RelationIndex, Relations},
+    relation::{RelationCounters, RelationIndex, Relations},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -79,7 +79,7 @@ pub struct Lane {
 
 /// How an attempt ended.
 enum Outcome {
-    Done(HashMap<RelationIndex, Counters>),
+    Done(HashMap<RelationIndex, RelationCounters>),
     /// Another session has moved the lane here.
     Moved(Position),
     /// A statement that follows the changes of a step failed.
@@ -347,7 +347,7 @@ impl Lane {
         }
     }
 
-    fn count(&mut self, counts: HashMap<RelationIndex, Counters>, changes: usize) {
+    fn count(&mut self, counts: HashMap<RelationIndex, RelationCounters>, changes: usize) {
         for (relation, counters) in counts {
             self.shared.counters[relation.0].send_modify(|c| c.add(&counters));
             if let Some(remaining) = self.in_order.get_mut(&relation) {

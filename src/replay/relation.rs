@@ -94,7 +94,7 @@ impl<'a> IntoIterator for &'a Relations {
 
 /// Changes of a relation applied so far in this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct RelationCounters {
     pub inserts: u64,
     pub updates: u64,
     pub deletes: u64,
@@ -107,7 +107,7 @@ pub struct Counters {
     pub full_row: u64,
 }
 
-impl Counters {
+impl RelationCounters {
     /// Counts what a change does; the path is counted by whoever applies it.
     pub fn count(&mut self, op: RowOp) {
         match op {

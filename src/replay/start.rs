@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     lane::{Conflict, ConflictPolicy, Lane, LaneProgress, LaneShared},
     receiver::ReceiverStatus,
-    relation::{Counters, Relation, RelationIndex, Relations},
+    relation::{Relation, RelationCounters, RelationIndex, Relations},
     router::{self, BarrierRequest, DistributionPolicy, LANE_QUEUE, RouterProgress, RouterSpec},
     schema_change::SchemaChange,
 };
@@ -73,7 +73,7 @@ pub struct ReplayHandle {
     pub relations: watch::Receiver<Arc<Relations>>,
     pub lanes: Vec<watch::Receiver<LaneProgress>>,
     /// By relation.
-    pub counters: Vec<watch::Receiver<Counters>>,
+    pub counters: Vec<watch::Receiver<RelationCounters>>,
     pub router: watch::Receiver<RouterProgress>,
     /// Each waits for its answer.
     pub conflicts: mpsc::Receiver<Conflict>,
@@ -91,7 +91,7 @@ pub struct ReplayHandle {
 /// Starts router and lanes at their positions.
 pub fn start(spec: ReplaySpec) -> ReplayHandle {
     let relations = Arc::new(Relations::from(spec.relations));
-    let (counter_senders, counters): (Vec<_>, Vec<_>) = relations.iter().map(|_| watch::channel(Counters::default())).unzip();
+    let (counter_senders, counters): (Vec<_>, Vec<_>) = relations.iter().map(|_| watch::channel(RelationCounters::default())).unzip();
     let (relations_sender, relations) = watch::channel(relations);
     let (conflict_sender, conflicts) = mpsc::channel(CONFLICT_QUEUE);
     let shared = LaneShared {

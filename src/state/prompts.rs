@@ -6,11 +6,11 @@ use crate::event::{Event, Prompt, PromptKind};
 
 /// The open prompts, in the order in which they were opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prompts {
+pub struct OpenPrompts {
     open: Vec<Prompt>,
 }
 
-impl Prompts {
+impl OpenPrompts {
     pub fn apply(&mut self, event: &Event) {
         match event {
             // A later run asks again.
@@ -62,8 +62,8 @@ mod tests {
         Event::PromptOpened { prompt: prompt(id, stage, kind) }
     }
 
-    fn fold(events: &[Event]) -> Prompts {
-        let mut prompts = Prompts::default();
+    fn fold(events: &[Event]) -> OpenPrompts {
+        let mut prompts = OpenPrompts::default();
         for event in events {
             prompts.apply(event);
         }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::meter::Meter;
-use crate::event::{CopyFormat, CopyProgress, Counters, Difference, RelationSummary, SlowTable, TableState};
+use crate::event::{CopyFormat, CopyProgress, Difference, RelationSummary, SlowTable, TableCounters, TableState};
 
 /// One table on the copy and catch-up screens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub struct Table {
     pub indexes_total: u64,
     /// The indexes that are being built.
     pub builds: Vec<IndexBuild>,
-    pub counters: Counters,
+    pub counters: TableCounters,
     /// How its changes were applied lately, in the order of [`ApplyPath`]: the newest weigh most.
     recent: [u64; 3],
     /// Why a change cannot be applied; it waits for the operator.
@@ -67,7 +67,7 @@ impl ApplyPath {
 }
 
 /// Changes by [`ApplyPath`].
-fn paths(c: &Counters) -> [u64; 3] {
+fn paths(c: &TableCounters) -> [u64; 3] {
     [c.sets, c.in_order, c.full_row]
 }
 
@@ -85,7 +85,7 @@ impl Table {
             indexes_done: 0,
             indexes_total: 0,
             builds: Vec::new(),
-            counters: Counters::default(),
+            counters: TableCounters::default(),
             recent: [0; 3],
             diverged: None,
             slow: None,
@@ -118,7 +118,7 @@ impl Table {
         }
     }
 
-    pub(super) fn set_counters(&mut self, counters: Counters) {
+    pub(super) fn set_counters(&mut self, counters: TableCounters) {
         for (i, (now, before)) in paths(&counters).into_iter().zip(paths(&self.counters)).enumerate() {
             // Fewer than before: another run counts from 0.
             let fresh = now.checked_sub(before).unwrap_or(now);
@@ -155,7 +155,7 @@ mod tests {
         let path = |events: &[[u64; 3]]| {
             let mut table = Table::new(summary.clone());
             for [sets, in_order, full_row] in events {
-                table.set_counters(Counters { sets: *sets, in_order: *in_order, full_row: *full_row, ..Counters::default() });
+                table.set_counters(TableCounters { sets: *sets, in_order: *in_order, full_row: *full_row, ..TableCounters::default() });
             }
             table.path()
         };

@@ -20,7 +20,7 @@ use crate::{
         screens,
         theme::ascii_stand_in,
         view::{
-            FIELDS, Modal, Overlay, Purpose, Selection, View,
+            FIELDS, Modal, NamePurpose, Overlay, Selection, View,
             rows::{CATCH_UP_ORDERS, COPY_ORDERS},
             too_small,
         },
@@ -176,8 +176,8 @@ impl App {
                 let purpose = purpose.clone();
                 self.view.modal = None;
                 return match purpose {
-                    Purpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
-                    Purpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
+                    NamePurpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
+                    NamePurpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
                 };
             }
             Key::Enter => self.say(Level::Warn, "that is not the name; esc goes back", now),
@@ -376,7 +376,7 @@ impl App {
             return answer(failure.id, Answer::Retry);
         }
         if let Some(subject) = &failure.subject {
-            self.view.modal = Some(Modal::Name { purpose: Purpose::Skip(failure.id, subject.to_string()), input: Input::default() });
+            self.view.modal = Some(Modal::Name { purpose: NamePurpose::Skip(failure.id, subject.to_string()), input: Input::default() });
         }
         Vec::new()
     }

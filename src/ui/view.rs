@@ -42,20 +42,20 @@ pub enum Modal {
     Quit,
     /// The name of the object has to be typed.
     Name {
-        purpose: Purpose,
+        purpose: NamePurpose,
         input: Input,
     },
 }
 
 /// What is done once the name is typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum NamePurpose {
     /// Answers the prompt of this id, about this table or statement.
     Skip(u64, String),
     InsertOnly(TableName),
 }
 
-impl Purpose {
+impl NamePurpose {
     pub fn name(&self) -> String {
         match self {
             Self::Skip(_, object) => object.clone(),

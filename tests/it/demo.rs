@@ -2,7 +2,7 @@
 
 use hyperlift::demo::{
     application::{Application, Load},
-    compare::{Difference, compare},
+    compare::{Mismatch, compare},
     data::{self, Size},
     execute, query_text,
     servers::{Programs, Server, ServerOptions},
@@ -173,10 +173,10 @@ async fn the_application_runs_without_errors_and_its_changes_are_seen() {
 
     let differences = compare(&source, &target, None).await.unwrap();
     for name in ["public.metrics", "public.events", "public.readings_by_month", "shop.orders", "\"Odd Names\".\"Order Notes\""] {
-        let named = |difference: &&Difference| difference.to_string().starts_with(&format!("{name}: "));
+        let named = |difference: &&Mismatch| difference.to_string().starts_with(&format!("{name}: "));
         assert!(differences.iter().any(|difference| named(&difference)), "{name} is not among {differences:?}");
     }
-    assert!(differences.iter().any(|difference| matches!(difference, Difference::Sequence { .. })), "{differences:?}");
+    assert!(differences.iter().any(|difference| matches!(difference, Mismatch::Sequence { .. })), "{differences:?}");
     copy(&server).await;
     assert_eq!(compare(&source, &target, None).await.unwrap(), []);
 }
@@ -249,7 +249,7 @@ async fn each_planted_difference_is_found() {
     execute(&target, "delete from public.readings_default; delete from shop.sessions").await.unwrap();
     let sessions = [hyperlift::name::TableName::new("shop", "sessions")];
     let differences = compare(&source, &target, Some(&sessions)).await.unwrap();
-    assert_eq!(differences, [Difference::Count { table: sessions[0].clone(), source: 100, target: 0 }]);
+    assert_eq!(differences, [Mismatch::Count { table: sessions[0].clone(), source: 100, target: 0 }]);
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn each_kind_of_timescale_here_starts_empty_and_can_be_compared() {
         assert_eq!(compare(&source, &target.uri, None).await.unwrap(), [], "{kind:?}");
         execute(&target.uri, "delete from public.\"Values\" where x > 166").await.unwrap();
         let differences = compare(&source, &target.uri, None).await.unwrap();
-        assert!(matches!(differences[..], [Difference::Count { source: 500, target: 498, .. }]), "{kind:?}: {differences:?}");
+        assert!(matches!(differences[..], [Mismatch::Count { source: 500, target: 498, .. }]), "{kind:?}: {differences:?}");
         target.close().await.unwrap();
     }
 }

@@ -201,8 +201,8 @@ async fn every_object_arrives_or_is_reported() {
 #[tokio::test]
 async fn n_8_n_9_n_10_all_that_is_requested_arrives_with_roles_under_their_mapped_names() {
     let pair = everything().await;
-    let wishes = ["--owners", "--grants", "--publications", "--subscriptions", "--map-role", "only_here=moved here"];
-    let ended = migrated(&pair, &wishes).await;
+    let requests = ["--owners", "--grants", "--publications", "--subscriptions", "--map-role", "only_here=moved here"];
+    let ended = migrated(&pair, &requests).await;
     let reported = not_moved(&ended);
     let published: BTreeSet<String> = REPORTED.iter().filter(|r| r.starts_with("PUBLICATION")).map(ToString::to_string).collect();
     assert_eq!(&reported | &published, set(REPORTED));

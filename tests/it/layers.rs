@@ -8,7 +8,7 @@ use std::{
 };
 use syn::visit::Visit;
 
-/// For each folder, its modules from the top to the ground. A module uses only modules of lower floors; modules of one floor do not know
+/// For each folder, its modules from the top to the ground. A module uses only modules of lower floors; modules of one floor do not use
 /// each other. A module that is not listed fails the test, so that nobody forgets to give it a place.
 const FLOORS: &[(&str, &[&[&str]])] = &[
     (
@@ -48,7 +48,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
     (
         "migration::stages",
-        &[&["done"], &["cutover"], &["verify", "catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
+        &[&["done"], &["cutover"], &["verify"], &["catch_up"], &["copy"], &["preflight"], &["hypertables"], &["schema"], &["identity"]],
     ),
     ("migration::stages::preflight", &[&["checks"], &["scope", "source", "target", "machine"], &["connections"], &["finding"]]),
     ("run", &[&["demo"], &["wiring"], &["signals"]]),

@@ -22,7 +22,7 @@ use hyperlift::{
         lane::{Conflict, ConflictPolicy, LaneProgress},
         pgoutput::{self, Message, OldKind, Operation, Value},
         receiver::{Origin, Receiver, StartPositions},
-        relation::{Counters, Relation, RelationIndex},
+        relation::{Relation, RelationCounters, RelationIndex},
         router::DistributionPolicy,
         spool::{self, SpoolReader},
     },
@@ -172,7 +172,7 @@ pub struct Replay<'a> {
     /// Where all lanes stop together, which ends their batches.
     pub barriers: Vec<Lsn>,
     /// Changes by relation, of all runs.
-    pub counters: BTreeMap<TableName, Counters>,
+    pub counters: BTreeMap<TableName, RelationCounters>,
 }
 
 impl<'a> Replay<'a> {

@@ -15,14 +15,14 @@ mod status;
 mod stop;
 mod wait;
 
-pub use self::{counters::differences, replay::Replay, start::start};
+pub use self::{counters::differences, replay::RunningReplay, start::start};
 
 use std::time::Instant;
 
 use crate::{error::Result, event::Stage, migration::context::Context};
 
 /// Replays until the operator, or a quiet source, confirms the cutover.
-pub async fn run(cx: &mut Context, mut replay: Replay) -> Result<Replay> {
+pub async fn run(cx: &mut Context, mut replay: RunningReplay) -> Result<RunningReplay> {
     let confirmed = match replay.wait_for_cutover(cx).await {
         Ok(()) => {
             replay.confirmed = Instant::now();

@@ -10,7 +10,7 @@ pub use self::{last_objects::is_past_point_of_no_return, late_writes::report as 
 
 use std::time::Instant;
 
-use super::{catch_up::Replay, copy::Replication};
+use super::{catch_up::RunningReplay, copy::Replication};
 use crate::{
     error::Result,
     event::{Event, Stage, StageState},
@@ -25,11 +25,11 @@ pub enum CutoverOutcome {
     /// The target is handed over; the receiver goes on, so that late writes are seen.
     Complete(Replication),
     /// Nothing has changed: catch-up goes on.
-    Aborted(Box<Replay>),
+    Aborted(Box<RunningReplay>),
 }
 
 /// Drains the stream, sets the sequences and makes the last objects. It can be aborted until the last objects.
-pub async fn run(cx: &mut Context, mut replay: Replay) -> Result<CutoverOutcome> {
+pub async fn run(cx: &mut Context, mut replay: RunningReplay) -> Result<CutoverOutcome> {
     cx.enter(Stage::Cutover).await;
     let end = match drain::run(cx, &mut replay).await {
         Ok(Drain::Drained { end }) => end,

@@ -67,7 +67,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
 }
 
 /// Runs the checks one time, for `hyperlift check`: nothing is remembered, and nobody is asked.
-pub async fn check_only(cx: &Context) -> Result<()> {
+pub async fn check_only(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Preflight).await;
     let (results, judged) = check(cx, Purpose::CheckOnly).await?;
     let failed: Vec<&Check> = results.iter().filter(|c| c.verdict == Verdict::Fail).collect();

@@ -9,7 +9,7 @@ select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname), null, null, $2 
             else 'not created on the target: only a superuser of the source may read its connection' end,
        case when $2 and current_setting('is_superuser') = 'on'
             then format('before the cutover: alter subscription %I disable on the source; after it the one of the target takes over from where '
-                        'that one stopped, as README says', subname)
+                        'that one stopped, as the guide says', subname)
             else 'let it end with the source, then create it there' || case when $2 then '' else '; --subscriptions creates it disabled' end end
   from pg_subscription where subdbid = (select oid from pg_database where datname = current_database())
 union all

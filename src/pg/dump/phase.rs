@@ -1,4 +1,6 @@
-//! When the objects of a schema are made, kind by kind: the one table of phases.
+//! When the objects of a schema are created, kind by kind: the one table of phases. Where the rest of a statement decides as well (an
+//! identity column, a check that is not valid yet), the exception is made where the statement is edited: [`super::alter_table`] and
+//! [`super::downgrade`].
 
 use pg_query::{
     NodeEnum,
@@ -23,6 +25,7 @@ struct Place {
 fn place(kind: ObjectKind) -> Place {
     use ObjectKind as K;
     use Phase::{Cutover, Handover, Index, Subscription};
+    // After the data, created, its comment.
     let (after_data, made, comment) = match kind {
         K::Index => (true, Some(Index), None),
         K::Constraint => (true, Some(Index), Some(Cutover)),

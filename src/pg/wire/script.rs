@@ -35,7 +35,7 @@ pub enum Request<'a> {
 
 /// What the server answered to one request.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// The row count of its (last) command tag.
     pub count: u64,
     /// Rows that it returned, in text format.
@@ -49,7 +49,7 @@ pub struct Failed {
     pub at: Option<usize>,
     pub error: Error,
     /// To the requests before it, if they are known.
-    pub before: Vec<Answer>,
+    pub before: Vec<Response>,
 }
 
 impl From<Error> for Failed {
@@ -122,7 +122,7 @@ struct Sent {
 impl Wire {
     /// Sends all requests and reads all answers. After an error of the server the connection is ready for more; requests after the
     /// failed one were not run, if all of them belong to one transaction.
-    pub async fn run(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Answer>, Failed> {
+    pub async fn run(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Response>, Failed> {
         let mut sent = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
         let mut parsed_now: Vec<(String, String)> = Vec::new();
@@ -188,12 +188,12 @@ impl Wire {
         })
     }
 
-    async fn answers(&mut self, sent: Vec<Sent>) -> Result<Vec<Answer>, Failed> {
+    async fn answers(&mut self, sent: Vec<Sent>) -> Result<Vec<Response>, Failed> {
         let mut answers = Vec::with_capacity(sent.len());
         let mut failed: Option<Failed> = None;
         let mut skipping = false;
         for (at, request) in sent.into_iter().enumerate() {
-            let mut answer = Answer::default();
+            let mut answer = Response::default();
             // After an error the server is silent up to the Sync.
             let mut done = skipping && !request.ready;
             while !done {

@@ -5,14 +5,14 @@ use std::{borrow::Cow, collections::HashMap};
 use crate::{
     error::{Error, Result},
     lsn::Position,
-    pg::wire::{Answer, Request},
+    pg::wire::{Request, Response},
     replay::{
         apply::{self, BoundStatement, RowAction},
         change::Change,
         compact::Sets,
         key,
         pgoutput::RowOp,
-        relation::{Counters, Relation, RelationIndex, Relations},
+        relation::{Relation, RelationCounters, RelationIndex, Relations},
         sets::{self, Expect, Staging},
     },
 };
@@ -68,7 +68,7 @@ impl<E: Into<Error>> From<E> for Refusal {
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug)]
-enum Purpose {
+enum RequestPurpose {
     Staging,
     Position,
     Set(RelationIndex),
@@ -80,11 +80,11 @@ enum Purpose {
 #[derive(Default)]
 pub struct Flight<'a> {
     pub requests: Vec<Request<'a>>,
-    expected: Vec<(Purpose, Expect)>,
+    expected: Vec<(RequestPurpose, Expect)>,
 }
 
 impl<'a> Flight<'a> {
-    fn push(&mut self, purpose: Purpose, request: Request<'a>, expect: Expect) {
+    fn push(&mut self, purpose: RequestPurpose, request: Request<'a>, expect: Expect) {
         self.requests.push(request);
         self.expected.push((purpose, expect));
     }
@@ -92,7 +92,7 @@ impl<'a> Flight<'a> {
     /// Staging tables are made first: as a rule before the transaction, because its flight begins it.
     pub fn put_first(&mut self, sql: String) {
         self.requests.insert(0, Request::Query(Cow::Owned(sql)));
-        self.expected.insert(0, (Purpose::Staging, Expect::Anything));
+        self.expected.insert(0, (RequestPurpose::Staging, Expect::Anything));
     }
 
     pub fn take_requests(&mut self) -> Vec<Request<'a>> {
@@ -100,9 +100,9 @@ impl<'a> Flight<'a> {
     }
 
     /// Whether the requests that were answered touched the rows that they should.
-    pub fn check(&self, answers: &[Answer], relations: &Relations) -> Result<(), Refusal> {
+    pub fn check(&self, answers: &[Response], relations: &Relations) -> Result<(), Refusal> {
         let mut before = 0;
-        for ((purpose, expect), Answer { count, .. }) in self.expected.iter().zip(answers) {
+        for ((purpose, expect), Response { count, .. }) in self.expected.iter().zip(answers) {
             let right = match expect {
                 Expect::Anything | Expect::Some => true,
                 Expect::Rows(n) => count == n,
@@ -112,12 +112,12 @@ impl<'a> Flight<'a> {
             before = *count;
             match *purpose {
                 _ if right => {}
-                Purpose::Position | Purpose::Staging | Purpose::Statement => return Err(Refusal::Moved),
-                Purpose::Set(relation) => {
+                RequestPurpose::Position | RequestPurpose::Staging | RequestPurpose::Statement => return Err(Refusal::Moved),
+                RequestPurpose::Set(relation) => {
                     tracing::info!(table = %relations[relation].table, count, ?expect, "a set touched other rows than it should");
                     return Err(Refusal::Set(relation));
                 }
-                Purpose::Change(position) => return Err(Refusal::Change(position, no_row())),
+                RequestPurpose::Change(position) => return Err(Refusal::Change(position, no_row())),
             }
         }
         Ok(())
@@ -126,14 +126,14 @@ impl<'a> Flight<'a> {
     /// The refusal that the error of a request means; `at` is its place.
     pub fn refusal(&self, at: Option<usize>, error: Error, relations: &Relations) -> Refusal {
         match at.map(|at| self.expected[at].0) {
-            Some(Purpose::Set(relation)) => {
+            Some(RequestPurpose::Set(relation)) => {
                 tracing::info!(table = %relations[relation].table, %error, "a set failed");
                 Refusal::Set(relation)
             }
-            Some(Purpose::Change(position)) => Refusal::Change(position, error),
-            Some(Purpose::Statement) => Refusal::Statement(error),
-            Some(Purpose::Staging) => Refusal::NoStaging(error),
-            Some(Purpose::Position) | None => Refusal::Lane(error),
+            Some(RequestPurpose::Change(position)) => Refusal::Change(position, error),
+            Some(RequestPurpose::Statement) => Refusal::Statement(error),
+            Some(RequestPurpose::Staging) => Refusal::NoStaging(error),
+            Some(RequestPurpose::Position) | None => Refusal::Lane(error),
         }
     }
 }
@@ -142,23 +142,23 @@ impl<'a> Flight<'a> {
 #[derive(Default)]
 pub struct ScriptBuilder<'a> {
     flight: Flight<'a>,
-    counts: HashMap<RelationIndex, Counters>,
+    counts: HashMap<RelationIndex, RelationCounters>,
 }
 
 impl<'a> ScriptBuilder<'a> {
     /// A statement that moves a position: it must touch one row.
     pub fn position(&mut self, sql: String) {
-        self.flight.push(Purpose::Position, Request::Query(Cow::Owned(sql)), Expect::Rows(1));
+        self.flight.push(RequestPurpose::Position, Request::Query(Cow::Owned(sql)), Expect::Rows(1));
     }
 
     pub fn statement(&mut self, sql: impl Into<Cow<'a, str>>) {
-        self.flight.push(Purpose::Statement, Request::Query(sql.into()), Expect::Anything);
+        self.flight.push(RequestPurpose::Statement, Request::Query(sql.into()), Expect::Anything);
     }
 
     pub fn set(&mut self, index: RelationIndex, sets: Sets<'a>, relation: &Relation, staging: &mut Staging) {
         self.counts.entry(index).or_default().add(&sets.counts);
         for (request, expect) in sets::requests(sets, index, relation, staging) {
-            self.flight.push(Purpose::Set(index), request, expect);
+            self.flight.push(RequestPurpose::Set(index), request, expect);
         }
     }
 
@@ -180,7 +180,7 @@ impl<'a> ScriptBuilder<'a> {
             Err(e) => return Err(Refusal::Change(change.position, e)),
             Ok(RowAction::Nothing) => {}
             Ok(RowAction::One(statement)) if !skip_conflicts => {
-                self.flight.push(Purpose::Change(change.position), execute(statement), Expect::Rows(1));
+                self.flight.push(RequestPurpose::Change(change.position), execute(statement), Expect::Rows(1));
             }
             Ok(action) => return Ok(Some(action)),
         }
@@ -198,7 +198,7 @@ impl<'a> ScriptBuilder<'a> {
             self.counts.iter().filter(|(_, c)| c.conflicts_skipped > 0).map(|(i, c)| (relations[*i].oid, c.conflicts_skipped)).collect();
         skipped.sort_unstable();
         for (oid, changes) in skipped {
-            self.flight.push(Purpose::Statement, Request::Query(Cow::Owned(record(oid, changes))), Expect::Rows(1));
+            self.flight.push(RequestPurpose::Statement, Request::Query(Cow::Owned(record(oid, changes))), Expect::Rows(1));
         }
     }
 
@@ -212,7 +212,7 @@ impl<'a> ScriptBuilder<'a> {
     }
 
     /// What the transaction does, by relation.
-    pub fn into_counts(self) -> HashMap<RelationIndex, Counters> {
+    pub fn into_counts(self) -> HashMap<RelationIndex, RelationCounters> {
         self.counts
     }
 }

@@ -17,13 +17,13 @@ use crate::{
     pg::{
         connect::session::Side,
         ledger,
-        wire::{Answer, Request, Wire},
+        wire::{Request, Response, Wire},
     },
     replay::{
         apply::{BoundStatement, RowAction, RowMove},
         change::Change,
-        compact::{self, Part},
-        relation::{Counters, Relation, RelationIndex, Relations},
+        compact::{self, BatchPart},
+        relation::{Relation, RelationCounters, RelationIndex, Relations},
         sets::Staging,
     },
 };
@@ -85,7 +85,7 @@ impl LaneSession {
     }
 
     /// Applies steps and moves the positions of lanes, in one transaction; what was done, by relation.
-    pub async fn apply(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, Counters>, Refusal> {
+    pub async fn apply(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, RelationCounters>, Refusal> {
         let relations = self.shared.relations.borrow().clone();
         if !Arc::ptr_eq(&relations, &self.relations) {
             // Prepared statements and staging tables were made for tables of another shape.
@@ -105,7 +105,7 @@ impl LaneSession {
         result
     }
 
-    async fn transaction(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, Counters>, Refusal> {
+    async fn transaction(&mut self, work: LaneTransaction<'_>, modes: &Modes) -> Result<HashMap<RelationIndex, RelationCounters>, Refusal> {
         let LaneTransaction { steps, lanes, to } = work;
         let mut script = ScriptBuilder::default();
         let mut begin = "begin; set constraints all deferred; ";
@@ -141,12 +141,12 @@ impl LaneSession {
             let (relation, mode) = (&relations[index], modes.get(index));
             let parts = match mode {
                 Mode::Sets => compact::parts(&changes, relation),
-                Mode::InOrder | Mode::SkipConflicts => vec![Part::InOrder(changes)],
+                Mode::InOrder | Mode::SkipConflicts => vec![BatchPart::InOrder(changes)],
             };
             for part in parts {
                 match part {
-                    Part::Sets(sets) => script.set(index, sets, relation, &mut self.staging),
-                    Part::InOrder(changes) => {
+                    BatchPart::Sets(sets) => script.set(index, sets, relation, &mut self.staging),
+                    BatchPart::InOrder(changes) => {
                         for change in changes {
                             self.in_order(script, change, relation, mode).await?;
                         }
@@ -236,12 +236,12 @@ impl LaneSession {
         self.answers(vec![Request::Query(Cow::Borrowed(sql))]).await.map(|_| ())
     }
 
-    async fn answers(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Answer>> {
+    async fn answers(&mut self, requests: Vec<Request<'_>>) -> Result<Vec<Response>> {
         let wire = self.wire.as_mut().ok_or_else(connection_gone)?;
         wire.run(requests).await.map_err(|failed| failed.error)
     }
 
-    async fn execute(&mut self, statement: BoundStatement<'_>) -> Result<Answer> {
+    async fn execute(&mut self, statement: BoundStatement<'_>) -> Result<Response> {
         Ok(self.answers(vec![execute(statement)]).await?.pop().unwrap_or_default())
     }
 

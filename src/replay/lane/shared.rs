@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     lsn::{Lsn, Position},
     pg::connect::conninfo::Conninfo,
-    replay::relation::{Counters, RelationIndex, Relations},
+    replay::relation::{RelationCounters, RelationIndex, Relations},
 };
 
 /// What a lane reports about itself. Absolute values.
@@ -65,8 +65,8 @@ pub struct LaneShared {
     /// The router alone changes them, and only at a barrier.
     pub relations: watch::Receiver<Arc<Relations>>,
     pub conflicts: mpsc::Sender<Conflict>,
-    /// Counters of the relations, by index.
-    pub counters: Arc<Vec<watch::Sender<Counters>>>,
+    /// RelationCounters of the relations, by index.
+    pub counters: Arc<Vec<watch::Sender<RelationCounters>>>,
     pub on_conflict: ConflictPolicy,
     /// Never sets: every change by itself, in order.
     pub in_order: bool,

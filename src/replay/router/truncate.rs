@@ -50,18 +50,19 @@ impl Routing {
             }
             let own = TableName::new(&described.message.schema, &described.message.name);
             // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
-            let statement = match () {
-                () if *oid == relation.oid || own == relation.table => format!("truncate {}{}", relation.shape.only(), relation.table.sql()),
-                // A leaf is truncated under its own name. ONLY is refused on hypertables, and would spare the leaves of a root.
-                () if relation.shape.kind == TableKind::Partitioned => format!("truncate {}", own.sql()),
-                () => {
-                    let table = relation.table.clone();
-                    let (statement, all) = self.without_partition(&named, *oid, &own, &table).await?;
-                    if all {
-                        emptied.insert(index);
-                    }
-                    statement
+            let statement = if *oid == relation.oid || own == relation.table {
+                // ONLY is refused on hypertables, and would spare the leaves of a root.
+                format!("truncate {}{}", relation.shape.only(), relation.table.sql())
+            } else if relation.shape.kind == TableKind::Partitioned {
+                // A leaf is truncated under its own name.
+                format!("truncate {}", own.sql())
+            } else {
+                let table = relation.table.clone();
+                let (statement, all) = self.without_partition(&named, *oid, &own, &table).await?;
+                if all {
+                    emptied.insert(index);
                 }
+                statement
             };
             if !statements.contains(&statement) {
                 statements.push(statement);

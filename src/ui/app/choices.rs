@@ -11,7 +11,7 @@ use crate::{
     state::State,
     ui::{
         keys::Action,
-        view::{Modal, Purpose, Selection},
+        view::{Modal, NamePurpose, Selection},
     },
 };
 
@@ -41,7 +41,7 @@ impl App {
             return vec![Effect::Send(Command::SetIdentity { table: row.table.clone(), choice: None })];
         }
         if choice == IdentityChoice::InsertOnly {
-            self.view.modal = Some(Modal::Name { purpose: Purpose::InsertOnly(row.table.clone()), input: Input::default() });
+            self.view.modal = Some(Modal::Name { purpose: NamePurpose::InsertOnly(row.table.clone()), input: Input::default() });
             return Vec::new();
         }
         let table = row.table.clone();

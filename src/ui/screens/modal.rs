@@ -8,7 +8,7 @@ use crate::{
     ui::{
         screens::progress,
         theme::Role,
-        view::{Modal, Purpose, View},
+        view::{Modal, NamePurpose, View},
         widgets::text::{self, pane, width, wrap},
     },
 };
@@ -19,10 +19,10 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         Some(Modal::Quit) => quit(frame, area, state, view),
         Some(Modal::Name { purpose, input }) => {
             let (title, what) = match purpose {
-                Purpose::Skip(_, object) => {
+                NamePurpose::Skip(_, object) => {
                     ("SKIP", format!("The migration continues without {object}: what is missing there stays missing on the target."))
                 }
-                Purpose::InsertOnly(table) => {
+                NamePurpose::InsertOnly(table) => {
                     ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on. i takes it back."))
                 }
             };

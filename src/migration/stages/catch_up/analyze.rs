@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{replay::Replay, status::Analyze};
+use super::{replay::RunningReplay, status::Analyze};
 use crate::{
     bus::Reporter,
     config::Config,
@@ -14,7 +14,7 @@ use crate::{
     pg::{client, connect::session::Side, target_table},
 };
 
-impl Replay {
+impl RunningReplay {
     /// Below the lag threshold ANALYZE runs, once, table by table, while replay continues.
     pub(super) async fn analyze_when_near(&mut self, cx: &Context, lag: u64) {
         match &self.analyze {

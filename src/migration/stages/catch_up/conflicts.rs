@@ -1,6 +1,6 @@
 //! Changes that cannot be applied, and failures of lanes: the operator decides.
 
-use super::replay::{Replay, SAMPLE_EVERY, Waiting};
+use super::replay::{RunningReplay, SAMPLE_EVERY, Waiting};
 
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashSet;
@@ -27,7 +27,7 @@ enum Next<T> {
     Done(T),
 }
 
-impl Replay {
+impl RunningReplay {
     /// Runs work, or waits for a command that ends the wait ([`crate::migration::prompts::Prompts::drive`]), while replay is sampled and
     /// its conflicts are asked about. A lane or a router that fails ends it.
     pub async fn drive<T>(

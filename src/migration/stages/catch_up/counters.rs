@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use tokio::sync::watch;
 
-use super::{replay::Replay, status::AppliedCounters};
+use super::{replay::RunningReplay, status::AppliedCounters};
 use crate::{
     error::Result,
     event::{self, Difference, Event},
     migration::context::Context,
     pg::ledger,
-    replay::relation::{Counters, Relations},
+    replay::relation::{RelationCounters, Relations},
 };
 
 /// The counters of a new run, in the order of the relations; `missed` is what the ledger says, by OID.
@@ -17,7 +17,7 @@ pub async fn begin(
     cx: &mut Context,
     relations: &Relations,
     missed: &HashMap<u32, u64>,
-    counters: Vec<watch::Receiver<Counters>>,
+    counters: Vec<watch::Receiver<RelationCounters>>,
 ) -> Vec<AppliedCounters> {
     let mut all = Vec::new();
     for (relation, counters) in relations.iter().zip(counters) {
@@ -26,12 +26,12 @@ pub async fn begin(
             cx.record.differences.insert(relation.table.clone(), Difference::Missed(missed_before));
             cx.reporter.report(Event::Missed { table: relation.table.clone(), missed: missed_before }).await;
         }
-        all.push(AppliedCounters { counters, last_reported: Counters::default(), missed_before });
+        all.push(AppliedCounters { counters, last_reported: RelationCounters::default(), missed_before });
     }
     all
 }
 
-impl Replay {
+impl RunningReplay {
     /// Reports the tables that were changed, and records what was missed: it decides how the migration ends.
     pub async fn report_counters(&mut self, cx: &mut Context) -> Result<()> {
         let mut more_missed = false;
@@ -62,9 +62,9 @@ pub async fn settle(cx: &mut Context) -> Result<()> {
 }
 
 /// The counters of this run, with what was missed since the migration began.
-fn since_the_beginning(run: Counters, missed: u64) -> event::Counters {
-    let Counters { inserts, updates, deletes, truncates, conflicts_skipped: _, sets, in_order, full_row } = run;
-    event::Counters { inserts, updates, deletes, truncates, sets, in_order, full_row, missed }
+fn since_the_beginning(run: RelationCounters, missed: u64) -> event::TableCounters {
+    let RelationCounters { inserts, updates, deletes, truncates, conflicts_skipped: _, sets, in_order, full_row } = run;
+    event::TableCounters { inserts, updates, deletes, truncates, sets, in_order, full_row, missed }
 }
 
 /// `12 changes of public.orders, public.items (accepted)`: the tables that are known to differ; empty when there are none.

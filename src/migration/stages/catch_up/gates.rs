@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     counters::differences,
-    replay::{LOOK, Replay},
+    replay::{LOOK, RunningReplay},
     status::Analyze,
 };
 use crate::{
@@ -22,19 +22,19 @@ const ROUND_TRIP: Duration = Duration::from_secs(5);
 /// The application counts as stopped when it has not written for this long.
 const QUIET: Duration = Duration::from_secs(10);
 
-impl Replay {
+impl RunningReplay {
     /// Polls what the stream does not carry: prepared transactions, new and changed tables, lanes that the target blocks.
     pub async fn poll_source(&mut self, cx: &Context) {
         let poll = async {
-            self.prepared = Some(catalog::prepared_transactions(&self.source).await?);
+            self.prepared_transactions = Some(catalog::prepared_transactions(&self.source).await?);
             let now = catalog::shapes(&self.source, &cx.plan.scope).await?;
             Ok::<_, Error>(catalog::difference(&cx.record.shapes, &now))
         };
         if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, poll).await {
-            if let Some(text) = altered.as_ref().filter(|_| altered != self.altered) {
+            if let Some(text) = altered.as_ref().filter(|_| altered != self.schema_difference) {
                 cx.notice(Level::Warn, format!("the source's schema changed: {text}")).await;
             }
-            self.altered = altered;
+            self.schema_difference = altered;
         }
         let blocked = self
             .handle
@@ -42,10 +42,10 @@ impl Replay {
             .iter()
             .enumerate()
             .find_map(|(i, l)| l.borrow().blocked_by.as_ref().map(|why| format!("lane {i} waits for the target: {why}")));
-        if let Some(text) = blocked.as_ref().filter(|_| blocked != self.held_up) {
+        if let Some(text) = blocked.as_ref().filter(|_| blocked != self.blocked_lane) {
             cx.notice(Level::Warn, text.clone()).await;
         }
-        self.held_up = blocked;
+        self.blocked_lane = blocked;
     }
 
     /// What has to be true before the cutover. Hard gates block it, soft ones warn.
@@ -65,15 +65,19 @@ impl Replay {
             ),
             hard(
                 GateKind::NothingPrepared,
-                self.prepared == Some(0),
-                match self.prepared {
+                self.prepared_transactions == Some(0),
+                match self.prepared_transactions {
                     None => "not checked yet".into(),
                     Some(0) => "no prepared transactions".into(),
                     Some(1) => "commit or roll back the prepared transaction on the source".into(),
                     Some(n) => format!("commit or roll back {n} prepared transactions on the source"),
                 },
             ),
-            soft(GateKind::SourceSchema, self.altered.is_none(), self.altered.clone().unwrap_or_else(|| "as it was copied".into())),
+            soft(
+                GateKind::SourceSchema,
+                self.schema_difference.is_none(),
+                self.schema_difference.clone().unwrap_or_else(|| "as it was copied".into()),
+            ),
             self.analyzed(cx),
             replica_identity(cx),
             soft(

@@ -34,7 +34,7 @@ pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 pub(super) type Answering = Pin<Box<dyn Future<Output = (Waiting, Result<Answer>)> + Send + Sync>>;
 
 /// The running replay.
-pub struct Replay {
+pub struct RunningReplay {
     pub replication: Replication,
     /// Router and lanes.
     pub(super) handle: ReplayHandle,
@@ -54,11 +54,11 @@ pub struct Replay {
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
     /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not looked at yet.
-    pub(super) prepared: Option<i64>,
+    pub(super) prepared_transactions: Option<i64>,
     /// What has changed in the source's schema since the copy.
-    pub(super) altered: Option<String>,
+    pub(super) schema_difference: Option<String>,
     /// Lanes that are blocked, as it was last reported.
-    pub(super) held_up: Option<String>,
+    pub(super) blocked_lane: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.
     pub(super) start: Lsn,
     /// Where the source stood, and when.
@@ -83,7 +83,7 @@ pub(super) struct Waiting {
     pub(super) table: Option<TableName>,
 }
 
-impl Replay {
+impl RunningReplay {
     pub(super) fn relations(&self) -> Arc<Relations> {
         self.handle.relations.borrow().clone()
     }

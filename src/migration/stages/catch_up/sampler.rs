@@ -1,6 +1,6 @@
 //! Lag, rates and positions, measured twice a second.
 
-use super::replay::{Applied, LOOK, Replay};
+use super::replay::{Applied, LOOK, RunningReplay};
 use crate::pg::own::Names;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -15,7 +15,7 @@ use crate::{
     state::between,
 };
 
-impl Replay {
+impl RunningReplay {
     pub(super) async fn sample(&mut self, cx: &mut Context) -> Result<()> {
         let asked = Instant::now();
         let (source, source_time) = match tokio::time::timeout(LOOK, catalog::flushed_lsn_and_time(&self.source)).await {

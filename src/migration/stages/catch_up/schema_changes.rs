@@ -1,6 +1,6 @@
 //! A table of the source that was altered while its changes are replayed.
 
-use super::replay::{LOOK, Replay};
+use super::replay::{LOOK, RunningReplay};
 use crate::migration::restore::{self, statements};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     scope::Scope,
 };
 
-impl Replay {
+impl RunningReplay {
     /// A table of the target was altered as its source was: what is compared from now on.
     pub(super) async fn follow(&mut self, cx: &mut Context, change: SchemaChange) -> Result<()> {
         let SchemaChange { oid, before, now, columns } = change;

@@ -21,7 +21,7 @@ use crate::{
     },
     replay::{
         lane::LaneProgress,
-        relation::{Counters, Relation, RelationIndex},
+        relation::{Relation, RelationCounters, RelationIndex},
     },
 };
 
@@ -196,7 +196,7 @@ impl Window {
 pub struct Watch {
     pub suspects: Vec<Suspect>,
     /// Of all replayed relations.
-    pub counters: Vec<watch::Receiver<Counters>>,
+    pub counters: Vec<watch::Receiver<RelationCounters>>,
     pub lanes: Vec<watch::Receiver<LaneProgress>>,
     pub target: Conninfo,
     pub application: String,

@@ -3,7 +3,7 @@
 use super::{
     super::copy::Replication,
     counters, lag,
-    replay::Replay,
+    replay::RunningReplay,
     replayed::{self, Replayed},
     slow_tables,
     status::{Analyze, RoundTrip},
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Starts router and lanes at the positions that the target has recorded.
-pub async fn start(cx: &mut Context, replication: Replication) -> Result<Replay> {
+pub async fn start(cx: &mut Context, replication: Replication) -> Result<RunningReplay> {
     cx.enter(Stage::CatchUp).await;
     let prepared = match prepare(cx, &replication).await {
         Ok(prepared) => prepared,
@@ -44,7 +44,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Replay>
     watch_slow_tables(cx, slow, &handle, &tasks, cancel.clone());
     let relations = handle.relations.borrow().clone();
     let counters = counters::begin(cx, &relations, &skipped_before, handle.counters.clone()).await;
-    Ok(Replay {
+    Ok(RunningReplay {
         replication,
         handle,
         counters,
@@ -58,9 +58,9 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Replay>
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,
-        prepared: None,
-        altered: None,
-        held_up: None,
+        prepared_transactions: None,
+        schema_difference: None,
+        blocked_lane: None,
         start: cx.record.slot.unwrap_or_default(),
         history: lag::History::default(),
         lag: None,

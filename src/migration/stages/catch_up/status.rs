@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-use crate::{lsn::Lsn, replay::relation::Counters};
+use crate::{lsn::Lsn, replay::relation::RelationCounters};
 
 /// Where ANALYZE is; it runs once in a run.
 pub(super) enum Analyze {
@@ -47,8 +47,8 @@ impl RoundTrip {
 
 /// The counters of a relation, and what was reported of them.
 pub struct AppliedCounters {
-    pub(super) counters: watch::Receiver<Counters>,
-    pub(super) last_reported: Counters,
+    pub(super) counters: watch::Receiver<RelationCounters>,
+    pub(super) last_reported: RelationCounters,
     /// Changes that earlier runs have missed.
     pub(super) missed_before: u64,
 }

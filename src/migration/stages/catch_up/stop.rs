@@ -3,12 +3,12 @@
 use super::{
     super::copy::Replication,
     counters,
-    replay::{LOOK, Replay},
+    replay::{LOOK, RunningReplay},
 };
 
 use crate::{event::Level, migration::context::Context};
 
-impl Replay {
+impl RunningReplay {
     /// Ends router and lanes; the receiver goes on.
     pub async fn stop(mut self, cx: &mut Context) -> Replication {
         self.cancel.cancel();

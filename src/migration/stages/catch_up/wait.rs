@@ -1,6 +1,6 @@
 //! Waiting for the cutover: the operator opens the box and confirms, or the source is quiet.
 
-use super::replay::{Replay, SAMPLE_EVERY};
+use super::replay::{RunningReplay, SAMPLE_EVERY};
 
 use crate::{
     error::Result,
@@ -27,7 +27,7 @@ fn order(command: Command) -> Result<Next, Command> {
     }
 }
 
-impl Replay {
+impl RunningReplay {
     /// Waits, in catch-up, until the cutover is confirmed.
     pub async fn wait_for_cutover(&mut self, cx: &mut Context) -> Result<()> {
         let mut cutover_box: Option<Asked> = None;
@@ -39,7 +39,7 @@ impl Replay {
                 Next::Gates => {
                     let ready = blocked_by.is_none() && self.analyze.has_ended();
                     if cx.config.cutover_when_ready && cutover_box.is_none() {
-                        if ready && self.altered.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
+                        if ready && self.schema_difference.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
                             return Ok(());
                         }
                     } else if !cx.config.interactive && !cx.config.cutover_when_ready && ready && !announced {

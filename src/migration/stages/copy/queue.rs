@@ -133,7 +133,7 @@ impl<'a> PartCounter<'a> {
 
 /// What a job does next.
 pub enum CopyWork {
-    SourceRelation(CopyQueueEntry),
+    Relation(CopyQueueEntry),
     Part(Arc<OpenRelation>, Part, Option<SourceSession>),
 }
 
@@ -210,7 +210,7 @@ impl CopyQueue {
         }
         let entry = inner.waiting.pop_front()?;
         inner.opening = (entry.relation.bytes > self.split).then(Instant::now);
-        Some(CopyWork::SourceRelation(entry))
+        Some(CopyWork::Relation(entry))
     }
 
     /// Waits for work; `None` when everything is done.

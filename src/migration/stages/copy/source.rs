@@ -21,7 +21,7 @@ use crate::{
         connect::{conninfo::Conninfo, session::Side},
         slot as server_slot,
         snapshot::Snapshot,
-        wire::{Answer, Failed, Request, Wire},
+        wire::{Failed, Request, Response, Wire},
     },
     sqlstate,
 };
@@ -193,7 +193,7 @@ fn lock(relation: &SourceRelation) -> String {
     )
 }
 
-fn text(answers: &[Answer], at: usize, row: usize, column: usize) -> String {
+fn text(answers: &[Response], at: usize, row: usize, column: usize) -> String {
     let value = answers.get(at).and_then(|a| a.rows.get(row)).and_then(|r| r.get(column)).and_then(Option::as_ref);
     value.map(|v| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
 }

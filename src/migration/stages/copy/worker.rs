@@ -76,7 +76,7 @@ impl CopyWorker {
                 work
             };
             match work {
-                CopyWork::SourceRelation(entry) => self.relation(entry).await?,
+                CopyWork::Relation(entry) => self.relation(entry).await?,
                 CopyWork::Part(open, part, keeper) => self.part(&open, part, keeper).await?,
             }
         }

@@ -1,7 +1,7 @@
 //! Steps 1 to 5 of the cutover: the stream is applied to its end, no write came after it, and the sequences are set.
 
 use super::{
-    super::catch_up::Replay,
+    super::catch_up::RunningReplay,
     late_writes::{self, LateWrites},
     sequences, step,
 };
@@ -32,7 +32,7 @@ impl Drain {
 }
 
 /// Drains until the source is quiet, or the cutover is given up.
-pub async fn run(cx: &mut Context, replay: &mut Replay) -> Result<Drain> {
+pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> {
     replay.resume(cx).await;
     let source = cx.source("cutover").await?;
     if catalog::prepared_transactions(&source).await? > 0 {

@@ -1,6 +1,6 @@
 //! Late writes: what applications wrote to the source after the end of the stream. The target does not have it.
 
-use super::{super::catch_up::Replay, step};
+use super::{super::catch_up::RunningReplay, step};
 use crate::{
     error::Result,
     event::{Answer, Command, CutoverStep, Event, PromptKind, Stage},
@@ -20,7 +20,7 @@ pub enum LateWrites {
 }
 
 /// Reads the stream from `end` to where the source is now, and reports the tables that were written to.
-pub async fn check(cx: &mut Context, replay: &mut Replay, source: &Client, end: Lsn, step: CutoverStep) -> Result<LateWrites> {
+pub async fn check(cx: &mut Context, replay: &mut RunningReplay, source: &Client, end: Lsn, step: CutoverStep) -> Result<LateWrites> {
     step::report(cx, step, false, "").await;
     let now = catalog::mark_end_of_stream(source).await?;
     let mut waiter = replay.replication.receiver.waiter();
@@ -46,13 +46,13 @@ pub async fn report(cx: &Context, source: &Client, writes: &[(u32, Lsn)]) -> Res
 }
 
 /// Waits until the work is done, while replay runs; `None` when the operator goes back to catch-up.
-pub async fn unless_aborted<T>(cx: &mut Context, replay: &mut Replay, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+pub async fn unless_aborted<T>(cx: &mut Context, replay: &mut RunningReplay, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
     let back = |command| if command == Command::AbortCutover { Ok(None) } else { Err(command) };
     replay.drive(cx, Stage::Cutover, async { work.await.map(Some) }, back).await
 }
 
 /// Asks whether to drain again, or to go back to catch-up. A run without an operator goes back, until the source is quiet.
-pub async fn ask_to_drain_again(cx: &mut Context, replay: &mut Replay) -> Result<bool> {
+pub async fn ask_to_drain_again(cx: &mut Context, replay: &mut RunningReplay) -> Result<bool> {
     if !cx.config.interactive {
         return Ok(false);
     }
