@@ -200,11 +200,10 @@ impl Dashboard {
         self.announce()?;
         let (app, state) = (&mut self.app, &self.front.state);
         // The state is held while cells are set, never while the terminal is written to.
-        self.screen.terminal.draw(|frame| {
+        let area = self.screen.draw(|frame| {
             let state = state.borrow();
             app.render(frame, &state);
         })?;
-        let area = self.screen.area()?;
         let now = Instant::now();
         let state = self.front.state.borrow();
         self.app.drawn(area, &state, now);
