@@ -27,13 +27,17 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::FrontEnd,
     error::Result,
     event::{Command, Level, Stage, StageState},
+    private,
     state::{Ended, State},
     ui::{
         app::{App, Effect},
@@ -312,7 +316,9 @@ fn title(state: &State, app: &App) -> String {
 
 async fn write(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
-        tokio::fs::create_dir_all(dir).await?;
+        private::create_folder(dir)?;
     }
-    tokio::fs::write(path, text).await
+    let mut file = tokio::fs::OpenOptions::from(private::file()).truncate(true).open(path).await?;
+    file.write_all(text.as_bytes()).await?;
+    file.flush().await
 }

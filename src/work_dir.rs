@@ -1,12 +1,12 @@
 //! The work directory: who may use it, what this migration is, and what it has changed on the source.
 //!
-//! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so it is 0700.
+//! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so only its owner may read it.
 
 use crate::record::Record;
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::Write,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     event::Stamped,
     plan::Plan,
+    private,
 };
 
 pub struct WorkDir {
@@ -27,12 +28,13 @@ impl WorkDir {
     /// Opens or makes the directory and takes its lock.
     pub fn open(path: &Path) -> Result<Self> {
         let fresh = !path.exists();
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| unusable(path, &e))?;
+        private::create_folder(path).map_err(|e| unusable(path, &e))?;
         if fresh {
-            // umask may have removed bits of the mode. A directory that existed before keeps the operator's mode.
+            // umask may have removed bits of the mode.
             let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
         }
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
+        refuse_strange(path)?;
+        let lock = private::file().truncate(false).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -42,20 +44,14 @@ impl WorkDir {
             Err(std::fs::TryLockError::Error(e)) => return Err(unusable(path, &e)),
         }
         for dir in ["sql", "report"] {
-            std::fs::create_dir_all(path.join(dir)).map_err(|e| unusable(path, &e))?;
+            private::create_folder(&path.join(dir)).map_err(|e| unusable(path, &e))?;
         }
+        // An earlier version, or whoever made the directory (a volume), may have let others read.
+        for name in KNOWN {
+            private::tighten(&path.join(name));
+        }
+        private::tighten(&path.canonicalize().unwrap_or_else(|_| path.into()));
         let resumed = path.join("migration.json").exists();
-        if !resumed && !fresh {
-            let strange = std::fs::read_dir(path)
-                .map_err(|e| unusable(path, &e))?
-                .flatten()
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .find(|n| !KNOWN.contains(&n.as_str()));
-            if let Some(name) = strange {
-                return Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
-                    .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made"));
-            }
-        }
         Ok(Self { path: path.into(), _lock: lock, resumed })
     }
 
@@ -96,7 +92,7 @@ impl WorkDir {
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut file = private::file().truncate(true).open(&temporary)?;
             file.write_all(content)?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
@@ -110,14 +106,23 @@ impl WorkDir {
 
     /// The journal of facts, one JSON object a line.
     pub fn journal(&self) -> Result<impl FnMut(&Stamped) + Send + 'static> {
-        let path = self.path.join("journal.jsonl");
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|e| unusable(&path, &e))?;
+        let mut file = self.append_to("journal.jsonl")?;
         Ok(move |event: &Stamped| {
             let line = serde_json::to_string(event).map_err(std::io::Error::other).and_then(|line| writeln!(file, "{line}"));
             if let Err(error) = line {
                 tracing::warn!(%error, "cannot write the journal");
             }
         })
+    }
+
+    /// The log file.
+    pub fn log(&self) -> Result<File> {
+        self.append_to("hyperlift.log")
+    }
+
+    fn append_to(&self, name: &str) -> Result<File> {
+        let path = self.path.join(name);
+        private::file().append(true).open(&path).map_err(|e| unusable(&path, &e))
     }
 
     pub fn remove_spool(&self) -> Result<()> {
@@ -133,6 +138,19 @@ const KNOWN: &[&str] = &[
     "lock", "migration.json", "migration.json.new", "plan.toml", "plan.toml.new", "journal.jsonl", "hyperlift.log", "control.sock", "spool", "sql",
     "report",
 ];
+
+/// A directory with other things in it is left alone, unless a migration has begun there.
+fn refuse_strange(path: &Path) -> Result<()> {
+    if path.join("migration.json").exists() {
+        return Ok(());
+    }
+    let names = std::fs::read_dir(path).map_err(|e| unusable(path, &e))?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    match names.into_iter().find(|n| !KNOWN.contains(&n.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
+            .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made")),
+    }
+}
 
 /// A directory that cannot be used, with its owner where that is the reason.
 fn unusable(path: &Path, e: &std::io::Error) -> Error {
@@ -178,5 +196,51 @@ mod tests {
         let error = WorkDir::open(dir.path()).err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("holiday.jpg"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something was written into it");
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_existed_is_closed_to_others_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        set_mode(path, 0o755);
+        for folder in ["spool", "sql"] {
+            std::fs::create_dir(path.join(folder)).unwrap();
+            set_mode(&path.join(folder), 0o755);
+        }
+        std::fs::write(path.join("hyperlift.log"), "").unwrap();
+        set_mode(&path.join("hyperlift.log"), 0o644);
+        let work = WorkDir::open(path).unwrap();
+        work.replace("plan.toml", b"").unwrap();
+        drop((work.log().unwrap(), work.journal().unwrap()));
+        for folder in ["", "spool", "sql", "report"] {
+            assert_eq!(mode(&path.join(folder)), 0o700, "{folder}");
+        }
+        for file in ["lock", "hyperlift.log", "journal.jsonl", "plan.toml"] {
+            assert_eq!(mode(&path.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(private::open_to_others(path), None);
+    }
+
+    #[test]
+    fn what_is_shared_or_linked_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, elsewhere) = (dir.path().join("shared"), dir.path().join("elsewhere"));
+        for (folder, mode) in [(&shared, 0o1777), (&elsewhere, 0o755)] {
+            std::fs::create_dir(folder).unwrap();
+            set_mode(folder, mode);
+        }
+        std::os::unix::fs::symlink(&elsewhere, shared.join("spool")).unwrap();
+        WorkDir::open(&shared).unwrap();
+        assert_eq!((mode(&shared), mode(&elsewhere)), (0o1777, 0o755));
+        assert!(private::open_to_others(&shared).is_some_and(|(_, mode)| mode == 0o1777));
     }
 }
