@@ -139,13 +139,16 @@ const KNOWN: &[&str] = &[
     "report",
 ];
 
+/// What mkfs puts into a new ext4 volume.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// A directory with other things in it is left alone, unless a migration has begun there.
 fn refuse_strange(path: &Path) -> Result<()> {
     if path.join("migration.json").exists() {
         return Ok(());
     }
     let names = std::fs::read_dir(path).map_err(|e| unusable(path, &e))?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    match names.into_iter().find(|n| !KNOWN.contains(&n.as_str())) {
+    match names.into_iter().find(|n| n != LOST_AND_FOUND && !KNOWN.contains(&n.as_str())) {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
             .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made")),
@@ -197,6 +200,15 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("holiday.jpg"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something was written into it");
+    }
+
+    #[test]
+    fn a_new_volume_is_an_empty_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+        set_mode(&dir.path().join("lost+found"), 0o755);
+        assert!(!WorkDir::open(dir.path()).unwrap().is_resumed());
+        assert_eq!(mode(&dir.path().join("lost+found")), 0o755, "it is not ours");
     }
 
     fn mode(path: &Path) -> u32 {
