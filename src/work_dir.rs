@@ -3,6 +3,7 @@
 //! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so only its owner may read it.
 
 use crate::record::Record;
+use rustix::fs::{Access, access};
 use std::{
     fs::File,
     io::Write,
@@ -142,6 +143,29 @@ const KNOWN: &[&str] = &[
 /// What mkfs puts into a new ext4 volume.
 const LOST_AND_FOUND: &str = "lost+found";
 
+/// Fails as [`WorkDir::open`] would, as far as that can be known without making or changing anything.
+pub fn check(path: &Path) -> Result<()> {
+    let nearest = nearest(path);
+    if !nearest.is_dir() {
+        return Err(unusable(path, &std::io::ErrorKind::NotADirectory.into()));
+    }
+    access(&nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| unusable(path, &e.into()))?;
+    if !path.exists() {
+        return Ok(());
+    }
+    refuse_strange(path)?;
+    for ours in KNOWN.iter().map(|name| path.join(name)).filter(|p| p.exists()) {
+        access(&ours, Access::WRITE_OK).map_err(|e| unusable(&ours, &e.into()))?;
+    }
+    Ok(())
+}
+
+/// The directory, or its nearest parent that exists.
+pub fn nearest(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.ancestors().find(|p| p.exists()).unwrap_or(&absolute).to_owned()
+}
+
 /// A directory with other things in it is left alone, unless a migration has begun there.
 fn refuse_strange(path: &Path) -> Result<()> {
     if path.join("migration.json").exists() {
@@ -200,6 +224,35 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("holiday.jpg"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something was written into it");
+    }
+
+    #[test]
+    fn a_check_says_what_opening_would_say_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, new, strange) = (dir.path().join("file"), dir.path().join("new/a1"), dir.path().join("strange"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::create_dir(&strange).unwrap();
+        std::fs::write(strange.join("holiday.jpg"), "").unwrap();
+        for path in [&file, &file.join("work"), &strange] {
+            let checked = check(path).unwrap_err();
+            assert_eq!(checked.exit_code(), WorkDir::open(path).err().unwrap().exit_code());
+            assert!(checked.to_string().contains(&path.display().to_string()), "{checked}");
+        }
+        check(&new).unwrap();
+        assert!(!dir.path().join("new").exists());
+        let work = WorkDir::open(&new).unwrap();
+        check(&new).unwrap();
+        work.write_record(&Record::default()).unwrap();
+        drop(work);
+        check(&new).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_yet_is_in_its_parent() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(nearest(&folder.path().join("not/yet")), folder.path());
+        assert_eq!(nearest(folder.path()), folder.path());
+        assert_eq!(nearest(Path::new("no-such-folder")), std::env::current_dir().unwrap());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::finding::Finding;
 use crate::{
     error::{Error, Result},
-    event::{Endpoint, Event},
+    event::{Endpoint, Event, Verdict},
     migration::context::Context,
     pg::{
         catalog::{self, Server},
@@ -14,7 +14,7 @@ use crate::{
         pooler::{self, Intermediary},
         timescale::{self, Timescale},
     },
-    private,
+    private, work_dir,
 };
 
 pub const CONNECTIONS: &str = "connections";
@@ -45,6 +45,15 @@ pub struct WorkDirectoryFacts {
     pub other_migration: Option<String>,
     /// Its owner (uid) and its mode, if others have rights on it.
     pub open_to_others: Option<(u32, u32)>,
+    /// Why the directory of the configuration cannot be used. `check` has not opened it.
+    pub unusable: Option<Error>,
+}
+
+impl ConnectionFacts {
+    /// Whether the databases are those of this migration. Otherwise the other checks would judge the wrong ones.
+    pub fn are_the_databases(&self) -> bool {
+        self.work_directory.other_migration.is_none() && two_databases(&self.source, &self.target).verdict != Verdict::Fail
+    }
 }
 
 /// Why there are no facts, and the check that reports it.
@@ -83,6 +92,7 @@ pub async fn gather(cx: &Context) -> Result<(ConnectionFacts, Sessions), NotGath
         path: cx.work.path().into(),
         other_migration: other_migration(cx, &from, &to),
         open_to_others: private::open_to_others(cx.work.path()),
+        unusable: work_dir::check(&cx.config.dir).err(),
     };
     if work_directory.other_migration.is_none() {
         cx.reporter.report(Event::Connected { source: endpoints.0.clone(), target: endpoints.1.clone() }).await;
@@ -145,6 +155,9 @@ pub fn work_directory(f: &WorkDirectoryFacts) -> Finding {
     if let Some(other) = &f.other_migration {
         return Finding::fail(other, "give the URIs with which it began, or another --dir for a new migration");
     }
+    if let Some(error) = &f.unusable {
+        return Finding::fail(error.to_string(), error.hint.as_deref().unwrap_or_default());
+    }
     if let Some((uid, mode)) = f.open_to_others {
         let path = f.path.display();
         return Finding::warn(
@@ -168,7 +181,6 @@ pub fn two_databases(from: &Server, to: &Server) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Verdict;
 
     #[test]
     fn a_work_directory_that_stays_open_to_others_is_warned_of() {
