@@ -3,7 +3,10 @@
 //! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so only its owner may read it.
 
 use crate::record::Record;
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
 use std::{
     fs::File,
     io::Write,
@@ -185,14 +188,18 @@ fn unusable(path: &Path, e: &std::io::Error) -> Error {
     if e.kind() != std::io::ErrorKind::PermissionDenied {
         return error.hint("give --dir a directory on a disk that can hold the spool");
     }
-    // The owner of the nearest parent that exists.
-    let owner = path.ancestors().find_map(|p| std::fs::metadata(p).ok().map(|m| (p.to_path_buf(), m.uid(), m.mode() & 0o7777)));
-    match owner {
-        Some((owned, uid, mode)) => error
-            .detail(format!("{} belongs to uid {uid} (mode {mode:o})", owned.display()))
-            .hint(format!("run as that user, or: chown -R $(id -u) {}", owned.display())),
-        None => error,
-    }
+    let nearest = nearest(path);
+    let error = match std::fs::metadata(&nearest) {
+        Ok(found) => error.detail(format!("{} belongs to uid {} (mode {:o})", nearest.display(), found.uid(), found.mode() & 0o7777)),
+        Err(_) => error,
+    };
+    // A container's user cannot change the owner, and its shell has another uid than that of the host.
+    error.hint(format!(
+        "hyperlift runs as uid {}: {} and all in it must belong to that user (for a container's volume: the folder on the host); \
+         or give another --dir",
+        geteuid().as_raw(),
+        path.display()
+    ))
 }
 
 #[cfg(test)]
@@ -253,6 +260,20 @@ mod tests {
         assert_eq!(nearest(&folder.path().join("not/yet")), folder.path());
         assert_eq!(nearest(folder.path()), folder.path());
         assert_eq!(nearest(Path::new("no-such-folder")), std::env::current_dir().unwrap());
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_both_users() {
+        let dir = tempfile::tempdir().unwrap();
+        set_mode(dir.path(), 0o700);
+        let path = dir.path().join("new/a1");
+        let error = unusable(&path, &std::io::ErrorKind::PermissionDenied.into());
+        let uid = std::fs::metadata(dir.path()).unwrap().uid();
+        assert_eq!(error.detail.unwrap(), format!("{} belongs to uid {uid} (mode 700)", dir.path().display()));
+        let hint = error.hint.unwrap();
+        // Who made the folder is who runs the test.
+        assert!(hint.starts_with(&format!("hyperlift runs as uid {uid}: {} and all in it must belong", path.display())), "{hint}");
+        assert!(hint.contains("the folder on the host") && hint.contains("another --dir"), "{hint}");
     }
 
     #[test]
