@@ -47,3 +47,4 @@ pub mod error;
 pub mod format;
 pub mod lsn;
 pub mod name;
+pub mod private;

@@ -27,13 +27,17 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::FrontEnd,
     error::Result,
     event::{Command, Level, Stage, StageState},
+    private,
     state::{Ended, State},
     ui::{
         app::{App, Effect},
@@ -200,11 +204,10 @@ impl Dashboard {
         self.announce()?;
         let (app, state) = (&mut self.app, &self.front.state);
         // The state is held while cells are set, never while the terminal is written to.
-        self.screen.terminal.draw(|frame| {
+        let area = self.screen.draw(|frame| {
             let state = state.borrow();
             app.render(frame, &state);
         })?;
-        let area = self.screen.area()?;
         let now = Instant::now();
         let state = self.front.state.borrow();
         self.app.drawn(area, &state, now);
@@ -313,7 +316,9 @@ fn title(state: &State, app: &App) -> String {
 
 async fn write(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
-        tokio::fs::create_dir_all(dir).await?;
+        private::create_folder(dir)?;
     }
-    tokio::fs::write(path, text).await
+    let mut file = tokio::fs::OpenOptions::from(private::file()).truncate(true).open(path).await?;
+    file.write_all(text.as_bytes()).await?;
+    file.flush().await
 }

@@ -1,12 +1,16 @@
 //! The work directory: who may use it, what this migration is, and what it has changed on the source.
 //!
-//! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so it is 0700.
+//! `lock migration.json plan.toml journal.jsonl hyperlift.log spool/ sql/ report/`. It holds row data, so only its owner may read it.
 
 use crate::record::Record;
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::Write,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +18,7 @@ use crate::{
     error::{Error, Result},
     event::Stamped,
     plan::Plan,
+    private,
 };
 
 pub struct WorkDir {
@@ -27,12 +32,13 @@ impl WorkDir {
     /// Opens or makes the directory and takes its lock.
     pub fn open(path: &Path) -> Result<Self> {
         let fresh = !path.exists();
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| unusable(path, &e))?;
+        private::create_folder(path).map_err(|e| unusable(path, &e))?;
         if fresh {
-            // umask may have removed bits of the mode. A directory that existed before keeps the operator's mode.
+            // umask may have removed bits of the mode.
             let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
         }
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
+        refuse_strange(path)?;
+        let lock = private::file().truncate(false).open(path.join("lock")).map_err(|e| unusable(path, &e))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -42,20 +48,14 @@ impl WorkDir {
             Err(std::fs::TryLockError::Error(e)) => return Err(unusable(path, &e)),
         }
         for dir in ["sql", "report"] {
-            std::fs::create_dir_all(path.join(dir)).map_err(|e| unusable(path, &e))?;
+            private::create_folder(&path.join(dir)).map_err(|e| unusable(path, &e))?;
         }
+        // An earlier version, or whoever made the directory (a volume), may have let others read.
+        for name in KNOWN {
+            private::tighten(&path.join(name));
+        }
+        private::tighten(&path.canonicalize().unwrap_or_else(|_| path.into()));
         let resumed = path.join("migration.json").exists();
-        if !resumed && !fresh {
-            let strange = std::fs::read_dir(path)
-                .map_err(|e| unusable(path, &e))?
-                .flatten()
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .find(|n| !KNOWN.contains(&n.as_str()));
-            if let Some(name) = strange {
-                return Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
-                    .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made"));
-            }
-        }
         Ok(Self { path: path.into(), _lock: lock, resumed })
     }
 
@@ -96,7 +96,7 @@ impl WorkDir {
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut file = private::file().truncate(true).open(&temporary)?;
             file.write_all(content)?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
@@ -110,14 +110,23 @@ impl WorkDir {
 
     /// The journal of facts, one JSON object a line.
     pub fn journal(&self) -> Result<impl FnMut(&Stamped) + Send + 'static> {
-        let path = self.path.join("journal.jsonl");
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|e| unusable(&path, &e))?;
+        let mut file = self.append_to("journal.jsonl")?;
         Ok(move |event: &Stamped| {
             let line = serde_json::to_string(event).map_err(std::io::Error::other).and_then(|line| writeln!(file, "{line}"));
             if let Err(error) = line {
                 tracing::warn!(%error, "cannot write the journal");
             }
         })
+    }
+
+    /// The log file.
+    pub fn log(&self) -> Result<File> {
+        self.append_to("hyperlift.log")
+    }
+
+    fn append_to(&self, name: &str) -> Result<File> {
+        let path = self.path.join(name);
+        private::file().append(true).open(&path).map_err(|e| unusable(&path, &e))
     }
 
     pub fn remove_spool(&self) -> Result<()> {
@@ -134,20 +143,63 @@ const KNOWN: &[&str] = &[
     "report",
 ];
 
+/// What mkfs puts into a new ext4 volume.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Fails as [`WorkDir::open`] would, as far as that can be known without making or changing anything.
+pub fn check(path: &Path) -> Result<()> {
+    let nearest = nearest(path);
+    if !nearest.is_dir() {
+        return Err(unusable(path, &std::io::ErrorKind::NotADirectory.into()));
+    }
+    access(&nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| unusable(path, &e.into()))?;
+    if !path.exists() {
+        return Ok(());
+    }
+    refuse_strange(path)?;
+    for ours in KNOWN.iter().map(|name| path.join(name)).filter(|p| p.exists()) {
+        access(&ours, Access::WRITE_OK).map_err(|e| unusable(&ours, &e.into()))?;
+    }
+    Ok(())
+}
+
+/// The directory, or its nearest parent that exists.
+pub fn nearest(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.ancestors().find(|p| p.exists()).unwrap_or(&absolute).to_owned()
+}
+
+/// A directory with other things in it is left alone, unless a migration has begun there.
+fn refuse_strange(path: &Path) -> Result<()> {
+    if path.join("migration.json").exists() {
+        return Ok(());
+    }
+    let names = std::fs::read_dir(path).map_err(|e| unusable(path, &e))?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    match names.into_iter().find(|n| n != LOST_AND_FOUND && !KNOWN.contains(&n.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!("{} is not a work directory: it holds {name}", path.display()))
+            .hint("give --dir a new or empty directory, or one that an earlier run of hyperlift made")),
+    }
+}
+
 /// A directory that cannot be used, with its owner where that is the reason.
 fn unusable(path: &Path, e: &std::io::Error) -> Error {
     let error = Error::usage(format!("the work directory {} cannot be used: {e}", path.display()));
     if e.kind() != std::io::ErrorKind::PermissionDenied {
         return error.hint("give --dir a directory on a disk that can hold the spool");
     }
-    // The owner of the nearest parent that exists.
-    let owner = path.ancestors().find_map(|p| std::fs::metadata(p).ok().map(|m| (p.to_path_buf(), m.uid(), m.mode() & 0o7777)));
-    match owner {
-        Some((owned, uid, mode)) => error
-            .detail(format!("{} belongs to uid {uid} (mode {mode:o})", owned.display()))
-            .hint(format!("run as that user, or: chown -R $(id -u) {}", owned.display())),
-        None => error,
-    }
+    let nearest = nearest(path);
+    let error = match std::fs::metadata(&nearest) {
+        Ok(found) => error.detail(format!("{} belongs to uid {} (mode {:o})", nearest.display(), found.uid(), found.mode() & 0o7777)),
+        Err(_) => error,
+    };
+    // A container's user cannot change the owner, and its shell has another uid than that of the host.
+    error.hint(format!(
+        "hyperlift runs as uid {}: {} and all in it must belong to that user (for a container's volume: the folder on the host); \
+         or give another --dir",
+        geteuid().as_raw(),
+        path.display()
+    ))
 }
 
 #[cfg(test)]
@@ -178,5 +230,103 @@ mod tests {
         let error = WorkDir::open(dir.path()).err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("holiday.jpg"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something was written into it");
+    }
+
+    #[test]
+    fn a_check_says_what_opening_would_say_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, new, strange) = (dir.path().join("file"), dir.path().join("new/a1"), dir.path().join("strange"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::create_dir(&strange).unwrap();
+        std::fs::write(strange.join("holiday.jpg"), "").unwrap();
+        for path in [&file, &file.join("work"), &strange] {
+            let checked = check(path).unwrap_err();
+            assert_eq!(checked.exit_code(), WorkDir::open(path).err().unwrap().exit_code());
+            assert!(checked.to_string().contains(&path.display().to_string()), "{checked}");
+        }
+        check(&new).unwrap();
+        assert!(!dir.path().join("new").exists());
+        let work = WorkDir::open(&new).unwrap();
+        check(&new).unwrap();
+        work.write_record(&Record::default()).unwrap();
+        drop(work);
+        check(&new).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_yet_is_in_its_parent() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(nearest(&folder.path().join("not/yet")), folder.path());
+        assert_eq!(nearest(folder.path()), folder.path());
+        assert_eq!(nearest(Path::new("no-such-folder")), std::env::current_dir().unwrap());
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_both_users() {
+        let dir = tempfile::tempdir().unwrap();
+        set_mode(dir.path(), 0o700);
+        let path = dir.path().join("new/a1");
+        let error = unusable(&path, &std::io::ErrorKind::PermissionDenied.into());
+        let uid = std::fs::metadata(dir.path()).unwrap().uid();
+        assert_eq!(error.detail.unwrap(), format!("{} belongs to uid {uid} (mode 700)", dir.path().display()));
+        let hint = error.hint.unwrap();
+        // Who made the folder is who runs the test.
+        assert!(hint.starts_with(&format!("hyperlift runs as uid {uid}: {} and all in it must belong", path.display())), "{hint}");
+        assert!(hint.contains("the folder on the host") && hint.contains("another --dir"), "{hint}");
+    }
+
+    #[test]
+    fn a_new_volume_is_an_empty_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+        set_mode(&dir.path().join("lost+found"), 0o755);
+        assert!(!WorkDir::open(dir.path()).unwrap().is_resumed());
+        assert_eq!(mode(&dir.path().join("lost+found")), 0o755, "it is not ours");
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_existed_is_closed_to_others_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        set_mode(path, 0o755);
+        for folder in ["spool", "sql"] {
+            std::fs::create_dir(path.join(folder)).unwrap();
+            set_mode(&path.join(folder), 0o755);
+        }
+        std::fs::write(path.join("hyperlift.log"), "").unwrap();
+        set_mode(&path.join("hyperlift.log"), 0o644);
+        let work = WorkDir::open(path).unwrap();
+        work.replace("plan.toml", b"").unwrap();
+        drop((work.log().unwrap(), work.journal().unwrap()));
+        for folder in ["", "spool", "sql", "report"] {
+            assert_eq!(mode(&path.join(folder)), 0o700, "{folder}");
+        }
+        for file in ["lock", "hyperlift.log", "journal.jsonl", "plan.toml"] {
+            assert_eq!(mode(&path.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(private::open_to_others(path), None);
+    }
+
+    #[test]
+    fn what_is_shared_or_linked_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, elsewhere) = (dir.path().join("shared"), dir.path().join("elsewhere"));
+        for (folder, mode) in [(&shared, 0o1777), (&elsewhere, 0o755)] {
+            std::fs::create_dir(folder).unwrap();
+            set_mode(folder, mode);
+        }
+        std::os::unix::fs::symlink(&elsewhere, shared.join("spool")).unwrap();
+        WorkDir::open(&shared).unwrap();
+        assert_eq!((mode(&shared), mode(&elsewhere)), (0o1777, 0o755));
+        assert!(private::open_to_others(&shared).is_some_and(|(_, mode)| mode == 0o1777));
     }
 }

@@ -1,6 +1,7 @@
 //! Puts bus, front end, signals, log and migration together.
 
 use std::{
+    fs::File,
     io::{self, Write as _},
     sync::Arc,
     time::Duration,
@@ -45,7 +46,7 @@ impl Run {
 
     /// Starts in another work directory than the one of the configuration.
     pub fn start_in(work: WorkDir, config: Config, options: ui::Options) -> Result<Self> {
-        let log = log_to(&work);
+        let log = log_to(work.log()?);
         let (listener, stream) = mpsc::unbounded_channel::<Arc<Stamped>>();
         let kind = config.front;
         let bus = bus::start(work.journal()?, (kind != FrontKind::Dashboard).then_some(listener));
@@ -126,8 +127,7 @@ async fn with_dashboard(mut work: JoinHandle<Result<()>>, front: FrontEnd, optio
 }
 
 /// The log file of the work directory; never the terminal.
-fn log_to(work: &WorkDir) -> WorkerGuard {
-    let file = tracing_appender::rolling::never(work.path(), "hyperlift.log");
+fn log_to(file: File) -> WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(file);
     let filter = tracing_subscriber::EnvFilter::try_from_env("HYPERLIFT_LOG").unwrap_or_else(|_| "warn,hyperlift=info".into());
     // A second run in one process (a test) keeps the first one's log.

@@ -7,7 +7,7 @@ use crossterm::{
     style::Print,
     terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, SetTitle, disable_raw_mode, enable_raw_mode},
 };
-use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
+use ratatui::{Frame, Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 use std::{
     io::{self, BufWriter, Stdout, Write, stdout},
     mem::ManuallyDrop,
@@ -25,6 +25,11 @@ const BUFFER: usize = 64 << 10;
 /// tmux answers immediately, unless its server hangs.
 const TMUX: Duration = Duration::from_secs(2);
 
+/// The size of a terminal that does not say it: columns and rows.
+const USUAL: (u16, u16) = (80, 24);
+/// A larger number in the environment is a mistake, and a frame of that size would not fit into memory.
+const LARGEST: u16 = 1000;
+
 /// Whether the terminal is ours now; it is given back once.
 static OPEN: AtomicBool = AtomicBool::new(false);
 /// What panicked meanwhile.
@@ -32,7 +37,7 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 pub struct Screen {
     /// Never dropped: ratatui shows the cursor then, which `restore` does, and panics when the terminal is gone.
-    pub terminal: ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>,
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>,
 }
 
 impl Screen {
@@ -46,18 +51,27 @@ impl Screen {
             let hook = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| if OPEN.load(Ordering::SeqCst) { keep(info) } else { hook(info) }));
         });
-        let opened = enter().and_then(|()| Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER, stdout()))));
+        let opened = enter().and_then(|()| {
+            let backend = CrosstermBackend::new(BufWriter::with_capacity(BUFFER, stdout()));
+            // Fixed, because ratatui itself would take a size of zero as it is.
+            Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Fixed(size()?) })
+        });
         opened.map(|terminal| Self { terminal: ManuallyDrop::new(terminal) }).inspect_err(|_| restore())
     }
 
-    pub fn area(&self) -> io::Result<Rect> {
-        Ok(self.terminal.size()?.into())
+    /// Draws a frame in the size that the terminal has now, and returns that size.
+    pub fn draw(&mut self, render: impl FnOnce(&mut Frame)) -> io::Result<Rect> {
+        let area = size()?;
+        if self.terminal.get_frame().area() != area {
+            self.terminal.resize(area)?;
+        }
+        self.terminal.draw(render)?;
+        Ok(area)
     }
 
     /// Everything is drawn again by the next frame. `Terminal::clear` would ask the terminal for its cursor and may wait for seconds.
     pub fn redraw(&mut self) -> io::Result<()> {
-        let area = self.area()?;
-        self.terminal.resize(area)
+        self.terminal.resize(size()?)
     }
 
     /// Goes out with the next frame.
@@ -80,6 +94,19 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn size() -> io::Result<Rect> {
+    Ok(known_size(crossterm::terminal::size()?, |name| std::env::var(name).ok()))
+}
+
+/// Terminals of containers and of `script` may say that they have no columns or no rows. The environment may know better.
+fn known_size((columns, rows): (u16, u16), environment: impl Fn(&str) -> Option<String>) -> Rect {
+    let known = |said: u16, name: &str, usual: u16| match said {
+        0 => environment(name).and_then(|text| text.trim().parse().ok()).filter(|n| (1..=LARGEST).contains(n)).unwrap_or(usual),
+        said => said,
+    };
+    Rect::new(0, 0, known(columns, "COLUMNS", USUAL.0), known(rows, "LINES", USUAL.1))
 }
 
 /// A terminal that is gone cannot be restored, so failures are of no interest.
@@ -124,5 +151,25 @@ pub async fn tmux_buffer(text: &str) -> io::Result<()> {
     match done.await {
         Ok(Ok(status)) if status.success() => Ok(()),
         _ => Err(io::Error::other("tmux did not take the text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_without_a_size_has_that_of_the_environment_or_the_usual_one() {
+        let nothing = |_: &str| None;
+        for (said, known) in [((0, 0), (80, 24)), ((0, 30), (80, 30)), ((100, 0), (100, 24)), ((52, 14), (52, 14))] {
+            assert_eq!(known_size(said, nothing), Rect::new(0, 0, known.0, known.1), "{said:?}");
+        }
+        let environment = |name: &str| Some(if name == "COLUMNS" { "132" } else { "43" }.to_owned());
+        for (said, known) in [((0, 0), (132, 43)), ((0, 30), (132, 30)), ((100, 0), (100, 43)), ((52, 14), (52, 14))] {
+            assert_eq!(known_size(said, environment), Rect::new(0, 0, known.0, known.1), "{said:?}");
+        }
+        for mistake in ["", "0", "-1", "60000", "wide"] {
+            assert_eq!(known_size((0, 0), |_| Some(mistake.to_owned())), Rect::new(0, 0, 80, 24), "{mistake:?}");
+        }
     }
 }

@@ -35,7 +35,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["name"],
             &["format"],
             &["error"],
-            &["sqlstate"],
+            &["sqlstate", "private"],
         ],
     ),
     ("ui", &[&["app", "terminal"], &["screens"], &["clip", "widgets"], &["view"], &["keys", "theme"]]),

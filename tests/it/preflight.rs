@@ -87,6 +87,10 @@ situations! {
     the_work_directory_of_another_migration: foreign_work_directory {
         ("work directory", Fail, "holds another migration: its source is elsewhere:5432/other"),
     }
+    a_work_directory_that_cannot_be_used: unusable_work_directory {
+        ("work directory", Fail, "Cargo.toml/work cannot be used"),
+        ("pg_dump", Fail, "/bin/false"),
+    }
     the_source_as_target: one_database {
         ("source is not the target", Fail, "of the same server"),
     }
@@ -225,6 +229,11 @@ async fn foreign_work_directory() -> Option<Situation> {
     let source = RecordedEndpoint { address: "elsewhere:5432/other".into(), system_id: "1".into(), database: "other".into() };
     let work = work_directory(&Record { id: "other1".into(), source, ..Record::default() });
     Some(Situation { work: Some(work), ..Situation::of(Pair::shared().await) })
+}
+
+async fn unusable_work_directory() -> Option<Situation> {
+    let arguments = vec!["--pg-dump", "/bin/false", "--dir", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/work")];
+    Some(Situation { arguments, ..Situation::of(Pair::shared().await) })
 }
 
 async fn one_database() -> Option<Situation> {

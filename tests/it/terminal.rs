@@ -38,14 +38,22 @@ fn pty_size(columns: u16, rows: u16) -> PtySize {
 impl Terminal {
     /// Starts the demo with a small database on 120x36.
     fn demo(arguments: &[&str]) -> Self {
+        Self::demo_on((120, 36), arguments)
+    }
+
+    /// Starts it on a terminal that says it has this size; it shows 120x36.
+    fn demo_on((columns, rows): (u16, u16), arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // the servers may run as another user
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let pty = native_pty_system().openpty(pty_size(120, 36)).unwrap();
+        let pty = native_pty_system().openpty(pty_size(columns, rows)).unwrap();
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_hyperlift"));
         command.args(["demo", "--size", "0.1", "--writers", "2"]);
         command.args(arguments);
-        for name in ["SOURCE", "TARGET", "PGCOPYDB_SOURCE_PGURI", "PGCOPYDB_TARGET_PGURI", "HYPERLIFT_DIR", "PGCOPYDB_DIR", "TMUX", "STY", "LC_ALL"] {
+        for name in [
+            "SOURCE", "TARGET", "PGCOPYDB_SOURCE_PGURI", "PGCOPYDB_TARGET_PGURI", "HYPERLIFT_DIR", "PGCOPYDB_DIR", "TMUX", "STY", "LC_ALL",
+            "COLUMNS", "LINES",
+        ] {
             command.env_remove(name);
         }
         for (name, value) in [("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("RUST_BACKTRACE", "0")] {
@@ -250,6 +258,27 @@ async fn q_twice_stops_safely_on_a_terminal_that_changes_its_size() {
     ] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_terminal_without_a_size_is_drawn_to() {
+    let mut terminal = Terminal::demo_on((0, 0), &[]);
+    let says_size = |terminal: &Terminal, columns, rows| terminal.lines.as_ref().unwrap().0.resize(pty_size(columns, rows)).unwrap();
+    // 80x24 has only marks of the other stages.
+    terminal.shows(&["▶1 Preflight ·2", "WAITING FOR YOU"]).await;
+    says_size(&terminal, 120, 36);
+    terminal.shows(&["▶1 Preflight", "9 Done"]).await;
+    for (columns, rows) in [(0, 0), (0, 24), (80, 0)] {
+        says_size(&terminal, columns, rows);
+        terminal.shows(&["▶1 Preflight ·2"]).await;
+        says_size(&terminal, 120, 36);
+        terminal.shows(&["▶1 Preflight", "9 Done"]).await;
+    }
+    terminal.press("q");
+    terminal.shows(&["QUIT?"]).await;
+    terminal.press("q");
+    let (code, text) = terminal.end().await;
+    assert_eq!(code, 4, "{text}");
 }
 
 #[tokio::test]

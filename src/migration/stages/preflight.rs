@@ -92,7 +92,7 @@ async fn check(cx: &Context, purpose: Purpose) -> Result<(Vec<Check>, Judged)> {
     let (results, judged) = match gathered {
         Ok(facts) => {
             let results = judge(&facts);
-            if are_the_databases(&results) {
+            if facts.connections.are_the_databases() {
                 name_what_is_left_out(cx, &facts, purpose).await?;
                 check_plan(cx, &facts).await?;
             }
@@ -119,17 +119,10 @@ fn judge(facts: &Facts) -> Vec<Check> {
     };
     let of_connections = |check: &&checks::PreflightCheck| check.group == Group::Connections;
     let mut results: Vec<Check> = CHECKS.iter().filter(of_connections).map(result).collect();
-    if are_the_databases(&results) {
+    if facts.connections.are_the_databases() {
         results.extend(CHECKS.iter().filter(|c| !of_connections(c)).map(result));
     }
     results
-}
-
-/// Whether no check of the connections has failed.
-fn are_the_databases(results: &[Check]) -> bool {
-    let failed = |c: &&Check| c.verdict == Verdict::Fail;
-    let of_connections = |c: &Check| CHECKS.iter().any(|row| row.group == Group::Connections && row.name == c.name);
-    !results.iter().filter(failed).any(of_connections)
 }
 
 /// Without anybody to ask, the first failure is the end.

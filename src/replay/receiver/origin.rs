@@ -1,12 +1,13 @@
 //! The source as the receiver knows it: where it is, and whether it is still the server with which the migration began (I5).
 
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
     name::{ident, literal},
     pg::{connect::conninfo::Conninfo, wire::Wire},
+    private,
 };
 
 /// Where to read from, and as whom.
@@ -65,8 +66,9 @@ impl Origin {
         }
         if known != Some(timeline) {
             let new = dir.join("timeline.new");
-            std::fs::write(&new, timeline.to_string())?;
-            std::fs::File::open(&new)?.sync_all()?;
+            let mut written = private::file().truncate(true).open(&new)?;
+            written.write_all(timeline.to_string().as_bytes())?;
+            written.sync_all()?;
             std::fs::rename(&new, &file)?;
         }
         Ok(())

@@ -80,6 +80,16 @@ fn what_is_written_is_read_and_only_up_to_the_durable_end() {
 }
 
 #[test]
+fn others_cannot_read_the_rows() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    spool_of(&spool, 1);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&spool), mode(&segment_path(&spool, 1))), (0o700, 0o600));
+}
+
+#[test]
 fn a_watermark_is_a_record() {
     let mut b = Vec::new();
     put_watermark(&mut b, Lsn(0x0102));

@@ -13,7 +13,7 @@ use super::{
     block::{HEAD, Head, Header, put_record, relations},
     segment::{SpoolEnd, damaged, io, segment_path, segments},
 };
-use crate::{error::Result, lsn::Lsn};
+use crate::{error::Result, lsn::Lsn, private};
 
 const COMPRESSION_LEVEL: i32 = 1;
 /// A segment ends at the first boundary after this length, bytes.
@@ -49,7 +49,7 @@ impl SpoolWriter {
     /// Opens the spool, cuts a torn tail, and starts after the last boundary. `start` is where an empty spool begins: the LSN
     /// at which the slot became consistent.
     pub fn open(dir: &Path, start: Lsn) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(io(dir))?;
+        private::create_folder(dir).map_err(io(dir))?;
         let mut numbers = segments(dir)?;
         let mut written = SpoolEnd { lsn: start, ..SpoolEnd::default() };
         // Only the newest can be torn by a crash: it alone is read.
@@ -149,7 +149,7 @@ impl SpoolWriter {
         let segment = self.segment + 1;
         let path = segment_path(&self.dir, segment);
         let head = Head { start: self.written.lsn, before: self.closed.last().map_or(0, |c| c.bytes) };
-        let mut file = File::create(&path).map_err(io(&path))?;
+        let mut file = private::file().truncate(true).open(&path).map_err(io(&path))?;
         file.write_all(&head.to_bytes()).map_err(io(&path))?;
         sync_dir(&self.dir)?;
         (self.file, self.segment, self.offset) = (Some(file), segment, HEAD as u64);

@@ -80,8 +80,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| connections::connections(&f.connections)),
     check(Connections, connections::NO_POOLER, "A pooler mixes up sessions; a proxy may limit or end long connections.",
         |f| connections::no_pooler(&f.connections)),
-    check(Connections, connections::WORK_DIRECTORY, "A work directory belongs to one pair of databases.",
-        |f| connections::work_directory(f.connections.other_migration.as_ref())),
+    check(Connections, connections::WORK_DIRECTORY, "A work directory belongs to one pair of databases, and holds rows that only its owner may read.",
+        |f| connections::work_directory(&f.connections.work_directory)),
     check(Connections, connections::TWO_DATABASES, "A database cannot be migrated to itself.",
         |f| connections::two_databases(&f.connections.source, &f.connections.target)),
 

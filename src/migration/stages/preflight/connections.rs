@@ -1,9 +1,11 @@
 //! Whether both servers are reached directly, and are those that this migration is about.
 
+use std::path::PathBuf;
+
 use super::finding::Finding;
 use crate::{
     error::{Error, Result},
-    event::{Endpoint, Event},
+    event::{Endpoint, Event, Verdict},
     migration::context::Context,
     pg::{
         catalog::{self, Server},
@@ -12,6 +14,7 @@ use crate::{
         pooler::{self, Intermediary},
         timescale::{self, Timescale},
     },
+    private, work_dir,
 };
 
 pub const CONNECTIONS: &str = "connections";
@@ -32,8 +35,25 @@ pub struct ConnectionFacts {
     pub endpoints: (Endpoint, Endpoint),
     pub source_by_proxy: bool,
     pub target_by_proxy: bool,
-    /// What the work directory says of another migration.
+    pub work_directory: WorkDirectoryFacts,
+}
+
+#[derive(Debug, Default)]
+pub struct WorkDirectoryFacts {
+    pub path: PathBuf,
+    /// What it says of another migration.
     pub other_migration: Option<String>,
+    /// Its owner (uid) and its mode, if others have rights on it.
+    pub open_to_others: Option<(u32, u32)>,
+    /// Why the directory of the configuration cannot be used. `check` has not opened it.
+    pub unusable: Option<Error>,
+}
+
+impl ConnectionFacts {
+    /// Whether the databases are those of this migration. Otherwise the other checks would judge the wrong ones.
+    pub fn are_the_databases(&self) -> bool {
+        self.work_directory.other_migration.is_none() && two_databases(&self.source, &self.target).verdict != Verdict::Fail
+    }
 }
 
 /// Why there are no facts, and the check that reports it.
@@ -68,11 +88,16 @@ pub async fn gather(cx: &Context) -> Result<(ConnectionFacts, Sessions), NotGath
         Endpoint { address: cx.config.source.address(), version: from.version_text.clone(), timescale: None },
         Endpoint { address: cx.config.target.address(), version: to.version_text.clone(), timescale: timescale.installed.clone() },
     );
-    let other_migration = other_migration(cx, &from, &to);
-    if other_migration.is_none() {
+    let work_directory = WorkDirectoryFacts {
+        path: cx.work.path().into(),
+        other_migration: other_migration(cx, &from, &to),
+        open_to_others: private::open_to_others(cx.work.path()),
+        unusable: work_dir::check(&cx.config.dir).err(),
+    };
+    if work_directory.other_migration.is_none() {
         cx.reporter.report(Event::Connected { source: endpoints.0.clone(), target: endpoints.1.clone() }).await;
     }
-    let facts = ConnectionFacts { source: from, target: to, timescale, endpoints, source_by_proxy, target_by_proxy, other_migration };
+    let facts = ConnectionFacts { source: from, target: to, timescale, endpoints, source_by_proxy, target_by_proxy, work_directory };
     Ok((facts, Sessions { source, target }))
 }
 
@@ -126,11 +151,21 @@ pub fn no_pooler(f: &ConnectionFacts) -> Finding {
     Finding::warn(format!("there is a proxy, or a pooler by sessions, in front of {sides}: it may limit connections or end them"), DIRECTLY)
 }
 
-pub fn work_directory(other: Option<&String>) -> Finding {
-    match other {
-        None => Finding::ok("holds no other migration"),
-        Some(other) => Finding::fail(other, "give the URIs with which it began, or another --dir for a new migration"),
+pub fn work_directory(f: &WorkDirectoryFacts) -> Finding {
+    if let Some(other) = &f.other_migration {
+        return Finding::fail(other, "give the URIs with which it began, or another --dir for a new migration");
     }
+    if let Some(error) = &f.unusable {
+        return Finding::fail(error.to_string(), error.hint.as_deref().unwrap_or_default());
+    }
+    if let Some((uid, mode)) = f.open_to_others {
+        let path = f.path.display();
+        return Finding::warn(
+            format!("others have rights on {path}, which will hold rows: it belongs to uid {uid}, and its mode stays {mode:o}"),
+            format!("as uid {uid}: chmod 700 {path}; or give a --dir on a disk whose modes can be changed"),
+        );
+    }
+    Finding::ok("holds no other migration")
 }
 
 pub fn two_databases(from: &Server, to: &Server) -> Finding {
@@ -141,4 +176,18 @@ pub fn two_databases(from: &Server, to: &Server) -> Finding {
         format!("both are database {} of the same server", from.database),
         "give --target the TimescaleDB database",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_work_directory_that_stays_open_to_others_is_warned_of() {
+        let facts = WorkDirectoryFacts { path: "/data/a1".into(), ..WorkDirectoryFacts::default() };
+        assert_eq!(work_directory(&facts).verdict, Verdict::Ok);
+        let warned = work_directory(&WorkDirectoryFacts { open_to_others: Some((1000, 0o755)), ..facts });
+        assert_eq!(warned.verdict, Verdict::Warn);
+        assert!(warned.sentence.contains("belongs to uid 1000, and its mode stays 755"), "{}", warned.sentence);
+    }
 }

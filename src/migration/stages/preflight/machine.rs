@@ -9,6 +9,7 @@ use crate::{
     migration::context::Context,
     pg::dump::{self, PgDump},
     replay::spool::disk_free,
+    work_dir,
 };
 
 pub const PG_DUMP: &str = "pg_dump";
@@ -29,14 +30,9 @@ pub struct MachineFacts {
 
 /// `major` is the source's version.
 pub async fn gather(cx: &Context, major: u32) -> MachineFacts {
-    let folder = existing(&cx.config.dir);
+    // `check` makes no work directory.
+    let folder = work_dir::nearest(&cx.config.dir);
     MachineFacts { pg_dump: dump::find(cx.config.pg_dump.as_deref(), major).await, disk_free: disk_free(&folder), folder }
-}
-
-/// The work directory, or its nearest parent that exists: `check` makes no work directory.
-fn existing(dir: &Path) -> PathBuf {
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    absolute.ancestors().find(|p| p.exists()).unwrap_or(&absolute).to_owned()
 }
 
 pub fn pg_dump(found: &Result<PgDump>) -> Finding {
@@ -69,13 +65,5 @@ mod tests {
         for (free, source, verdict) in [(1, 1, Verdict::Fail), (4, 8, Verdict::Ok), (4, 10, Verdict::Warn)] {
             assert_eq!(disk(Path::new("/data"), free * GIGABYTE, source * GIGABYTE).verdict, verdict, "{free} of {source}");
         }
-    }
-
-    #[test]
-    fn a_work_directory_that_does_not_exist_yet_is_on_the_disk_of_its_parent() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(existing(&folder.path().join("not/yet")), folder.path());
-        assert_eq!(existing(folder.path()), folder.path());
-        assert_eq!(existing(Path::new("no-such-folder")), std::env::current_dir().unwrap());
     }
 }
