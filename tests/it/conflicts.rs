@@ -93,7 +93,9 @@ async fn c_18_the_operator_lets_a_change_be_tried_again_or_accepts_that_its_tabl
     pair.source.execute("update public.t set v = 'changed' where id = 1").await;
     pair.source.execute("insert into public.u values (99), (100), (101)").await;
     let prompt = |s: &State, table: &str| s.prompts.failure_of(table).map(|p| p.id);
-    let named = |s: &State| s.gates.iter().any(|g| g.hard && !g.passed && g.detail.contains("public.t waits for you"));
+    // The gate names the failure that is shown, because this is the one that the operator can answer.
+    let shown = |s: &State| s.prompts.shown().and_then(|p| p.subject.as_ref()).map(|subject| format!("{subject} waits for you"));
+    let named = |s: &State| shown(s).is_some_and(|text| s.gates.iter().any(|g| g.hard && !g.passed && g.detail == text));
 
     // One after the other, or together, as their lanes are.
     let state = migration.until(|s| prompt(s, "public.t").is_some() && named(s)).await;
