@@ -33,7 +33,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["scope"],
             &["lsn"],
             &["name"],
-            &["format"],
+            &["format", "private"],
             &["error"],
             &["sqlstate", "private"],
         ],
