@@ -53,7 +53,7 @@ pub struct RunningReplay {
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
-    /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not looked at yet.
+    /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not checked yet.
     pub(super) prepared_transactions: Option<i64>,
     /// What has changed in the source's schema since the copy.
     pub(super) schema_difference: Option<String>,
