@@ -12,8 +12,9 @@ pub enum GateKind {
     Slot,
     /// A position of the source is reached on the target within seconds.
     InSync,
-    /// No prepared transaction on the source could still commit.
-    NothingPrepared,
+    /// No transaction of the source that has written is still open.
+    #[serde(alias = "nothing_prepared")]
+    NoOpenWriters,
     /// The tables of the source are as they were copied.
     SourceSchema,
     /// The target has the statistics of its planner.
@@ -29,7 +30,7 @@ impl GateKind {
         Self::NothingDiverged,
         Self::Slot,
         Self::InSync,
-        Self::NothingPrepared,
+        Self::NoOpenWriters,
         Self::SourceSchema,
         Self::Analyze,
         Self::ReplicaIdentity,
@@ -42,7 +43,7 @@ impl GateKind {
             Self::NothingDiverged => "nothing diverged",
             Self::Slot => "replication slot",
             Self::InSync => "target in sync",
-            Self::NothingPrepared => "nothing prepared",
+            Self::NoOpenWriters => "no open writers",
             Self::SourceSchema => "source schema",
             Self::Analyze => "ANALYZE",
             Self::ReplicaIdentity => "replica identity",

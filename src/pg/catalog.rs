@@ -5,6 +5,7 @@ mod columns;
 pub mod exclusion;
 mod foreign_keys;
 mod names;
+mod open_writers;
 mod partitions;
 mod relations;
 mod roles;
@@ -18,7 +19,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*, server::*,
-    sessions::*, shapes::*, views::*,
+    binary_types::*, columns::*, foreign_keys::*, names::*, open_writers::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*,
+    server::*, sessions::*, shapes::*, views::*,
 };
 pub use super::client::value;

@@ -3,7 +3,7 @@
 
 use hyperlift::{
     demo::{execute, servers::ServerOptions},
-    event::{Event, Level, Stage},
+    event::{Answer, Command, CutoverStep, Event, Gate, GateKind, Level, PromptKind, Stage},
     lsn::Lsn,
     pg::{
         catalog,
@@ -11,12 +11,12 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
     },
 };
-use std::path::Path;
-use tokio::task::JoinHandle;
+use std::{path::Path, time::Duration};
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Database, Migration, Pair, until};
+use crate::support::{Database, InProcess, Migration, Pair, until};
 
 /// A table with a key and one without.
 const TABLES: &str = "
@@ -314,6 +314,69 @@ async fn c_30_a_session_of_a_killed_run_that_commits_late_changes_nothing_twice(
 }
 
 /// Up to where the source may forget its WAL.
+/// Runs without an operator into the cutover, while somebody has a transaction open that has written.
+async fn waits_for_the_open_transaction(pair: &Pair, migration: &mut Migration) {
+    migration.start_with_cutover();
+    let closed = |g: &Gate| g.kind == GateKind::NoOpenWriters && !g.passed && g.detail.contains("open for");
+    migration.event("the gate", |e| matches!(e, Event::GatesChecked { gates } if gates.iter().any(closed))).await;
+    // Longer than the quiet time: the stream alone would have been quiet for long enough.
+    sleep(Duration::from_secs(2)).await;
+    assert!(!pair.source.rows("select from pg_replication_slots where active and database = current_database()").await.is_empty());
+}
+
+const COUNTED: &str = "create table public.counted (id int primary key); insert into public.counted values (1)";
+
+#[tokio::test]
+async fn c_34_a_transaction_that_is_open_at_the_cutover_is_waited_for() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(COUNTED).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    let writer = pair.source.session().await;
+    writer.batch_execute("begin; insert into public.counted values (2)").await.unwrap();
+    migration.stop().await.assert_code(4);
+    waits_for_the_open_transaction(&pair, &mut migration).await;
+    writer.batch_execute("insert into public.counted values (3); commit").await.unwrap();
+    migration.ended().await.assert_code(0);
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
+async fn c_34_a_prepared_transaction_keeps_an_automatic_cutover_waiting() {
+    let pair = Pair::own(ServerOptions::default().setting("max_prepared_transactions", "4")).await;
+    pair.source.execute(COUNTED).await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.session().await.batch_execute("begin; insert into public.counted values (2); prepare transaction 'half'").await.unwrap();
+    migration.stop().await.assert_code(4);
+    waits_for_the_open_transaction(&pair, &mut migration).await;
+    pair.source.session().await.batch_execute("commit prepared 'half'").await.unwrap();
+    migration.ended().await.assert_code(0);
+    pair.assert_equal().await;
+}
+
+/// The gates are passed when the transaction begins, so that the drain itself has to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn c_34_the_drain_names_the_session_that_it_waits_for() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(COUNTED).await;
+    let mut run = InProcess::start(&pair, &[], |config| config.interactive = true);
+    run.until(|s| s.gates.iter().any(|g| g.kind == GateKind::NoOpenWriters && g.passed)).await;
+    run.command(Command::OpenCutover).await;
+    let open = run.until(|s| s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
+    let writer = pair.source.session().await;
+    writer.batch_execute("begin; insert into public.counted values (2)").await.unwrap();
+    run.answer(open.prompts.shown().unwrap().id, Answer::Confirm).await;
+    run.until(|s| s.cutover.steps.get(&CutoverStep::EndOfStream).is_some_and(|(done, text)| !done && text.contains("pg_terminate_backend"))).await;
+    writer.batch_execute("commit").await.unwrap();
+    run.until(|s| s.cutover.completed.is_some()).await;
+    pair.assert_equal().await;
+    run.command(Command::Leave).await;
+    run.ended().await.unwrap();
+}
+
 async fn confirmed(pair: &Pair) -> Lsn {
     let lsn = pair.source.value("select confirmed_flush_lsn from pg_replication_slots where database = current_database()").await;
     lsn.parse().unwrap()

@@ -1,6 +1,7 @@
 //! Stage 8: the end of the stream is applied, sequences are set, and the objects are made with which replay could not have run.
 
 mod drain;
+mod end_of_stream;
 mod last_objects;
 mod late_writes;
 mod sequences;

@@ -1,10 +1,6 @@
 //! Other sessions of a server: open transactions, locks, and what an earlier run left.
 
-use crate::{
-    error::Result,
-    name::TableName,
-    pg::client::{Client, value},
-};
+use crate::{error::Result, name::TableName, pg::client::Client};
 
 /// A session or prepared transaction that has been holding a transaction open.
 #[derive(Clone, Debug)]
@@ -46,11 +42,6 @@ pub async fn holders(client: &Client, below: Option<u64>) -> Result<Vec<Transact
             query: r.get("query"),
         })
         .collect())
-}
-
-/// Prepared transactions of this database.
-pub async fn prepared_transactions(client: &Client) -> Result<i64> {
-    value(client, "select count(*) from pg_prepared_xacts where database = current_database()").await
 }
 
 /// Who holds a lock on a table, in words: `app@shop psql, idle in transaction, pid 4411`; empty when nobody is seen.

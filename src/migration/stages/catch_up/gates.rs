@@ -12,7 +12,7 @@ use crate::{
     event::{Gate, GateKind, Level},
     format,
     migration::context::Context,
-    pg::catalog,
+    pg::catalog::{self, OpenWriter},
     plan::IdentityChoice,
 };
 
@@ -23,10 +23,9 @@ const ROUND_TRIP: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(10);
 
 impl RunningReplay {
-    /// Polls what the stream does not carry: prepared transactions, new and changed tables, lanes that the target blocks.
+    /// Polls what the stream does not carry: new and changed tables, lanes that the target blocks.
     pub async fn poll_source(&mut self, cx: &Context) {
         let poll = async {
-            self.prepared_transactions = Some(catalog::prepared_transactions(&self.source).await?);
             let now = catalog::shapes(&self.source, &cx.plan.scope).await?;
             Ok::<_, Error>(catalog::difference(&cx.record.shapes, &now))
         };
@@ -48,6 +47,36 @@ impl RunningReplay {
         self.blocked_lane = blocked;
     }
 
+    /// Polls the open transactions that have written. One that ends between two polls is the application at work, for which there is a gate
+    /// of its own.
+    pub async fn poll_writers(&mut self) {
+        if let Ok(Ok(writers)) = tokio::time::timeout(LOOK, catalog::open_writers(&self.source)).await {
+            self.open_writers = self.writers_polled.replace(writers.clone()).map(|before| OpenWriter::still_open(&before, writers));
+        }
+    }
+
+    /// What an automatic cutover waits for; `None` when it can begin.
+    pub async fn not_yet(&self, cx: &Context, closed_gate: Option<String>) -> Option<String> {
+        if let Some(gate) = closed_gate {
+            return Some(gate);
+        }
+        if !self.analyze.has_ended() {
+            return Some("ANALYZE of the target has not ended".into());
+        }
+        if let Some(text) = &self.schema_difference {
+            return Some(format!("the source's schema changed: {text}"));
+        }
+        let quiet = self.last_write.1.elapsed();
+        if quiet < cx.config.quiet_for {
+            return Some(format!("the source was written to {} s ago", quiet.as_secs()));
+        }
+        // Otherwise the drain would wait for it.
+        match tokio::time::timeout(LOOK, catalog::open_writers(&self.source)).await {
+            Ok(Ok(writers)) => writers.first().map(|w| format!("an open transaction of the source has written: {w}; {}", w.remedy())),
+            _ => Some("the source does not answer".into()),
+        }
+    }
+
     /// What has to be true before the cutover. Hard gates block it, soft ones warn.
     ///
     /// That all tables are copied is no gate: replay does not begin before.
@@ -64,13 +93,13 @@ impl RunningReplay {
                 ),
             ),
             hard(
-                GateKind::NothingPrepared,
-                self.prepared_transactions == Some(0),
-                match self.prepared_transactions {
+                GateKind::NoOpenWriters,
+                self.open_writers.as_ref().is_some_and(Vec::is_empty),
+                match self.open_writers.as_deref() {
                     None => "not checked yet".into(),
-                    Some(0) => "no prepared transactions".into(),
-                    Some(1) => "commit or roll back the prepared transaction on the source".into(),
-                    Some(n) => format!("commit or roll back {n} prepared transactions on the source"),
+                    Some([]) => "none".into(),
+                    Some([writer]) => format!("{}: {writer}", writer.remedy()),
+                    Some([writer, more @ ..]) => format!("{}: {writer}, and {} more", writer.remedy(), more.len()),
                 },
             ),
             soft(

@@ -5,7 +5,7 @@ use super::{
     lag,
     status::{Analyze, AppliedCounters, RoundTrip},
 };
-use crate::pg::catalog::exclusion::Excluded;
+use crate::pg::catalog::{OpenWriter, exclusion::Excluded};
 use futures_util::stream::FuturesUnordered;
 use std::{
     collections::HashSet,
@@ -53,8 +53,11 @@ pub struct RunningReplay {
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
-    /// Prepared transactions of the source database: their commits would come after the cutover. `None`: not checked yet.
-    pub(super) prepared_transactions: Option<i64>,
+    /// Transactions of the source that have written and were open in the last two polls: their commits would come after the cutover. `None`:
+    /// not checked twice yet.
+    pub(super) open_writers: Option<Vec<OpenWriter>>,
+    /// Those of the last poll.
+    pub(super) writers_polled: Option<Vec<OpenWriter>>,
     /// What has changed in the source's schema since the copy.
     pub(super) schema_difference: Option<String>,
     /// Lanes that are blocked, as it was last reported.

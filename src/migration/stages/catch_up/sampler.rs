@@ -74,6 +74,7 @@ impl RunningReplay {
                 cx.reporter.report(Event::SlotChecked(SlotStatus { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes })).await;
             }
         }
+        self.poll_writers().await;
         self.analyze_when_near(cx, lag).await;
         cx.reporter.report(Event::GatesChecked { gates: self.gates(cx) }).await;
         Ok(())

@@ -1,12 +1,16 @@
 //! Waiting for the cutover: the operator opens the box and confirms, or the source is quiet.
 
 use super::replay::{RunningReplay, SAMPLE_EVERY};
+use std::time::{Duration, Instant};
 
 use crate::{
     error::Result,
     event::{Answer, Command, Event, Gate, Level, PromptKind, Stage},
     migration::{context::Context, prompts::Asked},
 };
+
+/// How often an automatic cutover says what it waits for.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// What ends a pause of the wait.
 enum Next {
@@ -32,6 +36,7 @@ impl RunningReplay {
     pub async fn wait_for_cutover(&mut self, cx: &mut Context) -> Result<()> {
         let mut cutover_box: Option<Asked> = None;
         let mut announced = false;
+        let mut explained = Instant::now();
         loop {
             let next = self.drive(cx, Stage::CatchUp, pause(&mut cutover_box), order).await?;
             let blocked_by = closed_gate(&self.gates(cx));
@@ -39,8 +44,10 @@ impl RunningReplay {
                 Next::Gates => {
                     let ready = blocked_by.is_none() && self.analyze.has_ended();
                     if cx.config.cutover_when_ready && cutover_box.is_none() {
-                        if ready && self.schema_difference.is_none() && self.last_write.1.elapsed() >= cx.config.quiet_for {
-                            return Ok(());
+                        let Some(why) = self.not_yet(cx, blocked_by.clone()).await else { return Ok(()) };
+                        if explained.elapsed() > EXPLAIN_EVERY {
+                            explained = Instant::now();
+                            cx.notice(Level::Info, format!("the automatic cutover waits: {why}")).await;
                         }
                     } else if !cx.config.interactive && !cx.config.cutover_when_ready && ready && !announced {
                         announced = true;

@@ -2,6 +2,7 @@
 
 use super::{
     super::catch_up::RunningReplay,
+    end_of_stream::{self, BY_OPERATOR, Mark, unless_aborted},
     late_writes::{self, LateWrites},
     sequences, step,
 };
@@ -10,12 +11,9 @@ use crate::{
     event::{CutoverStep, Event},
     lsn::Lsn,
     migration::context::Context,
-    pg::catalog,
 };
 
 const LATE_WRITES: &str = "the source was written to after the end of the stream";
-const BY_OPERATOR: &str = "by the operator";
-const PREPARED: &str = "the source has prepared transactions: commit or roll them back";
 
 /// How the steps ended.
 pub enum Drain {
@@ -35,17 +33,17 @@ impl Drain {
 pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> {
     replay.resume(cx).await;
     let source = cx.source("cutover").await?;
-    if catalog::prepared_transactions(&source).await? > 0 {
-        return Ok(Drain::given_up(PREPARED));
-    }
     cx.reporter.report(Event::CutoverStarted { end: None }).await;
-    let mut end = catalog::mark_end_of_stream(&source).await?;
+    let mut end = match end_of_stream::mark(cx, replay, &source, CutoverStep::EndOfStream).await? {
+        Mark::At(end) => end,
+        Mark::GivenUp { reason } => return Ok(Drain::GivenUp { reason }),
+    };
     loop {
         cx.reporter.report(Event::CutoverStarted { end: Some(end) }).await;
         step::report(cx, CutoverStep::EndOfStream, true, end.to_string()).await;
         step::report(cx, CutoverStep::Drain, false, "").await;
         let barrier = replay.barrier(end);
-        if late_writes::unless_aborted(cx, replay, barrier).await?.is_none() {
+        if unless_aborted(cx, replay, barrier).await?.is_none() {
             return Ok(Drain::given_up(BY_OPERATOR));
         }
         step::report(cx, CutoverStep::Drain, true, format!("applied to {end}")).await;
@@ -59,7 +57,7 @@ pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> 
         }
         match found {
             LateWrites::None { end } => return Ok(Drain::Drained { end }),
-            LateWrites::Aborted => return Ok(Drain::given_up(BY_OPERATOR)),
+            LateWrites::GivenUp { reason } => return Ok(Drain::GivenUp { reason }),
             LateWrites::Found { end: later } if late_writes::ask_to_drain_again(cx, replay).await? => end = later,
             LateWrites::Found { .. } => return Ok(Drain::given_up(LATE_WRITES)),
         }

@@ -1,6 +1,10 @@
 //! Late writes: what applications wrote to the source after the end of the stream. The target does not have it.
 
-use super::{super::catch_up::RunningReplay, step};
+use super::{
+    super::catch_up::RunningReplay,
+    end_of_stream::{self, BY_OPERATOR, Mark, unless_aborted},
+    step,
+};
 use crate::{
     error::Result,
     event::{Answer, Command, CutoverStep, Event, PromptKind, Stage},
@@ -15,16 +19,19 @@ pub enum LateWrites {
     None { end: Lsn },
     /// Tables were written to. A stream that ends here has those writes.
     Found { end: Lsn },
-    /// The operator goes back to catch-up.
-    Aborted,
+    /// Catch-up goes on, for this reason.
+    GivenUp { reason: String },
 }
 
 /// Reads the stream from `end` to where the source is now, and reports the tables that were written to.
 pub async fn check(cx: &mut Context, replay: &mut RunningReplay, source: &Client, end: Lsn, step: CutoverStep) -> Result<LateWrites> {
     step::report(cx, step, false, "").await;
-    let now = catalog::mark_end_of_stream(source).await?;
+    let now = match end_of_stream::mark(cx, replay, source, step).await? {
+        Mark::At(now) => now,
+        Mark::GivenUp { reason } => return Ok(LateWrites::GivenUp { reason }),
+    };
     let mut waiter = replay.replication.receiver.waiter();
-    let Some(status) = unless_aborted(cx, replay, waiter.read(now)).await? else { return Ok(LateWrites::Aborted) };
+    let Some(status) = unless_aborted(cx, replay, waiter.read(now)).await? else { return Ok(LateWrites::GivenUp { reason: BY_OPERATOR.into() }) };
     let late = report(cx, source, &status.written_after(end)).await?;
     if late.is_empty() {
         step::report(cx, step, true, "none").await;
@@ -43,12 +50,6 @@ pub async fn report(cx: &Context, source: &Client, writes: &[(u32, Lsn)]) -> Res
         cx.reporter.report(Event::LateWrite { table, lsn: *lsn }).await;
     }
     Ok(names)
-}
-
-/// Waits until the work is done, while replay runs; `None` when the operator goes back to catch-up.
-pub async fn unless_aborted<T>(cx: &mut Context, replay: &mut RunningReplay, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
-    let back = |command| if command == Command::AbortCutover { Ok(None) } else { Err(command) };
-    replay.drive(cx, Stage::Cutover, async { work.await.map(Some) }, back).await
 }
 
 /// Asks whether to drain again, or to go back to catch-up. A run without an operator goes back, until the source is quiet.

@@ -1,6 +1,6 @@
 //! Late writes after the cutover: the receiver goes on, so that they are seen.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::cutover;
 use crate::{
@@ -8,7 +8,12 @@ use crate::{
     event::{Command, Level, Stage},
     lsn::Lsn,
     migration::{context::Context, relations},
-    pg::{catalog, own::Names, slot},
+    pg::{
+        catalog::{self, OpenWriter},
+        client::Client,
+        own::Names,
+        slot,
+    },
     replay::{
         receiver::{Receiver, StartPositions},
         spool,
@@ -17,6 +22,8 @@ use crate::{
 
 /// The last check for late writes waits this long for the source.
 const LAST_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it waits for open transactions that have written.
+const OPEN_WRITERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reports late writes as they come, until the operator leaves. Without an operator it ends after the time of the configuration
 /// (`--linger`). Then it checks once more.
@@ -48,11 +55,14 @@ pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<(
         }
     }
     let check = async {
-        let now = catalog::mark_end_of_stream(&cx.source("cutover").await?).await?;
-        receiver.waiter().read(now).await
+        let (now, open) = end_of_stream(&cx.source("cutover").await?).await?;
+        Ok::<_, Error>((receiver.waiter().read(now).await?, open))
     };
     match tokio::time::timeout(LAST_CHECK_TIMEOUT, check).await {
-        Ok(Ok(status)) => record(cx, &status.written_after(seen)).await?,
+        Ok(Ok((status, open))) => {
+            record(cx, &status.written_after(seen)).await?;
+            record_open(cx, &open).await?;
+        }
         Ok(Err(e)) => warn_unchecked(cx, &e.to_string()).await,
         Err(_) => warn_unchecked(cx, "the source does not answer").await,
     }
@@ -62,7 +72,10 @@ pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<(
 /// Checks for what was written to the source after the end of the stream, when the run of the cutover could not see it any more.
 pub async fn check_since(cx: &mut Context, end: Lsn) -> Result<()> {
     match writes_since(cx, end).await {
-        Ok(writes) => record(cx, &writes).await,
+        Ok((writes, open)) => {
+            record(cx, &writes).await?;
+            record_open(cx, &open).await
+        }
         Err(e) => {
             warn_unchecked(cx, &e.to_string()).await;
             Ok(())
@@ -71,22 +84,49 @@ pub async fn check_since(cx: &mut Context, end: Lsn) -> Result<()> {
 }
 
 /// The tables that were written to after `end`, each with the LSN of its last write: from what the spool holds after `end`, and from what
-/// the slot still has.
-async fn writes_since(cx: &Context, end: Lsn) -> Result<Vec<(u32, Lsn)>> {
+/// the slot still has. Also the transactions that could still write to them.
+async fn writes_since(cx: &Context, end: Lsn) -> Result<(Vec<(u32, Lsn)>, Vec<OpenWriter>)> {
     let source = cx.source("cutover").await?;
-    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::new(&cx.record.id).slot).await?) else { return Ok(Vec::new()) };
+    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::new(&cx.record.id).slot).await?) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
     let receiver =
         Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone())
             .await?;
     let reach = async {
-        let now = catalog::mark_end_of_stream(&source).await?;
-        receiver.waiter().spooled(now).await
+        let (now, open) = end_of_stream(&source).await?;
+        receiver.waiter().spooled(now).await?;
+        Ok::<_, Error>(open)
     };
     let reached = tokio::time::timeout(LAST_CHECK_TIMEOUT, reach).await;
     let spooled = receiver.status.borrow().end;
     receiver.stop().await.ok();
-    reached.map_err(|_| Error::connection("the source does not answer"))??;
-    tokio::task::block_in_place(|| spool::touched_after(&cx.work.spool(), end, spooled))
+    let open = reached.map_err(|_| Error::connection("the source does not answer"))??;
+    let writes = tokio::task::block_in_place(|| spool::touched_after(&cx.work.spool(), end, spooled))?;
+    Ok((writes, open))
+}
+
+/// Marks the end of the stream, once those who have written before have ended; those who have not ended in time.
+async fn end_of_stream(source: &Client) -> Result<(Lsn, Vec<OpenWriter>)> {
+    let mut open = catalog::open_writers(source).await?;
+    let started = Instant::now();
+    while !open.is_empty() && started.elapsed() < OPEN_WRITERS_TIMEOUT {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        open = OpenWriter::still_open(&open, catalog::open_writers(source).await?);
+    }
+    Ok((catalog::mark_end_of_stream(source).await?, open))
+}
+
+/// Reports transactions whose writes would be late, and records that there were some.
+async fn record_open(cx: &mut Context, open: &[OpenWriter]) -> Result<()> {
+    for writer in open {
+        warn_unchecked(cx, &format!("a transaction of the source that has written is still open: {writer}")).await;
+    }
+    if !open.is_empty() && !cx.record.late {
+        cx.record.late = true;
+        cx.save()?;
+    }
+    Ok(())
 }
 
 /// Reports late writes, and records that there were some, because they decide how the migration ends.
@@ -109,5 +149,6 @@ async fn warn_unchecked(cx: &Context, why: &str) {
 
 /// How a migration with late writes ends.
 pub fn error() -> Error {
-    Error::new(Kind::Differs, "the source was written to after the cutover").hint("the tables are named as late writes: move those rows by hand")
+    Error::new(Kind::Differs, "the source was written to after the cutover")
+        .hint("the tables, or the open transactions, are named as late writes: move those rows by hand")
 }
