@@ -1,7 +1,7 @@
 //! The record of a migration: what is needed to continue or undo it.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     event::{Difference, Stage},
@@ -22,11 +22,17 @@ pub struct Record {
     pub slot: Option<Lsn>,
     /// Digest of the dump from which the schema was restored.
     pub schema: Option<String>,
+    /// State of the source's catalogs before that dump: while it stays the same, nothing has changed.
+    #[serde(default)]
+    pub schema_state: Option<String>,
     /// Replica identities changed on the source, with the statement that resets each.
     pub changed_identities: Vec<ChangedIdentity>,
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
     pub shapes: BTreeMap<String, Shape>,
+    /// Names of the source's sequences when the copy began, by OID.
+    #[serde(default)]
+    pub sequences: BTreeMap<u32, TableName>,
     /// Partitions on the source, by OID, of what is one table on the target; as they were when the copy began.
     #[serde(default)]
     pub partitions: BTreeMap<u32, Partition>,
@@ -44,6 +50,9 @@ pub struct Record {
     /// Tables that differ from the source with the operator's consent.
     #[serde(default, alias = "missed", with = "differences")]
     pub differences: BTreeMap<TableName, Difference>,
+    /// Objects of the source that are different on the target, or missing there, and nobody has accepted it.
+    #[serde(default)]
+    pub different_objects: BTreeSet<String>,
     /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,

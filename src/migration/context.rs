@@ -119,6 +119,14 @@ impl Context {
         Ok(())
     }
 
+    /// An object of the source that is different on the target, or missing there, and nobody has accepted it: in the report, and in how the
+    /// migration ends.
+    pub async fn differs(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
+        let object = object.into();
+        self.record.different_objects.insert(object.clone());
+        self.not_moved(object, reason).await
+    }
+
     /// Refuses other filters once the migration has begun, because what is published and copied stays the same selection.
     pub fn refuse_other_scope(&self) -> Result<()> {
         match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {

@@ -139,6 +139,7 @@ situations! {
     }
     users_without_rights: weak_users {
         ("ownership", Fail, "reader does not own public.t"),
+        ("sequences", Fail, "reader may not read public.numbers"),
         ("rights on the target", Fail, "weak may not create schemas"),
         ("temporary tables", Warn, "weak may not create them"),
         ("timescaledb.restoring", Fail, "rows written now would be invisible"),
@@ -340,7 +341,7 @@ async fn weak_users() -> Option<Situation> {
     let source = Database { uri: server.uri("latin") };
     source
         .execute(
-            "create role reader login replication; create role somebody; create table public.t (id int primary key); create extension postgres_fdw;
+            "create role reader login replication; create role somebody; create table public.t (id int primary key); create sequence public.numbers; create extension postgres_fdw;
              create function public.hidden(int) returns bool language sql leakproof immutable as 'select $1 > 0';
              create extension citext; update pg_extension set extname = 'nowhere' where extname = 'citext'",
         )

@@ -121,6 +121,7 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
     if cx.is_finished(Stage::Copy) {
         return statements::read(cx);
     }
+    let state = catalog::schema_state(source).await?;
     let schema = cx.unless_stopped(restore::dump(cx)).await?;
     if cx.record.schema.as_ref().is_some_and(|known| *known != schema.digest) {
         return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
@@ -129,10 +130,12 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
         )));
     }
     cx.record.schema = Some(schema.digest.clone());
+    cx.record.schema_state = Some(state);
     // The dump is not needed any more: free its memory.
     cx.schema_cache.forget();
     if cx.record.shapes.is_empty() {
         cx.record.shapes = catalog::shapes(source, &cx.plan.scope).await?;
+        cx.record.sequences = catalog::sequence_names(source).await?.into_iter().collect();
         let merged = relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
         cx.record.partitions = catalog::partitions(source, &merged).await?;
     }

@@ -4,7 +4,8 @@ use super::{
     super::catch_up::RunningReplay,
     end_of_stream::{self, BY_OPERATOR, Mark, unless_aborted},
     late_writes::{self, LateWrites},
-    sequences, step,
+    sequences::{self, Sequences},
+    step,
 };
 use crate::{
     error::Result,
@@ -50,7 +51,10 @@ pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> 
         let mut found = late_writes::check(cx, replay, &source, end, CutoverStep::LateWrites).await?;
         if let LateWrites::None { end } = found {
             step::report(cx, CutoverStep::Sequences, false, "").await;
-            let set = sequences::set(cx, &source, &replay.excluded).await?;
+            let set = match sequences::set(cx, &source, &replay.excluded).await? {
+                Sequences::Set(count) => count,
+                Sequences::Unreadable { reason } => return Ok(Drain::GivenUp { reason }),
+            };
             step::report(cx, CutoverStep::Sequences, true, format!("{set} set")).await;
             // A write between the first check and the sequences may have used a sequence.
             found = late_writes::check(cx, replay, &source, end, CutoverStep::LateWritesAgain).await?;

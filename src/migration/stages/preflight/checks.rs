@@ -136,6 +136,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| source::replication_connection(&f.source.replication, &f.connections.source.user)),
     check(Source, source::OWNERSHIP, "Only owners can publish their tables and change the replica identity.",
         |f| source::ownership(f.source.may_publish, &f.scope.copied(), &f.connections.source)),
+    check(Source, source::SEQUENCES, "The values of sequences are read at the cutover.",
+        |f| source::sequences(&f.source.unreadable_sequences, f.scope.omitted.as_ref(), &f.connections.source.user)),
     check(Source, source::OLD_SNAPSHOT_THRESHOLD, "A limit on the age of snapshots would end a long copy.",
         |f| source::old_snapshot_threshold(f.source.old_snapshot_threshold.as_deref())),
     check(Source, source::SYNCHRONOUS_STANDBY_NAMES, "Commits of the application must not wait for hyperlift.",

@@ -9,7 +9,7 @@ use crate::{
     migration::context::Context,
     name::{TableName, plain_ident},
     pg::{
-        catalog::{self, Server, SourceRelation, TransactionHolder, versions},
+        catalog::{self, Server, SourceRelation, TransactionHolder, exclusion::Excluded, versions},
         client::Client,
         own::Names,
         slot, timescale,
@@ -28,6 +28,7 @@ pub const LOCKS: &str = "max_locks_per_transaction";
 pub const NO_HYPERTABLES: &str = "source has no hypertables";
 pub const REPLICATION: &str = "replication connection";
 pub const OWNERSHIP: &str = "ownership";
+pub const SEQUENCES: &str = "sequences";
 pub const OLD_SNAPSHOT_THRESHOLD: &str = "old_snapshot_threshold";
 pub const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
 pub const OLD_TRANSACTIONS: &str = "old transactions";
@@ -50,6 +51,8 @@ pub struct SourceFacts {
     pub hypertables: Vec<TableName>,
     /// Whether a replication connection was accepted.
     pub replication: Result<()>,
+    /// Sequences whose values this user may not read.
+    pub unreadable_sequences: Vec<TableName>,
     /// The user may create publications.
     pub may_publish: bool,
     /// `None` where this version has no such setting.
@@ -75,6 +78,7 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
         locks,
         hypertables: timescale::hypertable_names(source).await?,
         replication: replication(cx).await,
+        unreadable_sequences: catalog::unreadable_sequences(source).await?,
         may_publish: catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?,
         old_snapshot_threshold: catalog::setting(source, "old_snapshot_threshold").await?,
         synchronous_standby_names: setting("synchronous_standby_names").await?,
@@ -187,6 +191,17 @@ pub fn ownership(may_publish: bool, in_scope: &[&SourceRelation], server: &Serve
         format!("{} owns all {} tables and may create publications", server.user, in_scope.len()),
         bad,
         format!("connect as the owner of the tables or a superuser; grant create on database {} to {}", server.database, server.user),
+    )
+}
+
+/// Their values are read at the cutover, when it would be too late to find out.
+pub fn sequences(unreadable: &[TableName], omitted: Option<&Excluded>, user: &str) -> Finding {
+    let found: Vec<String> = unreadable.iter().filter(|s| omitted.is_none_or(|o| !o.has_relation(s))).map(ToString::to_string).collect();
+    Finding::require(
+        found.is_empty(),
+        "all can be read",
+        format!("{user} may not read {}", first_few(&found)),
+        format!("grant usage on its schema, and select on the sequence, to {}; or leave it out with --exclude", plain_ident(user)),
     )
 }
 
