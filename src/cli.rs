@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use crate::{
-    config::{self, Config, FrontKind, OnConflict},
+    config::{self, Config, FollowDdl, FrontKind, OnConflict},
     error::{Error, Result},
     format,
     plan::Plan,
@@ -155,6 +155,10 @@ pub struct MigrateArgs {
     /// One of: stop, count
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
     pub on_conflict: OnConflict,
+    /// Which changes of the source's schema hyperlift makes on the target by itself: none, those that remove no rows, or all. One of:
+    /// ask, safe, all
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
+    pub follow_ddl: FollowDdl,
 
     /// Continue without asking, where nothing has to be decided
     #[arg(long, short = 'y', global = true, help_heading = CUTOVER)]
@@ -162,6 +166,10 @@ pub struct MigrateArgs {
     /// Cut over without asking when all gates are passed, ANALYZE is done and the source is quiet
     #[arg(long, global = true, help_heading = CUTOVER)]
     pub cutover_when_ready: bool,
+    /// With --cutover-when-ready: cut over although the source's schema changed since the copy and the target lacks the change. The
+    /// objects are named, and the exit code is 5
+    #[arg(long, global = true, help_heading = CUTOVER)]
+    pub accept_schema_changes: bool,
     /// The source counts as quiet after this many seconds without a published change
     #[arg(long, value_name = "SECONDS", default_value_t = 10, global = true, help_heading = CUTOVER)]
     pub quiet_for: u64,
@@ -259,6 +267,7 @@ impl MigrateArgs {
             replay_lanes: self.replay_lanes,
             analyze_below,
             on_conflict: self.on_conflict,
+            follow_ddl: self.follow_ddl,
             skip_roles: self.skip_roles,
             skip_extensions: self.skip_extensions,
             owners: self.owners,
@@ -270,6 +279,7 @@ impl MigrateArgs {
             interactive: front == FrontKind::Dashboard,
             yes: self.yes,
             cutover_when_ready: self.cutover_when_ready,
+            accept_schema_changes: self.accept_schema_changes,
             quiet_for: Duration::from_secs(self.quiet_for),
             linger: Duration::from_secs(self.linger),
         })

@@ -27,6 +27,18 @@ pub enum OnConflict {
     Count,
 }
 
+/// Which changes of the source's schema are made on the target without asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FollowDdl {
+    /// None: the operator runs the statements.
+    Ask,
+    /// Those that remove neither rows nor values of the target.
+    #[default]
+    Safe,
+    /// Also those that drop tables, partitions and columns, as the source has done.
+    All,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub source: Conninfo,
@@ -68,6 +80,10 @@ pub struct Config {
     /// Continue without asking where nothing has to be decided.
     pub yes: bool,
     pub cutover_when_ready: bool,
+    /// Which changes of the source's schema are made on the target without asking.
+    pub follow_ddl: FollowDdl,
+    /// An automatic cutover does not wait for changes of the source's schema that the target lacks.
+    pub accept_schema_changes: bool,
     /// The source counts as quiet after this time without a published change.
     pub quiet_for: Duration,
     /// Without a terminal, late writes are received for this time after the cutover.

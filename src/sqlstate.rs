@@ -9,9 +9,14 @@ pub const INVALID_PARAMETER_VALUE: &str = "22023";
 /// Bytes that are no text in the encoding of the database.
 pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
 
+/// Text that is no value of its type, such as an unknown value of an enum.
+pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
+
 pub const NOT_NULL_VIOLATION: &str = "23502";
+pub const FOREIGN_KEY_VIOLATION: &str = "23503";
 pub const UNIQUE_VIOLATION: &str = "23505";
 pub const CHECK_VIOLATION: &str = "23514";
+pub const EXCLUSION_VIOLATION: &str = "23P01";
 
 pub const READ_ONLY_TRANSACTION: &str = "25006";
 
@@ -27,6 +32,8 @@ pub const INVALID_SCHEMA_NAME: &str = "3F000";
 pub const TRANSACTION_ROLLBACK_CLASS: &str = "40";
 
 pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// A value for a column that is generated always.
+pub const GENERATED_ALWAYS: &str = "428C9";
 pub const UNDEFINED_OBJECT: &str = "42704";
 pub const UNDEFINED_FUNCTION: &str = "42883";
 pub const UNDEFINED_TABLE: &str = "42P01";

@@ -1,5 +1,6 @@
 //! Dumping the schema of the source, and running its statements on the target.
 
+pub mod changes;
 pub mod ddl;
 pub mod flatten;
 pub mod memberships;
@@ -44,6 +45,12 @@ pub async fn dump(cx: &Context) -> Result<Schema> {
 pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
     let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
     dump::text(&program, &cx.config.source, plan, excluded).await
+}
+
+/// The target's schema as pg_dump prints it.
+pub async fn print_target(cx: &Context) -> Result<Arc<str>> {
+    let program = dump::find(cx.config.pg_dump.as_deref(), version_num(&cx.endpoints.1.version) / 10_000).await?;
+    dump::text(&program, &cx.config.target, &cx.plan, &Excluded::default()).await
 }
 
 /// The statements of such a text, for this target.

@@ -9,6 +9,7 @@ mod phase;
 mod privileges;
 mod program;
 mod publications;
+pub mod repair;
 mod statement;
 mod toc;
 

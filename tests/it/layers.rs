@@ -78,7 +78,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["analyze", "conflicts", "gates", "sampler", "schema_changes", "start", "stop", "wait"],
             &["counters", "slow_tables"],
             &["replay"],
-            &["lag", "status", "replayed"],
+            &["lag", "schema_watch", "status", "replayed"],
         ],
     ),
     (
@@ -112,7 +112,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg::dump",
         &[
             &["classify"],
-            &["alter_table", "downgrade", "index_build", "phase", "privileges", "program", "publications"],
+            &["alter_table", "downgrade", "index_build", "phase", "privileges", "program", "publications", "repair"],
             &["toc"],
             &["ast", "statement"],
         ],

@@ -14,6 +14,7 @@ mod indexing;
 mod key_ranges;
 mod lag;
 mod layers;
+mod living_source;
 mod matrix;
 mod migrate;
 mod names;

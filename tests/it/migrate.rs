@@ -7,6 +7,7 @@ use hyperlift::{
         data::{self, Size},
         servers::ServerOptions,
     },
+    error::Kind,
     event::{Answer, Command, CopyProgress, CutoverStep, Event, PromptKind, ReplayStatus, Stage, TableState},
 };
 use std::time::Duration;
@@ -187,7 +188,7 @@ async fn c_12_a_table_that_was_made_during_the_migration_is_named_at_the_end() {
     let done = migration.until(|s| s.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.young")).await;
     assert!(!done.schema.not_moved.iter().any(|(object, _)| object == "TABLE public.t"), "{:?}", done.schema.not_moved);
     migration.command(Command::Leave).await;
-    migration.ended().await.unwrap();
+    assert_eq!(migration.ended().await.unwrap_err().kind, Kind::Differs);
 }
 
 #[tokio::test]

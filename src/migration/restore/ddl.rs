@@ -57,6 +57,8 @@ impl DdlSession {
 
 /// How many statements run in one transaction: each holds a few locks until its end.
 const BATCH: usize = 100;
+/// Begins the reason of a statement that the operator has skipped.
+pub const SKIPPED: &str = "skipped by the operator";
 /// Something that the statement needs was not found.
 const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
 
@@ -134,7 +136,7 @@ async fn run_or_skip(
         report_failure(reporter, &object, statement.shown(), &e).await;
         let reason = e.to_string();
         if prompts.ask(Subject::Object(object.clone()), e).await? == Answer::Skip {
-            session.execute(&ledger::skip_ddl(phase, &object, &digest, &format!("skipped by the operator: {reason}"))).await?;
+            session.execute(&ledger::skip_ddl(phase, &object, &digest, &format!("{SKIPPED}: {reason}"))).await?;
             reporter.report(Event::StatementSkipped { object }).await;
             return Ok(false);
         }

@@ -9,6 +9,7 @@ mod replay;
 mod replayed;
 mod sampler;
 mod schema_changes;
+mod schema_watch;
 mod slow_tables;
 mod start;
 mod status;

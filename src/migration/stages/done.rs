@@ -10,8 +10,11 @@ use super::{catch_up, copy::Replication};
 use crate::{
     error::{Error, Kind, Result},
     event::{Event, Level, Stage, StageState},
-    migration::context::Context,
+    migration::{context::Context, restore::changes},
 };
+
+/// Objects that the last error names.
+const NAMED: usize = 5;
 
 /// Follows the handover while the receiver still runs.
 pub async fn run(cx: &mut Context, replication: Replication) -> Result<()> {
@@ -48,8 +51,18 @@ async fn end_migration(cx: &mut Context) -> Result<()> {
     if cx.record.late { Err(late_writes::error()) } else { check_differences(cx).and(cleaned) }
 }
 
-/// Tables that differ with the operator's consent are named once more, and make the exit code another one.
+/// Tables that differ with the operator's consent, and objects that changed on the source, are named once more, and make the exit code another
+/// one.
 fn check_differences(cx: &Context) -> Result<()> {
+    if !cx.record.different_objects.is_empty() {
+        let named: Vec<&str> = cx.record.different_objects.iter().take(NAMED).map(String::as_str).collect();
+        let more = cx.record.different_objects.len() - named.len();
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        return Err(Error::new(Kind::Differs, format!("the target differs from the source: {}{more}", named.join(", "))).hint(format!(
+            "the report gives the reasons; statements for what changed on the source after the copy are in {}",
+            cx.work.path().join(changes::SCRIPT).display()
+        )));
+    }
     let differences = catch_up::differences(cx);
     if differences.is_empty() {
         return Ok(());

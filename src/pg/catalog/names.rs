@@ -38,6 +38,13 @@ pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Tabl
     Ok(rows.iter().map(|r| (r.get("oid"), TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")))).collect())
 }
 
+/// Those of the tables that exist.
+pub async fn existing(client: &Client, tables: &[TableName]) -> Result<HashSet<TableName>> {
+    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
+    let sql = "select t.n from unnest($1::text[]) with ordinality t(name, n) where to_regclass(t.name) is not null";
+    Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
+}
+
 /// User tables, views and sequences; the first few names.
 pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
     let sql = format!(

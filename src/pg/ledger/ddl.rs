@@ -10,12 +10,19 @@ pub async fn executed(client: &Client, phase: &str) -> Result<HashSet<String>> {
     Ok(rows.iter().map(|r| r.get("digest")).collect())
 }
 
+/// A statement that was not run.
+pub struct SkippedStatement {
+    pub phase: String,
+    pub object: String,
+    pub reason: String,
+}
+
 /// What was not created on the target, and why, in the order of the attempts.
-pub async fn skipped(client: &Client) -> Result<Vec<(String, String)>> {
+pub async fn skipped(client: &Client) -> Result<Vec<SkippedStatement>> {
     let rows = client
-        .query("select object, coalesce(reason, 'skipped') as reason from _hyperlift.ddl where state = 'skipped' order by ordinal", &[])
+        .query("select phase, object, coalesce(reason, 'skipped') as reason from _hyperlift.ddl where state = 'skipped' order by ordinal", &[])
         .await?;
-    Ok(rows.iter().map(|r| (r.get("object"), r.get("reason"))).collect())
+    Ok(rows.iter().map(|r| SkippedStatement { phase: r.get("phase"), object: r.get("object"), reason: r.get("reason") }).collect())
 }
 
 /// The statement that records one that was not run, and why.

@@ -7,14 +7,16 @@ use std::collections::HashSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
+    config::FollowDdl,
     error::{Error, Result},
     event::{Answer, Command, Difference, Event, FailedStatement, Level, Stage, Subject},
-    migration::context::Context,
+    migration::{context::Context, restore::ddl},
     name::TableName,
     replay::{
         lane::{Conflict, ConflictAnswer},
         schema_change::SchemaChange,
     },
+    sqlstate,
 };
 
 /// What happens while replay runs.
@@ -69,6 +71,10 @@ impl RunningReplay {
             let _ = conflict.answer.send(ConflictAnswer::Accept);
             return Ok(());
         }
+        if self.follow_schema(cx, &conflict).await? {
+            let _ = conflict.answer.send(ConflictAnswer::Retry);
+            return Ok(());
+        }
         if !cx.config.interactive {
             return Err(unasked(conflict));
         }
@@ -92,6 +98,22 @@ impl RunningReplay {
             (Waiting { conflict, table }, answer)
         }));
         Ok(())
+    }
+
+    /// Whether the conflict comes from a change of the source's schema that the target has followed now.
+    async fn follow_schema(&mut self, cx: &Context, conflict: &Conflict) -> Result<bool> {
+        match &conflict.sql {
+            Some(sql) if cx.config.follow_ddl != FollowDdl::Ask && adds_only(sql) => {
+                let followed = ddl::in_transaction(&cx.target("follow-ddl").await?, sql).await;
+                if followed.is_ok() {
+                    let text = format!("the source's schema changed, and the target follows: {}", sql.replace('\n', " "));
+                    cx.notice(Level::Info, text).await;
+                }
+                Ok(followed.is_ok())
+            }
+            None if SCHEMA_REFUSES.iter().any(|code| conflict.error.has_code(code)) => self.schema.relax(cx).await,
+            _ => Ok(false),
+        }
     }
 
     /// Carries an answer out. The lanes that wait because of one table have been answered together.
@@ -126,6 +148,23 @@ impl RunningReplay {
             cx.reporter.report(Event::StatementSkipped { object: table.to_string() }).await;
         }
     }
+}
+
+/// Refusals by a constraint, a type or a column of the target, which the source may not have any more (PostgreSQL documentation, appendix A).
+const SCHEMA_REFUSES: [&str; 7] = [
+    sqlstate::UNIQUE_VIOLATION,
+    sqlstate::CHECK_VIOLATION,
+    sqlstate::NOT_NULL_VIOLATION,
+    sqlstate::EXCLUSION_VIOLATION,
+    sqlstate::FOREIGN_KEY_VIOLATION,
+    sqlstate::INVALID_TEXT_REPRESENTATION,
+    sqlstate::GENERATED_ALWAYS,
+];
+
+/// Whether statements for the target only add columns, or rename.
+fn adds_only(sql: &str) -> bool {
+    sql.lines()
+        .all(|line| [" add column ", " rename to ", " rename column "].iter().any(|words| line.contains(words)) || line.contains(" set default "))
 }
 
 /// What the operator reads.

@@ -8,7 +8,6 @@ use super::{
     status::Analyze,
 };
 use crate::{
-    error::Error,
     event::{Gate, GateKind, Level},
     format,
     migration::context::Context,
@@ -25,16 +24,8 @@ const QUIET: Duration = Duration::from_secs(10);
 impl RunningReplay {
     /// Polls what the stream does not carry: new and changed tables, lanes that the target blocks.
     pub async fn poll_source(&mut self, cx: &Context) {
-        let poll = async {
-            let now = catalog::shapes(&self.source, &cx.plan.scope).await?;
-            Ok::<_, Error>(catalog::difference(&cx.record.shapes, &now))
-        };
-        if let Ok(Ok(altered)) = tokio::time::timeout(LOOK, poll).await {
-            if let Some(text) = altered.as_ref().filter(|_| altered != self.schema_difference) {
-                cx.notice(Level::Warn, format!("the source's schema changed: {text}")).await;
-            }
-            self.schema_difference = altered;
-        }
+        let applied = self.applied().all;
+        self.schema.poll(cx, &self.source, applied).await;
         let blocked = self
             .handle
             .lanes
@@ -63,8 +54,8 @@ impl RunningReplay {
         if !self.analyze.has_ended() {
             return Some("ANALYZE of the target has not ended".into());
         }
-        if let Some(text) = &self.schema_difference {
-            return Some(format!("the source's schema changed: {text}"));
+        if let Some(text) = self.schema.waits_for(cx.config.accept_schema_changes) {
+            return Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"));
         }
         let quiet = self.last_write.1.elapsed();
         if quiet < cx.config.quiet_for {
@@ -104,8 +95,8 @@ impl RunningReplay {
             ),
             soft(
                 GateKind::SourceSchema,
-                self.schema_difference.is_none(),
-                self.schema_difference.clone().unwrap_or_else(|| "as it was copied".into()),
+                self.schema.difference().is_none(),
+                self.schema.difference().unwrap_or("as it was copied, or the target has the changes").into(),
             ),
             self.analyzed(cx),
             replica_identity(cx),

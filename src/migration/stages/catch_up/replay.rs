@@ -3,6 +3,7 @@
 use super::{
     super::copy::Replication,
     lag,
+    schema_watch::SchemaWatch,
     status::{Analyze, AppliedCounters, RoundTrip},
 };
 use crate::pg::catalog::{OpenWriter, exclusion::Excluded};
@@ -59,7 +60,7 @@ pub struct RunningReplay {
     /// Those of the last poll.
     pub(super) writers_polled: Option<Vec<OpenWriter>>,
     /// What has changed in the source's schema since the copy.
-    pub(super) schema_difference: Option<String>,
+    pub(super) schema: SchemaWatch,
     /// Lanes that are blocked, as it was last reported.
     pub(super) blocked_lane: Option<String>,
     /// Where the stream begins: nothing before it is owed to the target.

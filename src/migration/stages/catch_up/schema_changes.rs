@@ -1,16 +1,13 @@
 //! A table of the source that was altered while its changes are replayed.
 
 use super::replay::{LOOK, RunningReplay};
-use crate::migration::restore::{self, statements};
-
 use crate::{
     error::Result,
     event::Level,
     migration::context::Context,
     pg::{
-        catalog,
-        dump::{Phase, Statement},
-        ledger::{self},
+        catalog::{self, Shape, ShapeChange},
+        ledger,
     },
     replay::schema_change::SchemaChange,
     scope::Scope,
@@ -21,24 +18,22 @@ impl RunningReplay {
     pub(super) async fn follow(&mut self, cx: &mut Context, change: SchemaChange) -> Result<()> {
         let SchemaChange { oid, before, now, columns } = change;
         let fresh = tokio::time::timeout(LOOK, catalog::shapes(&self.source, &Scope::default())).await.ok().and_then(Result::ok).unwrap_or_default();
+        let known = cx.record.shapes.values().find(|shape| shape.oid == oid).cloned().unwrap_or_default();
         cx.record.shapes.retain(|_, shape| shape.oid != oid);
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
         };
         // The source may be further than the stream; then the next change of the table tells.
         let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
-        let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), catalog::Shape { oid, columns, leaves: Vec::new() }));
+        let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), Shape { columns, ..known.clone() }));
+        if known.was_rewritten(&shape) {
+            cx.differs(format!("TABLE {name}"), ShapeChange::Rewritten.words()).await?;
+        }
         cx.record.shapes.insert(name, shape);
         cx.save()?;
         ledger::rename_relation(&cx.target("catch-up").await?, oid, &now).await?;
+        self.schema.forget();
         self.slot_checked = None;
-        // Triggers, foreign keys and grants, too, are as the source has them now.
-        let fresh = cx.unless_stopped(restore::dump(cx)).await?.statements;
-        let relations = self.relations();
-        let ours = |s: &Statement| s.table.as_ref().is_none_or(|t| relations.iter().any(|r| r.table == *t));
-        let fresh = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover && ours(s));
-        let statements: Vec<_> = statements::read(cx)?.into_iter().filter(|s| s.phase < Phase::Cutover).chain(fresh).collect();
-        statements::write(cx, &statements)?;
         let text =
             if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
         cx.notice(Level::Info, text).await;

@@ -5,6 +5,7 @@ use super::{
     counters, lag,
     replay::RunningReplay,
     replayed::{self, Replayed},
+    schema_watch::SchemaWatch,
     slow_tables,
     status::{Analyze, RoundTrip},
 };
@@ -60,7 +61,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Running
         slot: None,
         open_writers: None,
         writers_polled: None,
-        schema_difference: None,
+        schema: SchemaWatch::default(),
         blocked_lane: None,
         start: cx.record.slot.unwrap_or_default(),
         history: lag::History::default(),

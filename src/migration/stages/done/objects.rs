@@ -4,7 +4,10 @@ use super::{super::copy::large_objects, refresh};
 use crate::{
     error::Result,
     event::Level,
-    migration::{context::Context, restore::statements},
+    migration::{
+        context::Context,
+        restore::{changes, statements},
+    },
     pg::catalog,
 };
 
@@ -21,8 +24,8 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
         }
     }
     refresh::views(cx, &target).await?;
-    if let Err(e) = report_changed_tables(cx).await {
-        cx.not_moved("TABLES", format!("it is not known whether tables were made or altered on the source after the copy: {e}")).await?;
+    if let Err(e) = report_changes(cx).await {
+        cx.differs("SCHEMA", format!("it is not known whether objects were made or altered on the source after the copy: {e}")).await?;
     }
     if let Err(e) = large_objects::report_changes(cx).await {
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
@@ -31,12 +34,27 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Reports tables that were made on the source after the copy, or altered in a way that replay did not see. They do not prevent a cutover.
-async fn report_changed_tables(cx: &mut Context) -> Result<()> {
+/// Reports what changed on the source after the copy and is different on the target. It does not prevent a cutover.
+async fn report_changes(cx: &mut Context) -> Result<()> {
     let source = cx.source("cutover").await?;
     let now = catalog::shapes(&source, &cx.plan.scope).await?;
-    for (table, how) in catalog::differences(&cx.record.shapes, &now) {
-        cx.not_moved(format!("TABLE {table}"), format!("{how}; compare it with the target's and move what is missing by hand")).await?;
+    let tables = catalog::differences(&cx.record.shapes, &now);
+    let moved = cx.record.schema_state.is_none() || cx.record.schema_state != Some(catalog::schema_state(&source).await?);
+    for (table, change) in tables.iter().filter(|(_, change)| change.concerns_rows()) {
+        cx.differs(format!("TABLE {table}"), format!("{}; compare it with the target's, and move what is missing by hand", change.words())).await?;
+    }
+    if !moved {
+        return Ok(());
+    }
+    let changes = cx.unless_stopped(changes::find(cx)).await?;
+    for (object, how) in changes.lines() {
+        let known = tables.iter().any(|(table, change)| change.concerns_rows() && format!("TABLE {table}") == object.to_string());
+        if !known {
+            cx.differs(object, format!("{how} on the source after the copy, and is different on the target")).await?;
+        }
+    }
+    if !changes.is_empty() {
+        cx.work.replace(changes::SCRIPT, changes.script().as_bytes())?;
     }
     Ok(())
 }

@@ -1,0 +1,186 @@
+//! Watching the schema of the source: what changed since the copy, and whether the target has it by now.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    config::FollowDdl,
+    error::{Error, Result},
+    event::Level,
+    lsn::Lsn,
+    migration::{
+        context::Context,
+        restore::changes::{self, SchemaChanges},
+    },
+    pg::{
+        catalog::{self, ShapeChange},
+        client::Client,
+        dump::repair::Repair,
+    },
+};
+use tokio::task::JoinHandle;
+
+/// Both schemas are dumped again at most this often: the target may have been altered meanwhile.
+const COMPARE_EVERY: Duration = Duration::from_secs(20);
+
+/// A source that does not answer within this time is polled again later.
+const POLL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Lanes that are refused within this time of each other are refused for the same reason.
+const SAME_REFUSAL: Duration = Duration::from_secs(3);
+
+/// Comparing may take this part of the time.
+const SHARE: u32 = 20;
+
+/// What is known of changes in the source's schema.
+#[derive(Default)]
+pub struct SchemaWatch {
+    /// The state of the source's catalogs in the last poll.
+    polled: Option<String>,
+    compared: Option<Compared>,
+    /// When statements were run last because a change had been refused: what other lanes report then is the same.
+    relaxed: Option<Instant>,
+    /// Statements that run on the target.
+    repairing: Option<JoinHandle<usize>>,
+    /// What differs, in words for the operator.
+    difference: Option<String>,
+    /// The source has changed, and what the target can follow is not done yet.
+    busy: bool,
+}
+
+/// The last comparison of both schemas.
+struct Compared {
+    state: String,
+    /// Where the source was then: what is written before, replay applies to the schema of before.
+    source: Lsn,
+    at: Instant,
+    took: Duration,
+    /// The statements were run, or there were none to run.
+    tried: bool,
+    changes: SchemaChanges,
+}
+
+impl SchemaWatch {
+    pub fn difference(&self) -> Option<&str> {
+        self.difference.as_deref()
+    }
+
+    /// What differs, where it has to be waited for: always while the target still follows.
+    pub fn waits_for(&self, accepted: bool) -> Option<&str> {
+        self.difference().filter(|_| self.busy || !accepted)
+    }
+
+    /// The next poll compares again.
+    pub fn forget(&mut self) {
+        self.compared = None;
+    }
+
+    /// Polls the source, compares both schemas where that is due, and lets the target follow. `applied`: everything before is on the target.
+    pub async fn poll(&mut self, cx: &Context, source: &Client, applied: Lsn) {
+        if self.repairing.as_ref().is_some_and(|work| !work.is_finished()) {
+            return;
+        }
+        if let Some(work) = self.repairing.take() {
+            // What was made may be what another statement needed.
+            if work.await.is_ok_and(|done| done > 0) {
+                self.compared = None;
+            }
+        }
+        let poll = async { Ok::<_, Error>((catalog::shapes(source, &cx.plan.scope).await?, catalog::schema_state(source).await?)) };
+        let Ok(Ok((shapes, state))) = tokio::time::timeout(POLL_TIMEOUT, poll).await else { return };
+        let tables = catalog::differences(&cx.record.shapes, &shapes);
+        let moved = cx.record.schema_state.as_ref() != Some(&state);
+        let settled = self.polled.replace(state.clone()).as_ref() == Some(&state);
+        if moved && settled && self.is_due(&state) {
+            match self.compare(cx, source, &state).await {
+                Ok(()) => {}
+                Err(e) if e.is_stop() => return,
+                Err(e) => cx.notice(Level::Warn, format!("the source's schema changed, and could not be compared with the target's: {e}")).await,
+            }
+        }
+        self.follow(cx, applied).await;
+        let compared = self.compared.as_ref().filter(|c| c.state == state);
+        self.busy = moved && (self.repairing.is_some() || compared.is_none_or(|c| !c.tried));
+        let compared = compared.map(|c| &c.changes);
+        let found = describe(&tables, moved, compared);
+        if let (Some(text), true) = (&found, found != self.difference) {
+            let script = compared.filter(|changes| !changes.is_empty()).map(|changes| cx.work.replace(changes::SCRIPT, changes.script().as_bytes()));
+            let place = script
+                .map_or_else(String::new, |_| format!("; the statements for the target are in {}", cx.work.path().join(changes::SCRIPT).display()));
+            cx.notice(Level::Warn, format!("the source's schema changed: {text}{place}")).await;
+        }
+        self.difference = found;
+    }
+
+    async fn compare(&mut self, cx: &Context, source: &Client, state: &str) -> Result<()> {
+        let (started, source) = (Instant::now(), catalog::flushed_lsn_and_time(source).await?.0);
+        let changes = cx.unless_stopped(changes::find(cx)).await?;
+        self.compared = Some(Compared { state: state.to_owned(), source, at: Instant::now(), took: started.elapsed(), tried: false, changes });
+        Ok(())
+    }
+
+    /// Begins to run the statements that the plan allows, once replay has come to where the source was when they were found.
+    async fn follow(&mut self, cx: &Context, applied: Lsn) {
+        let allowed = |repair: &Repair| match cx.config.follow_ddl {
+            FollowDdl::Ask => false,
+            FollowDdl::Safe => !repair.destroys,
+            FollowDdl::All => true,
+        };
+        let Some(compared) = self.compared.as_mut().filter(|c| !c.tried && c.source <= applied) else { return };
+        compared.tried = true;
+        let mut repairs = compared.changes.repairs();
+        repairs.retain(allowed);
+        if repairs.is_empty() {
+            return;
+        }
+        match cx.target("follow-ddl").await {
+            // An index may take hours.
+            Ok(target) => self.repairing = Some(tokio::spawn(changes::run_repairs(target, repairs, cx.reporter.clone()))),
+            Err(e) => cx.notice(Level::Warn, format!("the target cannot follow the source's schema: {e}")).await,
+        }
+    }
+
+    /// Runs only the statements that allow more than before, because a change has been refused that the source has accepted. Returns whether
+    /// the change is worth another attempt.
+    pub async fn relax(&mut self, cx: &Context) -> Result<bool> {
+        if cx.config.follow_ddl == FollowDdl::Ask || self.repairing.is_some() {
+            return Ok(false);
+        }
+        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs();
+        repairs.retain(Repair::relaxes);
+        if repairs.is_empty() {
+            return Ok(self.relaxed.is_some_and(|at| at.elapsed() < SAME_REFUSAL));
+        }
+        self.compared = None;
+        let done = changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await;
+        self.relaxed = (done > 0).then(Instant::now);
+        Ok(done > 0)
+    }
+
+    fn is_due(&self, state: &str) -> bool {
+        match &self.compared {
+            None => true,
+            Some(c) if c.state == state && c.changes.is_empty() => false,
+            Some(c) => c.at.elapsed() >= COMPARE_EVERY.max(c.took * SHARE),
+        }
+    }
+}
+
+/// What differs. Until both schemas are compared, what the shapes of the tables say.
+fn describe(tables: &[(String, ShapeChange)], moved: bool, compared: Option<&SchemaChanges>) -> Option<String> {
+    let counts = |change: &ShapeChange| compared.is_none() || change.concerns_rows();
+    let mut lines: Vec<String> =
+        tables.iter().filter(|(_, change)| counts(change)).map(|(table, change)| format!("{table} {}", change.words())).collect();
+    let named: Vec<String> = tables.iter().map(|(table, _)| format!("TABLE {table}")).collect();
+    for (object, how) in compared.map(SchemaChanges::lines).unwrap_or_default() {
+        if !lines.is_empty() && named.contains(&object.to_string()) {
+            continue;
+        }
+        lines.push(format!("{object} {how}"));
+    }
+    match &lines[..] {
+        [] if moved && compared.is_none() => Some("it is compared with the target's".into()),
+        [] => None,
+        [one] => Some(one.clone()),
+        [first, more @ ..] => Some(format!("{first}, and {} more", more.len())),
+    }
+}
