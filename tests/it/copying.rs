@@ -190,7 +190,8 @@ async fn c_28_an_alter_table_that_waits_for_the_copy_does_not_stop_it() {
     migration.start();
     migration.event("the copy of the table", |e| matches!(e, Event::CopyBegun { table, .. } if table.name == "bag")).await;
     let session = pair.source.session().await;
-    let alter = tokio::spawn(async move {
+    let locked = "alter table public.bag enable row level security; alter table public.bag disable row level security";
+    let alter = tokio::spawn(async move { session.batch_execute(locked).await.unwrap() });
         session.batch_execute("alter table public.bag enable row level security; alter table public.bag disable row level security").await.unwrap()
     });
     copied(&pair, &mut migration).await;
