@@ -64,7 +64,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["shared"],
             &["queue", "indexes", "large_objects", "extension_rows"],
             &["source", "transfer", "chunks"],
-            &["slot", "spec", "tasks", "key_ranges", "format", "throttle"],
+            &["slot", "spec", "tasks", "key_ranges", "format", "replayable", "throttle"],
             &["parts"],
         ],
     ),
@@ -122,7 +122,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "replay",
         &[
-            &["start"],
+            &["start", "statements"],
             &["router"],
             &["lane"],
             &["receiver"],
