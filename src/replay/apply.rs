@@ -300,8 +300,7 @@ mod tests {
             data_type: t.into(),
             equality,
             base_type: format!("pg_catalog.{base}"),
-            operator: (equality != Equality::Text)
-                .then(|| EqualityOperator { name: "operator(pg_catalog.=)".into(), ..EqualityOperator::default() }),
+            operator: (equality != Equality::Text).then(|| EqualityOperator { name: "operator(pg_catalog.=)".into(), ..EqualityOperator::default() }),
         };
         Relation {
             oid: 1,
@@ -382,11 +381,9 @@ mod tests {
         let c = change(&["id", "ts", "n", "j"], encode::row(b'D', 1, &[(b'O', old)]));
         assert_eq!(
             sql(&action(&c, &relation(&[], &[])).unwrap()),
-            [
-                "delete from only public.t where ctid = (select ctid from only public.t where id = $1::int4 and ts is not distinct from null \
+            ["delete from only public.t where ctid = (select ctid from only public.t where id = $1::int4 and ts is not distinct from null \
                  and n = $2::numeric and n is distinct from null and format('%s', n) collate C = format('%s', $2::numeric) \
-                 and j is distinct from null and format('%s', j) collate C = format('%s', $3::json) limit 1)"
-            ]
+                 and j is distinct from null and format('%s', j) collate C = format('%s', $3::json) limit 1)"]
         );
         // With a primary key on the target the key is enough.
         assert_eq!(sql(&action(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1::int4"]);
@@ -411,7 +408,10 @@ mod tests {
         let unknown = update_of(&["id"], None, &new);
         let tried = action(&unknown, &ht).unwrap();
         let statements = sql(&tried);
-        assert!(statements[0].ends_with("where id = $3::int4 and ts = $4::timestamptz") && statements[1].starts_with("delete from public.t where id = $1::int4 "));
+        assert!(
+            statements[0].ends_with("where id = $3::int4 and ts = $4::timestamptz")
+                && statements[1].starts_with("delete from public.t where id = $1::int4 ")
+        );
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl TargetColumn {
 /// text prints some types (character, inet) in another form. Both sides are printed here, so that settings of the session do not matter.
 fn same_text(left: &str, right: &str) -> String {
     // `is not null` would be false for a row whose fields are NULL.
-    format!("{left} is distinct from null and pg_catalog.format('%s', {left}) collate pg_catalog.\"C\" operator(pg_catalog.=) pg_catalog.format('%s', {right})")
+    format!(
+        "{left} is distinct from null and pg_catalog.format('%s', {left}) collate pg_catalog.\"C\" operator(pg_catalog.=) pg_catalog.format('%s', {right})"
+    )
 }
 
 /// The columns of tables, by OID.

@@ -35,7 +35,19 @@ default_class (type, family, input) as materialized (
 -- types with a part that has no equality
 incomparable (type) as materialized (
     select distinct p.type from part p join pg_type t on t.oid = p.oid
-     where t.typtype <> 'd' and not exists (select from default_class d where d.type = p.oid))
+     where t.typtype <> 'd' and not exists (select from default_class d where d.type = p.oid)),
+-- the operator class of a key; rows are found by that of the replica identity
+key_class (relation, attnum, family, input) as materialized (
+    select distinct on (x.indrelid, k.attnum) x.indrelid, k.attnum, o.opcfamily, o.opcintype
+      from pg_index x
+     cross join unnest((x.indkey::int2[])[0:x.indnkeyatts - 1], x.indclass::oid[]) k (attnum, class)
+      join pg_opclass o on o.oid = k.class
+     where x.indrelid = any($1) and (x.indisreplident or x.indisprimary)
+     order by x.indrelid, k.attnum, x.indisreplident desc),
+equality (family, input, operator) as materialized (
+    select s.amopfamily, s.amoplefttype, format('operator(%I.%s)', n.nspname, p.oprname)
+      from pg_amop s join pg_operator p on p.oid = s.amopopr join pg_namespace n on n.oid = p.oprnamespace
+     where s.amopmethod = (select oid from pg_am where amname = 'btree') and s.amopstrategy = 3 and s.amoplefttype = s.amoprighttype)
 select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as data_type,
        format('%I.%I', bn.nspname, b.typname) as base_type, e.operator,
        -- Operators of arrays, enums, rows and ranges take any type of their kind.
@@ -48,18 +60,9 @@ select a.attrelid as oid, a.attname::text as name, format_type(a.atttypid, a.att
   join pg_type b on b.oid = base.oid and b.typtype <> 'd'
   join pg_namespace bn on bn.oid = b.typnamespace
   -- An index finds rows by its own operator only, so that of the key comes first.
-  left join lateral (
-       select format('operator(%I.%s)', n.nspname, p.oprname) as operator, class.input
-         from (select o.opcfamily as family, o.opcintype as input, 1 - x.indisreplident::int as place
-                 from pg_index x
-                cross join unnest((x.indkey::int2[])[0:x.indnkeyatts - 1], x.indclass::oid[]) k (attnum, class)
-                 join pg_opclass o on o.oid = k.class
-                where x.indrelid = a.attrelid and k.attnum = a.attnum and (x.indisreplident or x.indisprimary)
-               union all select d.family, d.input, 2 from default_class d where d.type = b.oid) class
-         join pg_amop s on s.amopfamily = class.family and s.amoplefttype = class.input and s.amoprighttype = class.input and s.amopstrategy = 3
-         join pg_operator p on p.oid = s.amopopr
-         join pg_namespace n on n.oid = p.oprnamespace
-        order by class.place limit 1) e on true
+  left join key_class k on k.relation = a.attrelid and k.attnum = a.attnum
+  left join default_class d on d.type = b.oid
+  left join equality e on e.family = coalesce(k.family, d.family) and e.input = coalesce(k.input, d.input)
   left join pg_type i on i.oid = e.input
   left join pg_namespace inp on inp.oid = i.typnamespace
  where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped

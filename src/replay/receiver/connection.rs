@@ -301,7 +301,8 @@ impl ReceiverConnection {
 
 /// Whether the source has failed because it may not allocate more than 1 GB, for a value or for a row: it fails in the same way each time.
 fn is_too_large(e: &Error) -> bool {
-    e.has_code(sqlstate::PROGRAM_LIMIT_EXCEEDED) || (e.has_code(sqlstate::INTERNAL_ERROR) && e.message.starts_with("invalid memory alloc request size"))
+    e.has_code(sqlstate::PROGRAM_LIMIT_EXCEEDED)
+        || (e.has_code(sqlstate::INTERNAL_ERROR) && e.message.starts_with("invalid memory alloc request size"))
 }
 
 fn too_large(e: Error, last: &LastMessage) -> Error {
