@@ -103,8 +103,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["exclusion"],
             &["relations", "schema_state"],
             &[
-                "binary_types", "columns", "foreign_keys", "names", "partitions", "roles", "sequences", "server", "sessions", "shapes", "versions",
-                "views",
+                "binary_types", "columns", "foreign_keys", "names", "partitions", "roles", "sequences", "server", "sessions", "shapes", "unreadable",
+                "versions", "views",
             ],
         ],
     ),

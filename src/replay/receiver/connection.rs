@@ -312,7 +312,7 @@ fn too_large(e: Error, last: &LastMessage) -> Error {
         .detail(e.to_string())
         .hint(
             "a bytea value is twice as long in text, so 512 MB is its limit. Run `hyperlift clean`, empty the target and start again: \
-             the copy moves such a row in binary format; write no other one before the cutover, and keep this one unchanged",
+             the copy moves such a row where it is binary; do not write another one, or change its large value, before the cutover",
         )
 }
 
