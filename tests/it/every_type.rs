@@ -201,7 +201,7 @@ fn changes(name: &str, identity: Identity) -> (String, String) {
 
 /// The plan of a statement for any parameters, when no table is read as a whole.
 async fn plan(target: &Client, sql: &str) -> String {
-    let parameters = (1..).take_while(|n| sql.contains(&format!("${n}"))).map(|_| "null").collect::<Vec<_>>();
+    let parameters = (1..=100).take_while(|n| sql.contains(&format!("${n}"))).map(|_| "null").collect::<Vec<_>>();
     let list = if parameters.is_empty() { String::new() } else { format!("({})", parameters.join(", ")) };
     target
         .batch_execute(&format!("deallocate all; set enable_seqscan = off; set enable_mergejoin = off; set enable_hashjoin = off; set plan_cache_mode = force_generic_plan; prepare p as {sql}"))

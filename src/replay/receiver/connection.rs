@@ -205,7 +205,7 @@ impl ReceiverConnection {
         status_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
         loop {
-            let busy = s.read_available(wire).map_err(|e| if is_too_large(&e) { too_large(e, &s.pending.last) } else { e })?;
+            let busy = s.read_available(wire).map_err(|e| if is_too_large(&e) { too_large(&e, &s.pending.last) } else { e })?;
             let asked = self.wanted.has_changed().unwrap_or(false);
             let wanted = *self.wanted.borrow_and_update();
             s.put_watermark(wanted);
@@ -305,7 +305,7 @@ fn is_too_large(e: &Error) -> bool {
         || (e.has_code(sqlstate::INTERNAL_ERROR) && e.message.starts_with("invalid memory alloc request size"))
 }
 
-fn too_large(e: Error, last: &LastMessage) -> Error {
+fn too_large(e: &Error, last: &LastMessage) -> Error {
     let table = last.relation.as_ref().map_or_else(|| "a table".into(), ToString::to_string);
     let at = last.commit.map_or_else(String::new, |lsn| format!(", in the transaction that commits at {lsn}"));
     Error::refused(format!("the source cannot send a row of {table}{at}: its text needs more than the 1 GB that a server may allocate"))

@@ -63,7 +63,7 @@ impl PendingBlock {
         let peek = peek(message)?;
         self.bytes += message.len() as u64;
         self.last.relation = match peek {
-            Peek::Relation { .. } => relation_name(message)?,
+            Peek::Relation { .. } => relation_name(message),
             _ => None,
         };
         if let Peek::Begin { commit } = peek {
@@ -121,11 +121,8 @@ impl PendingBlock {
     }
 }
 
-fn relation_name(message: &[u8]) -> Result<Option<TableName>> {
-    Ok(match decode(message)? {
-        Message::Relation(relation) => Some(TableName::new(relation.schema, relation.name)),
-        _ => None,
-    })
+fn relation_name(message: &[u8]) -> Option<TableName> {
+    if let Ok(Message::Relation(relation)) = decode(message) { Some(TableName::new(relation.schema, relation.name)) } else { None }
 }
 
 #[cfg(test)]
