@@ -17,5 +17,6 @@ pub mod schema_change;
 pub mod sets;
 pub mod spool;
 mod start;
+pub mod statements;
 
 pub use self::start::{ReplayHandle, ReplaySpec, start};

@@ -44,6 +44,9 @@ pub const INSUFFICIENT_RESOURCES_CLASS: &str = "53";
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
 pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 
+/// What a server can do at most: a row of 1 GB, 1664 columns, …
+pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+
 /// An object in a state that waiting does not always change.
 pub const OBJECT_STATE_CLASS: &str = "55";
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -56,6 +59,9 @@ pub const QUERY_CANCELED: &str = "57014";
 pub const ADMIN_SHUTDOWN: &str = "57P01";
 pub const CRASH_SHUTDOWN: &str = "57P02";
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
+
+/// What the server's authors did not expect, and what `elog` reports.
+pub const INTERNAL_ERROR: &str = "XX000";
 
 /// The classes of errors after which the same work may be retried.
 pub const TRANSIENT_CLASSES: [&str; 5] =

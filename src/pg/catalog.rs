@@ -14,12 +14,13 @@ mod sequences;
 mod server;
 mod sessions;
 mod shapes;
+mod unreadable;
 pub mod unsupported;
 pub mod versions;
 mod views;
 
 pub use self::{
     binary_types::*, columns::*, foreign_keys::*, names::*, open_writers::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*,
-    server::*, sessions::*, shapes::*, views::*,
+    server::*, sessions::*, shapes::*, unreadable::*, views::*,
 };
 pub use super::client::value;

@@ -1,9 +1,14 @@
 //! The shape of a table on the target, as replay needs it.
 
+mod column;
+
 use std::collections::HashMap;
 
+use self::column::columns;
 use super::{client::Client, timescale};
 use crate::{error::Result, name::TableName};
+
+pub use self::column::{Equality, EqualityOperator, TargetColumn};
 
 /// A table of the target.
 #[derive(Clone, Debug, Default)]
@@ -38,49 +43,6 @@ impl TargetTable {
     /// `only ` for a table whose children, if it has any, are not its own rows.
     pub fn only(&self) -> &'static str {
         if self.kind == TableKind::Plain { "only " } else { "" }
-    }
-
-    /// The operator that compares values of a column.
-    pub fn equals(&self, column: &str) -> &str {
-        self.columns.get(column).map_or(EQUALS, |c| &c.equals)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetColumn {
-    /// As `format_type` prints it with an empty search path.
-    pub data_type: String,
-    pub equality: Equality,
-    /// The operator by which its keys are equal, with its schema. An index finds rows by this operator only. The schema keeps an operator of
-    /// the application from being chosen instead.
-    pub equals: String,
-}
-
-/// The operator of types that come with PostgreSQL.
-pub const EQUALS: &str = "operator(pg_catalog.=)";
-
-/// How a value of a whole-row match (REPLICA IDENTITY FULL without a key) is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Equality {
-    /// `=` holds for identical values only.
-    Exact,
-    /// `=` exists, but also holds for values that print differently (numeric 1.0 and 1.00): the text is compared, too.
-    Loose,
-    /// No reliable `=` (json, point, box): the text alone is compared.
-    Text,
-}
-
-impl Equality {
-    /// For a base type's name in `pg_type`, and whether it has a default B-tree operator class.
-    pub fn new(type_name: &str, has_btree: bool) -> Self {
-        const EXACT: &[&str] = &[
-            "int2", "int4", "int8", "bool", "uuid", "text", "varchar", "bytea", "date", "timestamp", "timestamptz", "oid", "name", "char", "pg_lsn",
-        ];
-        match (EXACT.contains(&type_name), has_btree) {
-            (true, _) => Self::Exact,
-            (false, true) => Self::Loose,
-            (false, false) => Self::Text,
-        }
     }
 }
 
@@ -148,22 +110,6 @@ pub async fn owned_sequences(client: &Client, tables: &[TableName]) -> Result<Ve
                  join pg_class c on c.oid = d.objid and c.relkind = 'S'
                  join pg_namespace n on n.oid = c.relnamespace";
     Ok(client.query(sql, &[&names]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
-}
-
-/// The columns of tables, by OID.
-async fn columns(client: &Client, tables: Vec<u32>) -> Result<HashMap<u32, HashMap<String, TargetColumn>>> {
-    let rows = client.query(include_str!("target_table/columns.sql"), &[&tables, &EQUALS]).await?;
-    let mut found: HashMap<u32, HashMap<String, TargetColumn>> = HashMap::new();
-    for r in rows {
-        let equals: Option<String> = r.get("btree_equals");
-        let equality = Equality::new(r.get("base"), equals.is_some());
-        let equality = if r.get("loose") && equality == Equality::Exact { Equality::Loose } else { equality };
-        found
-            .entry(r.get("oid"))
-            .or_default()
-            .insert(r.get("name"), TargetColumn { data_type: r.get("data_type"), equality, equals: equals.unwrap_or_else(|| r.get("other_equals")) });
-    }
-    Ok(found)
 }
 
 /// Columns with which an index of the table begins that finds equal values, of all rows.

@@ -1,7 +1,7 @@
 //! From a change to the statements that make it on the target. Pure: text and parameters, no connection.
 //!
-//! Parameters are sent as text without a type, so the server takes the type of the column and reads the value with that type's input
-//! function, exactly as a logical replication worker does. No type OID of the source ever reaches the target.
+//! Parameters are sent as text. A new value is read by the input function of its column's type, exactly as a logical replication worker
+//! does; a value to compare with has a cast to that type, below its domains. No type OID of the source ever reaches the target.
 //!
 //! The application's own functions (of checks, domains, indexes) run in these statements, with the `search_path` that they need
 //! (N-4). So whatever the statements themselves name, operators too, is named with its schema.
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, idents},
-    pg::target_table::{EQUALS, Equality, TableKind, TargetColumn},
+    pg::target_table::{TableKind, TargetColumn},
 };
 
 /// A parameter in text format; `None` is NULL.
@@ -46,7 +46,7 @@ pub enum RowAction<'a> {
 pub struct RowMove<'a> {
     /// Where the old time is not known: the row is searched at its new time first, and when this touches it, nothing else is needed.
     pub in_place: Option<BoundStatement<'a>>,
-    /// Returns, in text, the values that the stream does not have.
+    /// Returns the values that the stream does not have.
     pub delete: BoundStatement<'a>,
     /// The parameters of `insert` that take those values, in their order.
     pub kept: Vec<usize>,
@@ -153,7 +153,7 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
         // generic plan, on which TimescaleDB before 2.25.2 fails: https://github.com/timescale/timescaledb/pull/9294
         for (i, name) in dimensions(message, relation).filter(|(i, _)| !known(*i)) {
             let p = b.parameter(new[i].text());
-            write!(b.sql, " and {} {} {p}", ident(name), relation.shape.equals(name)).expect("writing to a string");
+            b.push(" and ").push(&target_column(relation, name)?.equals_parameter(&ident(name), &p));
         }
         Ok(b.step())
     };
@@ -191,8 +191,7 @@ fn move_row<'a>(
         }
     }
     if !kept.is_empty() {
-        let columns: Vec<String> = kept.iter().map(|i| format!("{}::pg_catalog.text", ident(&message.columns[*i].name))).collect();
-        delete.push(&format!(" returning {}", columns.join(", ")));
+        delete.push(&format!(" returning {}", idents(kept.iter().map(|i| &message.columns[*i].name))));
     }
     Ok(RowMove { in_place, delete: delete.step(), kept, insert: insert(message, relation, complete.into_iter()) })
 }
@@ -208,9 +207,9 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
     if !keys.is_empty() {
         for (n, i) in keys.iter().enumerate() {
             let p = b.parameter(row.values[*i].text());
-            let and = if n > 0 { " and " } else { "" };
             let name = &message.columns[*i].name;
-            write!(b.sql, "{and}{} {} {p}", ident(name), relation.shape.equals(name)).expect("writing to a string");
+            let equal = target_column(relation, name)?.equals_parameter(&ident(name), &p);
+            b.push(if n > 0 { " and " } else { "" }).push(&equal);
         }
         return Ok(());
     }
@@ -219,31 +218,19 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
             .hint("the table has no replica identity any more; give it one on the source and copy the table again"));
     }
     let (name, columns) = if relation.shape.kind == TableKind::Plain { ("ctid", "ctid") } else { ("(tableoid, ctid)", "tableoid, ctid") };
-    b.push(&format!("{name} {EQUALS} (select {columns} from {}{} where ", relation.shape.only(), relation.table.sql()));
+    b.push(&format!("{name} operator(pg_catalog.=) (select {columns} from {}{} where ", relation.shape.only(), relation.table.sql()));
     if message.columns.is_empty() {
         b.push("true");
     }
     for (i, column) in message.columns.iter().enumerate() {
         let name = ident(&column.name);
-        if i > 0 {
-            b.push(" and ");
-        }
-        let Some(value) = row.values[i].text() else {
-            b.push(&format!("{name} is null"));
-            continue;
-        };
-        let equality = target_column(relation, &column.name)?.equality;
-        if equality != Equality::Text {
+        b.push(if i > 0 { " and " } else { "" });
+        if let Some(value) = row.values[i].text() {
             let p = b.parameter(Some(value));
-            b.push(&format!("{name} {} {p}", relation.shape.equals(&column.name)));
-        }
-        if equality == Equality::Loose {
-            b.push(" and ");
-        }
-        if equality != Equality::Exact {
-            let p = b.parameter(Some(value));
-            // What the output function prints, as in the stream: a cast to text prints some types (character, inet) in another form.
-            b.push(&format!("pg_catalog.format('%s', {name}) collate pg_catalog.\"C\" {EQUALS} {p}::pg_catalog.text"));
+            b.push(&target_column(relation, &column.name)?.is_identical(&name, &p));
+        } else {
+            // `is null` would be true for a row whose fields are NULL, too.
+            b.push(&format!("{name} is not distinct from null"));
         }
     }
     b.push(" limit 1)");
@@ -251,7 +238,7 @@ fn matching<'a>(b: &mut Builder<'a>, message: &RelationMessage, relation: &Relat
     for (i, name) in dimensions(message, relation) {
         if let Some(value) = row.values[i].text() {
             let p = b.parameter(Some(value));
-            b.push(&format!(" and {} {} {p}", ident(name), relation.shape.equals(name)));
+            b.push(" and ").push(&target_column(relation, name)?.equals_parameter(&ident(name), &p));
         }
     }
     Ok(())
@@ -293,7 +280,10 @@ mod tests {
     use super::*;
     use crate::{
         lsn::{Lsn, Position},
-        pg::{snapshot::Snapshot, target_table::TargetTable},
+        pg::{
+            snapshot::Snapshot,
+            target_table::{Equality, EqualityOperator, TargetTable},
+        },
         replay::{
             pgoutput::{ColumnMessage, Peek, encode, peek},
             relation::RelationIndex,
@@ -306,7 +296,12 @@ mod tests {
     }
 
     fn relation(dimensions: &[&str], primary_key: &[&str]) -> Relation {
-        let column = |t: &str, equality| TargetColumn { data_type: t.into(), equality, equals: EQUALS.into() };
+        let column = |t: &str, base: &str, equality| TargetColumn {
+            data_type: t.into(),
+            equality,
+            base_type: format!("pg_catalog.{base}"),
+            operator: (equality != Equality::Text).then(|| EqualityOperator { name: "operator(pg_catalog.=)".into(), ..EqualityOperator::default() }),
+        };
         Relation {
             oid: 1,
             table: TableName::new("public", "t"),
@@ -317,10 +312,10 @@ mod tests {
             shape: TargetTable {
                 oid: 1,
                 columns: [
-                    ("id".into(), column("integer", Equality::Exact)),
-                    ("ts".into(), column("timestamp with time zone", Equality::Exact)),
-                    ("n".into(), column("numeric", Equality::Loose)),
-                    ("j".into(), column("json", Equality::Text)),
+                    ("id".into(), column("integer", "int4", Equality::Exact)),
+                    ("ts".into(), column("timestamp with time zone", "timestamptz", Equality::Exact)),
+                    ("n".into(), column("numeric", "numeric", Equality::Loose)),
+                    ("j".into(), column("json", "json", Equality::Text)),
                 ]
                 .into(),
                 primary_key: primary_key.iter().map(|s| (*s).to_owned()).collect(),
@@ -356,7 +351,7 @@ mod tests {
     }
 
     fn sql(work: &RowAction<'_>) -> Vec<String> {
-        let bare = |s: &BoundStatement<'_>| s.sql.replace('"', "").replace(EQUALS, "=").replace("pg_catalog.", "");
+        let bare = |s: &BoundStatement<'_>| s.sql.replace('"', "").replace("operator(pg_catalog.=)", "=").replace("pg_catalog.", "");
         match work {
             RowAction::One(a) => vec![bare(a)],
             RowAction::Move(m) => m.in_place.iter().chain([&m.delete, &m.insert]).map(bare).collect(),
@@ -368,7 +363,7 @@ mod tests {
     fn c_5_unchanged_toast_is_left_out_of_the_update() {
         let c = update_of(&["id"], None, &[v("1"), v("2"), Value::Null, Value::Unchanged]);
         let w = action(&c, &relation(&[], &["id"])).unwrap();
-        assert_eq!(sql(&w), ["update only public.t set ts = $1, n = $2 where id = $3"]);
+        assert_eq!(sql(&w), ["update only public.t set ts = $1, n = $2 where id = $3::int4"]);
     }
 
     #[test]
@@ -386,12 +381,12 @@ mod tests {
         let c = change(&["id", "ts", "n", "j"], encode::row(b'D', 1, &[(b'O', old)]));
         assert_eq!(
             sql(&action(&c, &relation(&[], &[])).unwrap()),
-            [
-                "delete from only public.t where ctid = (select ctid from only public.t where id = $1 and ts is null and n = $2 and format('%s', n) collate C = $3::text and format('%s', j) collate C = $4::text limit 1)"
-            ]
+            ["delete from only public.t where ctid = (select ctid from only public.t where id = $1::int4 and ts is not distinct from null \
+                 and n = $2::numeric and n is distinct from null and format('%s', n) collate C = format('%s', $2::numeric) \
+                 and j is distinct from null and format('%s', j) collate C = format('%s', $3::json) limit 1)"]
         );
         // With a primary key on the target the key is enough.
-        assert_eq!(sql(&action(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1"]);
+        assert_eq!(sql(&action(&c, &relation(&[], &["id"])).unwrap()), ["delete from only public.t where id = $1::int4"]);
     }
 
     #[test]
@@ -403,17 +398,20 @@ mod tests {
         assert_eq!(
             sql(&action(&moved, &ht).unwrap()),
             [
-                "delete from public.t where id = $1 and ts = $2 returning j::text",
+                "delete from public.t where id = $1::int4 and ts = $2::timestamptz returning j",
                 "insert into public.t (id, ts, n, j) overriding system value values ($1, $2, $3, $4)"
             ]
         );
         let stays = update_of(&["id", "ts"], None, &new);
-        assert_eq!(sql(&action(&stays, &ht).unwrap()), ["update public.t set n = $1 where id = $2 and ts = $3"]);
+        assert_eq!(sql(&action(&stays, &ht).unwrap()), ["update public.t set n = $1 where id = $2::int4 and ts = $3::timestamptz"]);
         // It does not: the new time is tried first.
         let unknown = update_of(&["id"], None, &new);
         let tried = action(&unknown, &ht).unwrap();
         let statements = sql(&tried);
-        assert!(statements[0].ends_with("where id = $3 and ts = $4") && statements[1].starts_with("delete from public.t where id = $1 "));
+        assert!(
+            statements[0].ends_with("where id = $3::int4 and ts = $4::timestamptz")
+                && statements[1].starts_with("delete from public.t where id = $1::int4 ")
+        );
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub struct Receiver {
     wanted: watch::Sender<Lsn>,
     applied: watch::Sender<Lsn>,
     copied: watch::Sender<Lsn>,
-    result: oneshot::Receiver<Result<()>>,
+    /// Whether it ended in order; why not is in the status.
+    result: oneshot::Receiver<bool>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
@@ -78,7 +79,7 @@ impl Receiver {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("receiver".into()).spawn(move || {
             let _over = over;
-            let _ = ending.send(runtime.block_on(connection.run()));
+            let _ = ending.send(runtime.block_on(connection.run()).is_ok());
         })?;
         Ok(Self { status, wanted, applied, copied, result, cancel, ended })
     }
@@ -110,7 +111,10 @@ impl Receiver {
     /// Ends the session in order: the slot is free when this returns.
     pub async fn stop(mut self) -> Result<()> {
         self.cancel.cancel();
-        (&mut self.result).await.unwrap_or_else(|_| Err(Error::failed("the receiver died").hint("see the log for the reason")))
+        match (&mut self.result).await {
+            Ok(true) => Ok(()),
+            _ => Err(self.status.borrow().ended()),
+        }
     }
 }
 
@@ -141,9 +145,10 @@ impl LsnWaiter {
     async fn wait(&mut self, lsn: Lsn, is_there: impl FnMut(&ReceiverStatus) -> bool) -> Result<ReceiverStatus> {
         raise(&self.wanted, lsn);
         tokio::select! {
-            Ok(status) = self.status.wait_for(is_there) => Ok(status.clone()),
-            () = self.ended.cancelled() => Err(Error::failed("the receiver has ended").hint("see the log for the reason")),
+            Ok(status) = self.status.wait_for(is_there) => return Ok(status.clone()),
+            () = self.ended.cancelled() => {}
         }
+        Err(self.status.borrow().ended())
     }
 }
 

@@ -81,12 +81,12 @@ impl Routing {
         self.report_routed().await?;
         self.answer_barriers().await?;
         tokio::select! {
-            changed = self.spec.receiver.changed() => changed.map_err(|_| Error::failed("the receiver has ended")),
-            Some(request) = self.spec.barriers.recv() => {
-                self.waiting.push(request);
-                Ok(())
-            }
+            Ok(()) = self.spec.receiver.changed() => {}
+            Some(request) = self.spec.barriers.recv() => self.waiting.push(request),
+            // The receiver has ended. What it has spooled is routed, and its error is the run's.
+            else => std::future::pending().await,
         }
+        Ok(())
     }
 
     async fn record(&mut self, record: &[u8]) -> Result<()> {

@@ -189,7 +189,9 @@ mod tests {
     fn due(before: &[(&str, u32)], now: &RelationMessage, target: &[(&str, u32)]) -> Vec<String> {
         let columns = target
             .iter()
-            .map(|(n, t)| ((*n).to_owned(), TargetColumn { data_type: type_name(*t), equality: Equality::Exact, equals: String::new() }))
+            .map(|(n, t)| {
+                ((*n).to_owned(), TargetColumn { data_type: type_name(*t), equality: Equality::Exact, base_type: String::new(), operator: None })
+            })
             .collect();
         let target = TargetTable { columns, ..TargetTable::default() };
         let mut definitions = Definitions::default();

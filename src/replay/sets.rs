@@ -184,11 +184,8 @@ impl<'a> SetWriter<'a, '_> {
         format!("{verb} {}{} t", self.relation.shape.only(), self.relation.table.sql())
     }
 
-    /// `t.key = s.key and …`
     fn join(&self, columns: &[usize]) -> String {
-        let equal = |i: &usize| format!("t.{0} {1} s.{0}", self.columns[*i], self.relation.shape.equals(&self.message.columns[*i].name));
-        let equals: Vec<String> = columns.iter().map(equal).collect();
-        equals.join(" and ")
+        join(self.message, self.relation, columns)
     }
 
     fn list(&self, columns: &[usize], prefix: &str) -> String {
@@ -235,8 +232,7 @@ impl<'a> SetWriter<'a, '_> {
         let whole = staged_columns.len() == self.columns.len();
         self.query(format!("{head} set {set} from {staged} s where {there}{new_times}"), if whole { Expect::Some } else { Expect::Rows(count) });
         if whole {
-            let elsewhere: Vec<String> = dimensions.iter().map(|i| format!("t.{0} operator(pg_catalog.<>) s.{0}", self.columns[*i])).collect();
-            let delete = format!("{} using {staged} s where {by_key} and ({})", self.head("delete from"), elsewhere.join(" or "));
+            let delete = format!("{} using {staged} s where {by_key} and not ({})", self.head("delete from"), self.join(&dimensions));
             self.query(delete, Expect::Together(count));
             let table = self.relation.table.sql();
             let insert = format!(
@@ -329,6 +325,17 @@ impl<'a> SetWriter<'a, '_> {
             _ => vec![Range { rows: count, condition: String::new() }],
         }
     }
+}
+
+/// The condition that a row of the table `t` and one of `s` are equal in some columns, which both have with the same types.
+pub fn join(message: &RelationMessage, relation: &Relation, columns: &[usize]) -> String {
+    let equal = |i: &usize| {
+        let name = &message.columns[*i].name;
+        let (left, right) = (format!("t.{}", ident(name)), format!("s.{}", ident(name)));
+        // A column that the target lacks is named when the changes are applied one by one.
+        relation.shape.columns.get(name).map_or_else(|| format!("{left} operator(pg_catalog.=) {right}"), |c| c.equal(&left, &right))
+    };
+    columns.iter().map(equal).collect::<Vec<_>>().join(" and ")
 }
 
 struct Range {

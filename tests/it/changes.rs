@@ -2,7 +2,10 @@
 
 use hyperlift::event::{Event, Level, Stage};
 
-use crate::support::{Migration, Pair, migrated_with_changes};
+use crate::{
+    replaying::Stream,
+    support::{Migration, Pair, migrated_with_changes},
+};
 
 #[tokio::test]
 async fn c_5_unchanged_toast_keeps_its_value() {
@@ -396,4 +399,18 @@ async fn t_6_a_value_as_large_as_the_queues_passes() {
     let pair = migrated_with_changes(schema, "", &changes).await;
     assert_eq!(pair.target.value("select count(*) from public.small").await, "2");
     assert_eq!(pair.target.value("select length(v) from public.large").await, "35200000");
+}
+
+/// T-6: as text this value needs more than a server may allocate. No other attempt would end in another way.
+#[tokio::test]
+async fn t_6_a_row_whose_text_is_too_large_is_named_and_not_tried_again() {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.small (id int primary key); create table public.large (id int primary key, v bytea)").await;
+    let stream = Stream::open(&pair.source, &[]).await;
+    pair.source.execute("insert into public.small values (1)").await;
+    pair.source.execute("insert into public.large select 1, convert_to(repeat('x', 540000000), 'UTF8')").await;
+    let error = stream.failure().await;
+    let text = error.to_string();
+    assert!(text.contains("a row of public.large, in the transaction that commits at ") && text.contains("invalid memory alloc request"), "{text}");
+    assert!(error.exit_code() == 3 && error.hint.as_ref().is_some_and(|h| h.contains("hyperlift clean")), "{error:?}");
 }

@@ -64,7 +64,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["shared"],
             &["queue", "indexes", "large_objects", "extension_rows"],
             &["source", "transfer", "chunks"],
-            &["slot", "spec", "tasks", "key_ranges", "format", "throttle"],
+            &["slot", "spec", "tasks", "key_ranges", "format", "replayable", "throttle"],
             &["parts"],
         ],
     ),
@@ -104,7 +104,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["relations", "schema_state"],
             &[
                 "binary_types", "columns", "foreign_keys", "names", "open_writers", "partitions", "roles", "sequences", "server", "sessions",
-                "shapes", "versions", "views",
+                "shapes", "unreadable", "versions", "views",
             ],
         ],
     ),
@@ -122,7 +122,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "replay",
         &[
-            &["start"],
+            &["start", "statements"],
             &["router"],
             &["lane"],
             &["receiver"],

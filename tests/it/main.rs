@@ -9,6 +9,7 @@ mod demo;
 mod demo_run;
 mod equivalence;
 mod every_object;
+mod every_type;
 mod hypertables;
 mod indexing;
 mod key_ranges;

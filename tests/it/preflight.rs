@@ -112,6 +112,7 @@ situations! {
         ("large objects", Warn, "1 of them, copied once"),
         ("rows of extensions", Warn, "EXTENSION plpgsql: your rows in public.far are copied once"),
         ("columns that name objects", Warn, "public.jobs.handler regclass"),
+        ("values that no server reads", Fail, "public.saved.kept pg_node_tree"),
     }
     a_source_that_is_not_set_up_for_a_migration: unprepared_source {
         ("wal_level", Fail, "wal_level is replica"),
@@ -258,6 +259,7 @@ async fn odd_objects() -> Option<Situation> {
         .execute(&format!(
             "create table public.far (id int primary key) tablespace fast; create unlogged table public.quick (id int primary key);
              create table public.jobs (id int primary key, handler regclass); create publication news for table public.jobs;
+             create table public.saved (n int default 1, kept pg_node_tree, none pg_node_tree); insert into public.saved select 1, adbin from pg_attrdef;
              create subscription feed connection 'host=127.0.0.1 port=1' publication feed with (connect = false, slot_name = none);
              alter database {database} set work_mem = '8MB'; grant connect on database {database} to pg_monitor;
              comment on database {database} is 'ours'; select lo_create(77);

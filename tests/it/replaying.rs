@@ -118,6 +118,13 @@ impl Stream {
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 
+    /// The error with which receiving ends by itself.
+    pub async fn failure(self) -> Error {
+        let error = in_time("the end of the receiver", self.receiver.waiter().spooled(Lsn(u64::MAX))).await.unwrap_err();
+        remove(&self.source, &self.id).await;
+        error
+    }
+
     /// Receives everything that is committed by now.
     pub async fn receive(&mut self) {
         let client = client::connect(&self.source, Side::Source, "test").await.unwrap();
@@ -155,12 +162,17 @@ impl Stream {
 
     /// Ends the receiving and removes slot and publications.
     pub async fn close(self) {
-        let client = client::connect(&self.source, Side::Source, "test").await.unwrap();
-        self.receiver.stop().await.unwrap();
-        let names = Names::new(&self.id);
-        client.execute("select pg_drop_replication_slot($1)", &[&names.slot]).await.unwrap();
-        client.batch_execute(&format!("drop publication {}, {}", names.publication, names.insert_only)).await.unwrap();
+        let Self { receiver, source, id, .. } = self;
+        receiver.stop().await.unwrap();
+        remove(&source, &id).await;
     }
+}
+
+async fn remove(source: &Conninfo, id: &str) {
+    let client = client::connect(source, Side::Source, "test").await.unwrap();
+    let names = Names::new(id);
+    client.execute("select pg_drop_replication_slot($1)", &[&names.slot]).await.unwrap();
+    client.batch_execute(&format!("drop publication {}, {}", names.publication, names.insert_only)).await.unwrap();
 }
 
 /// Replay into one database, by one run after the other.

@@ -7,8 +7,8 @@
 //! - `source` locks tables and takes snapshots; `transfer` moves rows and records them; `spec` is how one relation is copied.
 //! - `parts` and `key_ranges` cut a relation; `format` chooses binary or text; `chunks` creates chunks of hypertables before the copy;
 //!   `throttle` is the pause and the rate.
-//! - `indexes` builds indexes and keys while other relations are copied; `slot` makes publications and slot; `large_objects` and
-//!   `extension_rows` copy what is in no relation of the migration.
+//! - `indexes` builds indexes and keys while other relations are copied; `replayable` tries the statements of replay; `slot` makes
+//!   publications and slot; `large_objects` and `extension_rows` copy what is in no relation of the migration.
 
 mod chunks;
 mod engine;
@@ -20,6 +20,7 @@ pub mod key_ranges;
 pub mod large_objects;
 pub mod parts;
 mod queue;
+mod replayable;
 mod shared;
 pub mod slot;
 mod source;
@@ -85,6 +86,9 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     for r in found.iter().filter(wanted).filter(|r| relations.iter().all(|known| known.oid != r.oid)) {
         cx.notice(Level::Warn, format!("{} is new on the source: it is not part of this migration", r.table)).await;
     }
+    if cx.record.slot.is_none() {
+        replayable::check(cx, &relations).await?;
+    }
     let (start, confirmed) = slot::prepare(cx, &relations).await?;
     let statements = read_statements(cx, &source, &relations).await?;
     let target = cx.target("copy").await?;
@@ -101,10 +105,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
             extension_rows::copy(cx).await?;
             build_post_index(cx, &statements).await
         } => result,
-        () = ended.cancelled() => {
-            let why = status.borrow().broken.clone().unwrap_or_default();
-            Err(Error::failed(format!("receiving has ended: {why}")).hint("fix the cause and start hyperlift again: finished tables are not copied again"))
-        }
+        () = ended.cancelled() => Err(status.borrow().ended()),
     };
     if let Err(e) = copied {
         watcher.abort();

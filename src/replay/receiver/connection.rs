@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     origin::Origin,
-    pending::PendingBlock,
+    pending::{LastMessage, PendingBlock},
     status::{Delivered, StatusReporter},
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     lsn::Lsn,
     pg::wire::{ReplicationMessage, Wire},
     replay::spool::{SpoolRequest, SpoolThread},
+    sqlstate,
 };
 
 /// After an internal error of the source's decoding the stream is opened again, unless it fails this often in a row.
@@ -139,7 +141,16 @@ impl Stream {
 }
 
 impl ReceiverConnection {
-    pub async fn run(mut self) -> Result<()> {
+    /// Until the receiver is stopped, or an error that another connection does not help against.
+    pub async fn run(mut self) -> Result<(), Arc<Error>> {
+        let ended = self.connections().await.map_err(Arc::new);
+        if let Err(error) = &ended {
+            self.status.set_failure(error.clone());
+        }
+        ended
+    }
+
+    async fn connections(&mut self) -> Result<()> {
         let mut delay = RETRY_DELAY;
         let mut internal_errors = 0;
         loop {
@@ -151,11 +162,11 @@ impl ReceiverConnection {
             let Err(error) = result else { continue };
             // Decoding at the same time as a TRUNCATE right at the slot's start was seen to fail once, "could not map filenode". The slot
             // has not moved, so reading it again is safe.
-            internal_errors = if error.has_code("XX000") { internal_errors + 1 } else { 0 };
-            self.status.set_broken(Some(error.to_string()));
+            internal_errors = if error.has_code(sqlstate::INTERNAL_ERROR) { internal_errors + 1 } else { 0 };
             if !may_reconnect(&error) && !(1..=INTERNAL_ERRORS).contains(&internal_errors) {
                 return Err(error);
             }
+            self.status.set_broken(Some(error.to_string()));
             tracing::warn!(%error, "the replication stream broke");
             if started.elapsed() > Duration::from_secs(30) {
                 delay = RETRY_DELAY;
@@ -194,7 +205,7 @@ impl ReceiverConnection {
         status_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
         loop {
-            let busy = s.read_available(wire)?;
+            let busy = s.read_available(wire).map_err(|e| if is_too_large(&e) { too_large(&e, &s.pending.last) } else { e })?;
             let asked = self.wanted.has_changed().unwrap_or(false);
             let wanted = *self.wanted.borrow_and_update();
             s.put_watermark(wanted);
@@ -288,11 +299,28 @@ impl ReceiverConnection {
     }
 }
 
+/// Whether the source has failed because it may not allocate more than 1 GB, for a value or for a row: it fails in the same way each time.
+fn is_too_large(e: &Error) -> bool {
+    e.has_code(sqlstate::PROGRAM_LIMIT_EXCEEDED)
+        || (e.has_code(sqlstate::INTERNAL_ERROR) && e.message.starts_with("invalid memory alloc request size"))
+}
+
+fn too_large(e: &Error, last: &LastMessage) -> Error {
+    let table = last.relation.as_ref().map_or_else(|| "a table".into(), ToString::to_string);
+    let at = last.commit.map_or_else(String::new, |lsn| format!(", in the transaction that commits at {lsn}"));
+    Error::refused(format!("the source cannot send a row of {table}{at}: its text needs more than the 1 GB that a server may allocate"))
+        .detail(e.to_string())
+        .hint(
+            "a bytea value is twice as long in text, so 512 MB is its limit. Run `hyperlift clean`, empty the target and start again: \
+             the copy moves such a row where it is binary; do not write another one, or change its large value, before the cutover",
+        )
+}
+
 /// Whether a broken stream may be opened again: after everything but what an operator has to settle.
 fn may_reconnect(e: &Error) -> bool {
     match (&e.sqlstate, e.kind) {
         // 55006: the slot is still active for a session that has not noticed its end.
-        (Some(code), _) => e.is_transient() || code == crate::sqlstate::OBJECT_IN_USE,
+        (Some(code), _) => e.is_transient() || code == sqlstate::OBJECT_IN_USE,
         (None, kind) => kind == Kind::Connection,
     }
 }

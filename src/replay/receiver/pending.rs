@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::{
     error::Result,
     lsn::Lsn,
+    name::TableName,
     replay::{
-        pgoutput::{Peek, peek},
+        pgoutput::{Message, Peek, decode, peek},
         spool::{SpoolRequest, TouchedRelations, put_record, put_watermark},
     },
 };
@@ -16,6 +17,15 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// A finished transaction waits this long for others to share its block and its fsync.
 const GROUP: Duration = Duration::from_millis(20);
 
+/// What is known of the change that comes next.
+#[derive(Debug, Default)]
+pub struct LastMessage {
+    /// Where the transaction that is being read commits.
+    pub commit: Option<Lsn>,
+    /// The table that was just described: it is described right before its first change.
+    pub relation: Option<TableName>,
+}
+
 /// Messages of the stream, as records of the block that they will be.
 #[derive(Default)]
 pub struct PendingBlock {
@@ -23,6 +33,7 @@ pub struct PendingBlock {
     /// Length of `records` up to the last boundary in it, and its LSN.
     boundary: Option<(usize, Lsn)>,
     pub in_transaction: bool,
+    pub last: LastMessage,
     /// The transaction was spooled before the last reconnect.
     skip: bool,
     /// Rows changed by what was not yet reported in the status.
@@ -51,8 +62,13 @@ impl PendingBlock {
     pub fn take(&mut self, message: &[u8]) -> Result<()> {
         let peek = peek(message)?;
         self.bytes += message.len() as u64;
+        self.last.relation = match peek {
+            Peek::Relation { .. } => relation_name(message),
+            _ => None,
+        };
         if let Peek::Begin { commit } = peek {
             self.in_transaction = true;
+            self.last.commit = Some(commit);
             // The commit LSN decides, never the LSN of BEGIN (I5).
             self.skip = commit < self.end;
         }
@@ -103,6 +119,10 @@ impl PendingBlock {
         let rest = self.records.split_off(length);
         SpoolRequest::Block { records: std::mem::replace(&mut self.records, rest), boundary }
     }
+}
+
+fn relation_name(message: &[u8]) -> Option<TableName> {
+    if let Ok(Message::Relation(relation)) = decode(message) { Some(TableName::new(relation.schema, relation.name)) } else { None }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What the receiver reports. It alone writes the status; what the spool's thread reports about the disk is copied into it here.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
+    error::Error,
     lsn::Lsn,
     replay::spool::{SpoolEnd, SpoolStatus},
 };
@@ -27,6 +28,8 @@ pub struct ReceiverStatus {
     pub touched: HashMap<u32, Lsn>,
     /// Why the stream does not flow; `None`: it does.
     pub broken: Option<String>,
+    /// Why the receiver has ended.
+    pub failure: Option<Arc<Error>>,
 }
 
 /// WAL from which nothing more can come, by a keepalive of the source.
@@ -42,6 +45,14 @@ impl ReceiverStatus {
     /// The status of a receiver that has not received anything yet.
     pub fn new(spool: &SpoolStatus) -> Self {
         Self { end: spool.end, heard: spool.end.lsn, spool_bytes: spool.bytes, disk_free: spool.disk_free, ..Self::default() }
+    }
+
+    /// The error with which whoever needs the stream ends, once the receiver has ended.
+    pub fn ended(&self) -> Error {
+        let Some(why) = &self.failure else { return Error::failed("the receiver has ended").hint("see the log for the reason") };
+        let hint = why.hint.clone().unwrap_or_else(|| "fix the cause and start hyperlift again: it continues".into());
+        let (detail, sqlstate) = (why.detail.clone(), why.sqlstate.clone());
+        Error { detail, sqlstate, ..Error::new(why.kind, format!("receiving has ended: {}", why.message)) }.hint(hint)
     }
 
     /// End of the last transaction that changed rows; zero before there was one.
@@ -85,6 +96,13 @@ impl StatusReporter {
     pub fn set_broken(&mut self, broken: Option<String>) {
         self.report(|s| {
             s.broken = broken;
+            true
+        });
+    }
+
+    pub fn set_failure(&mut self, error: Arc<Error>) {
+        self.report(|s| {
+            s.failure = Some(error);
             true
         });
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     event::{Event, LaneStatus, ReplayStatus, SlotStatus},
     lsn::Lsn,
     migration::context::Context,
@@ -30,8 +30,7 @@ impl RunningReplay {
             }
         };
         if self.replication.receiver.has_ended() {
-            let why = self.replication.receiver.status.borrow().broken.clone().unwrap_or_default();
-            return Err(Error::failed(format!("receiving has ended: {why}")).hint("fix the cause and start hyperlift again: it continues"));
+            return Err(self.replication.receiver.status.borrow().ended());
         }
         let Applied { all: applied, lanes: positions } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();

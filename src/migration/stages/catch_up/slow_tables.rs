@@ -317,7 +317,9 @@ mod tests {
     fn target(primary_key: &[&str], kind: TableKind, columns: &[(&str, Equality)]) -> TargetTable {
         let columns = columns
             .iter()
-            .map(|(n, equality)| ((*n).to_owned(), TargetColumn { data_type: String::new(), equality: *equality, equals: String::new() }))
+            .map(|(n, equality)| {
+                ((*n).to_owned(), TargetColumn { data_type: String::new(), equality: *equality, base_type: String::new(), operator: None })
+            })
             .collect();
         TargetTable { columns, primary_key: strings(primary_key), kind, ..TargetTable::default() }
     }

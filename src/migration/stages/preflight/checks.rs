@@ -111,6 +111,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| scope::unsupported(&f.scope.unsupported, scope::EXTENSION_ROWS)),
     check(Scope, scope::OBJECT_NAMES, "A value of type regclass, regrole and so on needs the object that it names.",
         |f| scope::object_names(&f.scope.object_names)),
+    check(Scope, scope::UNREADABLE, "Some internal types print values and read none; a copy of a catalog has such columns.",
+        |f| scope::unreadable(&f.scope.unreadable)),
     check(Scope, scope::OWNERS_AND_GRANTS, "Says who will own the objects on the target, and which grants they will have.",
         |f| scope::owners_and_grants(f.scope.owners, f.scope.grants)),
 

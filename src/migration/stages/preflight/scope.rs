@@ -6,9 +6,10 @@ use crate::{
     event::Stage,
     format,
     migration::context::Context,
+    name::{TableName, plain_ident},
     pg::{
         catalog::{
-            self, SourceRelation,
+            self, SourceRelation, UnreadableColumn,
             exclusion::{self, Excluded},
             unsupported::{self, Unsupported},
         },
@@ -21,6 +22,7 @@ pub const FILTERS: &str = "filters";
 pub const SCOPE: &str = "scope";
 pub const OWNERS_AND_GRANTS: &str = "owners and grants";
 pub const OBJECT_NAMES: &str = "columns that name objects";
+pub const UNREADABLE: &str = "values that no server reads";
 
 // As `unsupported::find` names them.
 pub const PUBLICATIONS: &str = "publications";
@@ -60,6 +62,8 @@ pub struct ScopeFacts {
     pub unsupported: Vec<Unsupported>,
     /// Columns whose values name other objects.
     pub object_names: Vec<String>,
+    /// Columns whose values cannot be written to a target.
+    pub unreadable: Vec<UnreadableColumn>,
     pub owners: bool,
     pub grants: bool,
 }
@@ -85,8 +89,11 @@ pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<S
     let omitted = if scope.is_everything() { None } else { Some(exclusion::resolve(source, &cx.plan).await?) };
     let unsupported = unsupported::find(source, &cx.plan).await?;
     debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
+    let relations = catalog::relations(source).await?;
+    let copied: Vec<TableName> = relations.iter().map(|r| r.table.clone()).filter(|t| scope.inclusion(t) == Inclusion::All).collect();
     Ok(ScopeFacts {
-        relations: catalog::relations(source).await?,
+        unreadable: catalog::unreadable_columns(source, &copied).await?,
+        relations,
         omitted,
         purpose,
         has_begun: cx.is_finished(Stage::Preflight),
@@ -163,6 +170,15 @@ pub fn object_names(columns: &[String]) -> Finding {
     Finding::warn(
         columns.join(", "),
         "what they name has to exist on the target when the rows are copied: tables, types and functions do, indexes and roles that are not created do not",
+    )
+}
+
+pub fn unreadable(columns: &[UnreadableColumn]) -> Finding {
+    let Some(first) = columns.first() else { return Finding::ok("none") };
+    let names: Vec<String> = columns.iter().map(|c| format!("{}.{} {}", c.table, plain_ident(&c.column), c.data_type)).collect();
+    Finding::fail(
+        format!("{}: a server prints such values, but reads none, so they cannot be copied", first_few(&names)),
+        format!("{}; or leave the table out (--exclude table:{})", first.fix(), first.table),
     )
 }
 
