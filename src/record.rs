@@ -49,6 +49,9 @@ pub struct Record {
     pub not_moved: Vec<(String, String)>,
     /// The migration is complete, and only cleaning up remains.
     pub completed: bool,
+    /// After that, foreign keys were validated and materialised views refreshed, as far as that was possible.
+    #[serde(default)]
+    pub objects_finished: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

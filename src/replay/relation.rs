@@ -3,11 +3,14 @@
 
 use std::ops::Index;
 
-use super::pgoutput::RowOp;
+use super::pgoutput::{RelationMessage, RowOp};
 use crate::{
     lsn::Lsn,
     name::TableName,
-    pg::{snapshot::Snapshot, target_table::TargetTable},
+    pg::{
+        snapshot::Snapshot,
+        target_table::{TableKind, TargetTable},
+    },
 };
 
 /// Which of the replayed relations: its place in [`Relations`], which stays the same for the whole run.
@@ -36,6 +39,26 @@ impl Relation {
     /// Whether a change has to be applied, or is part of what was copied (I1).
     pub fn wants(&self, commit: Lsn, xid: u32) -> bool {
         !self.skipped && (commit > self.copied_at || !self.snapshot.sees(self.snapshot.widen(xid)))
+    }
+
+    /// Whether the key of a leaf's rows finds them in that leaf only. Another leaf may have a row of the same key, unless the key contains
+    /// that of the root, and with it the columns by which the rows are divided.
+    pub fn is_keyed_by_leaf(&self, message: &RelationMessage) -> bool {
+        let in_key = |name: &String| message.columns.iter().any(|c| c.key && c.name == *name);
+        let of_root = &self.shape.primary_key;
+        self.shape.kind == TableKind::Partitioned
+            && message.oid != self.oid
+            && message.identity != b'f'
+            && (of_root.is_empty() || !of_root.iter().all(in_key))
+    }
+
+    /// What an UPDATE or DELETE names to find a row by its key: the table, or the leaf. A row that moves to another leaf is a DELETE and an
+    /// INSERT in the stream.
+    pub fn searched(&self, message: &RelationMessage) -> String {
+        if self.is_keyed_by_leaf(message) {
+            return format!("only {}", TableName::new(&message.schema, &message.name).sql());
+        }
+        format!("{}{}", self.shape.only(), self.table.sql())
     }
 }
 

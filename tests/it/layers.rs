@@ -69,7 +69,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("migration::stages::cutover", &[&["drain"], &["late_writes", "sequences", "last_objects"], &["step"]]),
-    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["refresh"]]),
+    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["event_triggers", "refresh"]]),
+    ("migration::stages::identity", &[&["assess"]]),
     ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
     ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),
     (
@@ -85,11 +86,11 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg",
         &[
             &["ledger", "slot", "publication"],
-            &["dump"],
+            &["dump", "local_rows"],
             &["target_table"],
             &["timescale"],
             &["catalog"],
-            &["pooler", "snapshot"],
+            &["event_triggers", "pooler", "snapshot"],
             &["client"],
             &["wire"],
             &["connect"],

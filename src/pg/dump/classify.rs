@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 
 use super::{
-    alter_table::alter_table,
+    alter_table::{alter_table, attached},
     ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
     downgrade::{Adapted, Downgrade},
     phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
@@ -42,6 +42,7 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         grantor: None,
         unpublished: HashSet::new(),
         plain_indexes: HashSet::new(),
+        foreign_tables: HashSet::new(),
     };
     let mut header = None;
     let mut end = 0;
@@ -98,6 +99,7 @@ struct Reader<'a> {
     unpublished: HashSet<String>,
     /// Keys of the source that became indexes which are not unique.
     plain_indexes: HashSet<TableName>,
+    foreign_tables: HashSet<TableName>,
 }
 
 impl Reader<'_> {
@@ -171,6 +173,13 @@ impl Reader<'_> {
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
             NodeEnum::CommentStmt(ref s) => self.comment(s, &mut statement),
             NodeEnum::IndexStmt(s) => self.plain_indexes.extend(index(&mut statement, *s, self.plan)?),
+            NodeEnum::CreateForeignTableStmt(ref s) => {
+                self.foreign_tables.extend(s.base_stmt.as_ref().and_then(|s| table_of(s.relation.as_ref())));
+            }
+            // Until the cutover no statement about the root reaches the foreign server: neither a TRUNCATE nor a change that is replayed.
+            NodeEnum::AlterTableStmt(ref s) if attached(s).is_some_and(|partition| self.foreign_tables.contains(&partition)) => {
+                statement.phase = Phase::Cutover;
+            }
             NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.plain_indexes, s, statement, self.plan),
             NodeEnum::CreatePublicationStmt(s) => {
                 let name = s.pubname.clone();

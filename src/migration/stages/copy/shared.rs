@@ -19,6 +19,7 @@ use crate::{
     lsn::Lsn,
     migration::prompts::PromptSender,
     name::TableName,
+    pg::{catalog::SourceRelation, target_table::TableKind},
 };
 
 /// What the jobs share.
@@ -47,6 +48,16 @@ pub struct CopyShared {
 }
 
 impl CopyShared {
+    /// How statements name the relation's table on the target. One that has lost its partitions counts as partitioned, which makes no
+    /// difference to it.
+    pub fn kind_on_target(&self, relation: &SourceRelation) -> TableKind {
+        match (self.hypertables.contains_key(&relation.table), relation.storage.is_partitioned()) {
+            (true, _) => TableKind::Hypertable,
+            (false, true) => TableKind::Partitioned,
+            (false, false) => TableKind::Plain,
+        }
+    }
+
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
         self.reporter.progress(Event::CopyProgress(CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None }));
     }

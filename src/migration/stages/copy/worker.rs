@@ -138,8 +138,7 @@ impl CopyWorker {
         let mut target = self.target_session().await?;
         let mut attempt = entry.target.attempt;
         if !whole || entry.target.used || entry.tried {
-            let only = !relation.storage.is_partitioned() && chunking.is_none();
-            attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
+            attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, shared.kind_on_target(relation)).await?;
         }
         let mut streams = u32::MAX;
         if let Some(chunking) = chunking.filter(|_| !whole) {

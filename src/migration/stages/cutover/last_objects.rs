@@ -18,7 +18,7 @@ use super::step;
 /// The step that the ledger has before the first of the last objects is made.
 const POINT_OF_NO_RETURN: &str = "past-return";
 
-/// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners, grants and event triggers.
+/// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners and grants.
 pub async fn make(cx: &mut Context) -> Result<()> {
     let all = statements::read(cx)?;
     let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");

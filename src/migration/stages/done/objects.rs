@@ -11,24 +11,34 @@ use crate::{
 /// Validates foreign keys, refreshes materialised views, and reports what changed on the source without being replayed.
 pub async fn finish(cx: &mut Context) -> Result<()> {
     let target = cx.target("cutover").await?;
+    let mut validated = true;
     for statement in statements::read(cx)? {
         let Some(validate) = &statement.validate else { continue };
         if let Err(e) = cx.unless_stopped(async { Ok(target.batch_execute(validate).await?) }).await {
             if e.is_stop() {
                 return Err(e);
             }
+            validated = false;
             cx.not_moved(statement.object, format!("is there, but NOT VALID: {e}")).await?;
         }
     }
-    refresh::views(cx, &target).await?;
+    let refreshed = refresh::views(cx, &target).await?;
     if let Err(e) = report_changed_tables(cx).await {
         cx.not_moved("TABLES", format!("it is not known whether tables were made or altered on the source after the copy: {e}")).await?;
     }
     if let Err(e) = large_objects::report_changes(cx).await {
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
     }
-    cx.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
-    Ok(())
+    cx.notice(if validated && refreshed { Level::Info } else { Level::Warn }, outcome(validated, refreshed)).await;
+    cx.record.objects_finished = true;
+    cx.save()
+}
+
+fn outcome(validated: bool, refreshed: bool) -> String {
+    let keys = if validated { "foreign keys validated" } else { "not all foreign keys are validated" };
+    let views = if refreshed { "materialised views refreshed" } else { "not all materialised views are refreshed" };
+    let rest = if validated && refreshed { "" } else { "; what is missing was reported as not moved" };
+    format!("{keys}, {views}{rest}")
 }
 
 /// Reports tables that were made on the source after the copy, or altered in a way that replay did not see. They do not prevent a cutover.

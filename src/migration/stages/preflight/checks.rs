@@ -140,6 +140,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| source::old_snapshot_threshold(f.source.old_snapshot_threshold.as_deref())),
     check(Source, source::SYNCHRONOUS_STANDBY_NAMES, "Commits of the application must not wait for hyperlift.",
         |f| source::synchronous_standby_names(&f.source.synchronous_standby_names)),
+    check(Source, source::EVENT_TRIGGERS, "The application's event triggers fire at hyperlift's statements, too, and may refuse them.",
+        |f| source::event_triggers(&f.source.event_triggers, f.source.trial.as_ref())),
     check(Source, source::OLD_TRANSACTIONS, "The slot is created only after all open transactions have ended.",
         |f| source::old_transactions(&f.source.old_transactions)),
 
@@ -159,6 +161,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| target::restoring(f.connections.timescale.restoring)),
     check(Target, target::EMPTY, "Nothing that is there already is overwritten or mixed with the source's rows.",
         |f| target::empty(&f.target.holds)),
+    check(Target, target::EVENT_TRIGGERS, "An event trigger of the target fires at each statement of the schema.",
+        |f| target::event_triggers(&f.target.event_triggers)),
     check(Target, target::EXTENSIONS, "Objects that need an extension fail without it.",
         |f| target::extensions(&f.target)),
     check(Target, target::ROLES, "Owners, grants and policies need the source's roles.",

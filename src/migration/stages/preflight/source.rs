@@ -5,12 +5,13 @@ use super::{
     finding::{Finding, first_few},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     migration::context::Context,
     name::{TableName, plain_ident},
     pg::{
         catalog::{self, Server, SourceRelation, TransactionHolder, versions},
         client::Client,
+        event_triggers::{self, EventTrigger, SOURCE_TAGS, WAYS_OUT},
         own::Names,
         slot, timescale,
         wire::Wire,
@@ -30,6 +31,7 @@ pub const REPLICATION: &str = "replication connection";
 pub const OWNERSHIP: &str = "ownership";
 pub const OLD_SNAPSHOT_THRESHOLD: &str = "old_snapshot_threshold";
 pub const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
+pub const EVENT_TRIGGERS: &str = "event triggers";
 pub const OLD_TRANSACTIONS: &str = "old transactions";
 
 /// A transaction older than this keeps slot and copies waiting, seconds.
@@ -55,15 +57,22 @@ pub struct SourceFacts {
     /// `None` where this version has no such setting.
     pub old_snapshot_threshold: Option<String>,
     pub synchronous_standby_names: String,
+    pub event_triggers: Vec<EventTrigger>,
+    /// Why hyperlift could not make and drop its publications, where event triggers fire at that.
+    pub trial: Option<Error>,
     /// Transactions older than [`OLD`], the oldest first.
     pub old_transactions: Vec<TransactionHolder>,
 }
 
 pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
-    let setting = async |name| Ok::<_, crate::error::Error>(catalog::setting(source, name).await?.unwrap_or_default());
+    let setting = async |name| Ok::<_, Error>(catalog::setting(source, name).await?.unwrap_or_default());
     let names = Names::new(&cx.record.id);
     let (tables, locks) = catalog::tables_and_locks(source).await?;
     let free_slots = "select current_setting('max_replication_slots')::bigint - count(*) from pg_replication_slots";
+    let event_triggers = event_triggers::enabled(source).await?;
+    let may_try = catalog::value(source, "select has_database_privilege(current_database(), 'CREATE') and not pg_is_in_recovery()").await?;
+    let fire = event_triggers.iter().any(|t| SOURCE_TAGS.iter().any(|tag| t.fires_at(tag)));
+    let trial = if fire && may_try { event_triggers::trial(source).await? } else { None };
     let free_walsenders = "select current_setting('max_wal_senders')::bigint - count(*) from pg_stat_replication";
     Ok(SourceFacts {
         wal_level: setting("wal_level").await?,
@@ -78,6 +87,8 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
         may_publish: catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?,
         old_snapshot_threshold: catalog::setting(source, "old_snapshot_threshold").await?,
         synchronous_standby_names: setting("synchronous_standby_names").await?,
+        event_triggers,
+        trial,
         old_transactions: catalog::holders(source, None).await?.into_iter().filter(|h| h.seconds > OLD).collect(),
     })
 }
@@ -209,6 +220,31 @@ pub fn synchronous_standby_names(standbys: &str) -> Finding {
         format!("{standbys:?} would take hyperlift for a synchronous standby: the application's commits would wait for it"),
         "name the standbys instead of '*', then select pg_reload_conf()",
     )
+}
+
+/// Whether the application's event triggers let hyperlift's statements pass.
+pub fn event_triggers(found: &[EventTrigger], trial: Option<&Error>) -> Finding {
+    let named = |t: &EventTrigger| {
+        let fires: Vec<&str> = SOURCE_TAGS.into_iter().filter(|tag| t.fires_at(tag)).collect();
+        match (fires.is_empty(), t.fires_at_login()) {
+            (_, true) => Some(format!("{} runs whenever hyperlift connects", t.name)),
+            (true, _) => None,
+            _ => Some(format!("{} fires at {}", t.name, fires.join(", "))),
+        }
+    };
+    let fires: Vec<String> = found.iter().filter_map(named).collect();
+    match trial {
+        Some(e) => Finding::fail(format!("{}; a publication that was made and dropped for a trial was refused: {e}", first_few(&fires)), WAYS_OUT),
+        None if found.is_empty() => Finding::ok("none is enabled"),
+        None if fires.is_empty() => {
+            let names: Vec<&str> = found.iter().map(|t| t.name.as_str()).collect();
+            Finding::ok(format!("no statement of hyperlift fires {}", first_few(&names)))
+        }
+        None => Finding::warn(
+            format!("{}; it let a publication pass that was made and dropped for a trial", first_few(&fires)),
+            format!("see what it does at ALTER TABLE … REPLICA IDENTITY, if stage 2 has to set one; {WAYS_OUT}"),
+        ),
+    }
 }
 
 pub fn old_transactions(old: &[TransactionHolder]) -> Finding {
