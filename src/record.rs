@@ -7,7 +7,7 @@ use crate::{
     event::{Difference, Stage},
     lsn::Lsn,
     name::TableName,
-    pg::catalog::{Partition, Shape},
+    pg::catalog::{ForeignRows, Partition, Shape},
     scope::Scope,
 };
 
@@ -30,6 +30,9 @@ pub struct Record {
     /// Partitions on the source, by OID, of what is one table on the target; as they were when the copy began.
     #[serde(default)]
     pub partitions: BTreeMap<u32, Partition>,
+    /// Rows of foreign partitions that are copied into one table, as they were when the copy began.
+    #[serde(default)]
+    pub foreign_rows: Vec<ForeignRows>,
     /// The filters with which the migration began.
     #[serde(default)]
     pub scope: Scope,
@@ -44,6 +47,9 @@ pub struct Record {
     /// Tables that differ from the source with the operator's consent.
     #[serde(default, alias = "missed", with = "differences")]
     pub differences: BTreeMap<TableName, Difference>,
+    /// Foreign partitions among [`Self::foreign_rows`] whose rows are other ones after the cutover.
+    #[serde(default)]
+    pub foreign_changed: Vec<TableName>,
     /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,

@@ -4,6 +4,7 @@ mod binary_types;
 mod columns;
 pub mod exclusion;
 mod foreign_keys;
+mod foreign_rows;
 mod names;
 mod partitions;
 mod relations;
@@ -18,7 +19,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*, server::*,
-    sessions::*, shapes::*, views::*,
+    binary_types::*, columns::*, foreign_keys::*, foreign_rows::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*,
+    server::*, sessions::*, shapes::*, views::*,
 };
 pub use super::client::value;

@@ -155,6 +155,7 @@ impl RelationCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::pgoutput::ColumnMessage;
 
     #[test]
     fn c_1_a_change_counts_when_it_is_not_part_of_the_copy() {
@@ -174,5 +175,37 @@ mod tests {
         // committed after L: never part of it, whatever its xid
         assert!(relation.wants(Lsn(1_001), 99));
         assert!(!Relation { skipped: true, ..relation }.wants(Lsn(2_000), 200));
+    }
+
+    #[test]
+    fn rows_of_a_leaf_are_searched_in_it_unless_their_key_is_that_of_the_root() {
+        let column = |name: &str| ColumnMessage { key: name != "v", name: name.into(), type_oid: 25, type_modifier: -1 };
+        let message = |identity, names: &[&str]| RelationMessage {
+            oid: 2,
+            schema: "public".into(),
+            name: "t_1".into(),
+            identity,
+            columns: names.iter().map(|n| column(n)).collect(),
+        };
+        let root = |kind, key: &[&str]| Relation {
+            oid: 1,
+            table: TableName::new("public", "t"),
+            lane: 0,
+            snapshot: Snapshot::default(),
+            copied_at: Lsn::ZERO,
+            skipped: false,
+            shape: TargetTable { kind, primary_key: key.iter().map(ToString::to_string).collect(), ..TargetTable::default() },
+        };
+        let (partitioned, merged) = (TableKind::Partitioned, TableKind::Hypertable);
+        for (relation, message, searched) in [
+            (root(partitioned, &[]), message(b'd', &["id", "v"]), r#"only "public"."t_1""#),
+            (root(partitioned, &["id", "part"]), message(b'i', &["id", "v"]), r#"only "public"."t_1""#),
+            (root(partitioned, &["id", "part"]), message(b'd', &["id", "part", "v"]), r#""public"."t""#),
+            // All of its columns find a row.
+            (root(partitioned, &[]), message(b'f', &["id", "v"]), r#""public"."t""#),
+            (root(merged, &[]), message(b'd', &["id", "v"]), r#""public"."t""#),
+        ] {
+            assert_eq!(relation.searched(&message), searched, "{message:?}");
+        }
     }
 }

@@ -51,8 +51,14 @@ async fn end_migration(cx: &mut Context) -> Result<()> {
     if cx.record.late { Err(late_writes::error()) } else { check_differences(cx).and(cleaned) }
 }
 
-/// Tables that differ with the operator's consent are named once more, and make the exit code another one.
+/// Tables that differ are named once more, and make the exit code another one.
 fn check_differences(cx: &Context) -> Result<()> {
+    if let Some(first) = cx.record.foreign_changed.first() {
+        let more = cx.record.foreign_changed.len() - 1;
+        let more = if more > 0 { format!(", and those of {more} more") } else { String::new() };
+        return Err(Error::new(Kind::Differs, format!("rows of foreign table {first} have changed since they were copied{more}"))
+            .hint("no stream has such changes: compare them with the table on the target and correct it by hand"));
+    }
     let differences = catch_up::differences(cx);
     if differences.is_empty() {
         return Ok(());

@@ -113,7 +113,7 @@ fn take_default(cx: &mut Context, relations: &[SourceRelation]) -> Result<bool> 
 /// Takes insert-only out of the plan where UPDATE and DELETE can be replicated; whether there was any. What is published insert-only already
 /// stays so.
 async fn drop_needless(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
-    let needless = |r: &&SourceRelation| cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) && is_needless(r);
+    let needless = |r: &&SourceRelation| cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) && is_needless(r, &cx.plan);
     let mut found: Vec<TableName> = relations.iter().filter(needless).map(|r| r.table.clone()).collect();
     if found.is_empty() {
         return Ok(false);

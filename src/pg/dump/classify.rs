@@ -300,6 +300,29 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_table_becomes_a_partition_at_the_cutover() {
+        let dump = "CREATE TABLE public.log (id integer, part integer) PARTITION BY LIST (part);
+CREATE TABLE public.log_1 (id integer, part integer);
+CREATE FOREIGN TABLE public.log_0 (id integer, part integer) SERVER far;
+ALTER TABLE ONLY public.log ATTACH PARTITION public.log_0 FOR VALUES IN (0);
+ALTER TABLE ONLY public.log ATTACH PARTITION public.log_1 FOR VALUES IN (1);";
+        let phases: Vec<Phase> = one(dump, &Plan::default()).iter().map(|s| s.phase).collect();
+        assert_eq!(phases, [Phase::PreData, Phase::PreData, Phase::PreData, Phase::Cutover, Phase::PreData]);
+    }
+
+    #[test]
+    fn an_event_trigger_comes_last_with_its_state_and_its_owner() {
+        let dump = "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION public.f();
+ALTER EVENT TRIGGER e DISABLE;
+ALTER EVENT TRIGGER e OWNER TO app;
+ALTER FUNCTION public.f() OWNER TO app;
+COMMENT ON EVENT TRIGGER e IS 'x';";
+        let phases: Vec<Phase> = one(dump, &Plan { owners: true, ..Plan::default() }).iter().map(|s| s.phase).collect();
+        let last = Phase::EventTrigger;
+        assert_eq!(phases, [last, last, last, Phase::Handover, last]);
+    }
+
+    #[test]
     fn post_data_is_sorted_into_phases() {
         let sql = "
 --

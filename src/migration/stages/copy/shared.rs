@@ -1,6 +1,9 @@
 //! What the jobs of the copy share.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -32,6 +35,8 @@ pub struct CopyShared {
     /// Larger relations are cut, bytes.
     pub split: u64,
     pub types: Types,
+    /// Partitioned tables of the source that are one table or one hypertable on the target.
+    pub merged: HashSet<TableName>,
     /// TimescaleDB refuses ONLY on these.
     pub hypertables: HashMap<TableName, Chunking>,
     /// A transaction of the target begins with it, because checks and generated columns may call functions of the application.

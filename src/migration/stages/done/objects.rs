@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     event::Level,
     migration::{context::Context, restore::statements},
-    pg::catalog,
+    pg::catalog::{self, ForeignPart},
 };
 
 /// Validates foreign keys, refreshes materialised views, and reports what changed on the source without being replayed.
@@ -26,12 +26,38 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     if let Err(e) = report_changed_tables(cx).await {
         cx.not_moved("TABLES", format!("it is not known whether tables were made or altered on the source after the copy: {e}")).await?;
     }
+    compare_foreign_rows(cx).await?;
     if let Err(e) = large_objects::report_changes(cx).await {
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
     }
     cx.notice(if validated && refreshed { Level::Info } else { Level::Warn }, outcome(validated, refreshed)).await;
     cx.record.objects_finished = true;
     cx.save()
+}
+
+/// Compares rows of foreign partitions that were copied into one table with what they are now.
+async fn compare_foreign_rows(cx: &mut Context) -> Result<()> {
+    for before in cx.record.foreign_rows.clone() {
+        let part = ForeignPart { table: before.table.clone(), root: before.root.clone(), is_partition: true };
+        let now = async { catalog::foreign_rows(&cx.source("cutover").await?, &part).await };
+        match cx.unless_stopped(now).await {
+            Ok(now) if now == before => {}
+            Ok(now) => {
+                let reason = format!("its rows have changed since they were copied into {}: {} then, {} now", part.root, before.rows, now.rows);
+                cx.not_moved(format!("FOREIGN TABLE {}", part.table), reason).await?;
+                if !cx.record.foreign_changed.contains(&part.table) {
+                    cx.record.foreign_changed.push(part.table);
+                    cx.save()?;
+                }
+            }
+            Err(e) if e.is_stop() => return Err(e),
+            Err(e) => {
+                let reason = format!("it is not known whether its rows changed since they were copied into {}: {e}", part.root);
+                cx.not_moved(format!("FOREIGN TABLE {}", part.table), reason).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn outcome(validated: bool, refreshed: bool) -> String {

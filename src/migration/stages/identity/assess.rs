@@ -71,10 +71,12 @@ fn has_key(r: &SourceRelation) -> bool {
     r.primary_key().is_some_and(|p| p.usable)
 }
 
-/// Whether insert-only would lose UPDATE and DELETE for nothing. A table that is found by all its columns may be accepted as insert-only,
-/// because its replay is slow.
-pub fn is_needless(r: &SourceRelation) -> bool {
-    usable_identity(r).1 && !r.unlogged && !(r.identity == 'f' && !r.storage.is_partitioned() && !has_key(r))
+/// Whether insert-only would lose UPDATE and DELETE for nothing. Rows that are found by all their columns make replay slow, and partitions
+/// whose keys repeat cannot become one table: then it may be wanted.
+pub fn is_needless(r: &SourceRelation, plan: &Plan) -> bool {
+    let by_all_columns = r.identity == 'f' && !r.storage.is_partitioned() && !has_key(r);
+    let repeats = r.repeating_leaf.is_some() && plan.is_one_table(&r.table);
+    usable_identity(r).1 && !r.unlogged && !by_all_columns && !repeats
 }
 
 /// One line of the checklist.

@@ -109,6 +109,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| scope::unsupported(&f.scope.unsupported, scope::LARGE_OBJECTS)),
     check(Scope, scope::EXTENSION_ROWS, "Your rows in tables of extensions are copied once.",
         |f| scope::unsupported(&f.scope.unsupported, scope::EXTENSION_ROWS)),
+    check(Scope, scope::FOREIGN_PARTITIONS, "Rows of foreign tables are on another server, and in no stream.",
+        |f| scope::foreign_partitions(&f.scope.foreign_parts)),
     check(Scope, scope::OBJECT_NAMES, "A value of type regclass, regrole and so on needs the object that it names.",
         |f| scope::object_names(&f.scope.object_names)),
     check(Scope, scope::OWNERS_AND_GRANTS, "Says who will own the objects on the target, and which grants they will have.",
