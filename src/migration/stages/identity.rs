@@ -4,7 +4,7 @@ mod assess;
 
 use self::assess::{assess, by_default, is_needless, possible, usable_identity};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
     migration::{context::Context, relations},
     name::{TableName, ident},
@@ -23,6 +23,10 @@ use crate::{
 
 /// How long a statement waits for the lock on a table. The application's statements wait for it meanwhile.
 const LOCK_TIMEOUT: &str = "2s";
+
+/// How a plan settles what is open.
+const SETTLE: &str =
+    "settle it in the plan: an [[identity]] entry for a table, or identity_default = \"proposed\" (or \"full\", or \"insert-only\") for all";
 
 /// What the operator may order while the stage asks.
 enum Order {
@@ -48,7 +52,12 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         // Listed before anything is changed, too, because a locked table may block the change.
         let (mut relations, mut rows) = list(cx, &source).await?;
         let taken = take_default(cx, &relations)? | drop_needless(cx, &source, &relations).await?;
-        if apply_plan(cx, &source, &relations).await? || taken {
+        // Where the answer will be no, nothing is changed before.
+        let unsettled = |r: &&IdentityRow| r.state == IdentityState::Open && cx.plan.identity(&r.table).is_none();
+        let refused = !cx.config.interactive && rows.iter().any(|r| unsettled(&r));
+        if refused {
+            rows.retain(|r| unsettled(&r));
+        } else if apply_plan(cx, &source, &relations).await? || taken {
             (relations, rows) = list(cx, &source).await?;
         }
         let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();
@@ -57,7 +66,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         }
         let text = question(&rows, &open);
         let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
-        match cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await? {
+        let asked = cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await;
+        match asked.map_err(|e| if e.kind == Kind::Refused { e.hint(SETTLE) } else { e })? {
             None => break,
             Some(Order::Recheck) => {}
             Some(Order::Choose(table, choice)) => choose(cx, &relations, table, choice).await?,

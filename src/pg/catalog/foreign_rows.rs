@@ -59,6 +59,14 @@ pub async fn foreign_partitions(client: &Client, of: &[TableName]) -> Result<Vec
     Ok(found)
 }
 
+/// The foreign partitions of a root.
+pub async fn foreign_partitions_of(client: &Client, root: u32) -> Result<Vec<TableName>> {
+    let sql = "select n.nspname::text as schema, c.relname::text as name from pg_partition_tree($1::oid::regclass) t
+                 join pg_class c on c.oid = t.relid and c.relkind = 'f' join pg_namespace n on n.oid = c.relnamespace order by 1, 2";
+    let name = |r: &tokio_postgres::Row| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
+    Ok(client.query(sql, &[&root]).await?.iter().map(name).collect())
+}
+
 /// Reads all rows of a foreign table.
 pub async fn foreign_rows(client: &Client, part: &ForeignPart) -> Result<ForeignRows> {
     let sql =

@@ -49,11 +49,8 @@ fn settle_all(Proposals { full, index, left }: Proposals) -> String {
     let full = (full > 0).then(|| format!("REPLICA IDENTITY FULL on {}, whose changed rows are then written whole to WAL", tables(full)));
     let index = (index > 0).then(|| format!("REPLICA IDENTITY USING INDEX on {}", tables(index)));
     let both = full.into_iter().chain(index).collect::<Vec<_>>().join("; ");
-    let mut text = format!("ALTER TABLE will set on the source: {both}. hyperlift clean undoes it.");
-    if left > 0 {
-        text.push_str(&format!(" {} stay open, because only insert-only is possible.", tables(left)));
-    }
-    text
+    let open = if left > 0 { format!(" {} stay open, because only insert-only is possible.", tables(left)) } else { String::new() };
+    format!("ALTER TABLE will set on the source: {both}. hyperlift clean undoes it.{open}")
 }
 
 fn inner_width(area: Rect) -> usize {
