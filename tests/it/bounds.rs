@@ -247,6 +247,25 @@ async fn b_22_event_triggers_of_the_source_neither_run_nor_refuse_statements_on_
 }
 
 #[tokio::test]
+async fn b_12_a_view_that_could_not_be_refreshed_is_not_said_to_be() {
+    let pair = Pair::shared().await;
+    let here = pair.source.value("select current_database()").await;
+    pair.source
+        .execute(&format!(
+            "create function public.here() returns int language plpgsql as $$
+             begin if current_database() <> '{here}' then raise exception 'not here'; end if; return 1; end $$;
+             create table public.t (id int primary key); create materialized view public.mv as select public.here()"
+        ))
+        .await;
+    let ended = Migration::of(&pair).cut_over(&pair).await;
+    let said = ended
+        .events
+        .iter()
+        .any(|e| matches!(e, Event::Notice { level: Level::Warn, text } if text.contains("not all materialised views are refreshed")));
+    assert!(said, "{:?}", ended.events);
+}
+
+#[tokio::test]
 async fn r_5_clean_removes_everything_although_event_triggers_refuse_it() {
     let pair = Pair::shared().await;
     pair.source

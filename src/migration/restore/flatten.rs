@@ -74,6 +74,16 @@ pub async fn obstacle(cx: &Context, source: &Client, relations: &[SourceRelation
     Ok(exclusion::resolve(source, &cx.plan).await?.problems.into_iter().next())
 }
 
+/// What the operator has to know of tables that lose their partitions; may be empty.
+pub async fn remark(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<String> {
+    let foreign = catalog::foreign_partitions(source, &tables_to_flatten(cx, relations)).await?;
+    let names: Vec<String> = foreign.iter().map(|part| part.table.to_string()).collect();
+    if names.is_empty() {
+        return Ok(String::new());
+    }
+    Ok(format!(" The rows of foreign tables are copied once, and later changes of them are in no stream: {}.", names.join(", ")))
+}
+
 /// Creates the tables again without partitions where the target has them with some, and reports what is lost with the partitions.
 pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
     let tables = tables_to_flatten(cx, relations);

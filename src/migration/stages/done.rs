@@ -20,6 +20,7 @@ pub async fn run(cx: &mut Context, replication: Replication) -> Result<()> {
     let end = cx.record.end.unwrap_or_default();
     let finished = async {
         objects::finish(cx).await?;
+        event_triggers::announce(cx).await?;
         late_writes::linger(cx, &replication.receiver, end).await
     };
     let finished = finished.await;

@@ -49,7 +49,11 @@ fn settle_all(Proposals { full, index, left }: Proposals) -> String {
     let full = (full > 0).then(|| format!("REPLICA IDENTITY FULL on {}, whose changed rows are then written whole to WAL", tables(full)));
     let index = (index > 0).then(|| format!("REPLICA IDENTITY USING INDEX on {}", tables(index)));
     let both = full.into_iter().chain(index).collect::<Vec<_>>().join("; ");
-    let open = if left > 0 { format!(" {} stay open, because only insert-only is possible.", tables(left)) } else { String::new() };
+    let open = if left > 0 {
+        format!(" {} {} open, because only insert-only is possible.", tables(left), if left == 1 { "stays" } else { "stay" })
+    } else {
+        String::new()
+    };
     format!("ALTER TABLE will set on the source: {both}. hyperlift clean undoes it.{open}")
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     error::Result,
+    event::Level,
     migration::{
         context::Context,
         restore::{ddl, memberships, statements},
@@ -12,6 +13,14 @@ use crate::{
         event_triggers,
     },
 };
+
+/// Says that they are still to come, because the application is at work on the target already.
+pub async fn announce(cx: &Context) -> Result<()> {
+    if statements::read(cx)?.iter().any(|s| s.phase == Phase::EventTrigger) {
+        cx.notice(Level::Info, "the event triggers of the source are made on the target at the very end, when hyperlift has cleaned up").await;
+    }
+    Ok(())
+}
 
 /// Makes those that are not there. The ledger is gone by now, so a run that was killed before knows by their names what it has made.
 pub async fn make(cx: &mut Context) -> Result<()> {

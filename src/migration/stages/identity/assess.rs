@@ -43,8 +43,8 @@ pub fn by_default(r: &SourceRelation, default: IdentityDefault) -> Option<Identi
 /// What the table has now, and whether UPDATE and DELETE can be replicated with it.
 pub fn usable_identity(r: &SourceRelation) -> (String, bool) {
     let primary = r.primary_key();
-    if let Some(leaf) = &r.bare_leaf {
-        return (format!("nothing usable on leaf {leaf}"), false);
+    if r.bare_leaf.is_some() {
+        return ("a partition has none".into(), false);
     }
     // The identity of a root is of no use: changes are published under the names of the leaves.
     if r.storage.is_partitioned() {
@@ -146,8 +146,7 @@ fn why_open(r: &SourceRelation, indexes: &[String]) -> String {
     if let Some(leaf) = &r.bare_leaf {
         return format!(
             "Partition {leaf} has no usable replica identity. In the publication as it is, UPDATE and DELETE of its rows would FAIL on the \
-             source, so the table stays out until you choose. Or run on the source, and then press R: alter table {} replica identity full; \
-             insert-only:{MOVED_ROWS}",
+             source, so the table stays out until you choose. Or run on the source, and then press R: alter table {} replica identity full.",
             leaf.sql()
         );
     }
