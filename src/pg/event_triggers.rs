@@ -65,26 +65,42 @@ pub async fn silence(client: &Client) {
     }
 }
 
-/// Makes a publication and drops it, in a transaction that is rolled back: why hyperlift could not, or nothing. A publication of no table
-/// locks none.
-pub async fn trial(client: &Client) -> Result<Option<Error>> {
+/// What event triggers refused in a trial.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// Making a publication, or dropping it.
+    pub publication: Option<Error>,
+    /// ALTER TABLE … REPLICA IDENTITY. Nothing, too, where no temporary table could be made to try it on.
+    pub identity: Option<Error>,
+}
+
+/// Tries hyperlift's statements in a transaction that is rolled back. It locks no table of the application: the publication has none, and the
+/// identity is that of a temporary table.
+pub async fn trial(client: &Client) -> Result<Trial> {
     client.batch_execute("begin").await?;
-    let tried = async {
-        client.batch_execute(&format!("create publication {TRIAL}; savepoint made")).await?;
-        let drop = format!("drop publication {TRIAL}");
-        let Err(refused) = client.batch_execute(&drop).await else { return Ok(()) };
-        // As `silence` does it for the end of a migration.
-        for setting in ["event_triggers = off", "session_replication_role = replica"] {
-            client.batch_execute("rollback to savepoint made").await?;
-            if client.batch_execute(&format!("set local {setting}")).await.is_ok() {
-                return client.batch_execute(&drop).await;
-            }
-        }
-        Err(refused)
-    };
-    let refused = tried.await.err().map(Error::from);
+    let mut found = Trial::default();
+    if client.batch_execute("savepoint made; create temporary table hyperlift_trial ()").await.is_ok() {
+        let alter = "alter table pg_temp.hyperlift_trial replica identity full";
+        found.identity = client.batch_execute(alter).await.err().map(Error::from);
+    }
+    client.batch_execute("rollback to savepoint made").await?;
+    found.publication = publication_trial(client).await.err().map(Error::from);
     client.batch_execute("rollback").await?;
-    Ok(refused)
+    Ok(found)
+}
+
+async fn publication_trial(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(&format!("create publication {TRIAL}; savepoint made")).await?;
+    let drop = format!("drop publication {TRIAL}");
+    let Err(refused) = client.batch_execute(&drop).await else { return Ok(()) };
+    // As `silence` does it for the end of a migration.
+    for setting in ["event_triggers = off", "session_replication_role = replica"] {
+        client.batch_execute("rollback to savepoint made").await?;
+        if client.batch_execute(&format!("set local {setting}")).await.is_ok() {
+            return client.batch_execute(&drop).await;
+        }
+    }
+    Err(refused)
 }
 
 /// Names the event triggers that may have refused a statement, with the ways out.

@@ -247,6 +247,51 @@ async fn b_22_event_triggers_of_the_source_neither_run_nor_refuse_statements_on_
 }
 
 #[tokio::test]
+async fn b_22_an_event_trigger_that_would_refuse_an_identity_of_the_plan_is_found_beforehand() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.t (id int);
+             create function public.no() returns event_trigger language plpgsql as $$ begin raise exception 'no %', tg_tag; end $$;
+             create event trigger no_alter on ddl_command_start when tag in ('ALTER TABLE') execute function public.no()",
+        )
+        .await;
+    let ended = Migration::of(&pair).plan("identity_default = \"full\"").ended_at_once().await;
+    ended.assert_code(3);
+    let says = |part| ended.stderr.contains(part);
+    assert!(says("preflight, event triggers: no_alter fires at ALTER TABLE") && says("no ALTER TABLE") && says("disable it"), "{}", ended.stderr);
+    pair.assert_untouched().await;
+    // Nothing is altered for insert-only.
+    Migration::of(&pair).plan("identity_default = \"insert-only\"").cut_over(&pair).await;
+}
+
+#[tokio::test]
+async fn b_25_a_column_that_is_added_arrives_in_a_foreign_partition_too() {
+    let pair = Pair::shared().await;
+    let far = Far::of(&pair).await;
+    pair.source
+        .execute(&format!(
+            "{} create table public.log (id int not null, part int not null, t text) partition by list (part);
+             create table public.log_1 partition of public.log (primary key (id)) for values in (1); insert into public.log values (1, 1, 'n');
+             create foreign table public.log_0 partition of public.log for values in (0) {FOREIGN}",
+            far.server
+        ))
+        .await;
+    let mut migration = Migration::of(&pair);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    far.database.execute("alter table public.old add column extra int").await;
+    pair.source.execute("alter table public.log add column extra int default 7; update public.log_1 set t = 'x'").await;
+    let ended = migration.ended().await;
+    ended.assert_code(1);
+    let (_, rest) = ended.stderr.split_once("run on the target: ").expect(&ended.stderr);
+    pair.target.execute(rest.split_once("; then retry").expect(rest).0).await;
+    migration.cut_over(&pair).await;
+    pair.assert_equal().await;
+    assert_eq!(pair.target.value("select count(*) from public.log where part = 0 and extra is null").await, "5");
+}
+
+#[tokio::test]
 async fn b_12_a_view_that_could_not_be_refreshed_is_not_said_to_be() {
     let pair = Pair::shared().await;
     let here = pair.source.value("select current_database()").await;

@@ -2,7 +2,9 @@
 
 mod assess;
 
-use self::assess::{assess, by_default, is_needless, possible, usable_identity};
+pub use self::assess::is_altered_by;
+
+use self::assess::{assess, by_default, has, is_needless, possible, usable_identity};
 use crate::{
     error::{Error, Kind, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
@@ -200,12 +202,7 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelati
     let mut changed = false;
     for (table, choice) in cx.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
-        let done = match &choice {
-            IdentityChoice::InsertOnly => true,
-            IdentityChoice::Full => relation.identity == 'f',
-            IdentityChoice::Index(name) => relation.identity == 'i' && relation.identity_index.as_ref() == Some(name),
-        };
-        let Some(sql) = choice.sql(&table).filter(|_| !done) else { continue };
+        let Some(sql) = choice.sql(&table).filter(|_| !has(relation, &choice)) else { continue };
         let form = match (relation.identity, &relation.identity_index) {
             ('f', _) => "full".to_owned(),
             ('n', _) => "nothing".to_owned(),

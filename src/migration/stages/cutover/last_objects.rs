@@ -26,6 +26,8 @@ pub async fn make(cx: &mut Context) -> Result<()> {
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;
     let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
+    // An earlier version attached foreign partitions before the copy.
+    executed.extend(ledger::executed(target, Phase::PreData.as_str()).await?);
     let last = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
     let rights = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     let prompts = cx.prompts.sender();

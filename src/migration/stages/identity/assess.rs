@@ -29,6 +29,21 @@ pub fn possible(relation: &SourceRelation, choice: &IdentityChoice) -> Result<()
     }
 }
 
+/// Whether a relation has this identity already; insert-only needs none.
+pub fn has(relation: &SourceRelation, choice: &IdentityChoice) -> bool {
+    match choice {
+        IdentityChoice::InsertOnly => true,
+        IdentityChoice::Full => relation.identity == 'f',
+        IdentityChoice::Index(name) => relation.identity == 'i' && relation.identity_index.as_ref() == Some(name),
+    }
+}
+
+/// Whether the plan sets another replica identity on the source.
+pub fn is_altered_by(plan: &Plan, r: &SourceRelation) -> bool {
+    let by_default = || plan.identity_default.filter(|_| !r.unlogged && !usable_identity(r).1).and_then(|default| by_default(r, default));
+    plan.identity(&r.table).cloned().or_else(by_default).is_some_and(|choice| !has(r, &choice))
+}
+
 /// What the default of a plan gives to a relation without a usable identity; `None` where it is not possible.
 pub fn by_default(r: &SourceRelation, default: IdentityDefault) -> Option<IdentityChoice> {
     let index = || r.indexes.iter().find(|i| i.usable).map(|i| IdentityChoice::Index(i.name.clone()));

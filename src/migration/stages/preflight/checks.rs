@@ -143,7 +143,7 @@ pub const CHECKS: &[PreflightCheck] = &[
     check(Source, source::SYNCHRONOUS_STANDBY_NAMES, "Commits of the application must not wait for hyperlift.",
         |f| source::synchronous_standby_names(&f.source.synchronous_standby_names)),
     check(Source, source::EVENT_TRIGGERS, "The application's event triggers fire at hyperlift's statements, too, and may refuse them.",
-        |f| source::event_triggers(&f.source.event_triggers, f.source.trial.as_ref())),
+        |f| source::event_triggers(&f.source.event_triggers, &f.source.trial, f.scope.altered)),
     check(Source, source::OLD_TRANSACTIONS, "The slot is created only after all open transactions have ended.",
         |f| source::old_transactions(&f.source.old_transactions)),
 

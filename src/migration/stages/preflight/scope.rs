@@ -1,6 +1,9 @@
 //! What of the source is migrated, and what does not arrive like everything else.
 
-use super::finding::{Finding, first_few};
+use super::{
+    super::identity,
+    finding::{Finding, first_few},
+};
 use crate::{
     error::Result,
     event::Stage,
@@ -59,6 +62,8 @@ pub struct ScopeFacts {
     /// The filters are fixed: names on the source may have changed since then.
     pub has_begun: bool,
     pub unsupported: Vec<Unsupported>,
+    /// Tables that get another replica identity by the plan.
+    pub altered: usize,
     /// Foreign tables below tables of the source, each with whether its root becomes one table.
     pub foreign_parts: Vec<(ForeignPart, bool)>,
     /// Columns whose values name other objects.
@@ -88,8 +93,11 @@ pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<S
     let omitted = if scope.is_everything() { None } else { Some(exclusion::resolve(source, &cx.plan).await?) };
     let unsupported = unsupported::find(source, &cx.plan).await?;
     debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
+    let relations = catalog::relations(source).await?;
+    let altered = relations.iter().filter(|r| scope.inclusion(&r.table) == Inclusion::All && identity::is_altered_by(&cx.plan, r)).count();
     Ok(ScopeFacts {
-        relations: catalog::relations(source).await?,
+        relations,
+        altered,
         omitted,
         purpose,
         has_begun: cx.is_finished(Stage::Preflight),

@@ -11,7 +11,7 @@ use crate::{
     pg::{
         catalog::{self, Server, SourceRelation, TransactionHolder, versions},
         client::Client,
-        event_triggers::{self, EventTrigger, SOURCE_TAGS, WAYS_OUT},
+        event_triggers::{self, EventTrigger, SOURCE_TAGS, Trial, WAYS_OUT},
         own::Names,
         slot, timescale,
         wire::Wire,
@@ -58,8 +58,8 @@ pub struct SourceFacts {
     pub old_snapshot_threshold: Option<String>,
     pub synchronous_standby_names: String,
     pub event_triggers: Vec<EventTrigger>,
-    /// Why hyperlift could not make and drop its publications, where event triggers fire at that.
-    pub trial: Option<Error>,
+    /// What they refused.
+    pub trial: Trial,
     /// Transactions older than [`OLD`], the oldest first.
     pub old_transactions: Vec<TransactionHolder>,
 }
@@ -72,7 +72,7 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
     let event_triggers = event_triggers::enabled(source).await?;
     let may_try = catalog::value(source, "select has_database_privilege(current_database(), 'CREATE') and not pg_is_in_recovery()").await?;
     let fire = event_triggers.iter().any(|t| SOURCE_TAGS.iter().any(|tag| t.fires_at(tag)));
-    let trial = if fire && may_try { event_triggers::trial(source).await? } else { None };
+    let trial = if fire && may_try { event_triggers::trial(source).await? } else { Trial::default() };
     let free_walsenders = "select current_setting('max_wal_senders')::bigint - count(*) from pg_stat_replication";
     Ok(SourceFacts {
         wal_level: setting("wal_level").await?,
@@ -222,8 +222,9 @@ pub fn synchronous_standby_names(standbys: &str) -> Finding {
     )
 }
 
-/// Whether the application's event triggers let hyperlift's statements pass.
-pub fn event_triggers(found: &[EventTrigger], trial: Option<&Error>) -> Finding {
+/// Whether the application's event triggers let hyperlift's statements pass. `altered`: tables that get another replica identity by the
+/// plan.
+pub fn event_triggers(found: &[EventTrigger], trial: &Trial, altered: usize) -> Finding {
     let named = |t: &EventTrigger| {
         let fires: Vec<&str> = SOURCE_TAGS.into_iter().filter(|tag| t.fires_at(tag)).collect();
         match (fires.is_empty(), t.fires_at_login()) {
@@ -232,18 +233,18 @@ pub fn event_triggers(found: &[EventTrigger], trial: Option<&Error>) -> Finding 
             _ => Some(format!("{} fires at {}", t.name, fires.join(", "))),
         }
     };
-    let fires: Vec<String> = found.iter().filter_map(named).collect();
-    match trial {
-        Some(e) => Finding::fail(format!("{}; a publication that was made and dropped for a trial was refused: {e}", first_few(&fires)), WAYS_OUT),
-        None if found.is_empty() => Finding::ok("none is enabled"),
-        None if fires.is_empty() => {
-            let names: Vec<&str> = found.iter().map(|t| t.name.as_str()).collect();
-            Finding::ok(format!("no statement of hyperlift fires {}", first_few(&names)))
-        }
-        None => Finding::warn(
-            format!("{}; it let a publication pass that was made and dropped for a trial", first_few(&fires)),
-            format!("see what it does at ALTER TABLE … REPLICA IDENTITY, if stage 2 has to set one; {WAYS_OUT}"),
+    let fires = first_few(&found.iter().filter_map(named).collect::<Vec<_>>());
+    let names = first_few(&found.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
+    match (&trial.publication, &trial.identity) {
+        _ if found.is_empty() => Finding::ok("none is enabled"),
+        (Some(e), _) => Finding::fail(format!("{fires}; in a trial, a publication was refused: {e}"), WAYS_OUT),
+        (None, Some(e)) if altered > 0 => Finding::fail(format!("{fires}; in a trial, ALTER TABLE … REPLICA IDENTITY was refused: {e}"), WAYS_OUT),
+        (None, Some(e)) => Finding::warn(
+            format!("{fires}; in a trial, ALTER TABLE … REPLICA IDENTITY was refused: {e}"),
+            format!("if stage 2 has to set a replica identity: {WAYS_OUT}"),
         ),
+        (None, None) if fires.is_empty() => Finding::ok(format!("no statement of hyperlift fires {names}")),
+        (None, None) => Finding::warn(format!("{fires}; in a trial, hyperlift's statements were let pass"), WAYS_OUT),
     }
 }
 
