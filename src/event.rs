@@ -17,7 +17,7 @@ pub use self::{check::*, cutover::*, prompt::*, replay::*, stage::*, table::*};
 use crate::{
     lsn::Lsn,
     name::TableName,
-    plan::{Hypertable, IdentityChoice},
+    plan::{Hypertable, IdentityChoice, IdentityDefault},
 };
 
 /// What a worker reports.
@@ -255,6 +255,10 @@ pub enum Command {
     SetIdentity {
         table: TableName,
         choice: Option<IdentityChoice>,
+    },
+    /// Gives every open table the identity that this default means for it.
+    SettleIdentities {
+        default: IdentityDefault,
     },
     /// The whole selection, as it shall be.
     SelectHypertables {

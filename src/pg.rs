@@ -7,9 +7,11 @@ pub mod slot;
 pub mod dump;
 
 pub mod catalog;
+pub mod local_rows;
 pub mod target_table;
 pub mod timescale;
 
+pub mod event_triggers;
 pub mod pooler;
 pub mod snapshot;
 

@@ -24,6 +24,8 @@ struct PlanFile {
     grants: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     one_table: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity_default: Option<IdentityDefault>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     publications: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -120,6 +122,16 @@ pub enum IdentityChoice {
     InsertOnly,
 }
 
+/// What all tables get that have no usable replica identity and no choice of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityDefault {
+    /// A unique index where one can serve, otherwise FULL.
+    Proposed,
+    Full,
+    InsertOnly,
+}
+
 /// As the plan writes it.
 impl std::fmt::Display for IdentityChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -160,6 +172,8 @@ pub struct Plan {
     /// Partitioned tables that become one plain table.
     pub one_table: BTreeSet<TableName>,
     pub identities: BTreeMap<TableName, IdentityChoice>,
+    /// For tables without a usable identity that are not in [`Self::identities`].
+    pub identity_default: Option<IdentityDefault>,
     /// Objects keep the owners that they have on the source. Otherwise they belong to the user of the target.
     pub owners: bool,
     /// Grants and default privileges of the source.
@@ -194,6 +208,7 @@ impl Plan {
             grants: file.grants,
             publications: file.publications,
             subscriptions: file.subscriptions,
+            identity_default: file.identity_default,
             roles: file.roles,
             ..Self::default()
         };
@@ -237,6 +252,7 @@ impl Plan {
                 })
                 .collect(),
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.to_string() }).collect(),
+            identity_default: self.identity_default,
             owners: self.owners,
             grants: self.grants,
             publications: self.publications,
@@ -283,6 +299,7 @@ mod tests {
     const TEXT: &str = r#"
 owners = true
 one_table = ["public.log"]
+identity_default = "full"
 subscriptions = true
 
 [scope]
@@ -311,6 +328,7 @@ app = "App of the target"
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
         assert!(plan.owners && !plan.grants && !plan.publications && plan.subscriptions);
         assert!(plan.is_one_table(&TableName::new("public", "log")) && plan.is_one_table(&TableName::new("public", "metrics")));
+        assert_eq!(plan.identity_default, Some(IdentityDefault::Full));
         assert_eq!(plan.roles["app"], "App of the target");
         assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
         let mut both = plan.clone();
@@ -326,6 +344,7 @@ app = "App of the target"
             ("[scope]\nonly = []", "unknown field"),
             ("[[identity]]\ntable = \"t\"\nuse = \"full\"", "not the name of a table"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"nothing\"", "unknown identity"),
+            ("identity_default = \"index\"", "unknown variant"),
             ("[[identity]]\ntable = \"a.t\"\nuse = \"full\"\n[[identity]]\ntable = \"a.t\"\nuse = \"full\"", "twice"),
             ("[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"\nkey = \"maybe\"", "key"),
             ("one_table = [\"a.t\"]\n[[hypertable]]\ntable = \"a.t\"\ntime_column = \"ts\"\nchunk_interval = \"1 day\"", "one plain table"),

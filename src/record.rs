@@ -7,7 +7,7 @@ use crate::{
     event::{Difference, Stage},
     lsn::Lsn,
     name::TableName,
-    pg::catalog::{Partition, Shape},
+    pg::catalog::{ForeignRows, Partition, Shape},
     scope::Scope,
 };
 
@@ -36,6 +36,9 @@ pub struct Record {
     /// Partitions on the source, by OID, of what is one table on the target; as they were when the copy began.
     #[serde(default)]
     pub partitions: BTreeMap<u32, Partition>,
+    /// Rows of foreign partitions that are copied into one table, as they were when the copy began.
+    #[serde(default)]
+    pub foreign_rows: Vec<ForeignRows>,
     /// The filters with which the migration began.
     #[serde(default)]
     pub scope: Scope,
@@ -58,6 +61,9 @@ pub struct Record {
     pub not_moved: Vec<(String, String)>,
     /// The migration is complete, and only cleaning up remains.
     pub completed: bool,
+    /// After that, foreign keys were validated and materialised views refreshed, as far as that was possible.
+    #[serde(default)]
+    pub objects_finished: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

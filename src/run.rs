@@ -11,6 +11,7 @@ use crate::{
     cli::{CheckArgs, Cli, Command, MigrateArgs, pages},
     config::FrontKind,
     error::{Error, Result},
+    event::{Level, Stage},
     migration::stages::{
         done::clean,
         preflight::{self, checks},
@@ -84,6 +85,15 @@ async fn clean(args: &MigrateArgs) -> Result<()> {
     config.front = without_dashboard(args);
     let mut run = Run::start(config, args.ui_options())?;
     let cx = &mut run.context;
+    if cx.record.completed && !cx.is_finished(Stage::Done) {
+        if !cx.record.objects_finished {
+            let text = "foreign keys may be NOT VALID, and materialised views not refreshed: the migration was stopped before that";
+            cx.notice(Level::Warn, text).await;
+        }
+        let finished = clean::finish(cx).await;
+        run.close().await;
+        return finished;
+    }
     let left = clean::run(&cx.config, &cx.work, &cx.record, &cx.reporter).await;
     if left.is_empty() && !cx.record.completed {
         // Nothing is left to continue: the directory serves a new migration.

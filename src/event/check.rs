@@ -79,6 +79,8 @@ pub struct IdentityRow {
     pub proposed: Option<IdentityChoice>,
     /// Unique indexes that may serve.
     pub indexes: Vec<String>,
+    #[serde(default)]
+    pub partitioned: bool,
     pub state: IdentityState,
     /// One or two sentences for the details pane.
     pub reason: String,

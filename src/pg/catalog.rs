@@ -4,6 +4,7 @@ mod binary_types;
 mod columns;
 pub mod exclusion;
 mod foreign_keys;
+mod foreign_rows;
 mod names;
 mod open_writers;
 mod partitions;
@@ -20,7 +21,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, names::*, open_writers::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*,
-    server::*, sessions::*, shapes::*, unreadable::*, views::*,
+    binary_types::*, columns::*, foreign_keys::*, foreign_rows::*, names::*, open_writers::*, partitions::*, relations::*, roles::*, schema_state::*,
+    sequences::*, server::*, sessions::*, shapes::*, unreadable::*, views::*,
 };
 pub use super::client::value;

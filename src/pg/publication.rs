@@ -1,6 +1,6 @@
 //! The publications of a migration: which tables, and which of their changes (I10).
 
-use super::{catalog::SourceRelation, client::Client};
+use super::{catalog::SourceRelation, client::Client, event_triggers};
 use crate::{
     error::Result,
     name::{TableName, ident},
@@ -17,6 +17,13 @@ pub struct Published<'a> {
 /// Creates both publications, or sets their tables. They have explicit lists, never FOR ALL TABLES, and leaves are published under their own
 /// names.
 pub async fn publish(client: &Client, names: &Names, tables: &[Published<'_>]) -> Result<()> {
+    match set_publications(client, names, tables).await {
+        Ok(()) => Ok(()),
+        Err(e) => Err(event_triggers::explain(client, e, "CREATE PUBLICATION").await),
+    }
+}
+
+async fn set_publications(client: &Client, names: &Names, tables: &[Published<'_>]) -> Result<()> {
     for (publication, operations, insert_only) in
         [(&names.publication, "insert, update, delete, truncate", false), (&names.insert_only, "insert, truncate", true)]
     {
@@ -50,4 +57,15 @@ pub async fn tables(client: &Client, publication: &str) -> Result<Vec<TableName>
     let sql = "select n.nspname::text as schema, c.relname::text as name from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
                  join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1";
     Ok(client.query(sql, &[&publication]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
+/// Drops a publication, if there is one. Where there is none no statement runs, because an event trigger could refuse it.
+pub async fn drop(client: &Client, publication: &str) -> Result<()> {
+    if client.query_opt("select 1 from pg_publication where pubname = $1", &[&publication]).await?.is_none() {
+        return Ok(());
+    }
+    match client.batch_execute(&format!("drop publication if exists {}", ident(publication))).await {
+        Ok(()) => Ok(()),
+        Err(e) => Err(event_triggers::explain(client, e.into(), "DROP PUBLICATION").await),
+    }
 }

@@ -93,6 +93,15 @@ pub async fn target_tables(client: &Client, tables: &[TableName], has_timescale:
     Ok(found)
 }
 
+/// The shape of a foreign table that is no partition yet; `None` where there is none.
+pub async fn detached_foreign_table(client: &Client, table: &TableName) -> Result<Option<TargetTable>> {
+    let sql = "select from pg_class where oid = to_regclass($1) and relkind = 'f' and not relispartition";
+    if client.query_opt(sql, &[&table.sql()]).await?.is_none() {
+        return Ok(None);
+    }
+    target_table(client, table, false).await
+}
+
 /// Those of the tables that are of this kind: `r` plain, `p` partitioned (`pg_class.relkind`).
 pub async fn of_kind(client: &Client, tables: &[TableName], kind: &str) -> Result<Vec<TableName>> {
     let names: Vec<String> = tables.iter().map(TableName::sql).collect();

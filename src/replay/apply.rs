@@ -96,7 +96,7 @@ pub fn action<'a>(change: &'a Change, relation: &Relation) -> Result<RowAction<'
 }
 
 pub fn delete<'a>(message: &RelationMessage, relation: &Relation, kind: OldKind, old: impl Iterator<Item = Value<'a>>) -> Result<BoundStatement<'a>> {
-    let mut b = Builder::new(format!("delete from {}{} where ", relation.shape.only(), relation.table.sql()));
+    let mut b = Builder::new(format!("delete from {} where ", relation.searched(message)));
     matching(&mut b, message, relation, &Old { kind, values: old.collect() })?;
     Ok(b.step())
 }
@@ -141,7 +141,7 @@ pub fn update<'a>(message: &RelationMessage, relation: &Relation, old: Option<(O
     };
     let known = |i: usize| row.kind == OldKind::Full || (message.columns[i].key && row.kind == OldKind::Key);
     let in_place = || -> Result<BoundStatement<'a>> {
-        let mut b = Builder::new(format!("update {}{} set ", relation.shape.only(), relation.table.sql()));
+        let mut b = Builder::new(format!("update {} set ", relation.searched(message)));
         for (n, i) in changed.iter().enumerate() {
             let p = b.parameter(new[*i].text());
             let comma = if n > 0 { ", " } else { "" };

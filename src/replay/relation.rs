@@ -3,11 +3,14 @@
 
 use std::ops::Index;
 
-use super::pgoutput::RowOp;
+use super::pgoutput::{RelationMessage, RowOp};
 use crate::{
     lsn::Lsn,
     name::TableName,
-    pg::{snapshot::Snapshot, target_table::TargetTable},
+    pg::{
+        snapshot::Snapshot,
+        target_table::{TableKind, TargetTable},
+    },
 };
 
 /// Which of the replayed relations: its place in [`Relations`], which stays the same for the whole run.
@@ -36,6 +39,26 @@ impl Relation {
     /// Whether a change has to be applied, or is part of what was copied (I1).
     pub fn wants(&self, commit: Lsn, xid: u32) -> bool {
         !self.skipped && (commit > self.copied_at || !self.snapshot.sees(self.snapshot.widen(xid)))
+    }
+
+    /// Whether the key of a leaf's rows finds them in that leaf only. Another leaf may have a row of the same key, unless the key contains
+    /// that of the root, and with it the columns by which the rows are divided.
+    pub fn is_keyed_by_leaf(&self, message: &RelationMessage) -> bool {
+        let in_key = |name: &String| message.columns.iter().any(|c| c.key && c.name == *name);
+        let of_root = &self.shape.primary_key;
+        self.shape.kind == TableKind::Partitioned
+            && message.oid != self.oid
+            && message.identity != b'f'
+            && (of_root.is_empty() || !of_root.iter().all(in_key))
+    }
+
+    /// What an UPDATE or DELETE names to find a row by its key: the table, or the leaf. A row that moves to another leaf is a DELETE and an
+    /// INSERT in the stream.
+    pub fn searched(&self, message: &RelationMessage) -> String {
+        if self.is_keyed_by_leaf(message) {
+            return format!("only {}", TableName::new(&message.schema, &message.name).sql());
+        }
+        format!("{}{}", self.shape.only(), self.table.sql())
     }
 }
 
@@ -132,6 +155,7 @@ impl RelationCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::pgoutput::ColumnMessage;
 
     #[test]
     fn c_1_a_change_counts_when_it_is_not_part_of_the_copy() {
@@ -151,5 +175,37 @@ mod tests {
         // committed after L: never part of it, whatever its xid
         assert!(relation.wants(Lsn(1_001), 99));
         assert!(!Relation { skipped: true, ..relation }.wants(Lsn(2_000), 200));
+    }
+
+    #[test]
+    fn rows_of_a_leaf_are_searched_in_it_unless_their_key_is_that_of_the_root() {
+        let column = |name: &str| ColumnMessage { key: name != "v", name: name.into(), type_oid: 25, type_modifier: -1 };
+        let message = |identity, names: &[&str]| RelationMessage {
+            oid: 2,
+            schema: "public".into(),
+            name: "t_1".into(),
+            identity,
+            columns: names.iter().map(|n| column(n)).collect(),
+        };
+        let root = |kind, key: &[&str]| Relation {
+            oid: 1,
+            table: TableName::new("public", "t"),
+            lane: 0,
+            snapshot: Snapshot::default(),
+            copied_at: Lsn::ZERO,
+            skipped: false,
+            shape: TargetTable { kind, primary_key: key.iter().map(ToString::to_string).collect(), ..TargetTable::default() },
+        };
+        let (partitioned, merged) = (TableKind::Partitioned, TableKind::Hypertable);
+        for (relation, message, searched) in [
+            (root(partitioned, &[]), message(b'd', &["id", "v"]), r#"only "public"."t_1""#),
+            (root(partitioned, &["id", "part"]), message(b'i', &["id", "v"]), r#"only "public"."t_1""#),
+            (root(partitioned, &["id", "part"]), message(b'd', &["id", "part", "v"]), r#""public"."t""#),
+            // All of its columns find a row.
+            (root(partitioned, &[]), message(b'f', &["id", "v"]), r#""public"."t""#),
+            (root(merged, &[]), message(b'd', &["id", "v"]), r#""public"."t""#),
+        ] {
+            assert_eq!(relation.searched(&message), searched, "{message:?}");
+        }
     }
 }

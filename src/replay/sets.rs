@@ -181,7 +181,7 @@ impl<'a> SetWriter<'a, '_> {
     }
 
     fn head(&self, verb: &str) -> String {
-        format!("{verb} {}{} t", self.relation.shape.only(), self.relation.table.sql())
+        format!("{verb} {} t", self.relation.searched(self.message))
     }
 
     fn join(&self, columns: &[usize]) -> String {

@@ -123,6 +123,7 @@ mod tests {
             effect: String::new(),
             proposed: None,
             indexes: Vec::new(),
+            partitioned: false,
             reason: String::new(),
             state: IdentityState::Open,
         };

@@ -12,7 +12,7 @@ use tui_input::{Input, backend::crossterm::EventHandler};
 
 use crate::{
     event::{Answer, Command, Level, PromptKind, Stage},
-    plan::IdentityChoice,
+    plan::{IdentityChoice, IdentityDefault},
     state::{Ended, State},
     ui::{
         clip,
@@ -20,7 +20,7 @@ use crate::{
         screens,
         theme::ascii_stand_in,
         view::{
-            FIELDS, Modal, NamePurpose, Overlay, Selection, View,
+            FIELDS, Modal, NamePurpose, Overlay, Proposals, Selection, View,
             rows::{CATCH_UP_ORDERS, COPY_ORDERS},
             too_small,
         },
@@ -178,9 +178,10 @@ impl App {
                 return match purpose {
                     NamePurpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
                     NamePurpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
+                    NamePurpose::SettleAll(_) => vec![Effect::Send(Command::SettleIdentities { default: IdentityDefault::Proposed })],
                 };
             }
-            Key::Enter => self.say(Level::Warn, "that is not the name; esc goes back", now),
+            Key::Enter => self.say(Level::Warn, "that is not what was asked for; esc goes back", now),
             _ => {
                 input.handle_event(&TerminalEvent::Key(*event));
             }
@@ -249,6 +250,9 @@ impl App {
                 Some((file, text)) => return vec![Effect::Write { file, text }],
                 None => self.say(Level::Info, "there is no SQL on this screen", now),
             },
+            Action::All if shown == Stage::Identity => {
+                self.view.modal = Some(Modal::Name { purpose: NamePurpose::SettleAll(Proposals::of(state)), input: Input::default() });
+            }
             Action::Mark | Action::All | Action::NoneMarked | Action::OneTable => return self.mark(action, state, now),
             Action::NextField => {
                 // On a small screen the editor is the other pane.

@@ -254,10 +254,10 @@ pub static TABLE: &[Binding] = &[
         keys: &[Char('a')],
         action: Action::All,
         orders: true,
-        contexts: &[on(Hypertables)],
+        contexts: &[on(Identity), on(Hypertables)],
         label: "a",
         hint: "all proposed",
-        help: "select all proposed tables (time + append-only)",
+        help: "all tables get what is proposed: a replica identity, or hypertables (time + append-only)",
     },
     Binding {
         keys: &[Char('n')],

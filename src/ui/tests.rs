@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     event::{Answer, Command, CutoverStep, Event, FailedStatement, Level, PromptKind, Stage, StageState, Subject},
-    plan::{IdentityChoice, KeyChoice},
+    plan::{IdentityChoice, IdentityDefault, KeyChoice},
     state::State,
     ui::{
         app::{App, Effect},
@@ -47,6 +47,9 @@ const MOMENTS: &[Moment] = &[
     ("identity_of_a_table_with_indexes", fixture::identity, |app| {
         select(app, Stage::Identity, "public.sessions");
         app.view.swapped = true;
+    }),
+    ("identity_of_all_open_tables", fixture::identity, |app| {
+        app.on_key(&press('a'), &fixture::identity().state, Instant::now());
     }),
     ("schema", fixture::schema, follow),
     ("hypertables", fixture::hypertables, |app| select(app, Stage::Hypertables, "public.events")),
@@ -450,6 +453,24 @@ fn identities_are_chosen_and_taken_back() {
     select(&mut desk.app, Stage::Identity, "public.orders");
     assert_eq!(desk.key('f'), [], "nothing is open");
     assert_eq!(desk.key('R'), send(Command::Recheck));
+}
+
+#[test]
+fn all_open_tables_get_their_proposals_once_their_number_is_typed() {
+    let mut desk = Desk::new(fixture::identity());
+    assert_eq!(desk.key('a'), [], "it asks first");
+    assert_eq!(desk.type_("1"), []);
+    desk.code(KeyCode::Esc);
+    desk.key('a');
+    assert_eq!(desk.type_("2"), send(Command::SettleIdentities { default: IdentityDefault::Proposed }));
+    // What only insert-only is possible for is accepted table by table.
+    let mut story = fixture::identity();
+    for row in &mut story.state.identity.rows {
+        row.proposed = row.proposed.as_ref().map(|_| IdentityChoice::InsertOnly);
+    }
+    let mut desk = Desk::new(story);
+    desk.key('a');
+    assert!(desk.app.view.modal.is_none());
 }
 
 fn selection(effects: &[Effect]) -> Vec<(String, String, String, KeyChoice)> {

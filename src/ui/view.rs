@@ -10,7 +10,7 @@ use std::{collections::HashMap, time::Duration};
 use tui_input::Input;
 
 use crate::{
-    event::{Answer, Level, Stage},
+    event::{Answer, IdentityState, Level, Stage},
     format,
     name::TableName,
     plan::{Hypertable, IdentityChoice},
@@ -47,12 +47,42 @@ pub enum Modal {
     },
 }
 
-/// What is done once the name is typed.
+/// What is done once the name, or the number, is typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamePurpose {
     /// Answers the prompt of this id, about this table or statement.
     Skip(u64, String),
     InsertOnly(TableName),
+    /// All open tables get the replica identity that is proposed for them.
+    SettleAll(Proposals),
+}
+
+/// How many open tables each proposal is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proposals {
+    pub full: usize,
+    pub index: usize,
+    /// Only insert-only is possible, which is accepted table by table.
+    pub left: usize,
+}
+
+impl Proposals {
+    pub fn of(state: &State) -> Self {
+        let mut found = Self::default();
+        for row in state.identity.rows.iter().filter(|r| r.state == IdentityState::Open) {
+            match row.proposed {
+                Some(IdentityChoice::Full) => found.full += 1,
+                Some(IdentityChoice::Index(_)) => found.index += 1,
+                Some(IdentityChoice::InsertOnly) | None => found.left += 1,
+            }
+        }
+        found
+    }
+
+    /// Tables that are altered on the source.
+    pub fn altered(&self) -> usize {
+        self.full + self.index
+    }
 }
 
 impl NamePurpose {
@@ -60,6 +90,7 @@ impl NamePurpose {
         match self {
             Self::Skip(_, object) => object.clone(),
             Self::InsertOnly(table) => table.to_string(),
+            Self::SettleAll(proposals) => proposals.altered().to_string(),
         }
     }
 }
@@ -218,6 +249,7 @@ impl View {
                 self.selected_identity(state).is_some_and(|row| state.can_choose_identity(row))
             }
             Action::Previous | Action::Next if shown == Stage::Identity => runs && self.selected_identity(state).is_some_and(|r| r.indexes.len() > 1),
+            Action::All if shown == Stage::Identity => runs && Proposals::of(state).altered() > 0,
             Action::Previous | Action::Next | Action::Mark | Action::All | Action::NoneMarked => runs && rows,
             Action::OneTable => runs && self.selected_candidate(state).is_some_and(|c| c.partitions > 0),
             Action::Follow => self.stage.is_some(),

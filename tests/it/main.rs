@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod bare_server;
+mod bounds;
 mod changes;
 mod conflicts;
 mod copying;

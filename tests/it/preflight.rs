@@ -122,6 +122,11 @@ situations! {
         ("synchronous_standby_names", Fail, "the application's commits would wait"),
         ("max_locks_per_transaction", Warn, "all 201 tables"),
     }
+    event_triggers_and_rows_on_other_servers: other_code_and_servers {
+        ("event triggers", Fail, "guard fires at ALTER TABLE, CREATE PUBLICATION"),
+        ("event triggers on the target", Warn, "guard will fire"),
+        ("foreign partitions", Warn, "public.log_0 (of public.log): the rows stay where they are"),
+    }
     a_source_that_limits_the_age_of_snapshots: short_snapshots {
         ("old_snapshot_threshold", Fail, "a long copy would fail"),
     }
@@ -280,6 +285,23 @@ async fn unprepared_source() -> Option<Situation> {
         .execute("do $$ begin for n in 1..201 loop execute format('create table public.t%s (id int primary key)', n); commit; end loop; end $$")
         .await;
     Some(Situation { source: source.uri, _server: Some(server), ..Situation::of(Pair::shared().await) })
+}
+
+async fn other_code_and_servers() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    let guard = "create function public.no() returns event_trigger language plpgsql as $$ begin raise exception 'no %', tg_tag; end $$;
+                 create event trigger guard on ddl_command_end execute function public.no()";
+    pair.source
+        .execute(
+            "create extension postgres_fdw; create server far foreign data wrapper postgres_fdw;
+             create table public.log (id int, part int) partition by list (part);
+             create foreign table public.log_0 partition of public.log for values in (0) server far",
+        )
+        .await;
+    for side in [&pair.source, &pair.target] {
+        side.execute(guard).await;
+    }
+    Some(Situation::of(pair))
 }
 
 /// From PostgreSQL 17 on there is no such setting.

@@ -10,7 +10,7 @@ use crate::{
     name::TableName,
     pg::{
         catalog::{
-            SourceRelation,
+            self, SourceRelation,
             exclusion::{self, Cause, ExcludedObject},
         },
         client::Client,
@@ -19,11 +19,15 @@ use crate::{
         object::{ObjectKind, ObjectRef},
         target_table,
     },
+    plan::IdentityChoice,
 };
 
 /// The step of the ledger from the drop of the partitioned tables until the schema is restored again. A run that stops in between goes on
 /// from there.
 const FLATTENING: &str = "flattening";
+
+/// How long a foreign partition is tried to read.
+const READ_TIMEOUT: &str = "5s";
 
 /// Partitioned tables of the source that are to be one table each.
 fn tables_to_flatten(cx: &Context, relations: &[SourceRelation]) -> Vec<TableName> {
@@ -46,12 +50,38 @@ pub async fn read_back(cx: &mut Context, relations: &[SourceRelation]) -> Result
     Ok(())
 }
 
-/// Why some table cannot lose its partitions: something that stays needs one of them.
+/// Why some table cannot lose its partitions: something that stays needs one of them, their keys would repeat in one table, or their
+/// rows cannot be read.
 pub async fn obstacle(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Option<String>> {
-    if tables_to_flatten(cx, relations).is_empty() {
+    let tables = tables_to_flatten(cx, relations);
+    if tables.is_empty() {
         return Ok(None);
     }
+    let updated = |r: &&SourceRelation| tables.contains(&r.table) && cx.plan.identity(&r.table) != Some(&IdentityChoice::InsertOnly);
+    if let Some((r, leaf)) = relations.iter().filter(updated).find_map(|r| Some((r, r.repeating_leaf.as_ref()?))) {
+        return Ok(Some(format!(
+            "{} cannot lose its partitions: the key of {leaf} lacks a column by which they divide the rows, so one table may hold it twice, and replay \
+             would not know which row is meant. Keep the partitions, or set REPLICA IDENTITY FULL on each of them on the source",
+            r.table
+        )));
+    }
+    for part in catalog::foreign_partitions(source, &tables).await? {
+        if let Err(e) = catalog::try_to_read(source, &part.table, READ_TIMEOUT).await {
+            let why = format!("{} cannot lose its partitions: the rows of foreign table {} cannot be copied ({e})", part.root, part.table);
+            return Ok(Some(format!("{why}. Keep the partitions, or let the source's user read it")));
+        }
+    }
     Ok(exclusion::resolve(source, &cx.plan).await?.problems.into_iter().next())
+}
+
+/// What the operator has to know of tables that lose their partitions; may be empty.
+pub async fn remark(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<String> {
+    let foreign = catalog::foreign_partitions(source, &tables_to_flatten(cx, relations)).await?;
+    let names: Vec<String> = foreign.iter().map(|part| part.table.to_string()).collect();
+    if names.is_empty() {
+        return Ok(String::new());
+    }
+    Ok(format!(" The rows of foreign tables are copied once, and later changes of them are in no stream: {}.", names.join(", ")))
 }
 
 /// Creates the tables again without partitions where the target has them with some, and reports what is lost with the partitions.
@@ -68,6 +98,10 @@ pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]
         target.batch_execute(&ledger::forget_step_sql(FLATTENING)).await?;
     }
     tracing::info!(tables = tables.len(), "partitioned tables are one table each");
+    for part in catalog::foreign_partitions(source, &tables).await? {
+        let fate = format!("its rows are copied into {} once: later changes of them are in no stream", part.root);
+        cx.not_moved(format!("FOREIGN TABLE {}", part.table), fate).await?;
+    }
     for lost in lost_with_partitions(cx, source).await? {
         cx.not_moved(format!("{} {}", lost.kind, lost.name), format!("{}, which the target does not have", lost.cause)).await?;
     }

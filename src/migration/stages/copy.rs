@@ -7,9 +7,11 @@
 //! - `source` locks tables and takes snapshots; `transfer` moves rows and records them; `spec` is how one relation is copied.
 //! - `parts` and `key_ranges` cut a relation; `format` chooses binary or text; `chunks` creates chunks of hypertables before the copy;
 //!   `throttle` is the pause and the rate.
+//! - `bare_leaves` warns of new partitions without a replica identity, for as long as changes are received.
 //! - `indexes` builds indexes and keys while other relations are copied; `replayable` tries the statements of replay; `slot` makes
 //!   publications and slot; `large_objects` and `extension_rows` copy what is in no relation of the migration.
 
+mod bare_leaves;
 mod chunks;
 mod engine;
 pub mod extension_rows;
@@ -30,8 +32,11 @@ mod throttle;
 mod transfer;
 mod worker;
 
+use futures_util::FutureExt as _;
 use std::time::Duration;
 use tokio::sync::watch;
+
+use self::bare_leaves::BareLeaves;
 
 use crate::{
     bus::Reporter,
@@ -42,8 +47,9 @@ use crate::{
         relations,
         restore::{self, ddl, statements},
     },
+    name::TableName,
     pg::{
-        catalog::{self, SourceRelation, unsupported},
+        catalog::{self, ForeignRows, SourceRelation, unsupported},
         client::Client,
         dump::{Phase, Statement},
         ledger,
@@ -57,7 +63,7 @@ pub struct Replication {
     pub receiver: Receiver,
     pub relations: Vec<SourceRelation>,
     pub statements: Vec<Statement>,
-    /// Reports the receiver's state until it is aborted.
+    /// Reports the receiver's state, and new partitions without a replica identity, until it is aborted.
     pub watcher: tokio::task::JoinHandle<()>,
 }
 
@@ -96,7 +102,9 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
     let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
-    let watcher = tokio::spawn(report_receiver(receiver.status.clone(), cx.reporter.clone()));
+    let (status, reporter) = (receiver.status.clone(), cx.reporter.clone());
+    let bare_leaves = BareLeaves::new(cx, &relations);
+    let watcher = tokio::spawn(async move { tokio::join!(report_receiver(status, reporter), bare_leaves.watch()) }.map(drop));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
         result = async {
@@ -139,6 +147,7 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
         cx.record.sequences = catalog::sequence_names(source).await?.into_iter().collect();
         let merged = relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.oid).collect::<Vec<_>>();
         cx.record.partitions = catalog::partitions(source, &merged).await?;
+        cx.record.foreign_rows = foreign_rows(cx, source, relations).await?;
     }
     cx.save()?;
     // The hypertables are chosen, so the plan does not change any more.
@@ -156,6 +165,18 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
     // The cutover needs the statements even if the source is gone by then.
     statements::write(cx, &schema.statements)?;
     Ok(schema.statements)
+}
+
+/// The rows of foreign partitions that are copied into one table. No stream has their changes, so the end of the migration compares them.
+async fn foreign_rows(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<ForeignRows>> {
+    let merged: Vec<TableName> = relations.iter().map(|r| r.table.clone()).filter(|table| cx.plan.is_one_table(table)).collect();
+    let mut found = Vec::new();
+    for part in catalog::foreign_partitions(source, &merged).await? {
+        cx.notice(Level::Info, format!("{}: reading its rows, to see at the end whether they have changed", part.table)).await;
+        let rows = async { catalog::foreign_rows(source, &part).await.map_err(|e| e.context(format!("foreign table {}", part.table))) };
+        found.push(cx.unless_stopped(rows).await?);
+    }
+    Ok(found)
 }
 
 /// Gives each relation its lane, which never changes: the next relation goes to the lane with the fewest bytes.

@@ -1,7 +1,8 @@
 //! Stage 9: what needs no downtime. Foreign keys are validated and materialised views refreshed, the source is watched for late writes, and
-//! everything that hyperlift made on either side is removed.
+//! everything that hyperlift made on either side is removed. Event triggers come last.
 
 pub mod clean;
+mod event_triggers;
 mod late_writes;
 mod objects;
 mod refresh;
@@ -22,6 +23,7 @@ pub async fn run(cx: &mut Context, replication: Replication) -> Result<()> {
     let end = cx.record.end.unwrap_or_default();
     let finished = async {
         objects::finish(cx).await?;
+        event_triggers::announce(cx).await?;
         late_writes::linger(cx, &replication.receiver, end).await
     };
     let finished = finished.await;
@@ -37,7 +39,9 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
         cx.notice(Level::Info, "this migration is complete and cleaned up").await;
         return cx.finish(Stage::Done).await;
     }
-    objects::finish(cx).await?;
+    if !cx.record.objects_finished {
+        objects::finish(cx).await?;
+    }
     if let Some(end) = cx.record.end {
         late_writes::check_since(cx, end).await?;
     }

@@ -78,7 +78,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         if finished && problem.is_none() {
             break;
         }
-        match cx.prompts.ask_continue(Stage::Hypertables, question(&candidates), problem, order).await? {
+        let text = format!("{}{}", question(&candidates), flatten::remark(cx, &source, &relations).await?);
+        match cx.prompts.ask_continue(Stage::Hypertables, text, problem, order).await? {
             None => break,
             Some(Order::Select { hypertables, one_table }) => {
                 cx.plan.select(hypertables, one_table);

@@ -1,17 +1,23 @@
 //! Stage 2: the replica-identity checklist (I10). A table without a usable identity never enters the publication of updates.
 
+mod assess;
+
+pub use self::assess::is_altered_by;
+
+use self::assess::{assess, by_default, has, is_needless, possible, usable_identity};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
     migration::{context::Context, relations},
     name::{TableName, ident},
     pg::{
         catalog::{self, SourceRelation},
         client::Client,
+        event_triggers,
         own::Names,
         publication,
     },
-    plan::IdentityChoice,
+    plan::{IdentityChoice, IdentityDefault},
     record::ChangedIdentity,
     scope::Inclusion,
     sqlstate,
@@ -20,16 +26,23 @@ use crate::{
 /// How long a statement waits for the lock on a table. The application's statements wait for it meanwhile.
 const LOCK_TIMEOUT: &str = "2s";
 
+/// How a plan settles what is open.
+const SETTLE: &str =
+    "settle it in the plan: an [[identity]] entry for a table, or identity_default = \"proposed\" (or \"full\", or \"insert-only\") for all";
+
 /// What the operator may order while the stage asks.
 enum Order {
     Recheck,
     Choose(TableName, Option<IdentityChoice>),
+    /// All tables that are open.
+    Settle(IdentityDefault),
 }
 
 fn order(command: Command) -> Result<Order, Command> {
     match command {
         Command::Recheck => Ok(Order::Recheck),
         Command::SetIdentity { table, choice } => Ok(Order::Choose(table, choice)),
+        Command::SettleIdentities { default } => Ok(Order::Settle(default)),
         other => Err(other),
     }
 }
@@ -40,38 +53,100 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     loop {
         // Listed before anything is changed, too, because a locked table may block the change.
         let (mut relations, mut rows) = list(cx, &source).await?;
-        if apply_plan(cx, &source, &relations).await? {
+        let taken = take_default(cx, &relations)? | drop_needless(cx, &source, &relations).await?;
+        // Where the answer will be no, nothing is changed before.
+        let unsettled = |r: &&IdentityRow| r.state == IdentityState::Open && cx.plan.identity(&r.table).is_none();
+        let refused = !cx.config.interactive && rows.iter().any(|r| unsettled(&r));
+        if refused {
+            rows.retain(|r| unsettled(&r));
+        } else if apply_plan(cx, &source, &relations).await? || taken {
             (relations, rows) = list(cx, &source).await?;
         }
         let open: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Open).collect();
         if open.is_empty() && cx.is_finished(Stage::Identity) {
             break;
         }
-        let text = match open.as_slice() {
-            [] => match rows.iter().filter(|r| r.state == IdentityState::Accepted).count() {
-                0 => "Every table's changes can be replicated.".to_owned(),
-                1 => "Nothing is open. 1 table is insert-only: its UPDATE and DELETE will not reach the target.".to_owned(),
-                n => format!("Nothing is open. {n} tables are insert-only: their UPDATE and DELETE will not reach the target."),
-            },
-            [one] => format!("{} is still open. Settle it (f, u or i), or fix it yourself, then press R to check again.", one.table),
-            many => {
-                format!("{} tables are still open, {} first. Settle them (f, u or i), or fix them yourself, then press R.", many.len(), many[0].table)
-            }
-        };
+        let text = question(&rows, &open);
         let blocked = (!open.is_empty()).then(|| format!("{} open", open.len()));
-        match cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await? {
+        let asked = cx.prompts.ask_continue(Stage::Identity, text, blocked, order).await;
+        match asked.map_err(|e| if e.kind == Kind::Refused { e.hint(SETTLE) } else { e })? {
             None => break,
             Some(Order::Recheck) => {}
             Some(Order::Choose(table, choice)) => choose(cx, &relations, table, choice).await?,
+            Some(Order::Settle(default)) => {
+                cx.plan.identity_default = Some(default);
+                cx.save_plan()?;
+            }
         }
     }
     cx.finish(Stage::Identity).await
 }
 
+fn question(rows: &[IdentityRow], open: &[&IdentityRow]) -> String {
+    let accepted: Vec<&IdentityRow> = rows.iter().filter(|r| r.state == IdentityState::Accepted).collect();
+    let moved = if accepted.iter().any(|r| r.partitioned) { ", and a row that moves to another partition is there twice on it" } else { "" };
+    match (open, accepted.len()) {
+        ([], 0) => "Every table's changes can be replicated.".to_owned(),
+        ([], 1) => format!("Nothing is open. 1 table is insert-only: its UPDATE and DELETE will not reach the target{moved}."),
+        ([], n) => format!("Nothing is open. {n} tables are insert-only: their UPDATE and DELETE will not reach the target{moved}."),
+        ([one], _) => format!("{} is still open. Settle it (f, u or i), or fix it yourself, then press R to check again.", one.table),
+        (many, _) => format!(
+            "{} tables are still open, {} first. Settle all of them (a) or each (f, u or i), or fix them yourself, then press R.",
+            many.len(),
+            many[0].table
+        ),
+    }
+}
+
+/// Gives the plan's default to the tables without a usable identity that have no choice of their own; whether the plan has another choice
+/// now. A choice that an earlier run has applied is taken back into the plan, because a plan that is given again does not have it.
+fn take_default(cx: &mut Context, relations: &[SourceRelation]) -> Result<bool> {
+    let Some(default) = cx.plan.identity_default else { return Ok(false) };
+    let before = cx.plan.identities.len();
+    for r in relations.iter().filter(|r| !r.unlogged) {
+        let applied = cx.record.changed_identities.iter().any(|c| c.table == r.table);
+        let choice = match (r.identity, &r.identity_index) {
+            ('f', _) if applied => Some(IdentityChoice::Full),
+            ('i', Some(index)) if applied => Some(IdentityChoice::Index(index.clone())),
+            _ if usable_identity(r).1 => None,
+            _ => by_default(r, default),
+        };
+        if let Some(choice) = choice {
+            cx.plan.identities.entry(r.table.clone()).or_insert(choice);
+        }
+    }
+    let taken = cx.plan.identities.len() > before;
+    if taken {
+        cx.save_plan()?;
+    }
+    Ok(taken)
+}
+
+/// Takes insert-only out of the plan where UPDATE and DELETE can be replicated; whether there was any. What is published insert-only already
+/// stays so.
+async fn drop_needless(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
+    let needless = |r: &&SourceRelation| cx.plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) && is_needless(r, &cx.plan);
+    let mut found: Vec<TableName> = relations.iter().filter(needless).map(|r| r.table.clone()).collect();
+    if found.is_empty() {
+        return Ok(false);
+    }
+    let published = publication::tables(source, &Names::new(&cx.record.id).insert_only).await?;
+    found.retain(|table| !published.contains(table));
+    for table in &found {
+        cx.plan.identities.remove(table);
+        let text = format!("{table}: the plan says insert-only, but it has a usable replica identity: its UPDATE and DELETE are replicated");
+        cx.notice(Level::Info, text).await;
+    }
+    if !found.is_empty() {
+        cx.save_plan()?;
+    }
+    Ok(!found.is_empty())
+}
+
 /// The relations and their checklist, reported.
 async fn list(cx: &Context, source: &Client) -> Result<(Vec<SourceRelation>, Vec<IdentityRow>)> {
     let relations = relations::in_scope(cx, catalog::relations(source).await?).await?;
-    let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, cx)).collect();
+    let rows: Vec<IdentityRow> = relations.iter().map(|r| assess(r, &cx.plan)).collect();
     cx.reporter.report(Event::IdentityListed { rows: rows.clone() }).await;
     Ok((relations, rows))
 }
@@ -86,6 +161,8 @@ async fn choose(cx: &mut Context, relations: &[SourceRelation], table: TableName
             return Ok(());
         }
         None => {
+            // The default would choose again.
+            cx.plan.identity_default = None;
             cx.plan.identities.remove(&table);
         }
         Some(choice) => match possible(relation, &choice) {
@@ -99,109 +176,6 @@ async fn choose(cx: &mut Context, relations: &[SourceRelation], table: TableName
         },
     }
     cx.save_plan()
-}
-
-/// Whether a relation can have this identity.
-fn possible(relation: &SourceRelation, choice: &IdentityChoice) -> Result<()> {
-    match choice {
-        IdentityChoice::InsertOnly => Ok(()),
-        _ if relation.storage.is_partitioned() => {
-            Err(Error::refused(format!("{}: leaves that are added later would have no identity", relation.table))
-                .hint("give it a primary key, or choose insert-only"))
-        }
-        IdentityChoice::Full if !relation.full_is_possible => {
-            Err(Error::refused(format!("{} has generated columns: with FULL the source's own updates of it would fail", relation.table))
-                .hint("choose a unique index, or insert-only"))
-        }
-        IdentityChoice::Full => Ok(()),
-        IdentityChoice::Index(name) => match relation.index(name) {
-            Some(index) if index.usable => Ok(()),
-            Some(_) => Err(Error::refused(format!("index {name} of {} cannot serve", relation.table))
-                .hint("it has to be unique, immediate, not partial, on plain columns that are NOT NULL and not generated")),
-            None => Err(Error::refused(format!("{} has no unique index {name}", relation.table))),
-        },
-    }
-}
-
-/// What the table has now, and whether UPDATE and DELETE can be replicated with it.
-fn usable_identity(r: &SourceRelation) -> (String, bool) {
-    let primary = r.primary_key();
-    if let Some(leaf) = &r.bare_leaf {
-        return (format!("nothing usable on leaf {leaf}"), false);
-    }
-    match r.identity {
-        'd' => match primary {
-            Some(p) if p.usable => ("default (PK)".into(), true),
-            Some(_) => ("default (PK is deferrable)".into(), false),
-            None => ("default, no PK".into(), false),
-        },
-        'i' => match &r.identity_index {
-            Some(name) if !r.storage.is_partitioned() => (format!("index {name}"), r.index(name).is_some_and(|i| i.usable)),
-            Some(name) => (format!("index {name}"), false),
-            None => ("index that was dropped".into(), false),
-        },
-        'f' if !r.full_is_possible => ("full, with generated columns".into(), false),
-        'f' => ("full".into(), !r.storage.is_partitioned() || primary.is_some_and(|p| p.usable)),
-        _ => ("nothing".into(), false),
-    }
-}
-
-fn assess(r: &SourceRelation, cx: &Context) -> IdentityRow {
-    let (current, usable) = usable_identity(r);
-    let chosen = cx.plan.identity(&r.table);
-    let indexes: Vec<String> =
-        if r.storage.is_partitioned() { Vec::new() } else { r.indexes.iter().filter(|i| i.usable).map(|i| i.name.clone()).collect() };
-    let mut row = IdentityRow {
-        table: r.table.clone(),
-        bytes: r.bytes,
-        current,
-        effect: "ok".into(),
-        proposed: None,
-        indexes: indexes.clone(),
-        state: IdentityState::Ok,
-        reason: String::new(),
-    };
-    let full_without_key = r.identity == 'f' && !r.primary_key().is_some_and(|p| p.usable);
-    if r.unlogged {
-        row.effect = "copied once".into();
-        row.reason = "Unlogged: its changes are in no stream, whatever its identity. It is copied once.".into();
-    } else if chosen == Some(&IdentityChoice::InsertOnly) {
-        row.effect = "lost".into();
-        row.state = IdentityState::Accepted;
-        row.reason = "Published for INSERT and TRUNCATE only. UPDATE and DELETE go on working on the source, but do not reach the target.".into();
-    } else if usable {
-        row.state = match (chosen.is_some(), full_without_key) {
-            (true, _) => IdentityState::Applied,
-            (false, true) => IdentityState::Warn,
-            (false, false) => IdentityState::Ok,
-        };
-        if full_without_key {
-            row.effect = "ok, slow".into();
-            row.reason = "Changed rows are found by all their columns: every UPDATE and DELETE reads the table on the target.".into();
-        } else {
-            row.reason = "Changed rows are found by a key. Nothing to do.".into();
-        }
-    } else {
-        row.effect = "lost".into();
-        row.state = IdentityState::Open;
-        row.proposed = Some(match (indexes.first(), r.storage.is_partitioned()) {
-            (_, true) => IdentityChoice::InsertOnly,
-            (Some(index), _) => IdentityChoice::Index(index.clone()),
-            (None, _) if !r.full_is_possible => IdentityChoice::InsertOnly,
-            (None, _) => IdentityChoice::Full,
-        });
-        row.reason = if r.storage.is_partitioned() {
-            "The partition root has no primary key. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
-        } else if !r.full_is_possible && indexes.is_empty() {
-            "No unique index that could serve, and generated columns: with FULL, too, UPDATE and DELETE would FAIL on the source (from PostgreSQL 18 on), so it stays out until you choose."
-        } else if indexes.is_empty() {
-            "No primary key, no unique index on NOT NULL columns. In the publication as it is, UPDATE and DELETE would FAIL on the source, so it stays out until you choose."
-        } else {
-            "No primary key is in force, but a unique index can serve. In the publication as it is, UPDATE and DELETE would FAIL on the source."
-        }
-        .into();
-    }
-    row
 }
 
 /// Whether the plan's identities fit the source's tables: all of them, before anything is changed.
@@ -228,12 +202,7 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelati
     let mut changed = false;
     for (table, choice) in cx.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
-        let done = match &choice {
-            IdentityChoice::InsertOnly => true,
-            IdentityChoice::Full => relation.identity == 'f',
-            IdentityChoice::Index(name) => relation.identity == 'i' && relation.identity_index.as_ref() == Some(name),
-        };
-        let Some(sql) = choice.sql(&table).filter(|_| !done) else { continue };
+        let Some(sql) = choice.sql(&table).filter(|_| !has(relation, &choice)) else { continue };
         let form = match (relation.identity, &relation.identity_index) {
             ('f', _) => "full".to_owned(),
             ('n', _) => "nothing".to_owned(),
@@ -245,7 +214,9 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelati
             cx.record.changed_identities.push(ChangedIdentity { table: table.clone(), undo });
             cx.save()?;
         }
-        run_locking(cx, source, &table, &sql).await.map_err(|e| e.context(&table))?;
+        if let Err(e) = run_locking(cx, source, &table, &sql).await {
+            return Err(event_triggers::explain(source, e, "ALTER TABLE").await.context(&table));
+        }
         cx.notice(Level::Info, format!("source: {sql}")).await;
         changed = true;
     }
@@ -301,48 +272,4 @@ async fn run_locking(cx: &Context, source: &Client, table: &TableName, sql: &str
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pg::catalog::{Storage, UniqueIndex};
-
-    fn relation(identity: char, indexes: Vec<UniqueIndex>) -> SourceRelation {
-        SourceRelation {
-            oid: 1,
-            table: TableName::new("public", "t"),
-            storage: Storage::Heap,
-            unlogged: false,
-            bytes: 0,
-            rows: 0,
-            identity,
-            identity_index: None,
-            indexes,
-            columns: vec![],
-            inherits: false,
-            has_rules: false,
-            owned: true,
-            full_is_possible: true,
-            bare_leaf: None,
-            updated_rows: 0,
-            deleted_rows: 0,
-        }
-    }
-
-    fn index(primary: bool, usable: bool) -> UniqueIndex {
-        UniqueIndex { name: "i".into(), primary, columns: vec!["id".into()], usable, expression: false, referenced: false, constraint: None }
-    }
-
-    #[test]
-    fn only_what_postgresql_accepts_counts_as_an_identity() {
-        assert!(usable_identity(&relation('d', vec![index(true, true)])).1);
-        assert!(!usable_identity(&relation('d', vec![index(true, false)])).1, "a deferrable primary key");
-        assert!(!usable_identity(&relation('d', vec![index(false, true)])).1, "a unique index that nobody chose");
-        assert!(!usable_identity(&relation('n', vec![index(true, true)])).1);
-        assert!(usable_identity(&relation('f', vec![])).1);
-        assert!(!usable_identity(&SourceRelation { full_is_possible: false, ..relation('f', vec![]) }).1, "its updates would fail on the source");
-        let root = SourceRelation { storage: Storage::Partitions { count: 2 }, ..relation('f', vec![]) };
-        assert!(!usable_identity(&root).1, "new leaves of a root without primary key have no identity");
-    }
 }

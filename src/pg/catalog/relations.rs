@@ -97,7 +97,9 @@ pub struct SourceRelation {
     /// REPLICA IDENTITY FULL would not make its updates fail.
     pub full_is_possible: bool,
     /// A leaf without a usable replica identity: the root's is of no use to it.
-    pub bare_leaf: Option<String>,
+    pub bare_leaf: Option<TableName>,
+    /// A leaf whose key lacks a column by which the rows are divided: another leaf may have a row of the same key.
+    pub repeating_leaf: Option<TableName>,
     /// By the cumulative statistics: a table that is changed often.
     pub updated_rows: u64,
     pub deleted_rows: u64,
@@ -115,11 +117,11 @@ impl SourceRelation {
 
 /// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.
 pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
-    let full_refuses_generated = client.version() / 10_000 >= versions::FULL_REFUSES_GENERATED;
+    let full_refuses_generated = full_refuses_generated(client);
     let sql = in_user_schemas(include_str!("relations.sql"));
     // pg_table_size waits for a table that somebody has locked exclusively.
     client.batch_execute("set lock_timeout = '5s'").await?;
-    let rows = client.query(&sql, &[&full_refuses_generated]).await.map_err(|e| {
+    let rows = client.query(&sql, &[]).await.map_err(|e| {
         let e = Error::from(e);
         if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) {
             e.hint("a table is locked exclusively (select * from pg_locks where mode = 'AccessExclusiveLock'): start again once the lock is released")
@@ -158,7 +160,41 @@ pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
             constraint: r.get("constraint_name"),
         });
     }
+    let roots: Vec<u32> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.oid).collect();
+    for leaf in leaf_identities(client, &roots).await? {
+        let relation = &mut relations[place[&leaf.root]];
+        let first = if leaf.bare { &mut relation.bare_leaf } else { &mut relation.repeating_leaf };
+        first.get_or_insert(leaf.table);
+    }
     Ok(relations)
+}
+
+/// A leaf whose replica identity deserves a remark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafIdentity {
+    /// OID of its root.
+    pub root: u32,
+    pub table: TableName,
+    /// It has no usable one; otherwise another leaf may have a row of the same key.
+    pub bare: bool,
+}
+
+/// The leaves of these roots whose replica identity is not usable, or may repeat in another leaf.
+pub async fn leaf_identities(client: &Client, roots: &[u32]) -> Result<Vec<LeafIdentity>> {
+    if roots.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = client.query(include_str!("leaf_identities.sql"), &[&roots, &full_refuses_generated(client)]).await?;
+    let leaf = |r: &tokio_postgres::Row| LeafIdentity {
+        root: r.get("root"),
+        table: TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")),
+        bare: r.get("bare"),
+    };
+    Ok(rows.iter().map(leaf).collect())
+}
+
+fn full_refuses_generated(client: &Client) -> bool {
+    client.version() / 10_000 >= versions::FULL_REFUSES_GENERATED
 }
 
 /// A relation without its columns and indexes.
@@ -178,7 +214,8 @@ fn relation_of(r: &tokio_postgres::Row) -> SourceRelation {
         has_rules: r.get("has_rules"),
         owned: r.get("owned"),
         full_is_possible: true,
-        bare_leaf: r.get("bare_leaf"),
+        bare_leaf: None,
+        repeating_leaf: None,
         updated_rows: r.get::<_, i64>("updated") as u64,
         deleted_rows: r.get::<_, i64>("deleted") as u64,
     }

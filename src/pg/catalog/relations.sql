@@ -1,17 +1,8 @@
 -- User tables and partition roots, the largest first.
--- Parameter: $1 REPLICA IDENTITY FULL makes updates of tables with generated columns fail.
 select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p' as partitioned, c.relpersistence = 'u' as unlogged,
        c.relreplident::text as identity, c.relhasrules as has_rules,
        pg_has_role(c.relowner, 'USAGE') as owned,
        (select count(*) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where relid <> c.oid) as partitions,
-       (select format('%I.%I', ln.nspname, l.relname) from pg_partition_tree(case when c.relkind = 'p' then c.oid end) tree
-          join pg_class l on l.oid = tree.relid join pg_namespace ln on ln.oid = l.relnamespace
-         where tree.isleaf and (l.relreplident = 'n'
-            or l.relreplident = 'f' and $1::bool
-               and exists (select from pg_attribute a where a.attrelid = l.oid and a.attgenerated <> '' and not a.attisdropped)
-            or l.relreplident = 'i' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisreplident)
-            or l.relreplident = 'd' and not exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and i.indimmediate))
-         limit 1) as bare_leaf,
        c.relkind = 'r' and c.oid in (select inhrelid from pg_inherits union all select inhparent from pg_inherits) as inherits,
        t.bytes, t.rows, t.updated, t.deleted
   from (select c.oid, coalesce(pg_table_size(c.oid), 0)::bigint as bytes, greatest(c.reltuples, 0)::bigint as rows,

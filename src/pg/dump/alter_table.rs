@@ -79,6 +79,15 @@ pub(super) fn alter_table(
     Ok(())
 }
 
+/// The table that an `ATTACH PARTITION` makes a partition.
+pub(super) fn attached(s: &AlterTableStmt) -> Option<TableName> {
+    let Some(NodeEnum::AlterTableCmd(command)) = s.cmds.first()?.node.as_ref() else { return None };
+    match command.def.as_ref()?.node.as_ref()? {
+        NodeEnum::PartitionCmd(p) if command.subtype == AlterTableType::AtAttachPartition as i32 => table_of(p.name.as_ref()),
+        _ => None,
+    }
+}
+
 /// Takes `ONLY` off; whether it was there.
 fn take_off_only(s: &mut AlterTableStmt) -> bool {
     let Some(relation) = s.relation.as_mut().filter(|r| !r.inh) else { return false };

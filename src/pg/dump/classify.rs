@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 
 use super::{
-    alter_table::alter_table,
+    alter_table::{alter_table, attached},
     ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
     downgrade::{Adapted, Downgrade},
     phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
@@ -42,6 +42,7 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         grantor: None,
         unpublished: HashSet::new(),
         plain_indexes: HashSet::new(),
+        foreign_tables: HashSet::new(),
     };
     let mut header = None;
     let mut end = 0;
@@ -98,6 +99,7 @@ struct Reader<'a> {
     unpublished: HashSet<String>,
     /// Keys of the source that became indexes which are not unique.
     plain_indexes: HashSet<TableName>,
+    foreign_tables: HashSet<TableName>,
 }
 
 impl Reader<'_> {
@@ -171,6 +173,13 @@ impl Reader<'_> {
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
             NodeEnum::CommentStmt(ref s) => self.comment(s, &mut statement),
             NodeEnum::IndexStmt(s) => self.plain_indexes.extend(index(&mut statement, *s, self.plan)?),
+            NodeEnum::CreateForeignTableStmt(ref s) => {
+                self.foreign_tables.extend(s.base_stmt.as_ref().and_then(|s| table_of(s.relation.as_ref())));
+            }
+            // Until the cutover no statement about the root reaches the foreign server: neither a TRUNCATE nor a change that is replayed.
+            NodeEnum::AlterTableStmt(ref s) if attached(s).is_some_and(|partition| self.foreign_tables.contains(&partition)) => {
+                statement.phase = Phase::Cutover;
+            }
             NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.plain_indexes, s, statement, self.plan),
             NodeEnum::CreatePublicationStmt(s) => {
                 let name = s.pubname.clone();
@@ -288,6 +297,29 @@ mod tests {
 
     fn one(sql: &str, plan: &Plan) -> Vec<Statement> {
         classify(sql, plan, TARGET).unwrap().statements
+    }
+
+    #[test]
+    fn a_foreign_table_becomes_a_partition_at_the_cutover() {
+        let dump = "CREATE TABLE public.log (id integer, part integer) PARTITION BY LIST (part);
+CREATE TABLE public.log_1 (id integer, part integer);
+CREATE FOREIGN TABLE public.log_0 (id integer, part integer) SERVER far;
+ALTER TABLE ONLY public.log ATTACH PARTITION public.log_0 FOR VALUES IN (0);
+ALTER TABLE ONLY public.log ATTACH PARTITION public.log_1 FOR VALUES IN (1);";
+        let phases: Vec<Phase> = one(dump, &Plan::default()).iter().map(|s| s.phase).collect();
+        assert_eq!(phases, [Phase::PreData, Phase::PreData, Phase::PreData, Phase::Cutover, Phase::PreData]);
+    }
+
+    #[test]
+    fn an_event_trigger_comes_last_with_its_state_and_its_owner() {
+        let dump = "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION public.f();
+ALTER EVENT TRIGGER e DISABLE;
+ALTER EVENT TRIGGER e OWNER TO app;
+ALTER FUNCTION public.f() OWNER TO app;
+COMMENT ON EVENT TRIGGER e IS 'x';";
+        let phases: Vec<Phase> = one(dump, &Plan { owners: true, ..Plan::default() }).iter().map(|s| s.phase).collect();
+        let last = Phase::EventTrigger;
+        assert_eq!(phases, [last, last, last, Phase::Handover, last]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ struct Place {
 #[expect(clippy::match_same_arms, reason = "each row has its reason")]
 fn place(kind: ObjectKind) -> Place {
     use ObjectKind as K;
-    use Phase::{Cutover, Handover, Index, Subscription};
+    use Phase::{Cutover, EventTrigger, Handover, Index, Subscription};
     // After the data, created, its comment.
     let (after_data, made, comment) = match kind {
         K::Index => (true, Some(Index), None),
@@ -40,7 +40,7 @@ fn place(kind: ObjectKind) -> Place {
         K::RowSecurity => (true, Some(Cutover), None),
         K::Statistics => (true, None, None),
         // They would fire at hyperlift's own statements.
-        K::EventTrigger => (true, Some(Handover), Some(Handover)),
+        K::EventTrigger => (true, Some(EventTrigger), Some(EventTrigger)),
         // TimescaleDB makes no hypertable of what is published.
         K::Publication => (true, Some(Handover), Some(Handover)),
         K::Subscription => (true, Some(Subscription), Some(Handover)),
@@ -55,7 +55,11 @@ fn place(kind: ObjectKind) -> Place {
 
 /// The phase of a statement that pg_dump wrote in this section (before the copy or after the indexes).
 pub(super) fn phase_of(node: &NodeEnum, section: Phase) -> Phase {
-    kind_of(node).and_then(|kind| place(kind).made).unwrap_or(section)
+    match node {
+        // It is not there before.
+        NodeEnum::AlterOwnerStmt(s) if s.object_type == ObjectType::ObjectEventTrigger as i32 => Phase::EventTrigger,
+        node => kind_of(node).and_then(|kind| place(kind).made).unwrap_or(section),
+    }
 }
 
 /// The phase of a comment on an object of this type.

@@ -19,8 +19,10 @@ pub enum Phase {
     PostIndex,
     /// At the cutover: foreign keys, triggers, rules, policies, constraints that existing rows need not satisfy.
     Cutover,
-    /// Last of all: owners, grants, publications, event triggers. A failure is reported and stops nothing.
+    /// After those: owners, grants, publications. A failure is reported and stops nothing.
     Handover,
+    /// Last of all, once hyperlift has no statement left to run.
+    EventTrigger,
 }
 
 impl Phase {
@@ -32,6 +34,7 @@ impl Phase {
             Self::PostIndex => "post-index",
             Self::Cutover => "cutover",
             Self::Handover => "handover",
+            Self::EventTrigger => "event-trigger",
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The ledger itself: its tables, and the migration to which it belongs.
 
-use crate::{error::Result, pg::client::Client};
+use crate::{
+    error::Result,
+    pg::client::{Client, value},
+};
 
 /// The ledger's tables.
 const SCHEMA: &str = r"
@@ -80,8 +83,11 @@ pub async fn create(client: &mut Client, migration: &LedgerMigration, version: &
     Ok(())
 }
 
-/// Drops the ledger.
+/// Drops the ledger, if there is one. Where there is none no statement runs, because an event trigger could refuse it.
 pub async fn drop(client: &Client) -> Result<()> {
+    if !value::<bool>(client, "select to_regnamespace('_hyperlift') is not null").await? {
+        return Ok(());
+    }
     client.batch_execute("set client_min_messages = error; drop schema if exists _hyperlift cascade; reset client_min_messages").await?;
     Ok(())
 }

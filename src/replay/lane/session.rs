@@ -14,9 +14,10 @@ use super::{
 use crate::{
     error::{Error, Result},
     lsn::Position,
+    name::TableName,
     pg::{
         connect::session::Side,
-        ledger,
+        ledger, local_rows,
         wire::{Request, Response, Wire},
     },
     replay::{
@@ -137,7 +138,7 @@ impl LaneSession {
     /// Adds changes to a script. It is sent where the answer to one is needed before the next.
     async fn changes<'a>(&mut self, script: &mut ScriptBuilder<'a>, changes: &'a [Change], modes: &Modes) -> Result<(), Refusal> {
         let relations = self.relations.clone();
-        for (index, changes) in by_relation(changes) {
+        for (index, changes) in by_relation(changes, &relations) {
             let (relation, mode) = (&relations[index], modes.get(index));
             let parts = match mode {
                 Mode::Sets => compact::parts(&changes, relation),
@@ -202,14 +203,16 @@ impl LaneSession {
         let wire = self.connected().await?;
         let wrong = wire
             .simple(&format!(
-                "select oid::regclass::text from pg_class
-                  where (oid in ({list}) or oid in (select inhrelid from pg_inherits where inhparent in ({list})))
-                    and relkind = 'r' and reltuples < relpages and pg_relation_size(oid) > 1000000"
+                "select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where (c.oid in ({list}) or c.oid in (select inhrelid from pg_inherits where inhparent in ({list})))
+                    and c.relkind = 'r' and c.reltuples < c.relpages and pg_relation_size(c.oid) > 1000000"
             ))
             .await?;
-        for table in wrong.into_iter().flatten().flatten() {
-            tracing::info!(lane, table, "analyzing: its statistics say that it is empty");
-            wire.execute(&format!("analyze {table}")).await?;
+        for row in wrong {
+            let [Some(schema), Some(name)] = &row[..] else { continue };
+            let table = TableName::new(schema, name);
+            tracing::info!(lane, %table, "analyzing: its statistics say that it is empty");
+            wire.execute(&local_rows::analyze(&table)).await?;
         }
         Ok(())
     }
@@ -272,12 +275,14 @@ impl LaneSession {
     }
 }
 
-/// The changes of each relation, in their order: across relations order does not matter between barriers (I7).
-fn by_relation(changes: &[Change]) -> Vec<(RelationIndex, Vec<&Change>)> {
+/// The changes of each relation, in their order: across relations order does not matter between barriers (I7). Leaves with keys of their
+/// own are independent of each other, and rows of the same key in two of them are two rows.
+fn by_relation<'a>(changes: &'a [Change], relations: &Relations) -> Vec<(RelationIndex, Vec<&'a Change>)> {
     let mut found: Vec<(RelationIndex, Vec<&Change>)> = Vec::new();
-    let mut places: HashMap<RelationIndex, usize> = HashMap::new();
+    let mut places: HashMap<(RelationIndex, Option<u32>), usize> = HashMap::new();
     for change in changes {
-        match places.entry(change.relation) {
+        let leaf = relations[change.relation].is_keyed_by_leaf(&change.description).then_some(change.description.oid);
+        match places.entry((change.relation, leaf)) {
             Entry::Occupied(place) => found[*place.get()].1.push(change),
             Entry::Vacant(place) => {
                 place.insert(found.len());

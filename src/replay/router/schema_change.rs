@@ -9,7 +9,8 @@ use crate::{
         catalog::{self},
         client::{self},
         connect::session::Side,
-        target_table, timescale,
+        target_table::{self, TableKind},
+        timescale,
     },
     replay::{
         lane::{ConflictAnswer, ask},
@@ -62,8 +63,17 @@ impl Routing {
         if let Some(table) = catalog::name_of(&client, relation.shape.oid).await?
             && let Some(shape) = target_table::target_table(&client, &table, hypertables).await?
         {
-            let before = self.spec.shapes.get(&relation.oid).map_or(&[][..], Vec::as_slice);
-            let due = schema_change::statements(&table, is_leaf, message, before, &shape, &definitions);
+            let before = self.spec.shapes.get(&relation.oid).map_or_else(Vec::new, Vec::clone);
+            let mut due = schema_change::statements(&table, is_leaf, message, &before, &shape, &definitions);
+            if shape.kind == TableKind::Partitioned {
+                // Until the cutover they are no partitions on the target, and nothing that is done to the root reaches them.
+                for foreign in catalog::foreign_partitions_of(self.source().await?, relation.oid).await? {
+                    let Some(shape) = target_table::detached_foreign_table(&client, &foreign).await? else { continue };
+                    let statements = schema_change::statements(&foreign, true, message, &before, &shape, &definitions);
+                    // They have no rows that would have to be converted.
+                    due.extend(statements.into_iter().map(|s| s.rsplit_once(" using ").map_or(s.clone(), |(alter, _)| alter.to_owned())));
+                }
+            }
             return Ok((Relation { table, shape, ..relation.clone() }, due));
         }
         Err(Error::failed(format!("{} is gone from the target", relation.table)).hint("who dropped it? Run `hyperlift clean` and start again"))

@@ -6,7 +6,7 @@ use super::{routing::Routing, transaction::OpenTransaction};
 use crate::{
     error::{Error, Result},
     name::{TableName, literal},
-    pg::target_table::TableKind,
+    pg::{local_rows, target_table::TableKind},
     replay::{lane::BatchStep, relation::RelationIndex},
 };
 
@@ -51,14 +51,13 @@ impl Routing {
             let own = TableName::new(&described.message.schema, &described.message.name);
             // RESTART IDENTITY needs nothing here: the cutover sets the sequences.
             let statement = if *oid == relation.oid || own == relation.table {
-                // ONLY is refused on hypertables, and would spare the leaves of a root.
-                format!("truncate {}{}", relation.shape.only(), relation.table.sql())
+                local_rows::truncate(&relation.table, relation.shape.kind)
             } else if relation.shape.kind == TableKind::Partitioned {
-                // A leaf is truncated under its own name.
-                format!("truncate {}", own.sql())
+                // A leaf is truncated under its own name, unless that is a foreign table on the target.
+                local_rows::truncate(&own, TableKind::Partitioned)
             } else {
-                let table = relation.table.clone();
-                let (statement, all) = self.without_partition(&named, *oid, &own, &table).await?;
+                let (table, kind) = (relation.table.clone(), relation.shape.kind);
+                let (statement, all) = self.without_partition(&named, *oid, &own, (&table, kind)).await?;
                 if all {
                     emptied.insert(index);
                 }
@@ -75,10 +74,16 @@ impl Routing {
     /// The statement for the TRUNCATE of a partition whose root is one table on the target; with it, whether it empties that table, because
     /// a TRUNCATE of the root names all leaves. The bounds of the partition are those which it had at the copy and has now. Where they are not
     /// known for sure, the statement fails with a text that says what the operator has to do.
-    async fn without_partition(&mut self, named: &HashSet<u32>, oid: u32, partition: &TableName, table: &TableName) -> Result<(String, bool)> {
+    async fn without_partition(
+        &mut self,
+        named: &HashSet<u32>,
+        oid: u32,
+        partition: &TableName,
+        (table, kind): (&TableName, TableKind),
+    ) -> Result<(String, bool)> {
         let now = self.partition(oid).await?;
         if now.as_ref().is_some_and(|(_, leaves)| leaves.iter().all(|leaf| named.contains(leaf))) {
-            return Ok((format!("truncate {}", table.sql()), true));
+            return Ok((local_rows::truncate(table, kind), true));
         }
         let bounds = match (self.spec.partitions.get(&oid).map(|p| p.bounds.clone()), now.map(|(p, _)| p.bounds)) {
             (Some(then), Some(now)) => then.filter(|then| now.as_ref() == Some(then)),

@@ -152,13 +152,20 @@ pub fn explain(row: &IdentityRow, columns: usize, view: &View) -> Vec<Line<'stat
             lines.push(Line::styled(format!("    {line}"), view.style(Role::Dim)));
         }
     };
-    way("f", &sql(&IdentityChoice::Full), "every changed row is written whole to WAL: more WAL on the source");
-    way("u", &index, "");
+    if !row.partitioned {
+        way("f", &sql(&IdentityChoice::Full), "every changed row is written whole to WAL: more WAL on the source");
+        way("u", &index, "");
+    }
     let again = if row.state == IdentityState::Accepted {
         "accepted; i takes it back"
     } else {
         "asks for the table's name; it is listed in the summary at the end"
     };
-    way("i", "insert-only: a publication of its own; UPDATE and DELETE are lost on the target", again);
+    let lost = if row.partitioned {
+        "UPDATE and DELETE are lost on the target, and moved rows are there twice"
+    } else {
+        "UPDATE and DELETE are lost on the target"
+    };
+    way("i", &format!("insert-only: a publication of its own; {lost}"), again);
     lines
 }

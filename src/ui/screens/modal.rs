@@ -8,7 +8,7 @@ use crate::{
     ui::{
         screens::progress,
         theme::Role,
-        view::{Modal, NamePurpose, View},
+        view::{Modal, NamePurpose, Proposals, View},
         widgets::text::{self, pane, width, wrap},
     },
 };
@@ -23,18 +23,38 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
                     ("SKIP", format!("The migration continues without {object}: what is missing there stays missing on the target."))
                 }
                 NamePurpose::InsertOnly(table) => {
-                    ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on. i takes it back."))
+                    let moved = if state.identity.rows.iter().any(|r| r.table == *table && r.partitioned) {
+                        " A row that an UPDATE moves to another partition will be there twice."
+                    } else {
+                        ""
+                    };
+                    ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on.{moved} i takes it back."))
                 }
+                NamePurpose::SettleAll(proposals) => ("REPLICA IDENTITY OF ALL OPEN TABLES", settle_all(*proposals)),
             };
             let mut lines: Vec<_> = wrap(&what, inner_width(area)).into_iter().map(Line::raw).collect();
             lines.push(Line::default());
-            lines.push(Line::raw(format!("Type its name to confirm: {}", purpose.name())));
+            let asked = if matches!(purpose, NamePurpose::SettleAll(_)) { "the number of tables" } else { "its name" };
+            lines.push(Line::raw(format!("Type {asked} to confirm: {}", purpose.name())));
             lines.push(Line::styled(format!("{} {}_", view.symbols.cursor, input.value()), view.style(Role::Focus)));
             lines.push(Line::default());
-            lines.push(Line::styled("[ enter  when the name is typed ]    [ esc  back ]", view.style(Role::Attention)));
+            lines.push(Line::styled("[ enter  when it is typed ]    [ esc  back ]", view.style(Role::Attention)));
             boxed(frame, area, title, lines, view);
         }
     }
+}
+
+fn settle_all(Proposals { full, index, left }: Proposals) -> String {
+    let tables = |n: usize| if n == 1 { "1 table".to_owned() } else { format!("{n} tables") };
+    let full = (full > 0).then(|| format!("REPLICA IDENTITY FULL on {}, whose changed rows are then written whole to WAL", tables(full)));
+    let index = (index > 0).then(|| format!("REPLICA IDENTITY USING INDEX on {}", tables(index)));
+    let both = full.into_iter().chain(index).collect::<Vec<_>>().join("; ");
+    let open = if left > 0 {
+        format!(" {} {} open, because only insert-only is possible.", tables(left), if left == 1 { "stays" } else { "stay" })
+    } else {
+        String::new()
+    };
+    format!("ALTER TABLE will set on the source: {both}. hyperlift clean undoes it.{open}")
 }
 
 fn inner_width(area: Rect) -> usize {

@@ -213,7 +213,7 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
     let context = view.context(state);
     let fixed: Vec<(&str, &str)> = match (view.filtering, &view.modal, context) {
         (true, ..) => vec![("enter", "keep the filter"), ("esc", "clear it")],
-        (_, Some(view::Modal::Name { .. }), _) => vec![("enter", "when the name is typed"), ("esc", "back")],
+        (_, Some(view::Modal::Name { .. }), _) => vec![("enter", "when it is typed"), ("esc", "back")],
         (_, _, Context::Quit) => vec![("q", "stop safely"), ("esc", "stay")],
         (_, _, Context::Log | Context::Details | Context::Help) => vec![("esc", "back")],
         (_, _, Context::CutoverBox) if !state.cutover.running => vec![("esc", "not yet"), ("q", "quit")],

@@ -11,7 +11,7 @@ use crate::{
     format,
     migration::context::Context,
     name::TableName,
-    pg::{client, connect::session::Side, target_table},
+    pg::{client, connect::session::Side, local_rows, target_table},
 };
 
 impl RunningReplay {
@@ -68,7 +68,7 @@ async fn analyze(config: &Config, application: &str, tables: &[TableName], statu
     for (n, table) in tables.iter().enumerate().filter(|(n, _)| wanted[*n]) {
         (status.done, status.table) = (n as u64, Some(table.clone()));
         reporter.report(Event::Analyzed(status.clone())).await;
-        client.batch_execute(&format!("analyze {}", table.sql())).await?;
+        client.batch_execute(&local_rows::analyze(table)).await?;
     }
     Ok(())
 }

@@ -309,6 +309,7 @@ mod tests {
             owned: true,
             full_is_possible: true,
             bare_leaf: None,
+            repeating_leaf: None,
             updated_rows: 0,
             deleted_rows: 0,
         }

@@ -96,9 +96,9 @@ async fn prepare(shared: &CopyShared, entry: &mut CopyQueueEntry, answer: Answer
     }
     if answer == Answer::Skip {
         if entry.target.used {
-            let only = !entry.relation.storage.is_partitioned() && !shared.hypertables.contains_key(&entry.relation.table);
+            let kind = shared.kind_on_target(&entry.relation);
             let mut wire = Wire::open(&shared.config.target, Side::Target, &worker).await?;
-            transfer::begin_attempt(&mut wire, oid, &entry.relation.table, only).await?;
+            transfer::begin_attempt(&mut wire, oid, &entry.relation.table, kind).await?;
         }
         ledger::skip_relation(&target, oid).await?;
     }

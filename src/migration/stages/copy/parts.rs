@@ -35,6 +35,8 @@ pub struct Heap {
 pub enum Ranges {
     /// By ranges of blocks: TID range scan, PostgreSQL 14 and later.
     Blocks,
+    /// Not at all, and by a query: COPY reads no foreign table.
+    Foreign,
     /// By ranges of a key: index scan. The number of bounds determines the number of pieces.
     Keys(KeyRanges),
 }
@@ -74,6 +76,7 @@ impl Heap {
     fn cut(&self, split: u64, jobs: u32, remaining: u64) -> Vec<Part> {
         let part = |condition, bytes| Part { condition, ..Part::whole(self.table.clone(), bytes) };
         let parts: Vec<Part> = match &self.ranges {
+            Ranges::Foreign => return vec![part(Some("true".into()), self.bytes)],
             Ranges::Keys(keys) => {
                 let conditions = keys.conditions();
                 let bytes = self.bytes / conditions.len() as u64;

@@ -1,6 +1,9 @@
 //! What the jobs of the copy share.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -19,6 +22,7 @@ use crate::{
     lsn::Lsn,
     migration::prompts::PromptSender,
     name::TableName,
+    pg::{catalog::SourceRelation, target_table::TableKind},
 };
 
 /// What the jobs share.
@@ -31,6 +35,8 @@ pub struct CopyShared {
     /// Larger relations are cut, bytes.
     pub split: u64,
     pub types: Types,
+    /// Partitioned tables of the source that are one table or one hypertable on the target.
+    pub merged: HashSet<TableName>,
     /// TimescaleDB refuses ONLY on these.
     pub hypertables: HashMap<TableName, Chunking>,
     /// A transaction of the target begins with it, because checks and generated columns may call functions of the application.
@@ -47,6 +53,16 @@ pub struct CopyShared {
 }
 
 impl CopyShared {
+    /// How statements name the relation's table on the target. One that has lost its partitions counts as partitioned, which makes no
+    /// difference to it.
+    pub fn kind_on_target(&self, relation: &SourceRelation) -> TableKind {
+        match (self.hypertables.contains_key(&relation.table), relation.storage.is_partitioned()) {
+            (true, _) => TableKind::Hypertable,
+            (false, true) => TableKind::Partitioned,
+            (false, false) => TableKind::Plain,
+        }
+    }
+
     pub fn progress(&self, table: &TableName, rows: u64, bytes: u64) {
         self.reporter.progress(Event::CopyProgress(CopyProgress { table: table.clone(), state: TableState::Copying, rows, bytes, error: None }));
     }

@@ -198,13 +198,15 @@ fn text(answers: &[Response], at: usize, row: usize, column: usize) -> String {
     value.map(|v| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
 }
 
-/// The tables that hold the rows of a relation, as they are under its lock. Leaves that are foreign tables hold none.
-pub async fn heaps(wire: &mut Wire, relation: &SourceRelation) -> Result<Vec<Heap>> {
+/// The tables that hold the rows of a relation, as they are under its lock. A leaf that is a foreign table holds rows only for a target
+/// that has no such leaf, because it is one table there (`merged`).
+pub async fn heaps(wire: &mut Wire, relation: &SourceRelation, merged: bool) -> Result<Vec<Heap>> {
     let of = if relation.storage.is_partitioned() { "pg_partition_tree($OID) where isleaf" } else { "(select $OID::regclass as relid) t" };
     let sql = format!(
-        "select n.nspname::text, c.relname::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::text, pg_table_size(c.oid)::text
+        "select n.nspname::text, c.relname::text, (pg_relation_size(c.oid) / current_setting('block_size')::int)::text, pg_table_size(c.oid)::text, c.relkind::text
            from (select relid from {of}) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
-          where c.relkind = 'r' order by c.oid"
+          where c.relkind in ({}) order by c.oid",
+        if merged { "'r', 'f'" } else { "'r'" }
     );
     let rows = wire.simple(&sql.replace("$OID", &relation.oid.to_string())).await.map_err(|e| e.context("source"))?;
     let field = |row: &[Option<String>], n: usize| row.get(n).cloned().flatten().unwrap_or_default();
@@ -214,7 +216,7 @@ pub async fn heaps(wire: &mut Wire, relation: &SourceRelation) -> Result<Vec<Hea
             table: TableName::new(field(r, 0), field(r, 1)),
             blocks: field(r, 2).parse().unwrap_or(0),
             bytes: field(r, 3).parse().unwrap_or(0),
-            ranges: Ranges::Blocks,
+            ranges: if field(r, 4) == "f" { Ranges::Foreign } else { Ranges::Blocks },
         })
         .collect())
 }

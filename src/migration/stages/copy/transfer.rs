@@ -8,7 +8,8 @@ use crate::{
     event::CopyFormat,
     name::{TableName, idents, literal},
     pg::{
-        ledger,
+        ledger, local_rows,
+        target_table::TableKind,
         wire::{Copied, Failed, Pipe, Request, Wire},
     },
     sqlstate,
@@ -173,9 +174,8 @@ pub async fn record_parts(target: &mut Wire, oid: u32, spec: &CopySpec) -> Resul
 }
 
 /// Empties the table and begins a new attempt; returns its number.
-pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, only: bool) -> Result<i32> {
-    let only = if only { "only " } else { "" };
-    let sql = format!("begin; truncate table {only}{}; {}", table.sql(), ledger::begin_attempt(oid));
+pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, kind: TableKind) -> Result<i32> {
+    let sql = format!("begin; {}; {}", local_rows::truncate(table, kind), ledger::begin_attempt(oid));
     let rows = target.simple(&sql).await.map_err(|e| e.context("target"))?;
     let attempt = rows.last().and_then(|r| r.last()).and_then(|v| v.as_deref()).and_then(|v| v.parse().ok());
     let attempt = attempt.ok_or_else(|| Error::failed(format!("the ledger on the target does not know {table}")))?;
@@ -186,7 +186,7 @@ pub async fn begin_attempt(target: &mut Wire, oid: u32, table: &TableName, only:
 /// Whether the target has a table of this name among the partitions of the relation.
 pub async fn has_leaf(target: &mut Wire, relation: &TableName, leaf: &TableName) -> Result<bool> {
     let sql = format!(
-        "select exists (select from pg_class where oid = to_regclass({}) and relkind <> 'p' and relispartition
+        "select exists (select from pg_class where oid = to_regclass({}) and relkind = 'r' and relispartition
                            and pg_partition_root(oid) = to_regclass({}))::text",
         literal(&leaf.sql()),
         literal(&relation.sql())

@@ -138,8 +138,7 @@ impl CopyWorker {
         let mut target = self.target_session().await?;
         let mut attempt = entry.target.attempt;
         if !whole || entry.target.used || entry.tried {
-            let only = !relation.storage.is_partitioned() && chunking.is_none();
-            attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, only).await?;
+            attempt = transfer::begin_attempt(&mut target, relation.oid, &relation.table, shared.kind_on_target(relation)).await?;
         }
         let mut streams = u32::MAX;
         if let Some(chunking) = chunking.filter(|_| !whole) {
@@ -178,9 +177,9 @@ impl CopyWorker {
         if !relation.storage.is_partitioned() && relation.bytes <= shared.split {
             return Ok(Vec::new());
         }
-        let mut heaps = source::heaps(&mut session.wire, relation).await?;
+        let mut heaps = source::heaps(&mut session.wire, relation, shared.merged.contains(&relation.table)).await?;
         if shared.config.parts_by_key || session.wire.version() / 10_000 < versions::TID_RANGE_SCAN {
-            for heap in &mut heaps {
+            for heap in heaps.iter_mut().filter(|h| h.ranges == Ranges::Blocks) {
                 let pieces = heap.pieces(shared.split);
                 heap.ranges = Ranges::Keys(key_ranges::ranges(&mut session.wire, &heap.table, heap.blocks, pieces).await?);
             }

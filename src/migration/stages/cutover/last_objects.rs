@@ -23,7 +23,7 @@ use super::step;
 /// The step that the ledger has before the first of the last objects is made.
 const POINT_OF_NO_RETURN: &str = "past-return";
 
-/// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners, grants and event triggers.
+/// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners and grants.
 pub async fn make(cx: &mut Context) -> Result<()> {
     let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");
     let target = session.client().await?;
@@ -34,6 +34,8 @@ pub async fn make(cx: &mut Context) -> Result<()> {
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;
     let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
+    // An earlier version attached foreign partitions before the copy.
+    executed.extend(ledger::executed(target, Phase::PreData.as_str()).await?);
     let last = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Cutover)).await?;
     let rights = memberships::runnable(cx, target, all.iter().filter(|s| s.phase == Phase::Handover)).await?;
     // Without an operator, who could repair the cause, it is better to hand over and report than to stay down.

@@ -6,22 +6,27 @@ use crate::{
     error::{Error, Result},
     event::{Event, Stage},
     migration::{context::Context, restore::memberships},
-    name::{ident, literal},
+    name::literal,
     pg::{
         client::{self, Client},
         connect::session::Side,
-        ledger,
+        event_triggers, ledger,
         own::Names,
-        slot,
+        publication, slot,
     },
     record::Record,
     sqlstate,
     work_dir::WorkDir,
 };
 
-/// Cleans up at the end of a migration that is complete, and records that it has.
+/// Cleans up at the end of a migration that is complete, makes the event triggers, and records that it has. Where the ledger remains, the
+/// event triggers have to wait for the next time.
 pub async fn finish(cx: &mut Context) -> Result<()> {
-    let remaining = run(&cx.config.clone(), &cx.work, &cx.record, &cx.reporter).await;
+    let mut remaining = run(&cx.config.clone(), &cx.work, &cx.record, &cx.reporter).await;
+    let made = if remaining.iter().any(|what| what.starts_with(LEDGER)) { Ok(()) } else { super::event_triggers::make(cx).await };
+    if let Err(e) = made {
+        remaining.push(format!("event triggers of the source are not made on the target yet ({e})"));
+    }
     if remaining.is_empty() {
         cx.record.changed_identities.clear();
         cx.record.finished.push(Stage::Done);
@@ -30,6 +35,9 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     }
     Err(left_over(&remaining))
 }
+
+/// How the report names it.
+const LEDGER: &str = "schema _hyperlift on the target";
 
 /// The error that names what could not be removed.
 pub fn left_over(remaining: &[String]) -> Error {
@@ -43,9 +51,10 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
     let names = Names::new(&record.id);
     match client::connect(&config.source, Side::Source, &application).await {
         Ok(source) => {
+            event_triggers::silence(&source).await;
             report(reporter, &mut remaining, format!("slot {}", names.slot), drop_slot(&source, &names.slot).await).await;
             for publication in [&names.publication, &names.insert_only] {
-                let dropped = source.batch_execute(&format!("drop publication if exists {}", ident(publication))).await.map_err(Error::from);
+                let dropped = publication::drop(&source, publication).await;
                 report(reporter, &mut remaining, format!("publication {publication}"), dropped).await;
             }
             for changed in &record.changed_identities {
@@ -60,10 +69,11 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
     }
     match client::connect(&config.target, Side::Target, &application).await {
         Ok(target) => {
+            event_triggers::silence(&target).await;
             let result = drop_ledger(reporter, &mut remaining, &target, &record.id).await;
-            report(reporter, &mut remaining, "schema _hyperlift on the target".into(), result).await;
+            report(reporter, &mut remaining, LEDGER.into(), result).await;
         }
-        Err(e) => report(reporter, &mut remaining, "schema _hyperlift on the target".into(), Err(e)).await,
+        Err(e) => report(reporter, &mut remaining, LEDGER.into(), Err(e)).await,
     }
     report(reporter, &mut remaining, "spool".into(), work.remove_spool()).await;
     remaining
@@ -72,7 +82,8 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
 /// Reports one thing as removed, or as remaining.
 async fn report(reporter: &Reporter, remaining: &mut Vec<String>, what: String, result: Result<()>) {
     if let Err(e) = &result {
-        remaining.push(format!("{what} ({e})"));
+        let hint = e.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+        remaining.push(format!("{what} ({e}{hint})"));
     }
     reporter.report(Event::Cleaned { what, error: result.err().map(|e| e.to_string()) }).await;
 }
@@ -97,15 +108,12 @@ async fn drop_slot(source: &Client, name: &str) -> Result<()> {
 
 /// Sets the replica identity back. It waits for a lock for 5 s at most, because the application is at work.
 async fn undo_identity(source: &Client, sql: &str) -> Result<()> {
-    let result = source.batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql}; commit")).await.map_err(Error::from);
-    if result.is_err() {
-        source.batch_execute("rollback").await.ok();
-    }
-    match result {
-        // The table does not exist any more, so there is nothing to undo.
-        Err(e) if e.has_code(crate::sqlstate::UNDEFINED_TABLE) => Ok(()),
-        other => other,
-    }
+    let Err(e) = source.batch_execute(&format!("begin; set local lock_timeout = '5s'; {sql}; commit")).await.map_err(Error::from) else {
+        return Ok(());
+    };
+    source.batch_execute("rollback").await.ok();
+    // The table does not exist any more, so there is nothing to undo.
+    if e.has_code(crate::sqlstate::UNDEFINED_TABLE) { Ok(()) } else { Err(event_triggers::explain(source, e, "ALTER TABLE").await) }
 }
 
 /// Drops the ledger of this migration, and of no other. It is kept while memberships remain to be undone, because only the ledger has them.

@@ -8,30 +8,62 @@ use crate::{
         context::Context,
         restore::{changes, statements},
     },
-    pg::catalog,
+    pg::catalog::{self, ForeignPart},
 };
 
 /// Validates foreign keys, refreshes materialised views, and reports what changed on the source without being replayed.
 pub async fn finish(cx: &mut Context) -> Result<()> {
     let target = cx.target("cutover").await?;
+    let mut validated = true;
     for statement in statements::read(cx)? {
         let Some(validate) = &statement.validate else { continue };
         if let Err(e) = cx.unless_stopped(async { Ok(target.batch_execute(validate).await?) }).await {
             if e.is_stop() {
                 return Err(e);
             }
-            cx.not_moved(statement.object, format!("is there, but NOT VALID: {e}")).await?;
+            validated = false;
+            cx.differs(statement.object, format!("is there, but NOT VALID: {e}")).await?;
         }
     }
-    refresh::views(cx, &target).await?;
+    let refreshed = refresh::views(cx, &target).await?;
     if let Err(e) = report_changes(cx).await {
         cx.differs("SCHEMA", format!("it is not known whether objects were made or altered on the source after the copy: {e}")).await?;
     }
+    compare_foreign_rows(cx).await?;
     if let Err(e) = large_objects::report_changes(cx).await {
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
     }
-    cx.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
+    cx.notice(if validated && refreshed { Level::Info } else { Level::Warn }, outcome(validated, refreshed)).await;
+    cx.record.objects_finished = true;
+    cx.save()
+}
+
+/// Compares rows of foreign partitions that were copied into one table with what they are now.
+async fn compare_foreign_rows(cx: &mut Context) -> Result<()> {
+    for before in cx.record.foreign_rows.clone() {
+        let part = ForeignPart { table: before.table.clone(), root: before.root.clone(), is_partition: true };
+        let now = async { catalog::foreign_rows(&cx.source("cutover").await?, &part).await };
+        match cx.unless_stopped(now).await {
+            Ok(now) if now == before => {}
+            Ok(now) => {
+                let reason = format!("its rows have changed since they were copied into {}: {} then, {} now", part.root, before.rows, now.rows);
+                cx.differs(format!("FOREIGN TABLE {}", part.table), reason).await?;
+            }
+            Err(e) if e.is_stop() => return Err(e),
+            Err(e) => {
+                let reason = format!("it is not known whether its rows changed since they were copied into {}: {e}", part.root);
+                cx.differs(format!("FOREIGN TABLE {}", part.table), reason).await?;
+            }
+        }
+    }
     Ok(())
+}
+
+fn outcome(validated: bool, refreshed: bool) -> String {
+    let keys = if validated { "foreign keys validated" } else { "not all foreign keys are validated" };
+    let views = if refreshed { "materialised views refreshed" } else { "not all materialised views are refreshed" };
+    let rest = if validated && refreshed { "" } else { "; what is missing was reported as not moved" };
+    format!("{keys}, {views}{rest}")
 }
 
 /// Reports what changed on the source after the copy and is different on the target. It does not prevent a cutover.

@@ -9,10 +9,14 @@ use crate::{
 
 /// Refreshes them in the order of their dependencies. A view may read others through a function, which no catalog knows: views that failed
 /// are tried again as long as others succeed. A function may also depend on the `search_path` of its database (N-4).
-pub async fn views(cx: &mut Context, target: &Client) -> Result<()> {
+/// Returns whether all of them were refreshed.
+pub async fn views(cx: &mut Context, target: &Client) -> Result<bool> {
     let mut remaining = match cx.source("cutover").await {
         Ok(source) => catalog::populated_matviews(&source).await?,
-        Err(e) => return cx.not_moved("MATERIALIZED VIEWS", format!("not refreshed: {e}")).await,
+        Err(e) => {
+            cx.differs("MATERIALIZED VIEWS", format!("not refreshed: {e}")).await?;
+            return Ok(false);
+        }
     };
     // A view that the filters left out, or that was skipped, does not exist on the target.
     let names: Vec<String> = remaining.iter().map(TableName::sql).collect();
@@ -28,11 +32,12 @@ pub async fn views(cx: &mut Context, target: &Client) -> Result<()> {
             }
         }
         if failed.is_empty() || failed.len() == before {
+            let refreshed = failed.is_empty();
             for (view, e) in failed {
                 let hint = e.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
-                cx.not_moved(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}{hint}")).await?;
+                cx.differs(format!("MATERIALIZED VIEW {view}"), format!("is there, but not refreshed: {e}{hint}")).await?;
             }
-            return Ok(());
+            return Ok(refreshed);
         }
         remaining = failed.into_iter().map(|(view, _)| view).collect();
     }

@@ -1,6 +1,9 @@
 //! What of the source is migrated, and what does not arrive like everything else.
 
-use super::finding::{Finding, first_few};
+use super::{
+    super::identity,
+    finding::{Finding, first_few},
+};
 use crate::{
     error::Result,
     event::Stage,
@@ -9,7 +12,7 @@ use crate::{
     name::{TableName, plain_ident},
     pg::{
         catalog::{
-            self, SourceRelation, UnreadableColumn,
+            self, ForeignPart, SourceRelation, UnreadableColumn,
             exclusion::{self, Excluded},
             unsupported::{self, Unsupported},
         },
@@ -21,6 +24,7 @@ use crate::{
 pub const FILTERS: &str = "filters";
 pub const SCOPE: &str = "scope";
 pub const OWNERS_AND_GRANTS: &str = "owners and grants";
+pub const FOREIGN_PARTITIONS: &str = "foreign partitions";
 pub const OBJECT_NAMES: &str = "columns that name objects";
 pub const UNREADABLE: &str = "values that no server reads";
 
@@ -60,6 +64,10 @@ pub struct ScopeFacts {
     /// The filters are fixed: names on the source may have changed since then.
     pub has_begun: bool,
     pub unsupported: Vec<Unsupported>,
+    /// Tables that get another replica identity by the plan.
+    pub altered: usize,
+    /// Foreign tables below tables of the source, each with whether its root becomes one table.
+    pub foreign_parts: Vec<(ForeignPart, bool)>,
     /// Columns whose values name other objects.
     pub object_names: Vec<String>,
     /// Columns whose values cannot be written to a target.
@@ -91,18 +99,33 @@ pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<S
     debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
     let relations = catalog::relations(source).await?;
     let copied: Vec<TableName> = relations.iter().map(|r| r.table.clone()).filter(|t| scope.inclusion(t) == Inclusion::All).collect();
+    let altered = relations.iter().filter(|r| scope.inclusion(&r.table) == Inclusion::All && identity::is_altered_by(&cx.plan, r)).count();
     Ok(ScopeFacts {
         unreadable: catalog::unreadable_columns(source, &copied).await?,
         relations,
+        altered,
         omitted,
         purpose,
         has_begun: cx.is_finished(Stage::Preflight),
         unsupported,
+        foreign_parts: foreign_parts(cx, source).await?,
         object_names: unsupported::object_references(source).await?,
         owners: cx.plan.owners,
         grants: cx.plan.grants,
         scope,
     })
+}
+
+async fn foreign_parts(cx: &Context, source: &Client) -> Result<Vec<(ForeignPart, bool)>> {
+    let mut found = catalog::foreign_parts(source).await?;
+    found.retain(|part| cx.plan.scope.inclusion(&part.root) == Inclusion::All);
+    Ok(found
+        .into_iter()
+        .map(|part| {
+            let merged = cx.plan.is_one_table(&part.root);
+            (part, merged)
+        })
+        .collect())
 }
 
 pub fn filters(omitted: Option<&Excluded>, has_begun: bool) -> Finding {
@@ -161,6 +184,29 @@ pub fn unsupported(found: &[Unsupported], kind: &str) -> Finding {
         })
         .collect();
     Finding::warn(fates.join("; "), &first.fix)
+}
+
+/// What becomes of rows that are on other servers.
+pub fn foreign_partitions(found: &[(ForeignPart, bool)]) -> Finding {
+    let names = |of_merged: bool| -> Vec<String> {
+        found.iter().filter(|(_, merged)| *merged == of_merged).map(|(part, _)| format!("{} (of {})", part.table, part.root)).collect()
+    };
+    let (left, copied) = (names(false), names(true));
+    let mut fates = Vec::new();
+    if !copied.is_empty() {
+        fates.push(format!("{}: the rows are copied once, because the table becomes one table; later changes are in no stream", first_few(&copied)));
+    }
+    if !left.is_empty() {
+        fates.push(format!("{}: the rows stay where they are; the target reads them from the same server from the cutover on", first_few(&left)));
+    }
+    match (copied.is_empty(), left.is_empty()) {
+        (true, true) => Finding::ok("none"),
+        (true, false) => Finding::warn(fates.join("; "), "see that the target reaches that server, and has the user mappings"),
+        (false, _) => Finding::warn(
+            fates.join("; "),
+            "leave the rows that are copied as they are until the end: if they have changed by then, the exit code is 5",
+        ),
+    }
 }
 
 pub fn object_names(columns: &[String]) -> Finding {

@@ -5,12 +5,13 @@ use super::{
     finding::{Finding, first_few},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     migration::context::Context,
     name::{TableName, plain_ident},
     pg::{
         catalog::{self, Server, SourceRelation, TransactionHolder, exclusion::Excluded, versions},
         client::Client,
+        event_triggers::{self, EventTrigger, SOURCE_TAGS, Trial, WAYS_OUT},
         own::Names,
         slot, timescale,
         wire::Wire,
@@ -31,6 +32,7 @@ pub const OWNERSHIP: &str = "ownership";
 pub const SEQUENCES: &str = "sequences";
 pub const OLD_SNAPSHOT_THRESHOLD: &str = "old_snapshot_threshold";
 pub const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
+pub const EVENT_TRIGGERS: &str = "event triggers";
 pub const OLD_TRANSACTIONS: &str = "old transactions";
 
 /// A transaction older than this keeps slot and copies waiting, seconds.
@@ -58,15 +60,22 @@ pub struct SourceFacts {
     /// `None` where this version has no such setting.
     pub old_snapshot_threshold: Option<String>,
     pub synchronous_standby_names: String,
+    pub event_triggers: Vec<EventTrigger>,
+    /// What they refused.
+    pub trial: Trial,
     /// Transactions older than [`OLD`], the oldest first.
     pub old_transactions: Vec<TransactionHolder>,
 }
 
 pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
-    let setting = async |name| Ok::<_, crate::error::Error>(catalog::setting(source, name).await?.unwrap_or_default());
+    let setting = async |name| Ok::<_, Error>(catalog::setting(source, name).await?.unwrap_or_default());
     let names = Names::new(&cx.record.id);
     let (tables, locks) = catalog::tables_and_locks(source).await?;
     let free_slots = "select current_setting('max_replication_slots')::bigint - count(*) from pg_replication_slots";
+    let event_triggers = event_triggers::enabled(source).await?;
+    let may_try = catalog::value(source, "select has_database_privilege(current_database(), 'CREATE') and not pg_is_in_recovery()").await?;
+    let fire = event_triggers.iter().any(|t| SOURCE_TAGS.iter().any(|tag| t.fires_at(tag)));
+    let trial = if fire && may_try { event_triggers::trial(source).await? } else { Trial::default() };
     let free_walsenders = "select current_setting('max_wal_senders')::bigint - count(*) from pg_stat_replication";
     Ok(SourceFacts {
         wal_level: setting("wal_level").await?,
@@ -82,6 +91,8 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
         may_publish: catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?,
         old_snapshot_threshold: catalog::setting(source, "old_snapshot_threshold").await?,
         synchronous_standby_names: setting("synchronous_standby_names").await?,
+        event_triggers,
+        trial,
         old_transactions: catalog::holders(source, None).await?.into_iter().filter(|h| h.seconds > OLD).collect(),
     })
 }
@@ -224,6 +235,32 @@ pub fn synchronous_standby_names(standbys: &str) -> Finding {
         format!("{standbys:?} would take hyperlift for a synchronous standby: the application's commits would wait for it"),
         "name the standbys instead of '*', then select pg_reload_conf()",
     )
+}
+
+/// Whether the application's event triggers let hyperlift's statements pass. `altered`: tables that get another replica identity by the
+/// plan.
+pub fn event_triggers(found: &[EventTrigger], trial: &Trial, altered: usize) -> Finding {
+    let named = |t: &EventTrigger| {
+        let fires: Vec<&str> = SOURCE_TAGS.into_iter().filter(|tag| t.fires_at(tag)).collect();
+        match (fires.is_empty(), t.fires_at_login()) {
+            (_, true) => Some(format!("{} runs whenever hyperlift connects", t.name)),
+            (true, _) => None,
+            _ => Some(format!("{} fires at {}", t.name, fires.join(", "))),
+        }
+    };
+    let fires = first_few(&found.iter().filter_map(named).collect::<Vec<_>>());
+    let names = first_few(&found.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
+    match (&trial.publication, &trial.identity) {
+        _ if found.is_empty() => Finding::ok("none is enabled"),
+        (Some(e), _) => Finding::fail(format!("{fires}; in a trial, a publication was refused: {e}"), WAYS_OUT),
+        (None, Some(e)) if altered > 0 => Finding::fail(format!("{fires}; in a trial, ALTER TABLE … REPLICA IDENTITY was refused: {e}"), WAYS_OUT),
+        (None, Some(e)) => Finding::warn(
+            format!("{fires}; in a trial, ALTER TABLE … REPLICA IDENTITY was refused: {e}"),
+            format!("if stage 2 has to set a replica identity: {WAYS_OUT}"),
+        ),
+        (None, None) if fires.is_empty() => Finding::ok(format!("no statement of hyperlift fires {names}")),
+        (None, None) => Finding::warn(format!("{fires}; in a trial, hyperlift's statements were let pass"), WAYS_OUT),
+    }
 }
 
 pub fn old_transactions(old: &[TransactionHolder]) -> Finding {

@@ -14,7 +14,7 @@ use crate::{
             unsupported, versions,
         },
         client::Client,
-        ledger,
+        event_triggers, ledger,
         timescale::{self, Timescale},
     },
 };
@@ -27,6 +27,7 @@ pub const TEMPORARY_TABLES: &str = "temporary tables";
 pub const TIMESCALEDB: &str = "TimescaleDB";
 pub const RESTORING: &str = "timescaledb.restoring";
 pub const EMPTY: &str = "target is empty";
+pub const EVENT_TRIGGERS: &str = "event triggers on the target";
 pub const EXTENSIONS: &str = "extensions";
 pub const ROLES: &str = "roles";
 pub const SUPERUSER_EXTENSIONS: &str = "extensions of superusers";
@@ -43,6 +44,8 @@ pub struct TargetFacts {
     pub may_create: bool,
     pub may_make_temporary_tables: bool,
     pub holds: Holds,
+    /// Those that are enabled.
+    pub event_triggers: Vec<String>,
     /// Extensions of the source in scope, and those of them that the target does not offer.
     pub extensions: usize,
     pub missing_extensions: Vec<String>,
@@ -83,6 +86,7 @@ pub async fn gather(cx: &Context, source: &Client, target: &Client, omitted: Opt
         may_create: catalog::value(target, "select has_database_privilege(current_database(), 'CREATE')").await?,
         may_make_temporary_tables: catalog::value(target, "select has_database_privilege(current_database(), 'TEMPORARY')").await?,
         holds: holds(cx, target).await?,
+        event_triggers: event_triggers::enabled(target).await?.into_iter().map(|t| t.name).collect(),
         extensions: wanted.len(),
         missing_extensions,
         skip_extensions: cx.config.skip_extensions,
@@ -215,6 +219,16 @@ pub fn empty(holds: &Holds) -> Finding {
             Finding::fail(format!("it holds {}", first_few(names)), "migrate into an empty database: create one, or drop what is there")
         }
     }
+}
+
+pub fn event_triggers(found: &[String]) -> Finding {
+    if found.is_empty() {
+        return Finding::ok("none is enabled");
+    }
+    Finding::warn(
+        format!("{} will fire at the statements of the schema, and may refuse them", first_few(found)),
+        "alter event trigger … disable, for the time of the migration",
+    )
 }
 
 pub fn extensions(f: &TargetFacts) -> Finding {

@@ -63,6 +63,7 @@ pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Sta
         prefix,
         split,
         types,
+        merged: relations.iter().filter(|r| r.storage.is_partitioned() && cx.plan.is_one_table(&r.table)).map(|r| r.table.clone()).collect(),
         hypertables,
         path,
         queue: CopyQueue::new(todo, split),

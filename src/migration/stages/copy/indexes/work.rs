@@ -9,7 +9,7 @@ use crate::{
     event::Level,
     migration::restore::ddl,
     name::{TableName, ident, literal},
-    pg::{catalog, dump::Phase},
+    pg::{catalog, dump::Phase, local_rows},
 };
 
 /// Thousands of small relations would each wait for the disk. A target that crashes loses the indexes together with their entries in the
@@ -29,7 +29,7 @@ pub fn settings(index_jobs: u32) -> String {
 /// One piece of work for a worker.
 #[derive(Clone, Debug)]
 pub enum IndexWork {
-    /// A small relation as a whole, with ANALYZE.
+    /// A small relation as a whole, with ANALYZE: the planner needs statistics immediately, because replay begins with large sets of rows.
     Whole(Vec<BuildStep>),
     /// A step, and the number of its table within the relation.
     Step(usize, BuildStep),
@@ -74,7 +74,7 @@ impl IndexWork {
         match self {
             Self::Whole(steps) => {
                 let first = std::iter::once(NOT_FLUSHED.to_owned());
-                let all: Vec<String> = first.chain(steps.iter().map(BuildStep::recorded)).chain([analyze(table)]).collect();
+                let all: Vec<String> = first.chain(steps.iter().map(BuildStep::recorded)).chain([local_rows::analyze(table)]).collect();
                 ddl::run_with_retry(session, &table.to_string(), &all.join(";\n"), reporter).await
             }
             Self::Step(_, step) => step.run(session, reporter).await,
@@ -83,17 +83,12 @@ impl IndexWork {
                 // An earlier run may have been killed before its ANALYZE.
                 let due = format!("select pg_stat_get_last_analyze_time(to_regclass({})) is null", literal(&table.sql()));
                 if changed || catalog::value(session.client().await?, &due).await? {
-                    ddl::run_with_retry(session, &format!("ANALYZE {table}"), &analyze(table), reporter).await?;
+                    ddl::run_with_retry(session, &format!("ANALYZE {table}"), &local_rows::analyze(table), reporter).await?;
                 }
                 Ok(())
             }
         }
     }
-}
-
-/// The planner needs statistics immediately, because replay begins with large sets of rows.
-fn analyze(table: &TableName) -> String {
-    format!("analyze {}", table.sql())
 }
 
 impl BuildStep {
