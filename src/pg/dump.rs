@@ -5,6 +5,7 @@ mod ast;
 mod classify;
 mod downgrade;
 pub mod index_build;
+mod named;
 mod phase;
 mod privileges;
 mod program;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use self::classify::classify;
 pub use self::{
+    named::named_relations,
     program::{PgDump, find},
     statement::{Note, Phase, Schema, Statement, Target},
 };
