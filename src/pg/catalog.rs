@@ -3,7 +3,9 @@
 mod binary_types;
 mod columns;
 pub mod exclusion;
+mod exclusion_constraints;
 mod foreign_keys;
+mod functions;
 mod names;
 mod partitions;
 mod relations;
@@ -18,7 +20,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*, server::*,
-    sessions::*, shapes::*, views::*,
+    binary_types::*, columns::*, exclusion_constraints::*, foreign_keys::*, functions::*, names::*, partitions::*, relations::*, roles::*,
+    schema_state::*, sequences::*, server::*, sessions::*, shapes::*, views::*,
 };
 pub use super::client::value;
