@@ -9,6 +9,9 @@ pub const INVALID_PARAMETER_VALUE: &str = "22023";
 /// Bytes that are no text in the encoding of the database.
 pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
 
+/// Also a time that is out of range.
+pub const DATETIME_FIELD_OVERFLOW: &str = "22008";
+
 pub const NOT_NULL_VIOLATION: &str = "23502";
 pub const UNIQUE_VIOLATION: &str = "23505";
 pub const CHECK_VIOLATION: &str = "23514";
