@@ -160,4 +160,7 @@ pub struct Candidate {
     /// It becomes one plain table without them.
     #[serde(default)]
     pub one_table: bool,
+    /// The schema of TimescaleDB's functions; empty where statements that are shown need not name it.
+    #[serde(default)]
+    pub functions_in: String,
 }

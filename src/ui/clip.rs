@@ -83,7 +83,7 @@ fn joined(lines: impl Iterator<Item = String>) -> String {
 /// The statements that make a candidate a hypertable and bring its keys back after the copy.
 pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
     let Some(hypertable) = view.hypertable(candidate) else { return String::new() };
-    let mut sql = format!("{};\n", hypertable.sql(""));
+    let mut sql = format!("{};\n", hypertable.sql(&candidate.functions_in));
     for line in later_sql(candidate, &hypertable) {
         let _ = writeln!(sql, "-- after the copy:\n{line}");
     }

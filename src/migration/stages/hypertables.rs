@@ -22,7 +22,7 @@ use crate::{
     scope::Inclusion,
 };
 
-/// Tables that are named in a sentence.
+/// Problems that are named in a sentence.
 const NAMED: usize = 5;
 
 /// What the operator may order while the stage asks.
@@ -146,7 +146,8 @@ impl Known {
         relations: &[catalog::SourceRelation],
         candidates: &mut [Candidate],
     ) -> Result<Option<String>> {
-        let found = check_plan(cx, candidates).or_else(|| between_hypertables(candidates, &self.foreign_keys));
+        let mut problems = check_plan(cx, candidates);
+        problems.extend(between_hypertables(candidates, &self.foreign_keys));
         let with_partitions = flatten::obstacle(cx, source, relations).await?;
         // The tables are no longer empty.
         let has_begun = cx.record.slot.is_some();
@@ -154,25 +155,32 @@ impl Known {
             None if !has_begun => self.trials.run(cx, source, candidates, |h, c| obstacle(h, c).is_none()).await,
             _ => Ok(()),
         };
-        let untried = match tried {
+        problems.extend(with_partitions);
+        match tried {
             Err(e) if e.is_stop() => return Err(e),
-            Err(e) => Some(format!("the hypertables cannot be tried on the target: {e}")),
-            Ok(()) => None,
-        };
-        let found = found.or(with_partitions).or(untried).or_else(|| refused(candidates));
-        if found.is_some() || has_begun {
-            return Ok(found);
+            Err(e) => problems.push(format!("the hypertables cannot be tried on the target: {e}")),
+            Ok(()) => {}
         }
-        self.times.problem(cx, source, candidates).await
+        problems.extend(candidates.iter().filter_map(|c| Some(format!("the target refuses {}: {}", c.table, c.refused.as_ref()?))));
+        if problems.is_empty() && !has_begun {
+            problems = self.times.problems(cx, source, candidates).await?;
+        }
+        Ok(joined(&problems))
     }
 }
 
-fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
-    let candidate = |h: &Hypertable| candidates.iter().find(|c| c.table == h.table);
-    cx.plan
-        .hypertables
-        .iter()
-        .find_map(|h| candidate(h).map_or_else(|| Some(format!("{} does not exist on the source", h.table)), |c| obstacle(h, c)))
+/// The problems in one sentence.
+fn joined(problems: &[String]) -> Option<String> {
+    let more = if problems.len() > NAMED { format!("; and {} more", problems.len() - NAMED) } else { String::new() };
+    (!problems.is_empty()).then(|| problems.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ") + &more)
+}
+
+fn check_plan(cx: &Context, candidates: &[Candidate]) -> Vec<String> {
+    let problem = |h: &Hypertable| match candidates.iter().find(|c| c.table == h.table) {
+        Some(candidate) => obstacle(h, candidate),
+        None => Some(format!("{} does not exist on the source", h.table)),
+    };
+    cx.plan.hypertables.iter().filter_map(problem).collect()
 }
 
 /// Why a table cannot become this hypertable, as far as the source's catalogs show it.
@@ -198,12 +206,4 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
     let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
     let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
     Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
-}
-
-/// What the target refused, table by table.
-fn refused(candidates: &[Candidate]) -> Option<String> {
-    let refused: Vec<String> = candidates.iter().filter_map(|c| Some(format!("{}: {}", c.table, c.refused.as_ref()?))).collect();
-    let more = if refused.len() > NAMED { format!("; and {} more tables", refused.len() - NAMED) } else { String::new() };
-    let named = refused.into_iter().take(NAMED).collect::<Vec<_>>().join("; ");
-    (!named.is_empty()).then(|| format!("the target refuses {named}{more}. Change this on the source and check again, or keep the table plain"))
 }

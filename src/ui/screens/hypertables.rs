@@ -210,7 +210,7 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
             lines.push(Line::from(vec![TextSpan::styled(format!("    {head:<7}"), view.style(Role::Dim)), line.into()]));
         }
     };
-    statement("now", &format!("{};", hypertable.sql("")));
+    statement("now", &format!("{};", hypertable.sql(&candidate.functions_in)));
     let later = clip::later_sql(candidate, &hypertable);
     for sql in &later {
         statement("later", sql);

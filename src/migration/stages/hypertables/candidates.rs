@@ -25,6 +25,7 @@ const CHUNKS: u64 = 200;
 pub async fn list(cx: &Context, source: &Client, relations: &[SourceRelation], exclusions: &[ExclusionConstraint]) -> Result<Vec<Candidate>> {
     let made = timescale::hypertables(&cx.target("hypertables").await?).await?;
     let spans = spans(source, relations).await?;
+    let functions_in = if cx.timescale.schema == timescale::USUAL_SCHEMA { String::new() } else { cx.timescale.schema.clone() };
     let mut found = Vec::new();
     for r in relations {
         let columns = time_columns(r, &spans);
@@ -56,6 +57,7 @@ pub async fn list(cx: &Context, source: &Client, relations: &[SourceRelation], e
             made: existing.is_some(),
             partitions: r.storage.partitions(),
             one_table: cx.plan.one_table.contains(&r.table),
+            functions_in: functions_in.clone(),
             chosen: existing.or_else(|| cx.plan.hypertable(&r.table).cloned()),
         });
     }
@@ -164,6 +166,7 @@ fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::catalog::{Column, UniqueIndex};
 
     #[test]
     fn intervals_give_chunks_of_a_sensible_number_and_size() {
@@ -176,5 +179,66 @@ mod tests {
         // little data over long: never thousands of chunks
         assert_eq!(intervals("date", 10 * year, 1 << 20)[0], "365 days");
         assert!(intervals("bigint", 1_000_000_000, 0)[0].parse::<u64>().is_ok());
+    }
+
+    fn column(name: &str, not_null: bool) -> Column {
+        Column { name: name.into(), data_type: "timestamp with time zone".into(), not_null, generated: false, identity: false }
+    }
+
+    /// A large table that is only appended to, with a primary key on `id`.
+    fn table(columns: Vec<Column>) -> SourceRelation {
+        let key = UniqueIndex {
+            name: "t_pkey".into(),
+            primary: true,
+            columns: vec!["id".into()],
+            usable: true,
+            expression: false,
+            referenced: false,
+            constraint: Some("t_pkey".into()),
+        };
+        SourceRelation {
+            oid: 1,
+            table: crate::name::TableName::new("public", "t"),
+            storage: crate::pg::catalog::Storage::Heap,
+            unlogged: false,
+            bytes: PROPOSE_FROM,
+            rows: 1000,
+            identity: 'd',
+            identity_index: None,
+            indexes: vec![key],
+            columns,
+            inherits: false,
+            has_rules: false,
+            owned: true,
+            full_is_possible: true,
+            bare_leaf: None,
+            updated_rows: 0,
+            deleted_rows: 0,
+        }
+    }
+
+    #[test]
+    fn a_column_that_changes_with_the_row_comes_after_others() {
+        for (columns, first) in [
+            (vec![column("updated_at", true), column("created_at", true)], "created_at"),
+            (vec![column("LastModified", true), column("seen", false)], "seen"),
+            (vec![column("a", false), column("b", true)], "b"),
+        ] {
+            assert_eq!(time_columns(&table(columns), &Spans::new())[0].name, first);
+        }
+    }
+
+    #[test]
+    fn an_exclusion_constraint_needs_the_time_or_becomes_an_index() {
+        let r = table(vec![column("at", true)]);
+        let exclusion = |equal: &str| ExclusionConstraint { table: r.table.clone(), name: "x".into(), equal: vec![equal.into()] };
+        let objections = |equal: &str, choice| {
+            let h = Hypertable { table: r.table.clone(), time_column: "at".into(), chunk_interval: "1 day".into(), key: choice };
+            keys(&r, &[exclusion(equal)]).iter().filter(|k| k.objection(&h).is_some()).count()
+        };
+        assert_eq!(
+            (objections("room", KeyChoice::Extend), objections("room", KeyChoice::PlainIndex), objections("at", KeyChoice::Extend)),
+            (1, 0, 0)
+        );
     }
 }

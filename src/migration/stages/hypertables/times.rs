@@ -30,10 +30,10 @@ pub struct Times {
 }
 
 impl Times {
-    /// Why a chosen table cannot be converted by its time column, and what finds the rows.
-    pub async fn problem(&mut self, cx: &Context, source: &Client, candidates: &[Candidate]) -> Result<Option<String>> {
+    /// Why chosen tables cannot be converted by their time columns, and what finds the rows.
+    pub async fn problems(&mut self, cx: &Context, source: &Client, candidates: &[Candidate]) -> Result<Vec<String>> {
         let (began, mut unknown) = (Instant::now(), Vec::new());
-        let mut first = None;
+        let mut problems = Vec::new();
         for c in candidates {
             let Some(column) = c.chosen.as_ref().and_then(|h| c.columns.iter().find(|t| t.name == h.time_column)) else { continue };
             let key = (c.table.clone(), column.name.clone());
@@ -46,7 +46,7 @@ impl Times {
                 let problem = if let Found::Value(value) = found { Some(sentence(&c.table, column, value.as_deref())) } else { None };
                 self.known.insert(key.clone(), problem);
             }
-            first = first.or_else(|| self.known[&key].clone());
+            problems.extend(self.known[&key].clone());
         }
         if !unknown.is_empty() {
             let text = format!(
@@ -56,7 +56,7 @@ impl Times {
             );
             cx.notice(Level::Warn, text).await;
         }
-        Ok(first)
+        Ok(problems)
     }
 }
 

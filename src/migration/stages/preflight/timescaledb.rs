@@ -107,15 +107,13 @@ pub fn timescaledb(ts: &Timescale, planned: Option<&TableName>) -> Finding {
             format!("{v} is installed, but the server does not preload it: rows would be stored where the hypertable does not find them"),
             PRELOAD,
         ),
-        (None, Some(v)) if !ts.preloaded => match planned {
-            Some(table) => {
-                Finding::fail(format!("{v} is available, but the server does not preload it, and the plan makes {table} a hypertable"), PRELOAD)
+        (None, Some(v)) if !ts.preloaded => {
+            let found = format!("{v} is available, but the server does not preload it");
+            if let Some(table) = planned {
+                return Finding::fail(format!("{found}, and the plan makes {table} a hypertable"), PRELOAD);
             }
-            None => {
-                let fix = format!("if you want hypertables: {PRELOAD}");
-                Finding::warn(format!("{v} is available, but the server does not preload it: tables stay plain"), fix)
-            }
-        },
+            Finding::warn(format!("{found}: tables stay plain"), format!("if you want hypertables: {PRELOAD}"))
+        }
         (Some(v), _) if timescale::version(v) < timescale::versions::OLDEST => {
             Finding::fail(format!("version {v} is too old"), "alter extension timescaledb update; 2.13 or later is needed")
         }
