@@ -60,9 +60,12 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     loop {
         known.read(cx, &source, &mut relations).await?;
         let mut candidates = candidates::list(cx, &source, &relations, &known.exclusions).await?;
-        cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
+        let listed = candidates.clone();
+        cx.reporter.report(Event::CandidatesListed { candidates: listed.clone() }).await;
         let problem = known.problem(cx, &source, &relations, &mut candidates).await?;
-        cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
+        if candidates != listed {
+            cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
+        }
         if finished && problem.is_none() {
             break;
         }
@@ -161,11 +164,12 @@ impl Known {
             Err(e) => problems.push(format!("the hypertables cannot be tried on the target: {e}")),
             Ok(()) => {}
         }
-        problems.extend(candidates.iter().filter_map(|c| Some(format!("the target refuses {}: {}", c.table, c.refused.as_ref()?))));
+        let refused = candidates.iter().filter_map(|c| Some(format!("the target refuses {}: {}", c.table, c.refused.as_ref()?)));
+        problems.extend(refused);
         if problems.is_empty() && !has_begun {
-            problems = self.times.problems(cx, source, candidates).await?;
+            return Ok(joined(&self.times.problems(cx, source, candidates).await?));
         }
-        Ok(joined(&problems))
+        Ok(joined(&problems).map(|named| format!("{named}. Change this on the source and check again, or keep the table as it is")))
     }
 }
 

@@ -69,11 +69,11 @@ fn columns_of(key: &UniqueKey) -> String {
 }
 
 /// Why it is proposed or not; or what is in the way of the choice that is shown.
-fn reason<'a>(candidate: &'a Candidate, hypertable: Option<&Hypertable>) -> &'a str {
+fn reason(candidate: &Candidate, hypertable: Option<&Hypertable>) -> String {
     match &candidate.refused {
-        _ if candidate.made && candidate.refused.is_none() => "is one already",
-        Some(refused) if candidate.chosen.as_ref() == hypertable => refused,
-        _ => candidate.obstacle.as_deref().unwrap_or(&candidate.why),
+        _ if candidate.made && candidate.refused.is_none() => "is one already".into(),
+        Some(refused) if candidate.chosen.as_ref() == hypertable => format!("refused: {refused}"),
+        _ => candidate.obstacle.clone().unwrap_or_else(|| candidate.why.clone()),
     }
 }
 
@@ -119,7 +119,7 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         if wide {
             let keys = hypertable.as_ref().map(|h| keys_contain_time(candidate, &h.time_column)).unwrap_or_default();
             let reason = reason(candidate, hypertable.as_ref());
-            let reason = if candidate.partitions > 0 { format!("{}, {reason}", partitions(candidate)) } else { reason.to_owned() };
+            let reason = if candidate.partitions > 0 { format!("{}, {reason}", partitions(candidate)) } else { reason };
             row.left(column_text, 24, plain).left(interval, 9, plain).left(keys, 21, plain).left(reason, why.saturating_sub(1), plain).line()
         } else {
             row.left(column_text, 17, plain).left(interval, 9, plain).line()
@@ -195,7 +195,8 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
         return lines;
     }
     if candidate.chosen.as_ref() == Some(&hypertable) {
-        let refused = candidate.refused.iter().map(|refused| (format!("The target refuses it, as it was tried: {refused}."), Role::Attention));
+        let what_to_do = "Change this on the source and check again (R), or take the table out of the selection.";
+        let refused = candidate.refused.iter().map(|why| (format!("The target refused it when it was tried: {why}. {what_to_do}"), Role::Attention));
         let remarks = candidate.remarks.iter().map(|remark| (format!("{remark}."), Role::Plain));
         for (text, role) in refused.chain(remarks) {
             lines.push(Line::default());

@@ -234,12 +234,17 @@ fn later_statements<'a>(schema: &'a Schema, tables: &HashSet<TableName>, roles: 
     let phases = [Phase::Index, Phase::PostIndex, Phase::Cutover];
     let mut statements: Vec<&Statement> = schema.statements.iter().filter(|s| phases.contains(&s.phase)).collect();
     statements.sort_by_key(|s| s.phase);
-    let referenced = referenced(&statements, tables);
+    let referenced = referenced(schema, tables);
+    let mut keys = HashSet::new();
     // For each relation of interest the tables for which it is.
     let mut origins: HashMap<TableName, HashSet<TableName>> = tables.iter().map(|t| (t.clone(), HashSet::from([t.clone()]))).collect();
     let mut later = Vec::new();
     for statement in statements.into_iter().filter(|s| s.roles.iter().all(|role| roles.contains(role))) {
-        if statement.table.as_ref().is_some_and(|t| referenced.contains(t)) && is_key(statement) {
+        let is_attached = || dump::named_relations(&statement.sql).is_some_and(|named| !named.relations.is_disjoint(&keys));
+        if (statement.table.as_ref().is_some_and(|t| referenced.contains(t)) && is_key(statement))
+            || (statement.object.kind == ObjectKind::IndexAttach && !keys.is_empty() && is_attached())
+        {
+            keys.extend(statement.index_name());
             later.push(Later { statement, tables: Vec::new() });
             continue;
         }
@@ -263,11 +268,27 @@ fn later_statements<'a>(schema: &'a Schema, tables: &HashSet<TableName>, roles: 
     later
 }
 
-/// The tables to which foreign keys of these tables point: without their keys the foreign keys could not be tried.
-fn referenced(statements: &[&Statement], tables: &HashSet<TableName>) -> HashSet<TableName> {
-    let foreign_keys = statements.iter().filter(|s| s.object.kind == ObjectKind::ForeignKey && s.table.as_ref().is_some_and(|t| tables.contains(t)));
-    let named = foreign_keys.filter_map(|s| dump::named_relations(&s.sql)).flat_map(|named| named.relations);
-    named.filter(|table| !tables.contains(table)).collect()
+/// The tables to which foreign keys of these tables point, with their partitions: without their keys the foreign keys could not be tried.
+fn referenced(schema: &Schema, tables: &HashSet<TableName>) -> HashSet<TableName> {
+    let of_kind = |kind| schema.statements.iter().filter(move |s| s.object.kind == kind);
+    let named = |s: &Statement| dump::named_relations(&s.sql).unwrap_or_default().relations;
+    let foreign_keys = of_kind(ObjectKind::ForeignKey).filter(|s| s.table.as_ref().is_some_and(|t| tables.contains(t)));
+    let mut referenced: HashSet<TableName> = foreign_keys.flat_map(named).filter(|table| !tables.contains(table)).collect();
+    if referenced.is_empty() {
+        return referenced;
+    }
+    let attached: Vec<HashSet<TableName>> = of_kind(ObjectKind::TableAttach).map(named).collect();
+    loop {
+        let before = referenced.len();
+        for pair in &attached {
+            if !pair.is_disjoint(&referenced) {
+                referenced.extend(pair.iter().cloned());
+            }
+        }
+        if referenced.len() == before {
+            return referenced;
+        }
+    }
 }
 
 /// Whether a statement makes an index that a foreign key may point at.
