@@ -5,6 +5,7 @@ mod ast;
 mod classify;
 mod downgrade;
 pub mod index_build;
+mod lost;
 mod named;
 mod phase;
 mod privileges;

@@ -2,12 +2,12 @@
 
 use pg_query::{
     Node, NodeEnum,
-    protobuf::{AlterTableStmt, AlterTableType, ConstrType, Constraint, IndexStmt, ObjectType, RangeVar},
+    protobuf::{AlterTableStmt, AlterTableType, ConstrType, Constraint, IndexStmt, RangeVar},
 };
-use std::collections::HashSet;
 
 use super::{
     ast::{deparse, index_element, qualified_name, string_node, table_of, text_of, texts_of},
+    lost::{EXCLUDES_NOTHING, Lost, NOT_UNIQUE, trigger_state},
     statement::{Note, Phase, Statement},
 };
 use crate::{
@@ -16,34 +16,6 @@ use crate::{
     pg::object::{ObjectKind, ObjectRef},
     plan::{Hypertable, KeyChoice, Plan},
 };
-
-/// What becomes of a key that [`KeyChoice::PlainIndex`] keeps as an index.
-pub(super) const NOT_UNIQUE: &str = "an index that is not unique on the target, as key = \"plain-index\" says";
-const EXCLUDES_NOTHING: &str = "an index on the target that excludes no rows, as key = \"plain-index\" says";
-
-/// What hypertables do not have as the tables of the source have it.
-#[derive(Default)]
-pub(super) struct Lost {
-    /// Keys that became indexes which are not unique, and exclusion constraints that became indexes.
-    pub plain_indexes: HashSet<TableName>,
-    /// Triggers that are left out, by their table and name.
-    pub triggers: HashSet<(TableName, String)>,
-}
-
-/// Whether a statement is about a trigger that is left out.
-pub(super) fn is_left_out(node: &NodeEnum, lost: &Lost) -> bool {
-    match node {
-        NodeEnum::CommentStmt(s) if s.objtype == ObjectType::ObjectTrigger as i32 => match qualified_name(s.object.as_deref())[..] {
-            [schema, table, trigger] => lost.triggers.contains(&(TableName::new(schema, table), trigger.to_owned())),
-            _ => false,
-        },
-        NodeEnum::AlterObjectDependsStmt(s) => {
-            let trigger = qualified_name(s.object.as_deref()).last().map(ToString::to_string);
-            table_of(s.relation.as_ref()).zip(trigger).is_some_and(|trigger| lost.triggers.contains(&trigger))
-        }
-        _ => false,
-    }
-}
 
 /// Adds an `ALTER TABLE` of the dump. `ONLY` is taken off for hypertables, which refuse it.
 pub(super) fn alter_table(
@@ -81,12 +53,13 @@ pub(super) fn alter_table(
             }
         }
         (AlterTableType::AtDisableTrig | AlterTableType::AtEnableReplicaTrig | AlterTableType::AtEnableAlwaysTrig, _) if hypertable.is_some() => {
-            notes.push(Note::of_hypertable(&table, statement.object.clone(), trigger_state(kind)));
             if kind != AlterTableType::AtEnableAlwaysTrig {
                 // pg_dump writes the state after the trigger, as one entry.
                 out.retain(|s| s.object != statement.object);
-                lost.triggers.insert((table, command.name.clone()));
+                notes.retain(|n| n.object != statement.object);
+                lost.triggers.insert((table.clone(), command.name.clone()));
             }
+            notes.push(Note::of_hypertable(&table, statement.object, trigger_state(kind)));
             return Ok(());
         }
         // BY DEFAULT while replay writes the source's values; ALWAYS again at the cutover.
@@ -204,22 +177,4 @@ fn plain_index(table: &TableName, c: &Constraint) -> Result<String> {
         ..IndexStmt::default()
     };
     deparse(&NodeEnum::IndexStmt(Box::new(index)))
-}
-
-/// Why a trigger of a hypertable does not keep its state: TimescaleDB makes the triggers of a new chunk as ordinary ones, whatever the state
-/// of the hypertable's own.
-fn trigger_state(kind: AlterTableType) -> &'static str {
-    match kind {
-        AlterTableType::AtDisableTrig => {
-            "left out, because it is disabled, and TimescaleDB would enable it in every chunk that is made later; create it on the target when it is to fire"
-        }
-        AlterTableType::AtEnableReplicaTrig => {
-            "left out, because it fires only where session_replication_role is replica, and TimescaleDB would let it fire everywhere in every \
-             chunk that is made later"
-        }
-        _ => {
-            "an ordinary trigger on the target, because TimescaleDB does not keep ENABLE ALWAYS in chunks that are made later: it does not fire \
-             where session_replication_role is replica"
-        }
-    }
 }

@@ -8,9 +8,10 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 
 use super::{
-    alter_table::{Lost, NOT_UNIQUE, alter_table, is_left_out},
+    alter_table::alter_table,
     ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
     downgrade::{Adapted, Downgrade},
+    lost::{Lost, NOT_UNIQUE, is_left_out, trigger_of_chunks},
     phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
     privileges::{map_roles, member_of},
     publications::{self, publication_of},
@@ -197,6 +198,7 @@ impl Reader<'_> {
                 }
             }
             NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.lost, &mut self.notes, s, statement, self.plan),
+            NodeEnum::CreateTrigStmt(ref s) => self.notes.extend(trigger_of_chunks(s, &statement, &self.statements, self.plan)),
             NodeEnum::CreatePublicationStmt(s) => {
                 let name = s.pubname.clone();
                 let Some(sql) = publications::create(s, sql, self.target, &mut self.notes)? else {
@@ -445,6 +447,8 @@ COMMENT ON CONSTRAINT x ON public.events IS 'a rule';";
     #[test]
     fn h_22_triggers_of_hypertables_have_no_state() {
         let dump = "
+-- Name: f(); Type: FUNCTION; Schema: public; Owner: -
+CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ begin raise notice '%', TG_TABLE_NAME; return new; end $$;
 -- Name: events off; Type: TRIGGER; Schema: public; Owner: -
 CREATE TRIGGER off BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();
 ALTER TABLE public.events DISABLE TRIGGER off;
@@ -459,10 +463,12 @@ CREATE TRIGGER replica BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCT
 ALTER TABLE public.events ENABLE REPLICA TRIGGER replica;";
         let schema = classify(dump, &plan(KeyChoice::Extend), TARGET).unwrap();
         let made: Vec<String> = schema.statements.iter().map(|s| s.object.to_string()).collect();
-        assert_eq!(made, ["TRIGGER public.events always"]);
-        let noted: Vec<String> = schema.notes.iter().map(|n| n.object.to_string()).collect();
-        assert_eq!(noted, ["TRIGGER public.events off", "TRIGGER public.events always", "TRIGGER public.events replica"]);
-        assert_eq!(one(dump, &Plan::default()).len(), 8, "a plain table keeps them all");
+        assert_eq!(made, ["FUNCTION public.f()", "TRIGGER public.events always"]);
+        let noted: Vec<String> = schema.notes.iter().map(|n| format!("{}: {}", n.object, n.reason.split(',').next().unwrap())).collect();
+        let of_chunk = "TRIGGER public.events always: its function reads TG_TABLE_NAME";
+        let ordinary = "TRIGGER public.events always: an ordinary trigger on the target";
+        assert_eq!(noted, ["TRIGGER public.events off: left out", of_chunk, ordinary, "TRIGGER public.events replica: left out"]);
+        assert_eq!(one(dump, &Plan::default()).len(), 9, "a plain table keeps them all");
     }
 
     #[test]

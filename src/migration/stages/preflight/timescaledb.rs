@@ -77,9 +77,11 @@ fn shared(own: &[Function], theirs: &[Function], state: &Timescale) -> Names {
     let alike: Vec<&Function> = own.iter().filter(|f| names.contains(f.name.as_str())).collect();
     let is_taken = |f: &&&Function| f.schema == state.schema && theirs.iter().any(|t| (&t.name, &t.arguments) == (&f.name, &f.arguments));
     let taken: Vec<String> = alike.iter().filter(is_taken).map(ToString::to_string).collect();
+    // Nobody finds those of a schema that is in no search path.
+    let is_apart = state.installed.is_some() && state.schema != timescale::USUAL_SCHEMA && alike.iter().all(|f| f.schema != state.schema);
     let alike: Vec<String> = alike.iter().map(ToString::to_string).collect();
     match state.installed {
-        _ if alike.is_empty() => Names::None,
+        _ if alike.is_empty() || is_apart => Names::None,
         // Also where both could exist: with more functions of a name, another one may fit a call better.
         None => Names::Apart(alike),
         Some(_) if taken.is_empty() => Names::Alike(alike),
@@ -125,7 +127,7 @@ pub fn timescaledb(ts: &Timescale, planned: Option<&TableName>) -> Finding {
 pub fn names(f: &TimescaleFacts) -> Finding {
     let schema = &f.schema;
     match &f.names {
-        Names::None => Finding::ok("no function of the source has one"),
+        Names::None => Finding::ok("they meet no function of the source"),
         Names::Apart(alike) => Finding::warn(
             format!("TimescaleDB will be created in schema {schema}, because the source has functions with names of its own: {}", first_few(alike)),
             format!("call TimescaleDB's functions with their schema: {schema}.time_bucket(…)"),
@@ -201,6 +203,8 @@ mod tests {
                 names(&facts).verdict
             };
             assert_eq!((verdict(&to_come), verdict(&there)), (created, beside), "{own}");
+            let apart = Timescale { schema: "timescaledb".into(), ..there.clone() };
+            assert_eq!(verdict(&apart), Ok, "{own}");
         }
     }
 }
