@@ -23,6 +23,10 @@ async fn h_4_what_the_target_refuses_is_known_before_anything_is_converted() {
             create view public.items as select id, name, count(*) as n from public.item group by id;
             create table public.stay (id int primary key, during int4range, ts timestamptz not null, constraint apart exclude using gist (during with &&));
             comment on constraint apart on public.stay is 'no two of them';
+            create table public.parted (id int, area text, ts timestamptz not null, name text, primary key (area, id)) partition by list (area);
+            create table public.parted_a partition of public.parted for values in ('a');
+            create view public.by_area as select area, id, name, count(*) as n from public.parted group by area, id;
+            insert into public.parted select i, 'a', timestamptz '2026-01-01' + i * interval '5 hours', 'n' from generate_series(1, 100) i;
             insert into public.good select i, timestamptz '2026-01-01' + i * interval '5 hours', 'C' || i from generate_series(1, 100) i;
             insert into public.by_row select timestamptz '2026-01-01' + i * interval '5 hours' from generate_series(1, 100) i;
             insert into public.stay select i, int4range(i, i + 1), timestamptz '2026-01-01' + i * interval '5 hours' from generate_series(1, 100) i";
@@ -37,9 +41,17 @@ async fn h_4_what_the_target_refuses_is_known_before_anything_is_converted() {
             assert!(ended.stderr.contains(refused), "{refused}: {}", ended.stderr);
         }
         assert!(!ended.stderr.contains("public.good"), "{}", ended.stderr);
-        let ended = sides.run(&by_ts(&[("stay", "extend")]), HANDS_FREE).end().await.expect(3);
-        assert!(ended.stderr.contains("public.stay: key apart: an exclusion constraint cannot be extended; plain-index keeps its index"), "{ended}");
+        // The target has the partitions by now: they are dropped in the trial, and are there again after it.
+        let ended = sides.run(&by_ts(&[("stay", "extend"), ("parted", "extend")]), HANDS_FREE).end().await.expect(3);
+        for refused in [
+            "public.stay: key apart: an exclusion constraint cannot be extended; plain-index keeps its index",
+            "public.parted: RULE public.by_area _RETURN: column \"parted.name\" must appear in the GROUP BY clause",
+        ] {
+            assert!(ended.stderr.contains(refused), "{refused}: {}", ended.stderr);
+        }
         assert_eq!(sides.on_target(HYPERTABLES).await, [""; 0]);
+        let partitions = "select relid::text from pg_partition_tree('public.parted') union all select name from _hyperlift.step";
+        assert_eq!(sides.on_target(partitions).await, ["parted", "parted_a"]);
 
         // The same directory goes on once the source has no such trigger.
         execute(&sides.source, "drop trigger each_row on public.by_row").await.unwrap();
