@@ -60,7 +60,7 @@ struct IdentityEntry {
 }
 
 /// What happens to a primary or unique key without the time column, because TimescaleDB refuses such a key (TS103).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyChoice {
     /// The time column is appended to the key.
@@ -77,7 +77,7 @@ impl KeyChoice {
 }
 
 /// One table that becomes a hypertable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hypertable {
     pub table: TableName,
     pub time_column: String,

@@ -11,6 +11,8 @@ pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
 
 /// Text that is no value of its type, such as an unknown value of an enum.
 pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
+/// Also a time that is out of range.
+pub const DATETIME_FIELD_OVERFLOW: &str = "22008";
 
 pub const NOT_NULL_VIOLATION: &str = "23502";
 pub const FOREIGN_KEY_VIOLATION: &str = "23503";

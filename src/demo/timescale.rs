@@ -97,7 +97,7 @@ pub async fn start_timescale(kind: TimescaleKind) -> Result<Target> {
         TimescaleKind::Pglite => {
             let (node, port) = blocking(move || Node::start(&pglite().ok_or_else(missing)?)).await?;
             let uri = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-            // PGlite preloads nothing: without the extension preflight would refuse it, as a server that does not preload TimescaleDB.
+            // PGlite preloads nothing: without the extension all tables would stay plain, as on a server that does not preload TimescaleDB.
             execute(&uri, "create extension if not exists timescaledb").await?;
             Ok(Target { uri, kind, keeps: Keeps::Pglite { _node: node } })
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     name::TableName,
-    plan::{Hypertable, IdentityChoice},
+    plan::{Hypertable, IdentityChoice, KeyChoice},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,14 +99,37 @@ pub struct TimeColumn {
     pub span: u64,
 }
 
-/// A primary key, unique constraint or unique index of a candidate.
+/// A primary key, unique constraint, unique index or exclusion constraint of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UniqueKey {
     pub name: String,
     pub primary: bool,
+    /// Of an exclusion constraint those that it compares with `=`.
     pub columns: Vec<String>,
-    /// Why the key cannot be extended or rebuilt (an expression, an exclusion constraint, a foreign key that points here).
+    #[serde(default)]
+    pub shape: KeyShape,
+    /// Why the key cannot be extended (an exclusion constraint, a foreign key that points here).
     pub obstacle: Option<String>,
+}
+
+/// What a key is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyShape {
+    #[default]
+    Columns,
+    /// Expressions, and perhaps columns.
+    Expressions,
+    Exclusion,
+}
+
+impl UniqueKey {
+    /// Why this hypertable cannot have the key, nor what the plan makes of it.
+    pub fn objection(&self, hypertable: &Hypertable) -> Option<&str> {
+        let is_possible =
+            self.columns.contains(&hypertable.time_column) || (self.shape == KeyShape::Exclusion && hypertable.key == KeyChoice::PlainIndex);
+        self.obstacle.as_deref().filter(|_| !is_possible)
+    }
 }
 
 /// One line of the hypertable selection.
@@ -123,6 +146,12 @@ pub struct Candidate {
     pub proposed: bool,
     /// Why it cannot be converted at all; the row then shows `[-]`.
     pub obstacle: Option<String>,
+    /// What the target refused when the choice was tried, in its own words.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// What the target will have in another form, or not at all, because of the choice.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// What is chosen now, by the plan, by the operator or by hand on the target.
     pub chosen: Option<Hypertable>,
     /// Already a hypertable on the target, read back from there: the choice is fixed.
@@ -133,4 +162,7 @@ pub struct Candidate {
     /// It becomes one plain table without them.
     #[serde(default)]
     pub one_table: bool,
+    /// The schema of TimescaleDB's functions; empty where statements that are shown need not name it.
+    #[serde(default)]
+    pub functions_in: String,
 }

@@ -44,12 +44,12 @@ pub struct Context {
 /// The last dump of the source's schema, which serves until some definition changes: a large schema takes minutes to dump.
 #[derive(Default)]
 pub struct SchemaCache {
-    /// The state of the source's catalogs before the dump, and the text.
+    /// The state of the source's catalogs before the dump and what was left out, and the text.
     dumped: Mutex<Option<(String, Arc<str>)>>,
 }
 
 impl SchemaCache {
-    /// The dump that was made in this state of the catalogs.
+    /// The dump that was made in this state.
     pub fn get(&self, state: &str) -> Option<Arc<str>> {
         self.dumped.lock().ok()?.as_ref().filter(|(then, _)| then == state).map(|(_, text)| text.clone())
     }
@@ -60,7 +60,7 @@ impl SchemaCache {
         }
     }
 
-    /// Frees its memory. The next dump runs pg_dump, also when only the plan has changed.
+    /// Frees its memory.
     pub fn forget(&self) {
         if let Ok(mut dumped) = self.dumped.lock() {
             *dumped = None;

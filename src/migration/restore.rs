@@ -14,6 +14,7 @@ use super::context::Context;
 use crate::{
     error::Result,
     event::{Event, Stage},
+    name::TableName,
     pg::{
         catalog::{
             self,
@@ -23,22 +24,31 @@ use crate::{
         dump::{self, Phase, Schema, Statement},
         ledger,
         object::ObjectKind,
+        target_table,
     },
     plan::Plan,
 };
 
-/// The schema as it is now, with the plan's hypertables in it and without what is left out. While the source's catalogs stay as they
-/// were, it is not dumped again.
+/// The schema as it is now, with the plan's hypertables in it and without what is left out.
 pub async fn dump(cx: &Context) -> Result<Schema> {
+    dump_for(cx, &cx.plan).await
+}
+
+/// The same for another plan with the same filters. While the source's catalogs stay as they were, and the same partitions are left out, it
+/// is not dumped again.
+pub async fn dump_for(cx: &Context, plan: &Plan) -> Result<Schema> {
     let source = cx.source("schema").await?;
-    let state = catalog::schema_state(&source).await?;
+    let one_table: Vec<TableName> = plan.one_table.iter().chain(plan.hypertables.iter().map(|h| &h.table)).cloned().collect();
+    let mut without_partitions = target_table::of_kind(&source, &one_table, "p").await?;
+    without_partitions.sort();
+    let state = format!("{} {without_partitions:?}", catalog::schema_state(&source).await?);
     let text = match cx.schema_cache.get(&state) {
         Some(text) => text,
-        None => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
+        None => print(cx, &source, plan, &exclusion::resolve(&source, plan).await?).await?,
     };
     drop(source);
     cx.schema_cache.keep(state, text.clone());
-    classified(cx, text, &cx.plan).await
+    classified(cx, text, plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
@@ -55,8 +65,7 @@ pub async fn print_target(cx: &Context) -> Result<Arc<str>> {
 
 /// The statements of such a text, for this target.
 pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
-    let timescale = cx.timescale.installed.is_some() || cx.timescale.available.is_some();
-    let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
+    let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale: cx.timescale.will_be_there() };
     let mut schema = dump::schema(text, plan, target).await?;
     if cx.config.skip_extensions {
         schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);

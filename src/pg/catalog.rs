@@ -3,8 +3,10 @@
 mod binary_types;
 mod columns;
 pub mod exclusion;
+mod exclusion_constraints;
 mod foreign_keys;
 mod foreign_rows;
+mod functions;
 mod names;
 mod open_writers;
 mod partitions;
@@ -21,7 +23,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, foreign_rows::*, names::*, open_writers::*, partitions::*, relations::*, roles::*, schema_state::*,
-    sequences::*, server::*, sessions::*, shapes::*, unreadable::*, views::*,
+    binary_types::*, columns::*, exclusion_constraints::*, foreign_keys::*, foreign_rows::*, functions::*, names::*, open_writers::*, partitions::*,
+    relations::*, roles::*, schema_state::*, sequences::*, server::*, sessions::*, shapes::*, unreadable::*, views::*,
 };
 pub use super::client::value;

@@ -5,6 +5,8 @@ mod ast;
 mod classify;
 mod downgrade;
 pub mod index_build;
+mod lost;
+mod named;
 mod phase;
 mod privileges;
 mod program;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 
 use self::classify::classify;
 pub use self::{
+    named::named_relations,
     program::{PgDump, find},
     statement::{Note, Phase, Schema, Statement, Target},
 };

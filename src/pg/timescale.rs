@@ -2,17 +2,30 @@
 
 use std::collections::HashMap;
 
-use super::{catalog::LOCKS, client::Client};
+use super::{
+    catalog::{self, Function, LOCKS},
+    client::Client,
+};
 use crate::{
     error::Result,
-    name::{TableName, literal},
-    plan::Hypertable,
+    name::{TableName, ident, literal},
 };
 
 /// Facts about TimescaleDB's versions.
 pub mod versions {
     /// `by_range` came with 2.13.
     pub const OLDEST: (u32, u32) = (2, 13);
+}
+
+/// The first time after those that a hypertable can hold: PostgreSQL's last timestamp, less the 30 years between its epoch and that of Unix.
+pub const END_OF_TIME: &str = "294247-01-01";
+
+/// No value meets this condition.
+pub const NOTHING: &str = "false";
+
+/// The condition for values that a hypertable cannot hold in its time column; `{}` is the value.
+pub fn out_of_range(data_type: &str) -> &'static str {
+    if data_type.contains("int") { NOTHING } else { "{} = '-infinity' or {} >= '294247-01-01' and {} < 'infinity'" }
 }
 
 /// What is known of TimescaleDB on a server.
@@ -25,8 +38,44 @@ pub struct Timescale {
     /// The library is preloaded: the loader's settings exist.
     pub preloaded: bool,
     pub restoring: bool,
-    /// Schema of the extension's functions.
+    /// Schema of the extension's functions, where it is or will be.
     pub schema: String,
+}
+
+impl Timescale {
+    /// This migration can create the extension.
+    pub fn can_be_created(&self) -> bool {
+        self.installed.is_none() && self.available.is_some() && self.preloaded
+    }
+
+    /// The target has it when the tables are there.
+    pub fn will_be_there(&self) -> bool {
+        self.installed.is_some() || self.can_be_created()
+    }
+}
+
+/// Where CREATE EXTENSION puts it as a rule.
+pub const USUAL_SCHEMA: &str = "public";
+
+/// The statements that create the extension in a schema, which everybody may use.
+pub fn create_extension(schema: &str) -> String {
+    let create = format!("create extension if not exists timescaledb schema {}", ident(schema));
+    if schema == USUAL_SCHEMA {
+        return create;
+    }
+    format!("create schema if not exists {0}; grant usage on schema {0} to public; {create}", ident(schema))
+}
+
+/// The extension's functions, aggregates and procedures in its own schema: of all its objects only these are there. Where it is not created
+/// yet, it is created in a transaction that is rolled back, because only the server knows those of its version. The session must be new.
+pub async fn functions(client: &Client, state: &Timescale) -> Result<Vec<Function>> {
+    client.batch_execute("begin").await?;
+    if state.installed.is_none() {
+        client.batch_execute(&create_extension(&state.schema)).await?;
+    }
+    let found = catalog::functions_of_extension(client, "timescaledb").await?;
+    client.batch_execute("rollback").await?;
+    Ok(found)
 }
 
 pub async fn inspect(client: &Client) -> Result<Timescale> {
@@ -37,8 +86,8 @@ pub async fn inspect(client: &Client) -> Result<Timescale> {
                     -- the loader's own setting; shared_preload_libraries is hidden from ordinary roles
                     current_setting('timescaledb.disable_load', true) is not null or current_setting('timescaledb.license', true) is not null as preloaded,
                     coalesce(current_setting('timescaledb.restoring', true), 'off') as restoring,
-                    coalesce((select n.nspname::text from pg_extension e join pg_namespace n on n.oid = e.extnamespace where extname = 'timescaledb'), 'public') as schema",
-            &[],
+                    coalesce((select n.nspname::text from pg_extension e join pg_namespace n on n.oid = e.extnamespace where extname = 'timescaledb'), $1) as schema",
+            &[&USUAL_SCHEMA],
         )
         .await?;
     Ok(Timescale {
@@ -113,12 +162,6 @@ pub fn create_chunk(table: &TableName, column: &str, from: i64, to: i64) -> Stri
         literal(&table.sql()),
         literal(column)
     )
-}
-
-/// Makes an empty table a hypertable.
-pub async fn create_hypertable(client: &Client, hypertable: &Hypertable, schema: &str) -> Result<()> {
-    client.batch_execute(&hypertable.sql(schema)).await?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -30,11 +30,14 @@ use self::{
 use super::{
     apply,
     change::Change,
-    relation::{RelationCounters, RelationIndex, Relations},
+    relation::{Relation, RelationCounters, RelationIndex, Relations},
 };
 use crate::{
     error::{Error, Kind, Result},
     lsn::{Lsn, Position},
+    name::plain_ident,
+    pg::target_table::TableKind,
+    sqlstate,
 };
 
 pub use self::{
@@ -322,6 +325,7 @@ impl Lane {
         if !self.accepted.contains(&relation) && self.shared.on_conflict == ConflictPolicy::Stop {
             let table = &relations[relation].table;
             let what = format!("{} of {}", change.op.as_str(), apply::describe_row(change));
+            let error = time_refused(error, &relations[relation]);
             let error = error.context(format!("{table}: {what}, in the transaction that committed at {}", position.lsn));
             if self.ask(Some(relation), error).await? == ConflictAnswer::Retry {
                 return Ok(());
@@ -430,6 +434,19 @@ fn not_back(believed: Position, recorded: Position) -> Result<()> {
     }
     Err(Error::new(Kind::Differs, format!("the target has gone back: the position of its lane is {} although {} was committed", recorded.lsn, believed.lsn))
         .hint("did it fail over to an asynchronous standby? Start hyperlift again: it continues at the target's position, if the spool still reaches back to it"))
+}
+
+/// Says what a server does not that refuses the time of a row in a hypertable, and what can be done.
+fn time_refused(error: Error, relation: &Relation) -> Error {
+    let Some(column) = relation.shape.dimensions.first().filter(|_| relation.shape.kind == TableKind::Hypertable) else { return error };
+    let is_null = error.has_code(sqlstate::NOT_NULL_VIOLATION) && error.message.contains(&format!("\"{column}\""));
+    if !is_null && !error.has_code(sqlstate::DATETIME_FIELD_OVERFLOW) {
+        return error;
+    }
+    error.detail(format!("a hypertable needs a time in {}, and cannot hold '-infinity' or times from the year 294247 on", plain_ident(column))).hint(
+        "give the row another time on the source, accept that the table differs, and write the row to the target by hand after the cutover; \
+             without a terminal start with --on-conflict count, which counts such changes and goes on",
+    )
 }
 
 fn moved_elsewhere(found: Position) -> Error {

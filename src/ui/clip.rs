@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    event::{Candidate, Stage},
+    event::{Candidate, KeyShape, Stage, UniqueKey},
     name::plain_ident,
     plan::{Hypertable, IdentityChoice, KeyChoice},
     state::State,
@@ -83,7 +83,7 @@ fn joined(lines: impl Iterator<Item = String>) -> String {
 /// The statements that make a candidate a hypertable and bring its keys back after the copy.
 pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
     let Some(hypertable) = view.hypertable(candidate) else { return String::new() };
-    let mut sql = format!("{};\n", hypertable.sql(""));
+    let mut sql = format!("{};\n", hypertable.sql(&candidate.functions_in));
     for line in later_sql(candidate, &hypertable) {
         let _ = writeln!(sql, "-- after the copy:\n{line}");
     }
@@ -92,8 +92,9 @@ pub fn hypertable_sql(candidate: &Candidate, view: &View) -> String {
 
 /// What becomes of the keys that lack the time column, after the copy.
 pub fn later_sql(candidate: &Candidate, hypertable: &Hypertable) -> Vec<String> {
-    // A key with an obstacle blocks the whole conversion.
-    let lacking = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column) && k.obstacle.is_none());
+    // A key with an obstacle blocks the whole conversion. The text of others than lists of columns is known to the server alone.
+    let is_shown = |k: &&UniqueKey| k.shape == KeyShape::Columns && k.objection(hypertable).is_none();
+    let lacking = candidate.keys.iter().filter(is_shown).filter(|k| !k.columns.contains(&hypertable.time_column));
     let list = |columns: &[&str]| columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ");
     lacking
         .filter_map(|key| {

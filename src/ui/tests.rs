@@ -669,3 +669,26 @@ fn what_blocks_a_conversion_is_readable_and_no_statement_is_shown_that_will_not_
         assert!(!screen.contains("create_hypertable") && !screen.contains("add primary key"), "{screen}");
     }
 }
+
+#[test]
+fn what_the_target_refused_is_in_its_row_and_what_it_will_not_have_in_the_editor() {
+    let mut s = fixture::hypertables();
+    let mut candidates = fixture::candidates();
+    let events = candidates.iter_mut().find(|c| c.table == table("events")).unwrap();
+    events.refused = Some("TRIGGER public.events each_row: not supported (0A000)".into());
+    events.remarks = vec!["TRIGGER public.events off: left out, because it is disabled".into()];
+    events.functions_in = "timescaledb".into();
+    s.then(0, Event::CandidatesListed { candidates });
+    let mut app = fixture::app(false);
+    select(&mut app, Stage::Hypertables, "public.events");
+    let screen = draw(&app, &s.state, WIDE);
+    let row = screen.lines().find(|l| l.contains('›')).unwrap();
+    assert!(row.contains("[x] public.events") && row.contains("refused: TRIGGER"), "{screen}");
+    app.view.overlay = Some(Overlay::Details);
+    let details = draw(&app, &s.state, WIDE);
+    for part in
+        ["The target refused it when it was tried: TRIGGER public.events each_row", "off: left out", "select \"timescaledb\".create_hypertable("]
+    {
+        assert!(details.contains(part), "{part}: {details}");
+    }
+}

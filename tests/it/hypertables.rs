@@ -3,6 +3,7 @@
 
 mod copying;
 mod flattening;
+mod refusals;
 
 use super::{
     runner::{Ended, Running, eventually},
@@ -273,7 +274,6 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             (3, by_ts(&[("child", "refuse")]), "public.child: key child_pkey lacks ts and the plan says refuse"),
             (3, by_ts(&[("keyed", "extend")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
             (3, by_ts(&[("keyed", "plain-index")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
-            (3, by_ts(&[("coded", "extend")]), "public.coded: key coded_code: it is on an expression"),
             (3, by_ts(&[("ruled", "extend")]), "public.ruled cannot be converted: it has rules"),
             // H-5
             (3, by_ts(&[("timeless", "extend")]), "public.timeless has rows whose ts is NULL, which a hypertable refuses"),

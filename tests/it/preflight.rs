@@ -1,7 +1,10 @@
 //! Each check of preflight warns or fails in some situation. One without a situation fails [`every_check_is_provoked`].
 
 use hyperlift::{
-    demo::servers::{Programs, Server, ServerOptions},
+    demo::{
+        execute,
+        servers::{Programs, Server, ServerOptions},
+    },
     event::Verdict::{self, Fail, Warn},
     migration::stages::preflight::checks::CHECKS,
     pg::own::Names,
@@ -20,11 +23,12 @@ use crate::{
 struct Situation {
     source: String,
     target: String,
-    arguments: Vec<&'static str>,
+    arguments: Vec<String>,
     work: Option<tempfile::TempDir>,
     /// What has to live meanwhile.
     _pair: Option<Pair>,
     _server: Option<Server>,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Situation {
@@ -141,7 +145,16 @@ situations! {
         ("target is a primary", Fail, "the target is read-only"),
     }
     a_target_that_does_not_preload_timescaledb: not_preloaded {
-        ("TimescaleDB", Fail, "the server does not preload it"),
+        ("TimescaleDB", Warn, "the server does not preload it: tables stay plain"),
+    }
+    a_plan_with_hypertables_for_such_a_target: not_preloaded_but_planned {
+        ("TimescaleDB", Fail, "the plan makes public.t a hypertable"),
+    }
+    functions_with_names_of_timescaledbs: functions_alike {
+        ("names of TimescaleDB", Warn, "will be created in schema timescaledb, because the source has functions with names of its own: public.first(anyelement)"),
+    }
+    functions_that_timescaledb_leaves_no_room_for: functions_taken {
+        ("names of TimescaleDB", Fail, "functions of the same names and arguments: public.time_bucket(interval, timestamp with time zone)"),
     }
     users_without_rights: weak_users {
         ("ownership", Fail, "reader does not own public.t"),
@@ -239,8 +252,8 @@ async fn foreign_work_directory() -> Option<Situation> {
 }
 
 async fn unusable_work_directory() -> Option<Situation> {
-    let arguments = vec!["--pg-dump", "/bin/false", "--dir", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/work")];
-    Some(Situation { arguments, ..Situation::of(Pair::shared().await) })
+    let arguments = ["--pg-dump", "/bin/false", "--dir", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/work")];
+    Some(Situation { arguments: arguments.map(String::from).to_vec(), ..Situation::of(Pair::shared().await) })
 }
 
 async fn one_database() -> Option<Situation> {
@@ -253,7 +266,7 @@ async fn wrong_arguments() -> Option<Situation> {
     pair.source.execute("create table public.keyed (id int primary key)").await;
     // The kernel's own file system has no space, on every machine.
     let arguments = ["--exclude", "table:public.zoo", "--exclude", "index:keyed_pkey", "--pg-dump", "/bin/false", "--dir", "/proc/hyperlift"];
-    Some(Situation { arguments: arguments.to_vec(), ..Situation::of(pair) })
+    Some(Situation { arguments: arguments.map(String::from).to_vec(), ..Situation::of(pair) })
 }
 
 async fn odd_objects() -> Option<Situation> {
@@ -356,6 +369,34 @@ async fn not_preloaded() -> Option<Situation> {
     let server = Server::start(ServerOptions::default()).await.unwrap();
     let target = server.create_database("target").await.unwrap();
     Some(Situation { target, _server: Some(server), ..Situation::of(pair) })
+}
+
+async fn not_preloaded_but_planned() -> Option<Situation> {
+    let situation = not_preloaded().await?;
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.toml");
+    std::fs::write(&plan, "[[hypertable]]\ntable = \"public.t\"\ntime_column = \"at\"\nchunk_interval = \"1 day\"\n").unwrap();
+    execute(&situation.source, "create table public.t (at timestamptz primary key)").await.unwrap();
+    Some(Situation { arguments: vec!["--plan".into(), plan.display().to_string()], _folder: Some(folder), ..situation })
+}
+
+async fn functions_alike() -> Option<Situation> {
+    if !Programs::newest().unwrap().has_timescale() {
+        return None;
+    }
+    let pair = Pair::shared().await;
+    let own = "create function public.keep(anyelement, anyelement) returns anyelement language sql as 'select $1';
+               create aggregate public.first(anyelement) (sfunc = public.keep, stype = anyelement)";
+    pair.source.execute(own).await;
+    Some(Situation::of(pair))
+}
+
+async fn functions_taken() -> Option<Situation> {
+    let situation = functions_alike().await?;
+    execute(&situation.target, "create extension timescaledb").await.unwrap();
+    let taken = "create function public.time_bucket(interval, timestamptz) returns timestamptz language sql as 'select $2'";
+    execute(&situation.source, taken).await.unwrap();
+    Some(situation)
 }
 
 async fn weak_users() -> Option<Situation> {

@@ -116,7 +116,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 async fn servers(source: ServerOptions) -> (Server, Server) {
     let many =
         |options: ServerOptions| options.setting("max_connections", "300").setting("max_replication_slots", "64").setting("max_wal_senders", "64");
-    // A target that has TimescaleDB, but does not preload it, is refused.
+    // A target that has TimescaleDB, but does not preload it, gets a warning.
     let timescale = Programs::newest().unwrap().has_timescale();
     (Server::start(many(source)).await.unwrap(), Server::start(many(ServerOptions { timescale, ..ServerOptions::default() })).await.unwrap())
 }

@@ -178,6 +178,24 @@ pub fn with_search_path_hint(e: Error, version: u32, path: &str) -> Error {
     ))
 }
 
+/// Runs statements in the transaction that is open; after an error it goes on without them. Where something is not found they run with this
+/// `search_path`, as in [`run_with_retry`].
+pub async fn in_savepoint(client: &Client, sql: &str, path: Option<&str>) -> Result<()> {
+    let run = async |sql: &str| {
+        let result = client.batch_execute(&format!("savepoint statement;\n{sql};\nrelease savepoint statement")).await.map_err(Error::from);
+        if result.is_err() {
+            client.batch_execute("rollback to savepoint statement; release savepoint statement").await.ok();
+        }
+        result
+    };
+    match (run(sql).await, path) {
+        (Err(e), Some(path)) if NOT_FOUND.iter().any(|code| e.has_code(code)) => {
+            run(&format!("set local search_path = {path};\n{sql};\nset local search_path = ''")).await
+        }
+        (result, _) => result,
+    }
+}
+
 /// Runs statements as one transaction.
 pub async fn in_transaction(client: &Client, sql: &str) -> Result<()> {
     let result = client.batch_execute(&format!("begin;\n{sql};\ncommit")).await;

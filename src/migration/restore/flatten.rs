@@ -19,8 +19,10 @@ use crate::{
         object::{ObjectKind, ObjectRef},
         target_table,
     },
-    plan::IdentityChoice,
+    plan::{IdentityChoice, Plan},
 };
+
+use super::ddl;
 
 /// The step of the ledger from the drop of the partitioned tables until the schema is restored again. A run that stops in between goes on
 /// from there.
@@ -109,15 +111,33 @@ pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]
 }
 
 async fn flatten(cx: &mut Context, source: &Client, target: &Client, partitioned: &[TableName]) -> Result<()> {
-    cx.schema_cache.forget();
     let schema = super::dump(cx).await?;
     cx.record.schema = Some(schema.digest.clone());
     cx.save()?;
     if !partitioned.is_empty() {
-        let rest = schema_without(cx, source, partitioned).await?;
+        let rest = schema_without(cx, source, &cx.plan, partitioned).await?;
+        target.batch_execute("begin").await?;
         drop_tables(target, partitioned, &rest).await?;
+        target.batch_execute(&ledger::step_sql(FLATTENING)).await?;
+        target.batch_execute("commit").await?;
     }
     super::restore(cx, &schema).await
+}
+
+/// Makes the same of partitioned tables of the target in the transaction that is open, to try what follows. The plan leaves their partitions
+/// out, and the schema is that of the plan.
+pub async fn flatten_within(cx: &Context, source: &Client, target: &Client, (plan, schema): (&Plan, &Schema), tables: &[TableName]) -> Result<()> {
+    let rest = schema_without(cx, source, plan, tables).await?;
+    drop_tables(target, tables, &rest).await?;
+    let executed = ledger::executed(target, Phase::PreData.as_str()).await?;
+    let path = ledger::migration(target).await?.and_then(|known| known.search_path);
+    for statement in schema.statements.iter().filter(|s| s.phase == Phase::PreData && !executed.contains(&s.digest())) {
+        if let Err(e) = ddl::in_savepoint(target, statement.sql.trim_end_matches(';'), path.as_deref()).await {
+            // The operator decides about it when it is run.
+            tracing::info!(object = %statement.object, "not tried: {e}");
+        }
+    }
+    Ok(())
 }
 
 /// What goes with the partitions, without what the filters leave out in any case.
@@ -139,8 +159,8 @@ struct Rest {
     gone: HashSet<ExcludedObject>,
 }
 
-async fn schema_without(cx: &Context, source: &Client, tables: &[TableName]) -> Result<Rest> {
-    let mut plan = cx.plan.clone();
+async fn schema_without(cx: &Context, source: &Client, plan: &Plan, tables: &[TableName]) -> Result<Rest> {
+    let mut plan = plan.clone();
     for table in tables {
         plan.scope.exclude.push(exclusion::exact_pattern(table).parse()?);
     }
@@ -155,11 +175,10 @@ async fn schema_without(cx: &Context, source: &Client, tables: &[TableName]) -> 
     Ok(Rest { schema: super::classified(cx, text, &plan).await?, gone: excluded.list.into_iter().collect() })
 }
 
-/// Drops the tables with all that depends on them, and forgets the statements that made it, so that restoring the schema runs them again.
-/// After an error the connection is still within the failed transaction.
+/// Drops the tables with all that depends on them in the transaction that is open, and forgets the statements that made it, so that restoring
+/// the schema runs them again.
 async fn drop_tables(target: &Client, tables: &[TableName], rest: &Rest) -> Result<()> {
     let kept: HashSet<&ObjectRef> = rest.schema.statements.iter().map(|s| &s.object).collect();
-    target.batch_execute("begin").await?;
     for sequence in target_table::owned_sequences(target, tables).await? {
         // A default of another table counts with it, too.
         if kept.contains(&ObjectRef::new(ObjectKind::Sequence, format!("{}.{}", sequence.schema, sequence.name))) {
@@ -173,7 +192,5 @@ async fn drop_tables(target: &Client, tables: &[TableName], rest: &Rest) -> Resu
     let names = tables.iter().map(TableName::sql).collect::<Vec<_>>().join(", ");
     target.batch_execute(&format!("drop table {names} cascade")).await?;
     let kept: Vec<String> = rest.schema.statements.iter().filter(|s| s.phase == Phase::PreData).map(Statement::digest).collect();
-    ledger::forget_others(target, Phase::PreData.as_str(), &kept).await?;
-    target.batch_execute(&ledger::step_sql(FLATTENING)).await?;
-    Ok(target.batch_execute("commit").await?)
+    ledger::forget_others(target, Phase::PreData.as_str(), &kept).await
 }

@@ -132,7 +132,7 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
     }
     let state = catalog::schema_state(source).await?;
     let schema = cx.unless_stopped(restore::dump(cx)).await?;
-    if cx.record.schema.as_ref().is_some_and(|known| *known != schema.digest) {
+    if cx.record.schema.as_ref().is_some_and(|known| !schema.has_digest(known)) {
         return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
             "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start again",
             cx.work.path().display()

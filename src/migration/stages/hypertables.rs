@@ -1,33 +1,29 @@
 //! Stage 4: which tables become hypertables. The schema is restored and empty; conversion comes before the rows.
+//!
+//! `candidates` lists the tables with what is known to be in the way, `times` searches rows that a hypertable refuses, and `trial` asks the
+//! target itself about everything else. `convert` makes the hypertables.
 
-use crate::migration::relations;
-use std::collections::HashMap;
+mod candidates;
+mod convert;
+mod times;
+mod trial;
 
+use self::{times::Times, trial::Trials};
 use crate::{
     error::{Error, Result},
-    event::{Candidate, Command, Event, Level, Stage, TimeColumn, UniqueKey},
-    migration::{
-        context::Context,
-        restore::{ddl, flatten},
-    },
+    event::{Candidate, Command, Event, Level, Stage},
+    migration::{context::Context, relations, restore::flatten},
     name::TableName,
     pg::{
-        catalog::{self, ForeignKey, SourceRelation},
+        catalog::{self, ForeignKey},
         client::Client,
-        ledger, timescale,
     },
     plan::{Hypertable, KeyChoice},
     scope::Inclusion,
 };
 
-/// Tables below this size are not proposed, bytes: a hypertable gains nothing there.
-const PROPOSE_FROM: u64 = 1 << 20;
-/// Why a table is proposed.
-const APPEND_ONLY: &str = "time + append-only";
-/// Chunks that a table should have at most when an interval is proposed.
-const CHUNKS: u64 = 200;
-/// How long a column is searched for NULL.
-const NULL_SEARCH_TIMEOUT: &str = "5s";
+/// Problems that are named in a sentence.
+const NAMED: usize = 5;
 
 /// What the operator may order while the stage asks.
 enum Order {
@@ -59,39 +55,41 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         flatten::run(cx, &source, &relations).await?;
         return cx.finish(Stage::Hypertables).await;
     }
-    let mut foreign_keys = catalog::foreign_keys(&source).await?;
-    // A table that is left out has no foreign keys on the target.
-    foreign_keys.retain(|f| cx.plan.scope.inclusion(&f.from) != Inclusion::Nothing);
-    for r in &mut relations {
-        for i in &mut r.indexes {
-            i.referenced = foreign_keys.iter().any(|f| f.to == r.table && f.index == i.name);
-        }
-    }
     let finished = cx.is_finished(Stage::Hypertables);
-    let mut nulls_known = HashMap::new();
+    let mut known = Known::default();
     loop {
-        let candidates = candidates(cx, &source, &relations).await?;
-        cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
-        let problem = check_plan(cx, &candidates).or_else(|| between_hypertables(&candidates, &foreign_keys));
-        let problem = if problem.is_some() { problem } else { flatten::obstacle(cx, &source, &relations).await? };
-        let problem = if problem.is_some() { problem } else { without_time(cx, &source, &candidates, &mut nulls_known).await? };
+        known.read(cx, &source, &mut relations).await?;
+        let mut candidates = candidates::list(cx, &source, &relations, &known.exclusions).await?;
+        let listed = candidates.clone();
+        cx.reporter.report(Event::CandidatesListed { candidates: listed.clone() }).await;
+        let problem = known.problem(cx, &source, &relations, &mut candidates).await?;
+        if candidates != listed {
+            cx.reporter.report(Event::CandidatesListed { candidates: candidates.clone() }).await;
+        }
         if finished && problem.is_none() {
             break;
         }
         let text = format!("{}{}", question(&candidates), flatten::remark(cx, &source, &relations).await?);
         match cx.prompts.ask_continue(Stage::Hypertables, text, problem, order).await? {
-            None => break,
+            None => {
+                // Somebody may have made hypertables while the question was open.
+                let mut now = candidates::list(cx, &source, &relations, &known.exclusions).await?;
+                let is_same = now.iter().zip(&candidates).all(|(now, then)| now.made == then.made);
+                if is_same || known.problem(cx, &source, &relations, &mut now).await?.is_none() {
+                    break;
+                }
+            }
             Some(Order::Select { hypertables, one_table }) => {
                 cx.plan.select(hypertables, one_table);
                 flatten::read_back(cx, &relations).await?;
                 cx.save_plan()?;
             }
-            Some(Order::Recheck) => nulls_known.clear(),
+            Some(Order::Recheck) => known.forget(),
         }
     }
     flatten::run(cx, &source, &relations).await?;
-    convert(cx).await?;
-    read_back(cx, &source, &relations).await?;
+    convert::convert(cx).await?;
+    convert::read_back(cx, &source, &relations, &known.exclusions).await?;
     cx.save_plan()?;
     let summaries = relations.iter().filter(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All).map(|r| relations::summary(r, cx)).collect();
     cx.reporter.report(Event::RelationsFound { relations: summaries }).await;
@@ -111,33 +109,101 @@ fn question(candidates: &[Candidate]) -> String {
     format!("{converted}{joined_text}, {} {kept}. Nothing runs until you press c.", candidates.len() - chosen - joined)
 }
 
-/// Why the current selection is invalid. Found before the copy (H-3).
-fn check_plan(cx: &Context, candidates: &[Candidate]) -> Option<String> {
-    for h in &cx.plan.hypertables {
-        let Some(c) = candidates.iter().find(|c| c.table == h.table) else {
-            return Some(format!("{} does not exist on the source", h.table));
-        };
-        if c.made {
-            continue;
-        }
-        if let Some(obstacle) = &c.obstacle {
-            return Some(format!("{} cannot be converted: {obstacle}", h.table));
-        }
-        if !c.columns.iter().any(|t| t.name == h.time_column) {
-            return Some(format!("{} has no time column {}", h.table, h.time_column));
-        }
-        let missing: Vec<&UniqueKey> = c.keys.iter().filter(|k| !k.columns.contains(&h.time_column)).collect();
-        match missing.first() {
-            Some(key) if h.key == KeyChoice::Refuse => {
-                return Some(format!("{}: key {} lacks {} and the plan says refuse", h.table, key.name, h.time_column));
-            }
-            _ => {}
-        }
-        if let Some(key) = missing.iter().find(|k| k.obstacle.is_some()) {
-            return Some(format!("{}: key {}: {}", h.table, key.name, key.obstacle.clone().unwrap_or_default()));
-        }
+/// What is read from the source and tried on the target once, until the operator checks again.
+#[derive(Default)]
+struct Known {
+    is_read: bool,
+    foreign_keys: Vec<ForeignKey>,
+    exclusions: Vec<catalog::ExclusionConstraint>,
+    times: Times,
+    trials: Trials,
+}
+
+impl Known {
+    fn forget(&mut self) {
+        *self = Self::default();
     }
-    None
+
+    async fn read(&mut self, cx: &Context, source: &Client, relations: &mut Vec<catalog::SourceRelation>) -> Result<()> {
+        if std::mem::replace(&mut self.is_read, true) {
+            return Ok(());
+        }
+        *relations = catalog::relations(source).await?;
+        relations.retain(|r| cx.plan.scope.inclusion(&r.table) != Inclusion::Nothing);
+        self.exclusions = catalog::exclusion_constraints(source).await?;
+        self.foreign_keys = catalog::foreign_keys(source).await?;
+        // A table that is left out has no foreign keys on the target.
+        self.foreign_keys.retain(|f| cx.plan.scope.inclusion(&f.from) != Inclusion::Nothing);
+        for r in relations {
+            for i in &mut r.indexes {
+                i.referenced = self.foreign_keys.iter().any(|f| f.to == r.table && f.index == i.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the current selection cannot be carried out. Found before the copy (H-3). The candidates get what the target says.
+    async fn problem(
+        &mut self,
+        cx: &Context,
+        source: &Client,
+        relations: &[catalog::SourceRelation],
+        candidates: &mut [Candidate],
+    ) -> Result<Option<String>> {
+        let mut problems = check_plan(cx, candidates);
+        problems.extend(between_hypertables(candidates, &self.foreign_keys));
+        let with_partitions = flatten::obstacle(cx, source, relations).await?;
+        // The tables are no longer empty.
+        let has_begun = cx.record.slot.is_some();
+        let tried = match &with_partitions {
+            None if !has_begun => self.trials.run(cx, source, candidates, |h, c| obstacle(h, c).is_none()).await,
+            _ => Ok(()),
+        };
+        problems.extend(with_partitions);
+        match tried {
+            Err(e) if e.is_stop() => return Err(e),
+            Err(e) => problems.push(format!("the hypertables cannot be tried on the target: {e}")),
+            Ok(()) => {}
+        }
+        let refused = candidates.iter().filter_map(|c| Some(format!("the target refuses {}: {}", c.table, c.refused.as_ref()?)));
+        problems.extend(refused);
+        if problems.is_empty() && !has_begun {
+            return Ok(joined(&self.times.problems(cx, source, candidates).await?));
+        }
+        Ok(joined(&problems).map(|named| format!("{named}. Change this on the source and check again, or keep the table as it is")))
+    }
+}
+
+/// The problems in one sentence.
+fn joined(problems: &[String]) -> Option<String> {
+    let more = if problems.len() > NAMED { format!("; and {} more", problems.len() - NAMED) } else { String::new() };
+    (!problems.is_empty()).then(|| problems.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ") + &more)
+}
+
+fn check_plan(cx: &Context, candidates: &[Candidate]) -> Vec<String> {
+    let problem = |h: &Hypertable| match candidates.iter().find(|c| c.table == h.table) {
+        Some(candidate) => obstacle(h, candidate),
+        None => Some(format!("{} does not exist on the source", h.table)),
+    };
+    cx.plan.hypertables.iter().filter_map(problem).collect()
+}
+
+/// Why a table cannot become this hypertable, as far as the source's catalogs show it.
+fn obstacle(h: &Hypertable, c: &Candidate) -> Option<String> {
+    if c.made {
+        return None;
+    }
+    if let Some(obstacle) = &c.obstacle {
+        return Some(format!("{} cannot be converted: {obstacle}", h.table));
+    }
+    if !c.columns.iter().any(|t| t.name == h.time_column) {
+        return Some(format!("{} has no time column {}", h.table, h.time_column));
+    }
+    let lacking = c.keys.iter().find(|k| !k.columns.contains(&h.time_column));
+    if let Some(key) = lacking.filter(|_| h.key == KeyChoice::Refuse) {
+        return Some(format!("{}: key {} lacks {} and the plan says refuse", h.table, key.name, h.time_column));
+    }
+    c.keys.iter().find_map(|k| Some(format!("{}: key {}: {}", h.table, k.name, k.objection(h)?)))
 }
 
 /// TimescaleDB refuses foreign keys from one hypertable to another (H-8). They are created at the cutover, where it would be too late.
@@ -145,256 +211,4 @@ fn between_hypertables(candidates: &[Candidate], foreign_keys: &[ForeignKey]) ->
     let chosen = |table: &TableName| candidates.iter().any(|c| &c.table == table && c.chosen.is_some());
     let found = foreign_keys.iter().find(|f| f.from != f.to && chosen(&f.from) && chosen(&f.to))?;
     Some(format!("{}: its foreign key {} points at {}: a hypertable cannot point at another one", found.from, found.name, found.to))
-}
-
-/// A hypertable takes no row without a time (H-5), which the copy would find after hours. `nulls_known`: at which columns, and what was found.
-async fn without_time(
-    cx: &Context,
-    source: &Client,
-    candidates: &[Candidate],
-    nulls_known: &mut HashMap<(TableName, String), bool>,
-) -> Result<Option<String>> {
-    for c in candidates.iter().filter(|c| !c.made) {
-        let Some(h) = &c.chosen else { continue };
-        if c.columns.iter().any(|t| t.name == h.time_column && t.not_null) {
-            continue;
-        }
-        let key = (c.table.clone(), h.time_column.clone());
-        let known = match nulls_known.get(&key) {
-            Some(found) => Some(*found),
-            None => catalog::has_null(source, &c.table, &h.time_column, NULL_SEARCH_TIMEOUT).await?,
-        };
-        if known.is_none() {
-            let text = format!("{}: whether {} is NULL in some row could not be found out in {NULL_SEARCH_TIMEOUT}", c.table, h.time_column);
-            cx.notice(Level::Warn, format!("{text}; such a row would stop its copy")).await;
-        }
-        let found = known.unwrap_or(false);
-        nulls_known.insert(key, found);
-        if found {
-            let (table, column) = (&c.table, crate::name::plain_ident(&h.time_column));
-            return Ok(Some(format!(
-                "{table} has rows whose {column} is NULL, which a hypertable refuses: give them a value on the source, or choose another column"
-            )));
-        }
-    }
-    Ok(None)
-}
-
-async fn candidates(cx: &Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Candidate>> {
-    let made = timescale::hypertables(&cx.target("hypertables").await?).await?;
-    let spans = spans(source, relations).await?;
-    let mut found = Vec::new();
-    for r in relations {
-        let columns = time_columns(r, &spans);
-        let existing = made.get(&r.table).and_then(|dimensions| dimensions.first()).map(|d| Hypertable {
-            table: r.table.clone(),
-            time_column: d.column.clone(),
-            chunk_interval: d.interval.clone().unwrap_or_default(),
-            key: cx.plan.hypertable(&r.table).map_or(KeyChoice::Extend, |h| h.key),
-        });
-        let obstacle = match () {
-            () if r.inherits => Some("it takes part in inheritance"),
-            () if r.has_rules => Some("it has rules"),
-            () if columns.is_empty() => Some("no column of a date, timestamp or integer type"),
-            () => None,
-        };
-        let why = why(r, &columns);
-        found.push(Candidate {
-            table: r.table.clone(),
-            bytes: r.bytes,
-            rows: r.rows,
-            proposed: obstacle.is_none() && why == APPEND_ONLY,
-            why,
-            columns,
-            keys: keys(r),
-            obstacle: obstacle.map(str::to_owned),
-            made: existing.is_some(),
-            partitions: r.storage.partitions(),
-            one_table: cx.plan.one_table.contains(&r.table),
-            chosen: existing.or_else(|| cx.plan.hypertable(&r.table).cloned()),
-        });
-    }
-    Ok(found)
-}
-
-/// Primary and unique keys, each with the reason why it cannot be extended, if there is one.
-fn keys(r: &SourceRelation) -> Vec<UniqueKey> {
-    r.indexes
-        .iter()
-        .map(|i| UniqueKey {
-            name: i.name.clone(),
-            primary: i.primary,
-            columns: i.columns.clone(),
-            obstacle: match (i.referenced, i.expression) {
-                (true, _) => Some("a foreign key points at it, which needs it as it is".into()),
-                (_, true) => Some("it is on an expression".into()),
-                _ => None,
-            },
-        })
-        .collect()
-}
-
-fn why(r: &SourceRelation, columns: &[TimeColumn]) -> String {
-    let timed = columns.iter().find(|c| !c.data_type.contains("int"));
-    match timed {
-        None if columns.is_empty() => "no time column".into(),
-        None => "integer columns only".into(),
-        Some(_) if r.indexes.iter().any(|i| i.referenced) => "FK points here".into(),
-        Some(_) if r.rows > 0 && (r.updated_rows + r.deleted_rows) * 5 > r.rows => "updated often".into(),
-        Some(_) if r.bytes < PROPOSE_FROM => "small".into(),
-        Some(c) if c.not_null => APPEND_ONLY.into(),
-        Some(_) => "time column may be null".into(),
-    }
-}
-
-/// Columns that may partition the table, the best first, with proposed intervals from the planner's statistics.
-fn time_columns(r: &SourceRelation, spans: &Spans) -> Vec<TimeColumn> {
-    let mut columns = Vec::new();
-    for c in r.columns.iter().filter(|c| !c.generated) {
-        let rank = match c.data_type.as_str() {
-            "timestamp with time zone" => 0,
-            "timestamp without time zone" => 1,
-            "date" => 2,
-            "bigint" | "integer" | "smallint" if !c.identity && !r.indexes.iter().any(|i| i.columns == [c.name.clone()]) => 3,
-            _ => continue,
-        };
-        let span = spans.get(&(r.oid, c.name.clone())).copied().unwrap_or(0);
-        let keyed = r.indexes.iter().any(|i| i.columns.contains(&c.name));
-        columns.push((
-            (rank / 3, !c.not_null, !keyed, rank),
-            TimeColumn {
-                name: c.name.clone(),
-                data_type: c.data_type.clone(),
-                not_null: c.not_null,
-                intervals: intervals(&c.data_type, span, r.bytes),
-                span,
-            },
-        ));
-    }
-    columns.sort_by_key(|a| a.0);
-    columns.into_iter().map(|c| c.1).collect()
-}
-
-/// By relation and column.
-type Spans = HashMap<(u32, String), u64>;
-
-/// From the smallest to the greatest value in the histogram; seconds, or the column's own units.
-async fn spans(source: &Client, relations: &[SourceRelation]) -> Result<Spans> {
-    let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
-    let roots: Vec<u32> = relations.iter().filter(|r| r.storage.is_partitioned()).map(|r| r.oid).collect();
-    let rows = source.query(include_str!("hypertables/spans.sql"), &[&oids, &roots]).await?;
-    Ok(rows.iter().map(|r| ((r.get("oid"), r.get("name")), r.get::<_, f64>("span").max(0.0) as u64)).collect())
-}
-
-/// Chunk intervals and their lengths, seconds.
-const CHOICES: [(&str, u64); 6] =
-    [("1 hour", 3_600), ("6 hours", 21_600), ("1 day", 86_400), ("7 days", 604_800), ("30 days", 2_592_000), ("365 days", 31_536_000)];
-
-/// Chunk intervals to choose from, the best first: chunks of about a gigabyte, not more than a few hundred of them.
-fn intervals(data_type: &str, span: u64, bytes: u64) -> Vec<String> {
-    if data_type.contains("int") {
-        let step = (span / 50).max(10_000);
-        let rounded = 10u64.pow(step.ilog10());
-        return [rounded, rounded * 10, 1_000_000].iter().map(u64::to_string).collect();
-    }
-    let best = if span == 0 {
-        3
-    } else {
-        let wanted = (span / CHUNKS).max((u128::from(span) * (1 << 30) / u128::from(bytes.max(1))).min(u128::from(span / 10)) as u64);
-        CHOICES.iter().position(|(_, s)| *s >= wanted).unwrap_or(CHOICES.len() - 1)
-    };
-    let mut order: Vec<usize> = (0..CHOICES.len()).collect();
-    order.sort_by_key(|i| i.abs_diff(best));
-    order.into_iter().map(|i| CHOICES[i].0.to_owned()).collect()
-}
-
-/// Makes the hypertables of the plan, each with its ledger row.
-async fn convert(cx: &mut Context) -> Result<()> {
-    let target = cx.target("hypertables").await?;
-    let made = timescale::hypertables(&target).await?;
-    for h in cx.plan.hypertables.clone() {
-        if made.contains_key(&h.table) {
-            continue;
-        }
-        let sql = h.sql(&cx.timescale.schema);
-        let record = ledger::record_ddl("hypertable", &h.table.to_string(), &h.table.sql());
-        cx.unless_stopped(ddl::in_transaction(&target, &format!("{sql};\n{record} on conflict do nothing"))).await.map_err(|e| {
-            e.context(format!("create_hypertable of {}", h.table))
-                .hint("take the table out of the selection (or of the plan), or fix the cause, and start again")
-        })?;
-        cx.reporter.report(Event::HypertableCreated { hypertable: h }).await;
-    }
-    Ok(())
-}
-
-/// The target decides what is a hypertable. One that the operator created, or with other options, is taken into the plan as it is (H-19).
-async fn read_back(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<()> {
-    let target = cx.target("hypertables").await?;
-    let mut made = timescale::hypertables(&target).await?;
-    let mut found = Vec::new();
-    for r in relations {
-        let Some(first) = made.remove(&r.table).and_then(|dimensions| dimensions.into_iter().next()) else { continue };
-        let planned = cx.plan.hypertable(&r.table).cloned();
-        let by_hand = planned.is_none();
-        let hypertable = Hypertable {
-            table: r.table.clone(),
-            chunk_interval: match planned.as_ref().filter(|p| p.time_column == first.column) {
-                Some(p) => p.chunk_interval.clone(),
-                None => first.interval.unwrap_or_default(),
-            },
-            time_column: first.column,
-            key: planned.map_or(KeyChoice::Extend, |p| p.key),
-        };
-        if by_hand {
-            cx.reporter.report(Event::HypertableCreated { hypertable: hypertable.clone() }).await;
-        }
-        drop_default_indexes(cx, source, &target, &r.table).await?;
-        for key in keys(r).iter().filter(|k| !k.columns.contains(&hypertable.time_column)) {
-            if let Some(obstacle) = &key.obstacle {
-                return Err(Error::refused(format!(
-                    "{} is a hypertable, but its key {} lacks {}: {obstacle}",
-                    r.table, key.name, hypertable.time_column
-                ))
-                .hint("make it a plain table again on the target, or change the key on the source"));
-            }
-        }
-        found.push(hypertable);
-    }
-    let one_table = std::mem::take(&mut cx.plan.one_table);
-    cx.plan.select(found, one_table);
-    Ok(())
-}
-
-/// Drops default indexes of a hypertable that the operator created where the source has an index of the same name, which is created after the
-/// copy (H-6).
-async fn drop_default_indexes(cx: &Context, source: &Client, target: &Client, table: &TableName) -> Result<()> {
-    let names = "select c.relname::text as name from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = to_regclass($1)";
-    let wanted: Vec<String> = source.query(names, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect();
-    for row in target.query(names, &[&table.sql()]).await? {
-        let index = TableName::new(&table.schema, row.get::<_, &str>("name"));
-        // Before the copy the table has none of the source's own yet.
-        if wanted.contains(&index.name) && !cx.is_finished(Stage::Hypertables) {
-            target.batch_execute(&format!("drop index {}", index.sql())).await?;
-            cx.notice(Level::Info, format!("target: default index {index} dropped; the source's index of that name is created after the copy")).await;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_give_chunks_of_a_sensible_number_and_size() {
-        let (day, year) = (86_400, 31_536_000);
-        assert_eq!(intervals("timestamp with time zone", 0, 0)[0], "7 days");
-        // 200 GB over two years: a gigabyte is about four days
-        assert_eq!(intervals("timestamp with time zone", 2 * year, 200 << 30)[0], "7 days");
-        // 10 GB in a day: hours
-        assert_eq!(intervals("timestamp with time zone", day, 10 << 30)[0], "6 hours");
-        // little data over long: never thousands of chunks
-        assert_eq!(intervals("date", 10 * year, 1 << 20)[0], "365 days");
-        assert!(intervals("bigint", 1_000_000_000, 0)[0].parse::<u64>().is_ok());
-    }
 }

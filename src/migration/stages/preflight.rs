@@ -9,6 +9,7 @@ mod machine;
 mod scope;
 mod source;
 mod target;
+mod timescaledb;
 
 use self::{
     checks::{CHECKS, Facts, Group},
@@ -174,6 +175,7 @@ async fn check_plan(cx: &Context, facts: &Facts) -> Result<()> {
 fn accept(cx: &mut Context, facts: &Facts) -> Result<()> {
     let found = &facts.connections;
     cx.timescale = found.timescale.clone();
+    cx.timescale.schema.clone_from(&facts.timescaledb.schema);
     cx.endpoints = found.endpoints.clone();
     if cx.record.source.system_id.is_empty() {
         let endpoint = |address, server: &crate::pg::catalog::Server| RecordedEndpoint {

@@ -37,8 +37,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         let (schema, timescale) = cx.unless_stopped(async { tokio::try_join!(restore::dump(cx), create_timescale(cx, &target)) }).await?;
         cx.record.schema = Some(schema.digest.clone());
         cx.save()?;
-        // What becomes of publications depends on hypertables, which may still be chosen.
-        for note in schema.notes.iter().filter(|n| n.object.kind != ObjectKind::Publication) {
+        // What depends on the hypertables is reported when they are chosen.
+        for note in schema.notes.iter().filter(|n| n.object.kind != ObjectKind::Publication && n.hypertable.is_none()) {
             cx.not_moved(&note.object, &note.reason).await?;
         }
         cx.work.replace("sql/schema.sql", text_of(&schema.statements).as_bytes())?;
@@ -46,7 +46,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             roles::create(cx, &source, &target).await?;
         }
         if let Some(timescale) = timescale {
-            cx.notice(Level::Info, format!("TimescaleDB {} created", timescale.installed.clone().unwrap_or_default())).await;
+            let version = timescale.installed.clone().unwrap_or_default();
+            cx.notice(Level::Info, format!("TimescaleDB {version} created in schema {}", timescale.schema)).await;
             cx.endpoints.1.timescale.clone_from(&timescale.installed);
             cx.timescale = timescale;
             let (source, target) = cx.endpoints.clone();
@@ -66,9 +67,9 @@ fn text_of(statements: &[Statement]) -> String {
 
 /// Creates the extension where it is available and not installed yet.
 async fn create_timescale(cx: &Context, target: &Client) -> Result<Option<Timescale>> {
-    if cx.timescale.installed.is_some() || cx.timescale.available.is_none() {
+    if !cx.timescale.can_be_created() {
         return Ok(None);
     }
-    target.batch_execute("set search_path = public; create extension if not exists timescaledb; set search_path = ''").await?;
+    target.batch_execute(&timescale::create_extension(&cx.timescale.schema)).await?;
     timescale::inspect(target).await.map(Some)
 }

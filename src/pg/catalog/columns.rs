@@ -1,9 +1,9 @@
 //! What the values of columns are like.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     name::{TableName, ident, literal},
-    pg::client::{Client, value},
+    pg::client::Client,
     sqlstate,
 };
 
@@ -16,19 +16,43 @@ pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<Str
     Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
 }
 
-/// Whether a column is NULL in some row of a table or its partitions; `None` when neither a search within `time` (such as `5s`) nor the
-/// statistics show it.
-pub async fn has_null(client: &Client, table: &TableName, column: &str, time: &str) -> Result<Option<bool>> {
-    let sql = format!("select exists (select from {} where {} is null)", table.sql(), ident(column));
+/// What a search of a column found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// A row with this value; `None` is NULL.
+    Value(Option<String>),
+    /// Neither the search within its time nor the planner's statistics show it.
+    Unknown,
+}
+
+/// Searches a table with its partitions, for at most `time` (such as `5s`), for a row whose column is NULL or meets a condition. The condition
+/// is an expression in which `{}` is the value. When the time is over, the planner's statistics are searched.
+pub async fn find_value(client: &Client, table: &TableName, (column, data_type): (&str, &str), condition: &str, time: &str) -> Result<Found> {
+    let value = ident(column);
+    let sql = format!("select {value}::text as value from {} where {value} is null or {} limit 1", table.sql(), condition.replace("{}", &value));
     client.batch_execute(&format!("begin read only; set local statement_timeout = {}", literal(time))).await?;
-    let found = value::<bool>(client, &sql).await;
+    let found = client.query_opt(&sql, &[]).await.map_err(Error::from);
     client.batch_execute("rollback").await?;
     match found {
-        Err(e) if e.has_code(sqlstate::QUERY_CANCELED) => {
-            let sql = "select bool_or(null_frac > 0) as some from pg_stats where schemaname = $1 and tablename = $2 and attname = $3";
-            let some: Option<bool> = client.query_one(sql, &[&table.schema, &table.name, &column]).await?.get("some");
-            Ok(some.filter(|some| *some))
-        }
-        found => found.map(Some),
+        Ok(row) => Ok(row.map_or(Found::Nothing, |row| Found::Value(row.get("value")))),
+        Err(e) if e.has_code(sqlstate::QUERY_CANCELED) => in_statistics(client, table, (column, data_type), condition).await,
+        Err(e) => Err(e),
     }
+}
+
+async fn in_statistics(client: &Client, table: &TableName, (column, data_type): (&str, &str), condition: &str) -> Result<Found> {
+    let value = format!("v::{data_type}");
+    let sql = format!(
+        "select (select v from pg_stats s cross join unnest(coalesce(histogram_bounds::text::text[], '{{}}') || coalesce(most_common_vals::text::text[], '{{}}')) v
+                  where schemaname = $1 and tablename = $2 and attname = $3 and ({}) limit 1) as value,
+                (select bool_or(null_frac > 0) from pg_stats where schemaname = $1 and tablename = $2 and attname = $3) as has_null",
+        condition.replace("{}", &value)
+    );
+    let row = client.query_one(&sql, &[&table.schema, &table.name, &column]).await?;
+    Ok(match (row.get("value"), row.get("has_null")) {
+        (Some(value), _) => Found::Value(Some(value)),
+        (None, Some(true)) => Found::Value(None),
+        _ => Found::Unknown,
+    })
 }

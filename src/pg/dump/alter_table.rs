@@ -1,14 +1,14 @@
 //! `ALTER TABLE` of a dump: the forms that a hypertable accepts, and what has to wait for the cutover.
 
 use pg_query::{
-    NodeEnum,
-    protobuf::{AlterTableStmt, AlterTableType, ConstrType, Constraint},
+    Node, NodeEnum,
+    protobuf::{AlterTableStmt, AlterTableType, ConstrType, Constraint, IndexStmt, RangeVar},
 };
-use std::collections::HashSet;
 
 use super::{
-    ast::{deparse, string_node, table_of, text_of, texts_of},
-    statement::{Phase, Statement},
+    ast::{deparse, index_element, qualified_name, string_node, table_of, text_of, texts_of},
+    lost::{EXCLUDES_NOTHING, Lost, NOT_UNIQUE, trigger_state},
+    statement::{Note, Phase, Statement},
 };
 use crate::{
     error::Result,
@@ -18,11 +18,10 @@ use crate::{
 };
 
 /// Adds an `ALTER TABLE` of the dump. `ONLY` is taken off for hypertables, which refuse it.
-///
-/// `plain_indexes` gets the keys that become indexes which are not unique.
 pub(super) fn alter_table(
     out: &mut Vec<Statement>,
-    plain_indexes: &mut HashSet<TableName>,
+    lost: &mut Lost,
+    notes: &mut Vec<Note>,
     mut s: AlterTableStmt,
     mut statement: Statement,
     plan: &Plan,
@@ -44,13 +43,24 @@ pub(super) fn alter_table(
             match add_constraint(&mut statement, c, hypertable, partitioned, edited) {
                 Form::AsItIs => {}
                 Form::Edited => edited = true,
-                Form::PlainIndex => {
-                    statement.sql = plain_index(&table, c);
-                    plain_indexes.extend(statement.index_name());
+                Form::PlainIndex(reason) => {
+                    statement.sql = plain_index(&table, c)?;
+                    lost.plain_indexes.extend(statement.index_name());
+                    notes.push(Note::of_hypertable(&table, statement.object.clone(), reason));
                     out.push(statement);
                     return Ok(());
                 }
             }
+        }
+        (AlterTableType::AtDisableTrig | AlterTableType::AtEnableReplicaTrig | AlterTableType::AtEnableAlwaysTrig, _) if hypertable.is_some() => {
+            if kind != AlterTableType::AtEnableAlwaysTrig {
+                // pg_dump writes the state after the trigger, as one entry.
+                out.retain(|s| s.object != statement.object);
+                notes.retain(|n| n.object != statement.object);
+                lost.triggers.insert((table.clone(), command.name.clone()));
+            }
+            notes.push(Note::of_hypertable(&table, statement.object, trigger_state(kind)));
+            return Ok(());
         }
         // BY DEFAULT while replay writes the source's values; ALWAYS again at the cutover.
         (AlterTableType::AtAddIdentity, Some(NodeEnum::Constraint(c))) if c.generated_when == "a" => {
@@ -64,7 +74,7 @@ pub(super) fn alter_table(
         }
         // An index that is not unique on the target cannot be an identity there.
         (AlterTableType::AtReplicaIdentity, Some(NodeEnum::ReplicaIdentityStmt(r)))
-            if !r.name.is_empty() && plain_indexes.contains(&TableName::new(&table.schema, &r.name)) =>
+            if !r.name.is_empty() && lost.plain_indexes.contains(&TableName::new(&table.schema, &r.name)) =>
         {
             return Ok(());
         }
@@ -100,8 +110,8 @@ enum Form {
     AsItIs,
     /// Its node was edited.
     Edited,
-    /// An index of its name that is not unique.
-    PlainIndex,
+    /// An index of its name that is not unique, or excludes nothing; with the words for the report.
+    PlainIndex(&'static str),
 }
 
 /// `edited`: the statement is printed from its node anyway.
@@ -114,11 +124,16 @@ fn add_constraint(statement: &mut Statement, c: &mut Constraint, hypertable: Opt
                     c.keys.push(string_node(&h.time_column));
                     return Form::Edited;
                 }
-                Some(_) => return Form::PlainIndex,
+                Some(_) => return Form::PlainIndex(NOT_UNIQUE),
                 None => {}
             }
         }
-        ConstrType::ConstrExclusion => statement.makes = Some(c.conname.clone()),
+        ConstrType::ConstrExclusion => {
+            statement.makes = Some(c.conname.clone());
+            if hypertable.is_some_and(|h| h.key == KeyChoice::PlainIndex && !excludes_by(c, &h.time_column)) {
+                return Form::PlainIndex(EXCLUDES_NOTHING);
+            }
+        }
         // NOT VALID keeps the downtime short. A partitioned table does not accept it before PostgreSQL 18.
         ConstrType::ConstrForeign if !c.skip_validation && c.is_enforced && !partitioned => {
             let only = if hypertable.is_some() { "" } else { "only " };
@@ -139,7 +154,36 @@ fn add_constraint(statement: &mut Statement, c: &mut Constraint, hypertable: Opt
     Form::AsItIs
 }
 
-/// A key that cannot be unique on the hypertable, as an index of its name.
-fn plain_index(table: &TableName, c: &Constraint) -> String {
-    format!("create index {} on {} ({})", ident(&c.conname), table.sql(), idents(texts_of(&c.keys)))
+/// Whether an exclusion constraint compares this column with `=`: then rows that exclude each other are in one chunk.
+fn excludes_by(c: &Constraint, column: &str) -> bool {
+    c.exclusions.iter().filter_map(exclusion).any(|(element, operator)| {
+        matches!(&element.node, Some(NodeEnum::IndexElem(e)) if e.name == column) && operator.last().is_some_and(|operator| *operator == "=")
+    })
+}
+
+/// What a part of an exclusion constraint compares, and the name of the operator.
+fn exclusion(part: &Node) -> Option<(&Node, Vec<&str>)> {
+    let Some(NodeEnum::List(pair)) = &part.node else { return None };
+    let [element, operator] = &pair.items[..] else { return None };
+    Some((element, qualified_name(Some(operator))))
+}
+
+/// A constraint that a hypertable cannot have, as an index of its name.
+fn plain_index(table: &TableName, c: &Constraint) -> Result<String> {
+    if c.exclusions.is_empty() {
+        return Ok(format!("create index {} on {} ({})", ident(&c.conname), table.sql(), idents(texts_of(&c.keys))));
+    }
+    let relation =
+        RangeVar { schemaname: table.schema.clone(), relname: table.name.clone(), inh: true, relpersistence: "p".into(), ..RangeVar::default() };
+    let index = IndexStmt {
+        idxname: c.conname.clone(),
+        relation: Some(relation),
+        access_method: c.access_method.clone(),
+        index_params: c.exclusions.iter().filter_map(exclusion).map(|(element, _)| element.clone()).collect(),
+        index_including_params: texts_of(&c.including).into_iter().map(index_element).collect(),
+        options: c.options.clone(),
+        where_clause: c.where_clause.clone(),
+        ..IndexStmt::default()
+    };
+    deparse(&NodeEnum::IndexStmt(Box::new(index)))
 }

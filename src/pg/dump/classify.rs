@@ -11,6 +11,7 @@ use super::{
     alter_table::{alter_table, attached},
     ast::{deparse, index_column, index_element, qualified_name, table_of, text_of},
     downgrade::{Adapted, Downgrade},
+    lost::{Lost, NOT_UNIQUE, is_left_out, trigger_of_chunks},
     phase::{begins_post_data, is_privilege, phase_of, phase_of_comment},
     privileges::{map_roles, member_of},
     publications::{self, publication_of},
@@ -37,12 +38,13 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         statements: Vec::new(),
         notes: Vec::new(),
         hash: Sha256::new(),
+        whole_hash: Sha256::new(),
         section: Phase::PreData,
         access_method: None,
         grantor: None,
         unpublished: HashSet::new(),
-        plain_indexes: HashSet::new(),
         foreign_tables: HashSet::new(),
+        lost: Lost::default(),
     };
     let mut header = None;
     let mut end = 0;
@@ -59,7 +61,7 @@ pub(super) fn classify(text: &str, plan: &Plan, target: Target) -> Result<Schema
         let object = header.map_or_else(|| sql.split_whitespace().take(5).collect::<Vec<_>>().join(" "), label);
         reader.read(sql, object.into())?;
     }
-    Ok(Schema { statements: reader.statements, digest: hex(reader.hash), notes: reader.notes })
+    Ok(Schema { statements: reader.statements, digest: hex(reader.hash), whole_digest: hex(reader.whole_hash), notes: reader.notes })
 }
 
 /// `-- Name: orders_pkey; Type: CONSTRAINT; Schema: public; Owner: -` as `CONSTRAINT public.orders_pkey`.
@@ -87,8 +89,10 @@ struct Reader<'a> {
     downgrade: Downgrade,
     statements: Vec<Statement>,
     notes: Vec<Note>,
-    /// Of all statements that are the application's.
+    /// Of the statements of the application that are run before the copy.
     hash: Sha256,
+    /// Of all statements of the application.
+    whole_hash: Sha256,
     /// The phase of statements that need no other one: pg_dump writes its section "post-data" after "pre-data".
     section: Phase,
     /// `SET default_table_access_method`, where it is not the usual one.
@@ -97,9 +101,8 @@ struct Reader<'a> {
     grantor: Option<String>,
     /// Publications that are not made on the target.
     unpublished: HashSet<String>,
-    /// Keys of the source that became indexes which are not unique.
-    plain_indexes: HashSet<TableName>,
     foreign_tables: HashSet<TableName>,
+    lost: Lost,
 }
 
 impl Reader<'_> {
@@ -109,8 +112,8 @@ impl Reader<'_> {
             Err(e) => {
                 // Newer than the parser: it is sent as it was printed.
                 tracing::warn!("{object} is not known to the parser: {e}");
-                self.hash.update(sql);
                 self.statements.push(Statement::new(self.section, object, sql));
+                self.hash(sql, self.statements.len() - 1);
                 return Ok(());
             }
         };
@@ -119,20 +122,37 @@ impl Reader<'_> {
         if publication_of(&node).is_some_and(is_own_publication) {
             return Ok(());
         }
-        self.hash.update(sql);
         if begins_post_data(&node) {
             self.section = Phase::PostIndex;
         }
+        let before = self.statements.len();
+        self.read_node(node, sql, &object)?;
+        self.hash(sql, before);
+        Ok(())
+    }
+
+    /// Adds the text of a statement to the digests. `before`: how many statements there were before it.
+    fn hash(&mut self, sql: &str, before: usize) {
+        self.whole_hash.update(sql);
+        // A statement may also take back those before it.
+        let made = self.statements.get(before..).unwrap_or_default();
+        let is_restored = |s: &Statement| matches!(s.phase, Phase::PreData | Phase::Subscription);
+        if made.iter().any(is_restored) || (made.is_empty() && self.section == Phase::PreData) {
+            self.hash.update(sql);
+        }
+    }
+
+    fn read_node(&mut self, node: NodeEnum, sql: &str, object: &ObjectRef) -> Result<()> {
         match node {
             NodeEnum::VariableSetStmt(ref s) => self.set(s),
             // The session's settings are hyperlift's own; views are refreshed after the cutover.
             NodeEnum::SelectStmt(_) | NodeEnum::RefreshMatViewStmt(_) => {}
             node if publication_of(&node).is_some_and(|name| self.unpublished.contains(name)) => {}
             node => {
-                for Adapted { node, sql, phase } in self.downgrade.adapt(node, sql, &object, &mut self.notes)? {
+                for Adapted { node, sql, phase } in self.downgrade.adapt(node, sql, object, &mut self.notes)? {
                     let before = self.statements.len();
                     self.add(node, &sql, object.clone())?;
-                    self.statements[before..].iter_mut().for_each(|s| s.phase = phase.unwrap_or(s.phase));
+                    self.statements.iter_mut().skip(before).for_each(|s| s.phase = phase.unwrap_or(s.phase));
                 }
             }
         }
@@ -171,8 +191,14 @@ impl Reader<'_> {
             }
             NodeEnum::CreateStmt(_) | NodeEnum::CreateTableAsStmt(_) => self.table(&mut statement, node)?,
             NodeEnum::CreateExtensionStmt(ref s) if matches!(s.extname.as_str(), "plpgsql" | "timescaledb") => return Ok(()),
+            ref node if is_left_out(node, &self.lost) => return Ok(()),
             NodeEnum::CommentStmt(ref s) => self.comment(s, &mut statement),
-            NodeEnum::IndexStmt(s) => self.plain_indexes.extend(index(&mut statement, *s, self.plan)?),
+            NodeEnum::IndexStmt(s) => {
+                if let Some((index, note)) = index(&mut statement, *s, self.plan)? {
+                    self.lost.plain_indexes.insert(index);
+                    self.notes.push(note);
+                }
+            }
             NodeEnum::CreateForeignTableStmt(ref s) => {
                 self.foreign_tables.extend(s.base_stmt.as_ref().and_then(|s| table_of(s.relation.as_ref())));
             }
@@ -180,7 +206,8 @@ impl Reader<'_> {
             NodeEnum::AlterTableStmt(ref s) if attached(s).is_some_and(|partition| self.foreign_tables.contains(&partition)) => {
                 statement.phase = Phase::Cutover;
             }
-            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.plain_indexes, s, statement, self.plan),
+            NodeEnum::AlterTableStmt(s) => return alter_table(&mut self.statements, &mut self.lost, &mut self.notes, s, statement, self.plan),
+            NodeEnum::CreateTrigStmt(ref s) => self.notes.extend(trigger_of_chunks(s, &statement, &self.statements, self.plan)),
             NodeEnum::CreatePublicationStmt(s) => {
                 let name = s.pubname.clone();
                 let Some(sql) = publications::create(s, sql, self.target, &mut self.notes)? else {
@@ -249,7 +276,7 @@ impl Reader<'_> {
             );
         } else if s.objtype == ObjectType::ObjectTabconstraint as i32
             && let [schema, _, name] = qualified_name(s.object.as_deref())[..]
-            && self.plain_indexes.contains(&TableName::new(schema, name))
+            && self.lost.plain_indexes.contains(&TableName::new(schema, name))
         {
             let index = TableName::new(schema, name);
             statement.phase = self.section;
@@ -258,8 +285,8 @@ impl Reader<'_> {
     }
 }
 
-/// An index. A unique one of a hypertable gets its time column, or is not unique any more: then its name is returned.
-fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<Option<TableName>> {
+/// An index. A unique one of a hypertable gets its time column, or is not unique any more: then its name is returned, with a note.
+fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<Option<(TableName, Note)>> {
     statement.table = table_of(s.relation.as_ref());
     statement.makes = Some(s.idxname.clone());
     if let (Some(table), Some(relation)) = (&statement.table, s.relation.as_mut())
@@ -278,7 +305,9 @@ fn index(statement: &mut Statement, mut s: IndexStmt, plan: &Plan) -> Result<Opt
         KeyChoice::Extend => s.index_params.push(index_element(&hypertable.time_column)),
         KeyChoice::PlainIndex | KeyChoice::Refuse => s.unique = false,
     }
-    let plain = if s.unique { None } else { statement.index_name() };
+    let plain = statement.index_name().filter(|_| !s.unique);
+    let note = |index| (index, Note::of_hypertable(&hypertable.table, statement.object.clone(), NOT_UNIQUE));
+    let plain = plain.map(note);
     statement.sql = deparse(&NodeEnum::IndexStmt(Box::new(s)))?;
     Ok(plain)
 }
@@ -428,5 +457,61 @@ COMMENT ON CONSTRAINT k ON public.events IS 'it''s a key';";
         let found = one("ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(id) ON DELETE CASCADE;", &Plan::default());
         assert!(found[0].sql.ends_with("NOT VALID") && found[0].sql.contains("CASCADE"), "{}", found[0].sql);
         assert_eq!(found[0].validate.as_deref(), Some("alter table only \"public\".\"t\" validate constraint \"f\""));
+    }
+
+    #[test]
+    fn h_3_an_exclusion_constraint_becomes_an_index_where_the_plan_says_so() {
+        let dump = "ALTER TABLE ONLY public.events
+    ADD CONSTRAINT x EXCLUDE USING gist (room WITH =, during WITH &&) WHERE ((room > 3));
+COMMENT ON CONSTRAINT x ON public.events IS 'a rule';";
+        let schema = classify(dump, &plan(KeyChoice::PlainIndex), TARGET).unwrap();
+        let found: Vec<&str> = schema.statements.iter().map(|s| s.sql.as_str()).collect();
+        assert_eq!(
+            found,
+            ["CREATE INDEX x ON public.events USING gist (room, during) WHERE room > 3", "comment on index \"public\".\"x\" is 'a rule'"]
+        );
+        assert_eq!(schema.notes.iter().map(|n| n.hypertable.as_ref().unwrap().to_string()).collect::<Vec<_>>(), ["public.events"]);
+        assert!(one(dump, &plan(KeyChoice::Extend))[0].sql.contains("EXCLUDE"));
+        let by_time = "ALTER TABLE ONLY public.events ADD CONSTRAINT x EXCLUDE USING gist (room WITH =, ts WITH =);";
+        assert!(one(by_time, &plan(KeyChoice::PlainIndex))[0].sql.contains("EXCLUDE"), "rows that exclude each other are in one chunk");
+    }
+
+    #[test]
+    fn h_22_triggers_of_hypertables_have_no_state() {
+        let dump = "
+-- Name: f(); Type: FUNCTION; Schema: public; Owner: -
+CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ begin raise notice '%', TG_TABLE_NAME; return new; end $$;
+-- Name: events off; Type: TRIGGER; Schema: public; Owner: -
+CREATE TRIGGER off BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();
+ALTER TABLE public.events DISABLE TRIGGER off;
+-- Name: TRIGGER off ON events; Type: COMMENT; Schema: public; Owner: -
+COMMENT ON TRIGGER off ON public.events IS 'off';
+ALTER TRIGGER off ON public.events DEPENDS ON EXTENSION citext;
+-- Name: events always; Type: TRIGGER; Schema: public; Owner: -
+CREATE TRIGGER always BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();
+ALTER TABLE public.events ENABLE ALWAYS TRIGGER always;
+-- Name: events replica; Type: TRIGGER; Schema: public; Owner: -
+CREATE TRIGGER replica BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();
+ALTER TABLE public.events ENABLE REPLICA TRIGGER replica;";
+        let schema = classify(dump, &plan(KeyChoice::Extend), TARGET).unwrap();
+        let made: Vec<String> = schema.statements.iter().map(|s| s.object.to_string()).collect();
+        assert_eq!(made, ["FUNCTION public.f()", "TRIGGER public.events always"]);
+        let noted: Vec<String> = schema.notes.iter().map(|n| format!("{}: {}", n.object, n.reason.split(',').next().unwrap())).collect();
+        let of_chunk = "TRIGGER public.events always: its function reads TG_TABLE_NAME";
+        let ordinary = "TRIGGER public.events always: an ordinary trigger on the target";
+        assert_eq!(noted, ["TRIGGER public.events off: left out", of_chunk, ordinary, "TRIGGER public.events replica: left out"]);
+        assert_eq!(one(dump, &Plan::default()).len(), 9, "a plain table keeps them all");
+    }
+
+    #[test]
+    fn the_digest_is_of_what_is_made_before_the_copy() {
+        let digest = |sql: &str, plan: &Plan| classify(sql, plan, TARGET).unwrap().digest;
+        let (table, key) = ("CREATE TABLE public.events (id integer, ts date);", "ALTER TABLE ONLY public.events ADD CONSTRAINT k PRIMARY KEY (id);");
+        let trigger = "CREATE TRIGGER g BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.f();";
+        let (with, without) = (format!("{table}{key}{trigger}"), format!("{table}{key}"));
+        assert_eq!(digest(&with, &Plan::default()), digest(&without, &plan(KeyChoice::Extend)));
+        assert_ne!(digest(&with, &Plan::default()), digest(&with.replace("integer", "bigint"), &Plan::default()));
+        let schema = classify(&with, &Plan::default(), TARGET).unwrap();
+        assert!(schema.has_digest(&schema.whole_digest) && !schema.has_digest("another"));
     }
 }

@@ -68,7 +68,7 @@ impl Statement {
     }
 
     /// The name of the index that it makes: an index is in the schema of its table.
-    pub(super) fn index_name(&self) -> Option<TableName> {
+    pub fn index_name(&self) -> Option<TableName> {
         Some(TableName::new(&self.table.as_ref()?.schema, self.makes.as_ref()?))
     }
 
@@ -88,11 +88,18 @@ impl Statement {
 pub struct Note {
     pub object: ObjectRef,
     pub reason: String,
+    /// The hypertable that has it in another form, or not at all.
+    pub hypertable: Option<TableName>,
 }
 
 impl Note {
     pub(super) fn new(object: ObjectRef, reason: impl Into<String>) -> Self {
-        Self { object, reason: reason.into() }
+        Self { object, reason: reason.into(), hypertable: None }
+    }
+
+    /// A note about what becomes of an object because its table is a hypertable.
+    pub(super) fn of_hypertable(table: &TableName, object: ObjectRef, reason: impl Into<String>) -> Self {
+        Self { hypertable: Some(table.clone()), ..Self::new(object, reason) }
     }
 }
 
@@ -109,9 +116,19 @@ pub struct Target {
 pub struct Schema {
     /// In the order of the dump.
     pub statements: Vec<Statement>,
-    /// Of the text of the dump: another schema has another digest.
+    /// Of the text of what is made before the copy: another schema has another digest. What is made later is read again when the copy
+    /// begins.
     pub digest: String,
+    /// Of the whole text. Earlier versions recorded it.
+    pub whole_digest: String,
     pub notes: Vec<Note>,
+}
+
+impl Schema {
+    /// Whether this is the digest of this schema.
+    pub fn has_digest(&self, digest: &str) -> bool {
+        digest == self.digest || digest == self.whole_digest
+    }
 }
 
 /// The first 16 bytes of a SHA-256, hexadecimal: enough to tell statements apart.

@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use crate::{
-    event::{Candidate, Stage, TimeColumn},
+    event::{Candidate, KeyShape, Stage, TimeColumn, UniqueKey},
     format,
     name::plain_ident,
     plan::{Hypertable, KeyChoice, key_sentence},
@@ -56,10 +56,24 @@ fn keys_contain_time(candidate: &Candidate, column: &str) -> String {
     match (candidate.keys.is_empty(), lacking) {
         (true, _) => "no key".into(),
         (false, None) => "yes".into(),
-        (false, Some(key)) => {
-            let kind = if key.primary { "PK" } else { "unique" };
-            format!("no: {kind} ({})", key.columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", "))
-        }
+        (false, Some(key)) => match (key.shape, key.primary) {
+            (KeyShape::Columns, primary) => format!("no: {} ({})", if primary { "PK" } else { "unique" }, columns_of(key)),
+            (KeyShape::Expressions, _) => format!("no: {}", plain_ident(&key.name)),
+            (KeyShape::Exclusion, _) => format!("no: exclusion {}", plain_ident(&key.name)),
+        },
+    }
+}
+
+fn columns_of(key: &UniqueKey) -> String {
+    key.columns.iter().map(|c| plain_ident(c)).collect::<Vec<_>>().join(", ")
+}
+
+/// Why it is proposed or not; or what is in the way of the choice that is shown.
+fn reason(candidate: &Candidate, hypertable: Option<&Hypertable>) -> String {
+    match &candidate.refused {
+        _ if candidate.made && candidate.refused.is_none() => "is one already".into(),
+        Some(refused) if candidate.chosen.as_ref() == hypertable => format!("refused: {refused}"),
+        _ => candidate.obstacle.clone().unwrap_or_else(|| candidate.why.clone()),
     }
 }
 
@@ -104,8 +118,8 @@ fn selection(frame: &mut Frame, area: Rect, state: &State, view: &View) {
         );
         if wide {
             let keys = hypertable.as_ref().map(|h| keys_contain_time(candidate, &h.time_column)).unwrap_or_default();
-            let reason = if candidate.made { "made by hand" } else { candidate.obstacle.as_deref().unwrap_or(&candidate.why) };
-            let reason = if candidate.partitions > 0 { format!("{}, {reason}", partitions(candidate)) } else { reason.to_owned() };
+            let reason = reason(candidate, hypertable.as_ref());
+            let reason = if candidate.partitions > 0 { format!("{}, {reason}", partitions(candidate)) } else { reason };
             row.left(column_text, 24, plain).left(interval, 9, plain).left(keys, 21, plain).left(reason, why.saturating_sub(1), plain).line()
         } else {
             row.left(column_text, 17, plain).left(interval, 9, plain).line()
@@ -171,14 +185,23 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
     let Some(hypertable) = view.hypertable(candidate) else { return paragraph("There is no column of time or of whole numbers.", Role::Plain) };
     let column = candidate.columns.iter().find(|c| c.name == hypertable.time_column);
     let mut lines = fields(candidate, &hypertable, column, columns, view);
-    for key in candidate.keys.iter().filter(|k| !candidate.made && !k.columns.contains(&hypertable.time_column)) {
-        let Some(obstacle) = &key.obstacle else { continue };
+    let objections: Vec<_> = candidate.keys.iter().filter(|_| !candidate.made).filter_map(|k| Some((k, k.objection(&hypertable)?))).collect();
+    for (key, obstacle) in &objections {
         let text = format!("Cannot be converted by this column: it is not in key {}, and cannot be added: {obstacle}.", plain_ident(&key.name));
         lines.push(Line::default());
         lines.extend(paragraph(&text, Role::Attention));
     }
-    if candidate.keys.iter().any(|k| !candidate.made && !k.columns.contains(&hypertable.time_column) && k.obstacle.is_some()) {
+    if !objections.is_empty() {
         return lines;
+    }
+    if candidate.chosen.as_ref() == Some(&hypertable) {
+        let what_to_do = "Change this on the source and check again (R), or take the table out of the selection.";
+        let refused = candidate.refused.iter().map(|why| (format!("The target refused it when it was tried: {why}. {what_to_do}"), Role::Attention));
+        let remarks = candidate.remarks.iter().map(|remark| (format!("{remark}."), Role::Plain));
+        for (text, role) in refused.chain(remarks) {
+            lines.push(Line::default());
+            lines.extend(paragraph(&text, role));
+        }
     }
     lines.push(Line::default());
     lines.extend(paragraph("Statements that will run on the TARGET only:", Role::Dim));
@@ -188,14 +211,15 @@ pub fn explain(candidate: &Candidate, columns: usize, view: &View) -> Vec<Line<'
             lines.push(Line::from(vec![TextSpan::styled(format!("    {head:<7}"), view.style(Role::Dim)), line.into()]));
         }
     };
-    statement("now", &format!("{};", hypertable.sql("")));
+    statement("now", &format!("{};", hypertable.sql(&candidate.functions_in)));
     let later = clip::later_sql(candidate, &hypertable);
     for sql in &later {
         statement("later", sql);
     }
-    if !later.is_empty() && hypertable.key == KeyChoice::Extend {
+    let lacking = candidate.keys.iter().filter(|k| k.shape == KeyShape::Columns && !k.columns.contains(&hypertable.time_column));
+    let keys: Vec<_> = lacking.map(columns_of).collect();
+    if !keys.is_empty() && hypertable.key == KeyChoice::Extend {
         lines.push(Line::default());
-        let keys: Vec<_> = candidate.keys.iter().filter(|k| !k.columns.contains(&hypertable.time_column)).map(|k| k.columns.join(", ")).collect();
         lines.extend(paragraph(
             &format!("({}) alone will no longer be unique by constraint. The source is not changed.", keys.join("), (")),
             Role::Plain,
@@ -222,7 +246,14 @@ fn fields(candidate: &Candidate, hypertable: &Hypertable, column: Option<&TimeCo
         Some(first) => {
             let more = if lacking.len() > 1 { format!(" and {} more", lacking.len() - 1) } else { String::new() };
             let note = "a unique key must contain the time column".to_owned();
-            (format!("{}{more}", key_sentence(hypertable.key, &first.columns, &hypertable.time_column)), note)
+            let sentence = match (first.shape, hypertable.key) {
+                (KeyShape::Columns, choice) => key_sentence(choice, &first.columns, &hypertable.time_column),
+                (_, KeyChoice::Extend) => format!("extend {} by {}", plain_ident(&first.name), plain_ident(&hypertable.time_column)),
+                (KeyShape::Expressions, KeyChoice::PlainIndex) => format!("plain index {}, no longer unique", plain_ident(&first.name)),
+                (KeyShape::Exclusion, KeyChoice::PlainIndex) => format!("plain index {}, which excludes no rows", plain_ident(&first.name)),
+                (_, KeyChoice::Refuse) => key_sentence(KeyChoice::Refuse, &[], ""),
+            };
+            (format!("{sentence}{more}"), note)
         }
     };
     let rows = [

@@ -6,13 +6,16 @@ use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
 use crate::{
     error::{Error, Result},
     event::{Answer, CopyProgress, Event, Level, Subject, TableState},
-    pg::{client, connect::session::Side, ledger, wire::Wire},
+    name::plain_ident,
+    pg::{client, connect::session::Side, ledger, timescale, wire::Wire},
 };
 
 /// character_not_in_repertoire: bytes that are no text in their encoding.
 const BAD_BYTES: &str = crate::sqlstate::CHARACTER_NOT_IN_REPERTOIRE;
 /// check_violation, also for a row without a partition.
 const CHECK_VIOLATION: &str = crate::sqlstate::CHECK_VIOLATION;
+/// A time that is out of range.
+const DATETIME_OVERFLOW: &str = crate::sqlstate::DATETIME_FIELD_OVERFLOW;
 /// A transient error is retried after this time.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -26,6 +29,15 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
         error = error.hint(format::not_utf8(&entry.relation));
     }
     let table = entry.relation.table.clone();
+    if error.has_code(DATETIME_OVERFLOW)
+        && let Some(dimension) = shared.hypertables.get(&table).and_then(|h| h.dimension.as_ref())
+    {
+        let condition = timescale::out_of_range("timestamp").replace("{}", &plain_ident(&dimension.column));
+        error = error.hint(format!(
+            "a hypertable cannot hold every time: select * from {table} where {condition} finds such rows on the source; give them another time \
+             (infinity is possible), then retry"
+        ));
+    }
     tracing::warn!(table = %table, %error, "the copy failed");
     entry.tried = true;
     if error.is_transient() {

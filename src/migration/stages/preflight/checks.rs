@@ -11,6 +11,7 @@ use super::{
     scope::{self, Purpose, ScopeFacts},
     source::{self, SourceFacts},
     target::{self, TargetFacts},
+    timescaledb::{self, TimescaleFacts},
 };
 use crate::{error::Result, migration::context::Context};
 
@@ -53,6 +54,7 @@ pub struct Facts {
     pub scope: ScopeFacts,
     pub source: SourceFacts,
     pub target: TargetFacts,
+    pub timescaledb: TimescaleFacts,
     pub machine: MachineFacts,
 }
 
@@ -63,8 +65,9 @@ impl Facts {
         let scope = scope::gather(cx, &sessions.source, purpose).await?;
         let source = source::gather(cx, &sessions.source).await?;
         let target = target::gather(cx, &sessions.source, &sessions.target, scope.omitted.as_ref()).await?;
+        let timescaledb = timescaledb::gather(cx, &sessions.source, &sessions.target, &connections.timescale, scope.omitted.as_ref()).await?;
         let machine = machine::gather(cx, connections.source.major()).await;
-        Ok(Self { connections, scope, source, target, machine })
+        Ok(Self { connections, scope, source, target, timescaledb, machine })
     }
 }
 
@@ -161,10 +164,12 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| target::rights(f.target.may_create, &f.connections.target)),
     check(Target, target::TEMPORARY_TABLES, "Replay writes large batches through temporary tables.",
         |f| target::temporary_tables(f.target.may_make_temporary_tables, &f.connections.target)),
-    check(Target, target::TIMESCALEDB, "Hypertables need TimescaleDB 2.13 or later, preloaded.",
-        |f| target::timescaledb(&f.connections.timescale)),
-    check(Target, target::RESTORING, "In restoring mode TimescaleDB does not route rows to chunks.",
-        |f| target::restoring(f.connections.timescale.restoring)),
+    check(Target, timescaledb::TIMESCALEDB, "Hypertables need TimescaleDB 2.13 or later, preloaded.",
+        |f| timescaledb::timescaledb(&f.connections.timescale, f.timescaledb.planned.as_ref())),
+    check(Target, timescaledb::NAMES, "Functions of the application must not meet functions of TimescaleDB with the same names.",
+        |f| timescaledb::names(&f.timescaledb)),
+    check(Target, timescaledb::RESTORING, "In restoring mode TimescaleDB does not route rows to chunks.",
+        |f| timescaledb::restoring(f.connections.timescale.restoring)),
     check(Target, target::EMPTY, "Nothing that is there already is overwritten or mixed with the source's rows.",
         |f| target::empty(&f.target.holds)),
     check(Target, target::EVENT_TRIGGERS, "An event trigger of the target fires at each statement of the schema.",
