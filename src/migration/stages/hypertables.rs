@@ -224,9 +224,10 @@ fn keys(r: &SourceRelation) -> Vec<UniqueKey> {
             name: i.name.clone(),
             primary: i.primary,
             columns: i.columns.clone(),
-            obstacle: match (i.referenced, i.expression) {
-                (true, _) => Some("a foreign key points at it, which needs it as it is".into()),
-                (_, true) => Some("it is on an expression".into()),
+            obstacle: match (i.referenced, i.in_query, i.expression) {
+                (true, ..) => Some("a foreign key points at it, which needs it as it is".into()),
+                (_, true, _) => Some("the query of a view or of a function groups by it, which needs it as it is".into()),
+                (.., true) => Some("it is on an expression".into()),
                 _ => None,
             },
         })
