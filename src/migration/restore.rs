@@ -1,14 +1,16 @@
 //! Dumping the schema of the source, and running its statements on the target.
 
+mod covered;
 pub mod ddl;
+pub mod existing;
 pub mod flatten;
 pub mod memberships;
 pub mod roles;
 pub mod statements;
 
 use crate::pg::connect::session::version_num;
-use std::sync::Arc;
 
+pub use self::covered::refuse_uncovered;
 use super::context::Context;
 use crate::{
     error::Result,
@@ -19,7 +21,7 @@ use crate::{
             exclusion::{self, Excluded},
         },
         client::Client,
-        dump::{self, Phase, Schema, Statement},
+        dump::{self, Dump, Phase, Schema, Statement},
         ledger,
         object::ObjectKind,
     },
@@ -31,26 +33,26 @@ use crate::{
 pub async fn dump(cx: &Context) -> Result<Schema> {
     let source = cx.source("schema").await?;
     let state = catalog::schema_state(&source).await?;
-    let text = match cx.schema_cache.get(&state) {
-        Some(text) => text,
+    let dump = match cx.schema_cache.get(&state) {
+        Some(dump) => dump,
         None => print(cx, &source, &cx.plan, &exclusion::resolve(&source, &cx.plan).await?).await?,
     };
     drop(source);
-    cx.schema_cache.keep(state, text.clone());
-    classified(cx, text, &cx.plan).await
+    cx.schema_cache.keep(state, dump.clone());
+    classified(cx, dump, &cx.plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
-pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
+pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Dump> {
     let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
-    dump::text(&program, &cx.config.source, plan, excluded).await
+    dump::dump(&program, &cx.config.source, source, plan, excluded).await
 }
 
-/// The statements of such a text, for this target.
-pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
+/// The statements of such a dump, for this target.
+pub async fn classified(cx: &Context, dump: Dump, plan: &Plan) -> Result<Schema> {
     let timescale = cx.timescale.installed.is_some() || cx.timescale.available.is_some();
     let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale };
-    let mut schema = dump::schema(text, plan, target).await?;
+    let mut schema = dump::schema(dump, plan, target).await?;
     if cx.config.skip_extensions {
         schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);
     }
@@ -60,7 +62,7 @@ pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Sch
 /// Runs the statements that come before the rows.
 pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     // Flushed once at the end, because thousands of small statements would spend most of the time waiting for the disk.
-    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
     let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Subscription.as_str()).await?);

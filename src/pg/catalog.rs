@@ -2,6 +2,7 @@
 
 mod binary_types;
 mod columns;
+mod creation_order;
 pub mod exclusion;
 mod foreign_keys;
 mod names;
@@ -18,7 +19,7 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, foreign_keys::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*, server::*,
-    sessions::*, shapes::*, views::*,
+    binary_types::*, columns::*, creation_order::*, foreign_keys::*, names::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*,
+    server::*, sessions::*, shapes::*, views::*,
 };
 pub use super::client::value;

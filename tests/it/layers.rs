@@ -99,7 +99,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "pg::catalog",
         &[
-            &["unsupported"],
+            &["creation_order", "unsupported"],
             &["exclusion"],
             &["relations", "schema_state"],
             &[
@@ -112,7 +112,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg::dump",
         &[
             &["classify"],
-            &["alter_table", "downgrade", "index_build", "phase", "privileges", "program", "publications"],
+            &["alter_table", "definition", "downgrade", "index_build", "phase", "privileges", "program", "publications"],
             &["toc"],
             &["ast", "statement"],
         ],

@@ -5,6 +5,7 @@ mod changes;
 mod conflicts;
 mod copying;
 mod copying_faults;
+mod creation_order;
 mod demo;
 mod demo_run;
 mod equivalence;

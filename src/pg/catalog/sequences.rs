@@ -3,7 +3,10 @@
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::USER_SCHEMAS},
+    pg::{
+        client::Client,
+        own::{NOT_OF_EXTENSION, USER_SCHEMAS},
+    },
 };
 
 /// A sequence with its state.
@@ -33,7 +36,7 @@ pub async fn sequences(client: &Client) -> Result<Vec<SequenceState>> {
         "select n.nspname::text as schema, c.relname::text as name, s.seqstart as start, s.seqincrement as increment, s.seqcycle as cycles
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
           where {USER_SCHEMAS} and c.relpersistence <> 't'
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+            and {NOT_OF_EXTENSION}
           order by 1, 2"
     );
     let rows = client.query(&sql, &[]).await?;

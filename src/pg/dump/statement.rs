@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
-use crate::{name::TableName, pg::object::ObjectRef};
+use crate::{
+    name::TableName,
+    pg::{catalog::CreationOrder, object::ObjectRef},
+};
 
 /// When a statement is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +97,20 @@ impl Note {
     }
 }
 
+/// A dump of the schema, and what the catalogs of the source say about it.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    pub(super) text: Arc<str>,
+    pub(super) order: Arc<CreationOrder>,
+}
+
+#[cfg(test)]
+impl From<&str> for Dump {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+}
+
 /// What decides how a dump is adapted to the target.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -103,12 +121,17 @@ pub struct Target {
 }
 
 /// A schema as the target gets it.
+#[derive(Default)]
 pub struct Schema {
     /// In the order of the dump.
     pub statements: Vec<Statement>,
     /// Of the text of the dump: another schema has another digest.
     pub digest: String,
     pub notes: Vec<Note>,
+    /// The tables that it makes, and when.
+    pub tables: Vec<(TableName, Phase)>,
+    /// The sequences that it makes, those of identities among them.
+    pub sequences: Vec<TableName>,
 }
 
 /// The first 16 bytes of a SHA-256, hexadecimal: enough to tell statements apart.

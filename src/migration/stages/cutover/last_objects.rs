@@ -21,7 +21,7 @@ const POINT_OF_NO_RETURN: &str = "past-return";
 /// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners, grants and event triggers.
 pub async fn make(cx: &mut Context) -> Result<()> {
     let all = statements::read(cx)?;
-    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
     let target = session.client().await?;
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;
     let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;

@@ -4,16 +4,21 @@ use super::{super::copy::large_objects, refresh};
 use crate::{
     error::Result,
     event::Level,
-    migration::{context::Context, restore::statements},
+    migration::{
+        context::Context,
+        restore::{ddl, statements},
+    },
     pg::catalog,
 };
 
-/// Validates foreign keys, refreshes materialised views, and reports what changed on the source without being replayed.
+/// Validates foreign keys and checks, refreshes materialised views, and reports what changed on the source without being replayed.
 pub async fn finish(cx: &mut Context) -> Result<()> {
     let target = cx.target("cutover").await?;
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
     for statement in statements::read(cx)? {
         let Some(validate) = &statement.validate else { continue };
-        if let Err(e) = cx.unless_stopped(async { Ok(target.batch_execute(validate).await?) }).await {
+        let validated = ddl::run_with_retry(&mut session, validate, validate, &cx.reporter);
+        if let Err(e) = cx.unless_stopped(validated).await {
             if e.is_stop() {
                 return Err(e);
             }
@@ -27,7 +32,7 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     if let Err(e) = large_objects::report_changes(cx).await {
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
     }
-    cx.notice(Level::Info, "foreign keys validated, materialised views refreshed").await;
+    cx.notice(Level::Info, "foreign keys and checks validated, materialised views refreshed").await;
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub const TEMPORARY_TABLES: &str = "temporary tables";
 pub const TIMESCALEDB: &str = "TimescaleDB";
 pub const RESTORING: &str = "timescaledb.restoring";
 pub const EMPTY: &str = "target is empty";
+pub const SCHEMA_NAMES: &str = "names of schemas";
 pub const EXTENSIONS: &str = "extensions";
 pub const ROLES: &str = "roles";
 pub const SUPERUSER_EXTENSIONS: &str = "extensions of superusers";
@@ -43,6 +44,8 @@ pub struct TargetFacts {
     pub may_create: bool,
     pub may_make_temporary_tables: bool,
     pub holds: Holds,
+    /// Schemas of the source that something else has on the target.
+    pub taken_schemas: Vec<String>,
     /// Extensions of the source in scope, and those of them that the target does not offer.
     pub extensions: usize,
     pub missing_extensions: Vec<String>,
@@ -83,6 +86,7 @@ pub async fn gather(cx: &Context, source: &Client, target: &Client, omitted: Opt
         may_create: catalog::value(target, "select has_database_privilege(current_database(), 'CREATE')").await?,
         may_make_temporary_tables: catalog::value(target, "select has_database_privilege(current_database(), 'TEMPORARY')").await?,
         holds: holds(cx, target).await?,
+        taken_schemas: taken_schemas(cx, source, target).await?,
         extensions: wanted.len(),
         missing_extensions,
         skip_extensions: cx.config.skip_extensions,
@@ -105,6 +109,24 @@ async fn holds(cx: &Context, target: &Client) -> Result<Holds> {
             objects => Holds::Objects(objects),
         },
     })
+}
+
+/// Objects of the application would get among those of the extension, or would be taken for hyperlift's.
+async fn taken_schemas(cx: &Context, source: &Client, target: &Client) -> Result<Vec<String>> {
+    let mut taken = catalog::extension_schemas(target).await?;
+    if timescale::inspect(target).await?.available.is_some() {
+        taken.extend(timescale::SCHEMAS.map(str::to_owned));
+    }
+    let scope = &cx.plan.scope;
+    let mut found = catalog::user_schemas(source).await?;
+    // The same extension may have it on both sides.
+    let of_extensions = catalog::extension_schemas(source).await?;
+    found.retain(|name| taken.contains(name) && !of_extensions.contains(name) && !scope.excludes_schema(name));
+    let own = "select exists (select from pg_namespace where nspname = '_hyperlift')";
+    if ledger::migration(source).await?.is_none() && catalog::value(source, own).await? {
+        found.push("_hyperlift".into());
+    }
+    Ok(found)
 }
 
 /// Roles can be created at any time; the others fail when the schema is restored, so they are known before anything is begun.
@@ -215,6 +237,15 @@ pub fn empty(holds: &Holds) -> Finding {
             Finding::fail(format!("it holds {}", first_few(names)), "migrate into an empty database: create one, or drop what is there")
         }
     }
+}
+
+pub fn schema_names(taken: &[String]) -> Finding {
+    Finding::require(
+        taken.is_empty(),
+        "none of the source's is another's on the target",
+        format!("{} of the source, but an extension or hyperlift has a schema of this name on the target", first_few(taken)),
+        "rename it on the source (alter schema … rename to …), or leave it out (--exclude schema:…)",
+    )
 }
 
 pub fn extensions(f: &TargetFacts) -> Finding {
