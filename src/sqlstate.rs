@@ -40,6 +40,10 @@ pub const UNDEFINED_OBJECT: &str = "42704";
 pub const UNDEFINED_FUNCTION: &str = "42883";
 pub const UNDEFINED_TABLE: &str = "42P01";
 pub const DUPLICATE_TABLE: &str = "42P07";
+pub const DUPLICATE_OBJECT: &str = "42710";
+pub const DUPLICATE_FUNCTION: &str = "42723";
+/// Also "multiple primary keys".
+pub const INVALID_TABLE_DEFINITION: &str = "42P16";
 
 /// Disk, memory and connections.
 pub const INSUFFICIENT_RESOURCES_CLASS: &str = "53";

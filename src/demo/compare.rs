@@ -1,11 +1,13 @@
 //! Whether two databases hold the same: every table by count and by a hash that does not depend on the order of rows, every sequence.
 //!
-//! For tests and the demo, on databases that nobody writes to. It only reads, and shares no code with the migration.
+//! For tests and the demo, on databases that nobody writes to. It only reads, and shares no code with the migration but the conditions that
+//! say what is the application's.
 
 use super::{connect, rows};
 use crate::{
     error::{Error, Result},
     name::{TableName, ident},
+    pg::own::{NOT_OF_EXTENSION, USER_SCHEMAS},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,12 +115,6 @@ struct Fingerprint {
     hash: String,
 }
 
-/// Schemas of users: a condition on `pg_namespace n`.
-const USER_SCHEMA: &str = r"n.nspname <> all ('{information_schema,_hyperlift}') and n.nspname !~ '^(pg_|_timescaledb|timescaledb_)'";
-
-/// Objects of an extension do not belong to the user.
-const NOT_IN_EXTENSION: &str = "not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')";
-
 /// `set local` because all sessions of PGlite share their settings.
 async fn read(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     let settings = "begin read only; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'; set local timezone = 'UTC';
@@ -133,13 +129,13 @@ async fn tables_of(client: &Client) -> Result<BTreeMap<TableName, ComparedTable>
             c.relkind = 'r' and exists (
                 select from pg_inherits i
                 join pg_class child on child.oid = i.inhrelid
-                join pg_namespace cn on cn.oid = child.relnamespace
-                where i.inhparent = c.oid and cn.nspname !~ '^_timescaledb'
+                join pg_namespace n on n.oid = child.relnamespace
+                where i.inhparent = c.oid and {USER_SCHEMAS}
             ) as is_parent
         from pg_class c
         join pg_namespace n on n.oid = c.relnamespace
         left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-        where c.relkind in ('r', 'p') and not c.relispartition and {USER_SCHEMA} and {NOT_IN_EXTENSION}"
+        where c.relkind in ('r', 'p') and not c.relispartition and {USER_SCHEMAS} and {NOT_OF_EXTENSION}"
     );
     let mut tables = BTreeMap::new();
     for row in read(client, &sql).await? {
@@ -175,7 +171,7 @@ async fn sequences_of(client: &Client) -> Result<BTreeMap<TableName, ComparedSeq
         from pg_sequence s
         join pg_class c on c.oid = s.seqrelid
         join pg_namespace n on n.oid = c.relnamespace
-        where {USER_SCHEMA} and {NOT_IN_EXTENSION}"
+        where {USER_SCHEMAS} and {NOT_OF_EXTENSION}"
     );
     let mut sequences = BTreeMap::new();
     for row in read(client, &list).await? {

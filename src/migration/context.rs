@@ -13,6 +13,7 @@ use crate::{
     pg::{
         client::{self, Client},
         connect::session::Side,
+        dump::Dump,
         timescale::Timescale,
     },
     plan::Plan,
@@ -44,19 +45,19 @@ pub struct Context {
 /// The last dump of the source's schema, which serves until some definition changes: a large schema takes minutes to dump.
 #[derive(Default)]
 pub struct SchemaCache {
-    /// The state of the source's catalogs before the dump and what was left out, and the text.
-    dumped: Mutex<Option<(String, Arc<str>)>>,
+    /// The state of the source's catalogs before the dump and what was left out, and the dump.
+    dumped: Mutex<Option<(String, Dump)>>,
 }
 
 impl SchemaCache {
     /// The dump that was made in this state.
-    pub fn get(&self, state: &str) -> Option<Arc<str>> {
-        self.dumped.lock().ok()?.as_ref().filter(|(then, _)| then == state).map(|(_, text)| text.clone())
+    pub fn get(&self, state: &str) -> Option<Dump> {
+        self.dumped.lock().ok()?.as_ref().filter(|(then, _)| then == state).map(|(_, dump)| dump.clone())
     }
 
-    pub fn keep(&self, state: String, text: Arc<str>) {
+    pub fn keep(&self, state: String, dump: Dump) {
         if let Ok(mut dumped) = self.dumped.lock() {
-            *dumped = Some((state, text));
+            *dumped = Some((state, dump));
         }
     }
 

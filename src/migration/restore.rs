@@ -1,15 +1,17 @@
 //! Dumping the schema of the source, and running its statements on the target.
 
 pub mod changes;
+mod covered;
 pub mod ddl;
+pub mod existing;
 pub mod flatten;
 pub mod memberships;
 pub mod roles;
 pub mod statements;
 
 use crate::pg::connect::session::version_num;
-use std::sync::Arc;
 
+pub use self::covered::refuse_uncovered;
 use super::context::Context;
 use crate::{
     error::Result,
@@ -21,7 +23,7 @@ use crate::{
             exclusion::{self, Excluded},
         },
         client::Client,
-        dump::{self, Phase, Schema, Statement},
+        dump::{self, Dump, Phase, Schema, Statement},
         ledger,
         object::ObjectKind,
         target_table,
@@ -42,31 +44,31 @@ pub async fn dump_for(cx: &Context, plan: &Plan) -> Result<Schema> {
     let mut without_partitions = target_table::of_kind(&source, &one_table, "p").await?;
     without_partitions.sort();
     let state = format!("{} {without_partitions:?}", catalog::schema_state(&source).await?);
-    let text = match cx.schema_cache.get(&state) {
-        Some(text) => text,
+    let dump = match cx.schema_cache.get(&state) {
+        Some(dump) => dump,
         None => print(cx, &source, plan, &exclusion::resolve(&source, plan).await?).await?,
     };
     drop(source);
-    cx.schema_cache.keep(state, text.clone());
-    classified(cx, text, plan).await
+    cx.schema_cache.keep(state, dump.clone());
+    classified(cx, dump, plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
-pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
+pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Dump> {
     let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
-    dump::text(&program, &cx.config.source, plan, excluded).await
+    dump::dump(&program, &cx.config.source, source, plan, excluded).await
 }
 
 /// The target's schema as pg_dump prints it.
-pub async fn print_target(cx: &Context) -> Result<Arc<str>> {
+pub async fn print_target(cx: &Context) -> Result<Dump> {
     let program = dump::find(cx.config.pg_dump.as_deref(), version_num(&cx.endpoints.1.version) / 10_000).await?;
-    dump::text(&program, &cx.config.target, &cx.plan, &Excluded::default()).await
+    dump::dump(&program, &cx.config.target, &cx.target("schema").await?, &cx.plan, &Excluded::default()).await
 }
 
-/// The statements of such a text, for this target.
-pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Schema> {
+/// The statements of such a dump, for this target.
+pub async fn classified(cx: &Context, dump: Dump, plan: &Plan) -> Result<Schema> {
     let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale: cx.timescale.will_be_there() };
-    let mut schema = dump::schema(text, plan, target).await?;
+    let mut schema = dump::schema(dump, plan, target).await?;
     if cx.config.skip_extensions {
         schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);
     }
@@ -76,7 +78,7 @@ pub async fn classified(cx: &Context, text: Arc<str>, plan: &Plan) -> Result<Sch
 /// Runs the statements that come before the rows.
 pub async fn restore(cx: &mut Context, schema: &Schema) -> Result<()> {
     // Flushed once at the end, because thousands of small statements would spend most of the time waiting for the disk.
-    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("schema"), "set synchronous_commit = off");
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("schema"), "set synchronous_commit = off");
     let target = session.client().await?;
     let mut executed = ledger::executed(target, Phase::PreData.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Subscription.as_str()).await?);

@@ -2,6 +2,7 @@
 
 mod binary_types;
 mod columns;
+mod creation_order;
 pub mod exclusion;
 mod exclusion_constraints;
 mod foreign_keys;
@@ -23,7 +24,8 @@ pub mod versions;
 mod views;
 
 pub use self::{
-    binary_types::*, columns::*, exclusion_constraints::*, foreign_keys::*, foreign_rows::*, functions::*, names::*, open_writers::*, partitions::*,
-    relations::*, roles::*, schema_state::*, sequences::*, server::*, sessions::*, shapes::*, unreadable::*, views::*,
+    binary_types::*, columns::*, creation_order::*, exclusion_constraints::*, foreign_keys::*, foreign_rows::*, functions::*, names::*,
+    open_writers::*, partitions::*, relations::*, roles::*, schema_state::*, sequences::*, server::*, sessions::*, shapes::*, unreadable::*,
+    views::*,
 };
 pub use super::client::value;

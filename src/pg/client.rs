@@ -177,10 +177,10 @@ mod tests {
     #[test]
     fn settings_fit_side_and_version() {
         let source = session_settings(Side::Source, 130_000);
-        assert!(source.contains("set default_transaction_read_only = off;") && !source.contains("check_function_bodies"));
+        assert!(!source.contains("check_function_bodies"));
         assert!(!source.contains("idle_session_timeout") && !source.contains("set transaction_timeout"));
         let target = session_settings(Side::Target, 170_002);
-        assert!(target.contains("set check_function_bodies = off;") && !target.contains("read_only"));
+        assert!(target.contains("set check_function_bodies = off;") && target.contains("set default_table_access_method = heap;"));
         assert!(target.contains("set idle_session_timeout = 0;") && target.contains("set transaction_timeout = 0;"));
         assert!(session_settings(Side::Target, 160_000).contains("idle_session_timeout"));
         for both in [&source, &target] {

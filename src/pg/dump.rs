@@ -3,6 +3,7 @@
 mod alter_table;
 mod ast;
 mod classify;
+mod definition;
 mod downgrade;
 pub mod index_build;
 mod lost;
@@ -15,26 +16,30 @@ pub mod repair;
 mod statement;
 mod toc;
 
-use std::sync::Arc;
-
 use self::classify::classify;
 pub use self::{
+    definition::definition_query,
     named::named_relations,
     program::{PgDump, find},
-    statement::{Note, Phase, Schema, Statement, Target},
+    statement::{Dump, Note, Phase, Schema, Statement, Target},
 };
-use super::{catalog::exclusion::Excluded, connect::conninfo::Conninfo};
+use super::{
+    catalog::{self, exclusion::Excluded},
+    client::Client,
+    connect::conninfo::Conninfo,
+};
 use crate::{error::Result, plan::Plan};
 
-/// The schema as pg_dump prints it, without what is left out. Publications, subscriptions, owners and grants are in it only where the plan
-/// asks for them.
-pub async fn text(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded) -> Result<Arc<str>> {
-    Ok(program::run(program, source, plan, excluded).await?.into())
+/// The schema as pg_dump prints it, without what is left out and without what is not the application's. Publications, subscriptions, owners
+/// and grants are in it only where the plan asks for them.
+pub async fn dump(program: &PgDump, conninfo: &Conninfo, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Dump> {
+    let text = program::run(program, conninfo, plan, excluded, &catalog::other_schemas(source).await?).await?.into();
+    Ok(Dump { text, order: catalog::creation_order(source).await?.into() })
 }
 
 /// The schema in the order of the dump, for this target.
-pub async fn schema(text: Arc<str>, plan: &Plan, target: Target) -> Result<Schema> {
+pub async fn schema(dump: Dump, plan: &Plan, target: Target) -> Result<Schema> {
     let plan = plan.clone();
-    let classified = tokio::task::spawn_blocking(move || classify(&text, &plan, target));
+    let classified = tokio::task::spawn_blocking(move || classify(&dump, &plan, target));
     classified.await.expect("parsing does not panic")
 }

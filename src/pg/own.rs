@@ -1,8 +1,18 @@
 //! Names of what hyperlift creates, and how the application's schemas differ from others.
 
-/// The schemas of the application. Others belong to the server, to TimescaleDB or to hyperlift, and are not migrated.
+/// The schemas of the application: a condition on `pg_namespace n`. The others belong to the server, to TimescaleDB or to hyperlift, and are
+/// not migrated.
+///
+/// `pg_depend` says which schemas are TimescaleDB's, so a schema of the application may have any name. All that is in them belongs to
+/// TimescaleDB: its chunks are no members of the extension. In the schemas of other extensions the application may have tables, as for
+/// pg_dump; there [`NOT_OF_EXTENSION`] decides.
 pub const USER_SCHEMAS: &str = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and n.nspname <> '_hyperlift'
-    and n.nspname !~ '^_?timescaledb_'";
+    and n.oid <> all (array(select e.objid from pg_depend e join pg_extension x on x.oid = e.refobjid and x.extname = 'timescaledb'
+        where e.classid = 'pg_namespace'::regclass and e.refclassid = 'pg_extension'::regclass and e.deptype = 'e'))";
+
+/// Relations that no extension has made: a condition on `pg_class c`.
+pub const NOT_OF_EXTENSION: &str =
+    "not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')";
 
 /// What a query file has where [`USER_SCHEMAS`] belongs, so that it can be tried in psql as it is.
 const PLACEHOLDER: &str = "/* schemas of the application */ true";
@@ -13,12 +23,9 @@ pub fn in_user_schemas(sql: &str) -> String {
     sql.replace(PLACEHOLDER, USER_SCHEMAS)
 }
 
-/// Publications of this and other migrations, as a pattern of names.
-pub const OWN_PUBLICATIONS: &str = "^hyperlift_";
-
-pub fn is_own_publication(name: &str) -> bool {
-    name.starts_with("hyperlift_")
-}
+/// The comment of a publication that a migration made, this one or another. Its name does not tell, because the application may have
+/// publications with any name.
+pub const OWN_PUBLICATION: &str = "made by hyperlift for a migration; `hyperlift clean` drops it";
 
 /// Names of what a migration makes on the source.
 #[derive(Clone, Debug)]

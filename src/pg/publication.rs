@@ -3,8 +3,8 @@
 use super::{catalog::SourceRelation, client::Client, event_triggers};
 use crate::{
     error::Result,
-    name::{TableName, ident},
-    pg::own::Names,
+    name::{TableName, ident, literal},
+    pg::own::{Names, OWN_PUBLICATION},
 };
 
 /// A published relation.
@@ -44,12 +44,27 @@ async fn set_publications(client: &Client, names: &Names, tables: &[Published<'_
         let tables = if list.is_empty() { String::new() } else { format!(" for table {list}") };
         client
             .batch_execute(&format!(
-                "create publication {}{tables} with (publish = '{operations}', publish_via_partition_root = false)",
-                ident(publication)
+                "create publication {}{tables} with (publish = '{operations}', publish_via_partition_root = false); {}",
+                ident(publication),
+                mark_sql(publication)
             ))
             .await?;
     }
+    mark(client, names).await
+}
+
+/// Marks the publications as a migration's: earlier versions made them without a comment.
+pub async fn mark(client: &Client, names: &Names) -> Result<()> {
+    let sql =
+        "select pubname::text as name from pg_publication where pubname = any($1) and obj_description(oid, 'pg_publication') is distinct from $2";
+    for row in client.query(sql, &[&vec![&names.publication, &names.insert_only], &OWN_PUBLICATION]).await? {
+        client.batch_execute(&mark_sql(row.get("name"))).await?;
+    }
     Ok(())
+}
+
+fn mark_sql(publication: &str) -> String {
+    format!("comment on publication {} is {}", ident(publication), literal(OWN_PUBLICATION))
 }
 
 /// The tables of a publication, by their names.

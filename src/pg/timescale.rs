@@ -9,6 +9,7 @@ use super::{
 use crate::{
     error::Result,
     name::{TableName, ident, literal},
+    pg::own::{NOT_OF_EXTENSION, USER_SCHEMAS},
 };
 
 /// Facts about TimescaleDB's versions.
@@ -27,6 +28,12 @@ pub const NOTHING: &str = "false";
 pub fn out_of_range(data_type: &str) -> &'static str {
     if data_type.contains("int") { NOTHING } else { "{} = '-infinity' or {} >= '294247-01-01' and {} < 'infinity'" }
 }
+
+/// The schemas that the extension makes.
+pub const SCHEMAS: [&str; 8] = [
+    "_timescaledb_cache", "_timescaledb_catalog", "_timescaledb_config", "_timescaledb_debug", "_timescaledb_functions", "_timescaledb_internal",
+    "timescaledb_experimental", "timescaledb_information",
+];
 
 /// What is known of TimescaleDB on a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,6 +138,22 @@ pub async fn hypertable_names(client: &Client) -> Result<Vec<TableName>> {
     }
     let sql = "select schema_name::text as schema, table_name::text as name from _timescaledb_catalog.hypertable order by 1, 2";
     Ok(client.query(sql, &[]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
+/// Views of the application that read what TimescaleDB keeps in its own schemas, such as continuous aggregates. Its catalogs are members of
+/// the extension and do not count.
+pub async fn views_of_internals(client: &Client) -> Result<Vec<TableName>> {
+    let sql = format!(
+        "select distinct n.nspname::text as schema, v.relname::text as name
+           from pg_class v join pg_namespace n on n.oid = v.relnamespace
+           join pg_rewrite r on r.ev_class = v.oid
+           join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+           join pg_class c on c.oid = d.refobjid
+          where {USER_SCHEMAS} and {NOT_OF_EXTENSION} and v.relkind in ('v', 'm')
+            and exists (select from pg_namespace n where n.oid = c.relnamespace and n.nspname !~ '^(pg_|information_schema$)' and not ({USER_SCHEMAS}))
+          order by 1, 2"
+    );
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

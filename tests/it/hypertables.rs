@@ -261,6 +261,8 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             create table public.coded (code text, ts timestamptz not null, n int);
             create unique index coded_code on public.coded (lower(code));
             alter table public.coded replica identity full;
+            create table public.grouped (id int primary key, ts timestamptz not null);
+            create view public.by_key as select id, ts from public.grouped group by id;
             create table public.ruled (ts timestamptz primary key);
             create rule ignored as on insert to public.ruled where new.ts < '2000-01-01' do instead nothing;
             create table public.timeless (id int primary key, ts timestamptz);
@@ -274,6 +276,7 @@ async fn h_3_what_cannot_become_a_hypertable_is_refused_before_the_copy() {
             (3, by_ts(&[("child", "refuse")]), "public.child: key child_pkey lacks ts and the plan says refuse"),
             (3, by_ts(&[("keyed", "extend")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
             (3, by_ts(&[("keyed", "plain-index")]), "public.keyed: key keyed_pkey: a foreign key points at it"),
+            (3, by_ts(&[("grouped", "extend")]), "public.grouped: key grouped_pkey: the query of a view or of a function groups by it"),
             (3, by_ts(&[("ruled", "extend")]), "public.ruled cannot be converted: it has rules"),
             // H-5
             (3, by_ts(&[("timeless", "extend")]), "public.timeless has rows whose ts is NULL, which a hypertable refuses"),

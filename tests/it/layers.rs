@@ -101,7 +101,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
     (
         "pg::catalog",
         &[
-            &["unsupported"],
+            &["creation_order", "unsupported"],
             &["exclusion"],
             &["relations", "schema_state"],
             &[
@@ -114,7 +114,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg::dump",
         &[
             &["classify"],
-            &["alter_table", "downgrade", "index_build", "named", "phase", "privileges", "program", "publications", "repair"],
+            &["alter_table", "definition", "downgrade", "index_build", "named", "phase", "privileges", "program", "publications", "repair"],
             &["lost", "toc"],
             &["ast", "statement"],
         ],

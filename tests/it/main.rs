@@ -6,6 +6,7 @@ mod changes;
 mod conflicts;
 mod copying;
 mod copying_faults;
+mod creation_order;
 mod demo;
 mod demo_run;
 mod equivalence;

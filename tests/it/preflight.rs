@@ -118,6 +118,9 @@ situations! {
         ("columns that name objects", Warn, "public.jobs.handler regclass"),
         ("values that no server reads", Fail, "public.saved.kept pg_node_tree"),
     }
+    schemas_whose_names_are_taken: taken_schemas {
+        ("names of schemas", Fail, "_hyperlift of the source"),
+    }
     a_source_that_is_not_set_up_for_a_migration: unprepared_source {
         ("wal_level", Fail, "wal_level is replica"),
         ("free replication slot", Fail, "none is free"),
@@ -139,6 +142,9 @@ situations! {
     }
     hypertables_on_the_source: hypertables {
         ("source has no hypertables", Fail, "1 of its tables are hypertables already: public.t"),
+    }
+    continuous_aggregates_on_the_source: continuous_aggregates {
+        ("source has no hypertables", Fail, "1 of its views read tables that belong to TimescaleDB, such as continuous aggregates: public.daily"),
     }
     standbys_on_both_sides: standbys {
         ("source is a primary", Fail, "the source is a standby"),
@@ -289,6 +295,13 @@ async fn odd_objects() -> Option<Situation> {
     Some(Situation::of(pair))
 }
 
+async fn taken_schemas() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    // Left out, and so no failure; the other one is always out of scope.
+    pair.source.execute("create schema timescaledb_information; create schema _hyperlift; create table _hyperlift.mine (id int)").await;
+    Some(Situation { arguments: vec!["--exclude".into(), "schema:timescaledb_information".into()], ..Situation::of(pair) })
+}
+
 async fn unprepared_source() -> Option<Situation> {
     let options = ["max_replication_slots", "max_wal_senders"].iter().fold(ServerOptions::default(), |o, name| o.setting(*name, "0"));
     let options = options.setting("wal_level", "replica").setting("synchronous_standby_names", "*");
@@ -350,6 +363,16 @@ async fn hypertables() -> Option<Situation> {
     pair.target.execute("create extension timescaledb").await;
     pair.target.execute("create table public.t (at timestamptz not null); select create_hypertable('public.t', 'at')").await;
     Some(Situation { source: pair.target.uri.clone(), target: pair.second_target().await.uri, ..Situation::of(pair) })
+}
+
+async fn continuous_aggregates() -> Option<Situation> {
+    let situation = hypertables().await?;
+    let source = Database { uri: situation.source.clone() };
+    // A view of the extension's own catalogs is no obstacle.
+    source.execute("create view public.chunks as select * from timescaledb_information.chunks").await;
+    let view = "create materialized view public.daily with (timescaledb.continuous) as select public.time_bucket('1 day', at) as day, count(*) from public.t group by 1";
+    source.execute(&format!("{view} with no data")).await;
+    Some(Situation { arguments: vec!["--exclude".into(), "table:public.t".into()], ..situation })
 }
 
 async fn standbys() -> Option<Situation> {

@@ -2,8 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use super::existing;
 use crate::{
     bus::Reporter,
+    config::Config,
     error::{Error, Result},
     event::{Answer, Event, FailedStatement, Level, Subject},
     migration::prompts::PromptSender,
@@ -13,6 +15,7 @@ use crate::{
         connect::{conninfo::Conninfo, session::Side},
         dump::Statement,
         ledger,
+        object::ObjectRef,
     },
     sqlstate,
 };
@@ -20,6 +23,7 @@ use crate::{
 /// A connection to the target for DDL, made again when it breaks.
 pub struct DdlSession {
     target: Conninfo,
+    source: Conninfo,
     application_name: String,
     /// Run once on each connection.
     settings: String,
@@ -27,8 +31,16 @@ pub struct DdlSession {
 }
 
 impl DdlSession {
-    pub fn new(target: &Conninfo, application_name: String, settings: impl Into<String>) -> Self {
-        Self { target: target.clone(), application_name, settings: settings.into(), client: None }
+    pub fn new(config: &Config, application_name: String, settings: impl Into<String>) -> Self {
+        let (target, source) = (config.target.clone(), config.source.clone());
+        Self { target, source, application_name, settings: settings.into(), client: None }
+    }
+
+    /// Whether a statement failed because its object exists already, as on the source; else the failure, with what to do.
+    pub async fn accept_existing(&mut self, object: &ObjectRef, sql: &str, failure: Error) -> Result<()> {
+        let (source, name) = (self.source.clone(), self.application_name.clone());
+        // Boxed, because it is rare and every statement's future would be as large.
+        Box::pin(existing::accept(self.client().await?, (source, name), object, sql, failure)).await
     }
 
     pub async fn client(&mut self) -> Result<&Client> {
@@ -129,6 +141,11 @@ async fn run_or_skip(
         if session.has(phase, &digest).await.unwrap_or(false) {
             return Ok(true);
         }
+        let Err(e) = session.accept_existing(&statement.object, &statement.sql, e).await else {
+            session.execute(&ledger::record_ddl(phase, &object, &digest)).await?;
+            reporter.notice(Level::Info, format!("{object} exists already, as on the source")).await;
+            return Ok(true);
+        };
         let Some(prompts) = prompts else {
             session.execute(&ledger::skip_ddl(phase, &object, &digest, &e.to_string())).await?;
             return Ok(false);

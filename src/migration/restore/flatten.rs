@@ -171,8 +171,8 @@ async fn schema_without(cx: &Context, source: &Client, plan: &Plan, tables: &[Ta
         return Err(Error::refused(format!("{problem}; so the partitioned table cannot be created again"))
             .hint("keep its partitions; or name it in a plan (one_table, or [[hypertable]]), run `hyperlift clean`, empty the target and start with that plan"));
     }
-    let text = super::print(cx, source, &plan, &excluded).await?;
-    Ok(Rest { schema: super::classified(cx, text, &plan).await?, gone: excluded.list.into_iter().collect() })
+    let dump = super::print(cx, source, &plan, &excluded).await?;
+    Ok(Rest { schema: super::classified(cx, dump, &plan).await?, gone: excluded.list.into_iter().collect() })
 }
 
 /// Drops the tables with all that depends on them in the transaction that is open, and forgets the statements that made it, so that restoring

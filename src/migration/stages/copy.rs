@@ -33,7 +33,7 @@ mod transfer;
 mod worker;
 
 use futures_util::FutureExt as _;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 use tokio::sync::watch;
 
 use self::bare_leaves::BareLeaves;
@@ -95,8 +95,12 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     if cx.record.slot.is_none() {
         replayable::check(cx, &relations).await?;
     }
+    // Of a table without its rows nothing is copied.
+    let copied: HashSet<u32> = relations.iter().map(|r| r.oid).collect();
+    let covered =
+        found.into_iter().filter(|r| copied.contains(&r.oid) || cx.plan.scope.inclusion(&r.table) == Inclusion::Structure).collect::<Vec<_>>();
     let (start, confirmed) = slot::prepare(cx, &relations).await?;
-    let statements = read_statements(cx, &source, &relations).await?;
+    let statements = read_statements(cx, &source, &covered, &relations).await?;
     let target = cx.target("copy").await?;
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
@@ -126,7 +130,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
 
 /// The schema's statements as they are when the copy begins. Tables that are made on the source later are not part of the migration, and
 /// statements on them would find no table.
-async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<Vec<Statement>> {
+async fn read_statements(cx: &mut Context, source: &Client, covered: &[SourceRelation], relations: &[SourceRelation]) -> Result<Vec<Statement>> {
     if cx.is_finished(Stage::Copy) {
         return statements::read(cx);
     }
@@ -138,6 +142,7 @@ async fn read_statements(cx: &mut Context, source: &Client, relations: &[SourceR
             cx.work.path().display()
         )));
     }
+    restore::refuse_uncovered(source, &schema, covered).await?;
     cx.record.schema = Some(schema.digest.clone());
     cx.record.schema_state = Some(state);
     // The dump is not needed any more: free its memory.
@@ -215,7 +220,7 @@ async fn report_receiver(mut status: watch::Receiver<ReceiverStatus>, reporter: 
 
 /// Runs the statements that need the indexes: statistics, comments, views that need a key.
 async fn build_post_index(cx: &mut Context, statements: &[Statement]) -> Result<()> {
-    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("indexes"), indexes::settings(1));
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("indexes"), indexes::settings(1));
     ledger::flush(session.client().await?).await?;
     let executed = ledger::executed(session.client().await?, Phase::PostIndex.as_str()).await?;
     let executed_indexes = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;

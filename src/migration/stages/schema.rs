@@ -35,6 +35,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
     if !cx.is_finished(Stage::Schema) {
         let (schema, timescale) = cx.unless_stopped(async { tokio::try_join!(restore::dump(cx), create_timescale(cx, &target)) }).await?;
+        restore::refuse_uncovered(&source, &schema, &catalog::relations(&source).await?).await?;
         cx.record.schema = Some(schema.digest.clone());
         cx.save()?;
         // What depends on the hypertables is reported when they are chosen.

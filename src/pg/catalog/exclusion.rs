@@ -13,7 +13,10 @@ use super::foreign_keys::foreign_keys;
 use crate::{
     error::Result,
     name::{TableName, ident},
-    pg::{client::Client, own::USER_SCHEMAS},
+    pg::{
+        client::Client,
+        own::{NOT_OF_EXTENSION, USER_SCHEMAS},
+    },
     plan::{IdentityChoice, Plan},
     scope::{FilterKind, Inclusion, Scope},
 };
@@ -220,7 +223,7 @@ async fn relations(client: &Client) -> Result<Vec<ScopedRelation>> {
                 has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable
            from pg_class c join pg_namespace n on n.oid = c.relnamespace
           where c.relkind in ('r', 'p', 'f', 'v', 'm') and c.relpersistence <> 't' and {USER_SCHEMAS}
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+            and {NOT_OF_EXTENSION}"
     );
     let relation = |r: &tokio_postgres::Row| ScopedRelation {
         oid: r.get("oid"),

@@ -5,7 +5,11 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, object::ObjectRef, own::USER_SCHEMAS},
+    pg::{
+        client::Client,
+        object::ObjectRef,
+        own::{NOT_OF_EXTENSION, USER_SCHEMAS},
+    },
 };
 
 /// The names of the extensions of the database.
@@ -45,12 +49,32 @@ pub async fn existing(client: &Client, tables: &[TableName]) -> Result<HashSet<T
     Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
 }
 
+/// The schemas of the application.
+pub async fn user_schemas(client: &Client) -> Result<Vec<String>> {
+    let sql = format!("select nspname::text as name from pg_namespace n where {USER_SCHEMAS} order by 1");
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// The schemas that extensions have made.
+pub async fn extension_schemas(client: &Client) -> Result<HashSet<String>> {
+    let sql = "select nspname::text as name from pg_namespace n join pg_depend e
+                 on e.classid = 'pg_namespace'::regclass and e.objid = n.oid and e.deptype = 'e'";
+    Ok(client.query(sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// The schemas that are neither the application's nor the server's.
+pub async fn other_schemas(client: &Client) -> Result<Vec<String>> {
+    let sql =
+        format!("select nspname::text as name from pg_namespace n where not ({USER_SCHEMAS}) and nspname !~ '^(pg_|information_schema$)' order by 1");
+    Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())
+}
+
 /// User tables, views and sequences; the first few names.
 pub async fn foreign_objects(client: &Client) -> Result<Vec<String>> {
     let sql = format!(
         "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
           where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and c.relpersistence <> 't' and {USER_SCHEMAS}
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+            and {NOT_OF_EXTENSION}
           order by 1 limit 10"
     );
     Ok(client.query(&sql, &[]).await?.iter().map(|r| r.get("name")).collect())

@@ -22,6 +22,14 @@ pub async fn partitions(client: &Client, roots: &[u32]) -> Result<BTreeMap<u32, 
     Ok(client.query(sql, &[&roots]).await?.iter().map(|r| (r.get("oid"), partition_of(r))).collect())
 }
 
+/// The names of all partitions below these roots.
+pub async fn partition_names(client: &Client, roots: &[u32]) -> Result<Vec<TableName>> {
+    let sql = "select n.nspname::text as schema, c.relname::text as name
+                 from unnest($1::oid[]) root cross join lateral pg_partition_tree(root) t
+                 join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace";
+    Ok(client.query(sql, &[&roots]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
+}
+
 /// A partition by its OID, and all leaves of its root; `None` for a table that is none, or is gone.
 pub async fn partition(client: &Client, oid: u32) -> Result<Option<(Partition, Vec<u32>)>> {
     let sql = "select pg_partition_root(oid)::oid as root, pg_get_partition_constraintdef(oid) as bounds,

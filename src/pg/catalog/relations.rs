@@ -22,6 +22,8 @@ pub struct UniqueIndex {
     pub expression: bool,
     /// Some foreign key refers to it.
     pub referenced: bool,
+    /// The query of some view or function groups by it, or names it.
+    pub in_query: bool,
     /// Name of the constraint it belongs to, if any.
     pub constraint: Option<String>,
 }
@@ -157,6 +159,7 @@ pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
             usable: r.get("usable"),
             expression: r.get("expression"),
             referenced: r.get("referenced"),
+            in_query: r.get("in_query"),
             constraint: r.get("constraint_name"),
         });
     }

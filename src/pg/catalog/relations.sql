@@ -19,5 +19,5 @@ select c.oid, n.nspname::text as schema, c.relname::text as name, c.relkind = 'p
   join pg_class c on c.oid = t.oid
   join pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and /* schemas of the application */ true
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+   and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
  order by t.bytes desc, n.nspname, c.relname

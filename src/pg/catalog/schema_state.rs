@@ -3,9 +3,10 @@
 use super::versions;
 use crate::{
     error::Result,
+    name::literal,
     pg::{
         client::{Client, value},
-        own::OWN_PUBLICATIONS,
+        own::OWN_PUBLICATION,
     },
 };
 
@@ -13,21 +14,24 @@ use crate::{
 /// changed definition changes it. ANALYZE and VACUUM do not, because they write in place, nor do hyperlift's own publications.
 pub async fn schema_state(client: &Client) -> Result<String> {
     const CATALOGS: &[&str] = &[
-        "aggregate", "am", "amop", "amproc", "attrdef", "attribute", "cast", "class", "collation", "constraint", "conversion", "default_acl",
-        "description", "enum", "event_trigger", "extension", "foreign_data_wrapper", "foreign_server", "foreign_table", "index", "inherits",
-        "init_privs", "language", "namespace", "opclass", "operator", "opfamily", "partitioned_table", "policy", "proc", "range", "rewrite",
-        "seclabel", "sequence", "statistic_ext", "transform", "trigger", "ts_config", "ts_config_map", "ts_dict", "ts_parser", "ts_template", "type",
+        "aggregate", "am", "amop", "amproc", "attrdef", "attribute", "cast", "class", "collation", "constraint", "conversion", "default_acl", "enum",
+        "event_trigger", "extension", "foreign_data_wrapper", "foreign_server", "foreign_table", "index", "inherits", "init_privs", "language",
+        "namespace", "opclass", "operator", "opfamily", "partitioned_table", "policy", "proc", "range", "rewrite", "seclabel", "sequence",
+        "statistic_ext", "transform", "trigger", "ts_config", "ts_config_map", "ts_dict", "ts_parser", "ts_template", "type",
     ];
     let one = |name: &&str| format!("select '{name}' as name, count(*) as rows, sum(xmin::text::bigint)::text as sum from pg_{name}");
     let schemas =
         if client.version() / 10_000 >= versions::SCHEMAS_PUBLISHED { "union all select pnpubid, xmin from pg_publication_namespace" } else { "" };
+    let own = literal(OWN_PUBLICATION);
     let sql = format!(
         "select string_agg(format('%s %s %s', name, rows, sum), ',' order by name) from ({}
          union all select 'depend', count(*), sum(xmin::text::bigint)::text from pg_depend
                     where classid not in ('pg_publication'::regclass, 'pg_publication_rel'::regclass)
+         union all select 'description', count(*), sum(xmin::text::bigint)::text from pg_description
+                    where classoid <> 'pg_publication'::regclass or description <> {own}
          union all select 'publication', count(*), sum(o.xmin::text::bigint)::text
                      from (select oid, xmin from pg_publication union all select prpubid, xmin from pg_publication_rel {schemas}) o
-                     join pg_publication p on p.oid = o.oid where p.pubname !~ '{OWN_PUBLICATIONS}'
+                     join pg_publication p on p.oid = o.oid where obj_description(p.oid, 'pg_publication') is distinct from {own}
          union all select 'subscription', count(*), md5(string_agg(format('%s %s %s', subname, subslotname, subpublications), ',' order by oid))
                      from pg_subscription
          union all select 'user_mappings', count(*), md5(string_agg(m::text, ',' order by umid)) from pg_user_mappings m

@@ -3,7 +3,10 @@
 use crate::{
     error::{Error, Result},
     name::TableName,
-    pg::{client::Client, own::USER_SCHEMAS},
+    pg::{
+        client::Client,
+        own::{NOT_OF_EXTENSION, USER_SCHEMAS},
+    },
 };
 
 /// A sequence with its state.
@@ -65,7 +68,7 @@ pub async fn sequences(client: &Client) -> Result<(Vec<SequenceState>, Vec<(Tabl
                            and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')) as owned
            from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace
           where {USER_SCHEMAS} and c.relpersistence <> 't'
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+            and {NOT_OF_EXTENSION}
           order by 2, 3"
     );
     let rows = client.query(&sql, &[]).await?;
@@ -125,7 +128,7 @@ pub async fn unreadable_sequences(client: &Client) -> Result<Vec<TableName>> {
         "select n.nspname::text as schema, c.relname::text as name
            from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'S' and c.relpersistence <> 't' and {USER_SCHEMAS}
             and not (has_schema_privilege(n.oid, 'usage') and has_sequence_privilege(c.oid, 'select'))
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e') order by 1, 2"
+            and {NOT_OF_EXTENSION} order by 1, 2"
     );
     let rows = client.query(&sql, &[]).await?;
     Ok(rows.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
@@ -136,7 +139,7 @@ pub async fn sequence_names(client: &Client) -> Result<Vec<(u32, TableName)>> {
     let sql = format!(
         "select c.oid, n.nspname::text as schema, c.relname::text as name
            from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'S' and c.relpersistence <> 't' and {USER_SCHEMAS}
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+            and {NOT_OF_EXTENSION}"
     );
     let rows = client.query(&sql, &[]).await?;
     Ok(rows.iter().map(|r| (r.get("oid"), TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name")))).collect())

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use crate::{
     error::Result,
     name::TableName,
-    pg::{client::Client, own::USER_SCHEMAS},
+    pg::{
+        client::Client,
+        own::{NOT_OF_EXTENSION, USER_SCHEMAS},
+    },
     scope::{Inclusion, Scope},
 };
 
@@ -65,7 +68,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
                        coalesce(array_agg(attnum order by attnum) filter (where (atthasdef or attidentity <> '') and attgenerated = '' and not atthasmissing), '{{}}') as computed
                   from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped) a
           where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' and {USER_SCHEMAS}
-            and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+            and {NOT_OF_EXTENSION}"
     );
     let shape = |r: &tokio_postgres::Row| {
         let (numbers, names): (Vec<i16>, Vec<String>) = (r.get("numbers"), r.get("names"));

@@ -12,6 +12,7 @@ with found (class, oid) as (
     union all select 'pg_ts_parser'::regclass, oid from pg_ts_parser union all select 'pg_ts_template'::regclass, oid from pg_ts_template)
 select f.class::oid as class, f.oid, i.type || ' ' || i.identity as object
   from found f cross join lateral pg_identify_object(f.class, f.oid, 0) i
- where f.oid >= 16384 and coalesce(i.schema, '') !~ '^(pg_|information_schema|_hyperlift|_?timescaledb_)'
+ where f.oid >= 16384
+   and not exists (select from pg_namespace n where n.nspname = i.schema and not (/* schemas of the application */ true))
    and not exists (select from pg_depend d where d.classid = f.class and d.objid = f.oid and d.deptype = 'e')
  order by 3

@@ -2,6 +2,8 @@
 select i.indrelid as oid, c.relname::text as name, i.indisprimary as is_primary, i.indisreplident as replica_identity,
        i.indexprs is not null as expression, k.columns, con.conname::text as constraint_name,
        exists (select from pg_constraint f where f.contype = 'f' and f.conindid = i.indexrelid) as referenced,
+       exists (select from pg_depend d where d.refclassid = 'pg_constraint'::regclass and d.refobjid = con.oid
+                  and d.classid in ('pg_proc'::regclass, 'pg_rewrite'::regclass)) as in_query,
        i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null and k.not_null and not k.generated as usable
   from pg_index i
   join pg_class c on c.oid = i.indexrelid

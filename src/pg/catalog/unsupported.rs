@@ -7,7 +7,7 @@ use crate::{
     pg::{
         client::Client,
         object::{ObjectKind, ObjectRef},
-        own::OWN_PUBLICATIONS,
+        own::{NOT_OF_EXTENSION, OWN_PUBLICATION, USER_SCHEMAS, in_user_schemas},
     },
     plan::Plan,
     scope::Inclusion,
@@ -41,27 +41,29 @@ pub async fn find(source: &Client, plan: &Plan) -> Result<Vec<Unsupported>> {
         fix: r.get("fix"),
         is_created: r.get("is_created"),
     };
-    let rows = source.query(include_str!("unsupported.sql"), &[&plan.publications, &plan.subscriptions, &OWN_PUBLICATIONS]).await?;
+    let rows = source.query(&in_user_schemas(include_str!("unsupported.sql")), &[&plan.publications, &plan.subscriptions, &OWN_PUBLICATION]).await?;
     Ok(rows.iter().filter(in_scope).map(unsupported).collect())
 }
 
 /// Objects in scope that only a superuser may create (the pages of CREATE TYPE, OPERATOR CLASS, LANGUAGE and so on in PostgreSQL's
 /// documentation), as `pg_identify_object` names them.
 pub async fn made_by_superusers(source: &Client, excluded: &Excluded) -> Result<Vec<String>> {
-    let rows = source.query(include_str!("superusers.sql"), &[]).await?;
+    let rows = source.query(&in_user_schemas(include_str!("superusers.sql")), &[]).await?;
     Ok(rows.iter().filter(|r| !excluded.has((r.get("class"), r.get("oid")))).map(|r| r.get("object")).collect())
 }
 
 /// Columns whose values name other objects: `app.jobs.handler regprocedure`.
 pub async fn object_references(source: &Client) -> Result<Vec<String>> {
-    let sql = "select format('%I.%I.%I %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, null)) as found
+    let sql = format!(
+        "select format('%I.%I.%I %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, null)) as found
                  from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
                 where a.atttypid in ('regclass'::regtype, 'regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype, 'regoperator'::regtype,
                           'regtype'::regtype, 'regrole'::regtype, 'regnamespace'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype,
                           'regcollation'::regtype)
                   and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p') and not c.relispartition
-                  and n.nspname !~ '^(pg_|information_schema|_hyperlift|_?timescaledb_)' order by 1";
-    Ok(source.query(sql, &[]).await?.iter().map(|r| r.get("found")).collect())
+                  and {USER_SCHEMAS} and {NOT_OF_EXTENSION} order by 1"
+    );
+    Ok(source.query(&sql, &[]).await?.iter().map(|r| r.get("found")).collect())
 }
 
 /// A table or sequence of an extension that may hold rows of the user (`pg_extension_config_dump`).

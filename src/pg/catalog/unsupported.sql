@@ -1,7 +1,7 @@
--- Parameters: $1 publications are created on the target, $2 subscriptions are, $3 pattern of publications that are not the application's.
+-- Parameters: $1 publications are created on the target, $2 subscriptions are, $3 comment of publications that are not the application's.
 select 'publications' as check, 'PUBLICATION ' || quote_ident(pubname) as object, null as schema, null as name, false as is_created,
        'not created on the target' as reason, 'give --publications, or create it there once the application has moved' as fix
-  from pg_publication where not $1::bool and pubname !~ $3::text
+  from pg_publication where not $1::bool and obj_description(oid, 'pg_publication') is distinct from $3::text
 union all
 select 'subscriptions', 'SUBSCRIPTION ' || quote_ident(subname), null, null, $2 and current_setting('is_superuser') = 'on',
        case when not $2::bool then 'not created on the target: two subscribers would fight for one slot'
@@ -34,13 +34,13 @@ select 'tablespaces', 'TABLESPACE ' || quote_ident(t.spcname), null, null, false
        'goes to the default tablespace of the target: ' || string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname),
        'alter ... set tablespace there after the migration'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_tablespace t on t.oid = c.reltablespace
- where n.nspname !~ '^(pg_|information_schema)' group by t.spcname
+ where /* schemas of the application */ true group by t.spcname
 union all
 select 'unlogged tables', 'TABLE ' || format('%I.%I', n.nspname, c.relname), n.nspname::text, c.relname::text, false,
        'unlogged, copied once: later changes are in no stream',
        'alter table ... set logged on the source before the copy, or move what changed by hand after the cutover'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'r' and c.relpersistence = 'u' and n.nspname !~ '^(pg_|information_schema)'
+ where c.relkind = 'r' and c.relpersistence = 'u' and /* schemas of the application */ true
 union all
 select 'large objects', 'LARGE OBJECTS', null, null, false,
        count(*) || ' of them, copied once with their ids: later changes are in no stream',

@@ -32,6 +32,12 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
         "bytea_output = 'hex'",
         "lc_monetary = 'C'",
         "xmloption = 'content'",
+        "standard_conforming_strings = on",
+        "quote_all_identifiers = off",
+        "array_nulls = on",
+        "transform_null_equals = off",
+        "default_transaction_isolation = 'read committed'",
+        "default_transaction_read_only = off",
         "search_path = ''",
         "row_security = off",
         // Compiling takes longer than queries of the catalogs, or applying a batch.
@@ -48,8 +54,9 @@ pub fn session_settings(side: Side, version_num: u32) -> String {
     }
     settings.extend(match side {
         // Not `on`: changes on the source would wait for a synchronous standby that is down.
-        Side::Source => ["default_transaction_read_only = off", "synchronous_commit = local"],
-        Side::Target => ["check_function_bodies = off", "synchronous_commit = on"],
+        Side::Source => &["synchronous_commit = local"][..],
+        // The dump names another access method where a table has one.
+        Side::Target => &["check_function_bodies = off", "default_table_access_method = heap", "synchronous_commit = on"],
     });
     format!("set {};\n", settings.join(";\nset "))
 }

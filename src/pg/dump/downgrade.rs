@@ -38,8 +38,8 @@ pub(super) struct Downgrade {
     target: u32,
     /// Partitioned tables, with the types of their columns.
     partitioned: HashMap<TableName, HashMap<String, TypeName>>,
-    /// Names of all constraints that are created.
-    constraints: HashSet<String>,
+    /// All constraints that are created, by table and name.
+    constraints: HashSet<(TableName, String)>,
     /// Indexes of partitioned tables that are not created. Those of their partitions exist alone.
     rootless: HashSet<TableName>,
 }
@@ -131,7 +131,7 @@ impl Downgrade {
                 false
             }
             Some(NodeEnum::Constraint(c)) => {
-                self.constraints.insert(c.conname.clone());
+                self.constraints.insert((table.clone(), c.conname.clone()));
                 true
             }
             _ => true,
@@ -152,7 +152,7 @@ impl Downgrade {
             (AlterTableType::AtAddConstraint, Some(NodeEnum::Constraint(c))) => {
                 let forms = self.add_constraint(&table, c, notes);
                 if forms.as_ref().is_none_or(|forms| !forms.is_empty()) {
-                    self.constraints.insert(c.conname.clone());
+                    self.constraints.insert((table.clone(), c.conname.clone()));
                 }
                 forms
             }
@@ -210,7 +210,10 @@ impl Downgrade {
     /// A comment on a constraint that is not made, or has no name of its own on the target.
     fn is_left_out(&self, s: &CommentStmt) -> bool {
         s.objtype == ObjectType::ObjectTabconstraint as i32
-            && qualified_name(s.object.as_deref()).last().is_some_and(|name| !self.constraints.contains(*name))
+            && match qualified_name(s.object.as_deref())[..] {
+                [schema, table, name] => !self.constraints.contains(&(TableName::new(schema, table), name.to_owned())),
+                _ => false,
+            }
     }
 
     fn privileges(&self, s: &mut GrantStmt, object: &ObjectRef, notes: &mut Vec<Note>) -> Privileges {
@@ -305,7 +308,7 @@ mod tests {
     };
 
     fn adapted(sql: &str, target: u32) -> (Vec<(Phase, String)>, Vec<Note>) {
-        let schema = classify(sql, &Plan::default(), Target { major: target, timescale: false }).unwrap();
+        let schema = classify(&sql.into(), &Plan::default(), Target { major: target, timescale: false }).unwrap();
         (schema.statements.into_iter().map(|s| (s.phase, s.sql)).collect(), schema.notes)
     }
 

@@ -4,7 +4,7 @@ use pg_query::{
     NodeEnum,
     protobuf::{AlterTableType, CreateTrigStmt, ObjectType},
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     ast::{qualified_name, table_of, texts_of},
@@ -20,8 +20,8 @@ pub(super) const EXCLUDES_NOTHING: &str = "an index on the target that excludes 
 /// What hypertables do not have as the tables of the source have it.
 #[derive(Default)]
 pub(super) struct Lost {
-    /// Keys that became indexes which are not unique, and exclusion constraints that became indexes.
-    pub plain_indexes: HashSet<TableName>,
+    /// Keys that became indexes which are not unique, and exclusion constraints that became indexes, with their tables.
+    pub plain_indexes: HashMap<TableName, TableName>,
     /// Triggers that are left out, by their table and name.
     pub triggers: HashSet<(TableName, String)>,
 }

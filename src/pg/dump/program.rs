@@ -8,6 +8,7 @@ use std::{
 use super::toc;
 use crate::{
     error::{Error, Result},
+    name::ident,
     pg::{
         catalog::exclusion::{Excluded, exact_pattern},
         connect::conninfo::Conninfo,
@@ -91,20 +92,22 @@ fn choose(installed: &[PgDump], major: u32) -> Option<&PgDump> {
 
 /// The schema without the data, psql's meta commands and what is left out. Publications, subscriptions, owners and grants are in it only
 /// where the plan asks for them.
-pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded) -> Result<String> {
+pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, excluded: &Excluded, other_schemas: &[String]) -> Result<String> {
     let output = tokio::process::Command::new(&program.path)
         .args(["--schema-only", "--no-tablespaces", "--no-security-labels", "--encoding=UTF8"])
         .args((!plan.publications).then_some("--no-publications"))
         .args((!plan.subscriptions).then_some("--no-subscriptions"))
         .args((!plan.owners).then_some("--no-owner"))
         .args((!plan.grants).then_some("--no-privileges"))
-        .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data", "--exclude-schema=_hyperlift"])
+        .args(["--lock-wait-timeout=30s", "--section=pre-data", "--section=post-data"])
         // The entries then name their objects by OID.
-        .args((!excluded.is_empty()).then_some("--verbose"))
+        .arg("--verbose")
+        .args(other_schemas.iter().map(|schema| format!("--exclude-schema={}", ident(schema))))
         .args(excluded.unreadable.iter().map(|t| format!("--exclude-table={}", exact_pattern(t))))
         .env_clear()
         .envs(std::env::vars().filter(|(k, _)| matches!(k.as_str(), "PATH" | "HOME" | "LANG" | "LC_ALL" | "TZ")))
         .envs(source.child_env())
+        .env("PGOPTIONS", options(source))
         .env("PGAPPNAME", "hyperlift/pg_dump")
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -120,8 +123,13 @@ pub(super) async fn run(program: &PgDump, source: &Conninfo, plan: &Plan, exclud
     let text = String::from_utf8(output.stdout).map_err(|_| {
         Error::failed("pg_dump printed text that is not UTF-8").hint("the source's names, defaults and comments must be UTF-8: correct them there")
     })?;
-    let text = clean(&text);
-    Ok(if excluded.is_empty() { text } else { toc::in_scope(&text, excluded) })
+    Ok(toc::in_scope(&clean(&text), excluded))
+}
+
+/// Settings of the database or the role that pg_dump does not set itself, and that would change what its text means: how it writes string
+/// constants, and amounts of money. They come last, so they hold whatever the URI says.
+fn options(source: &Conninfo) -> String {
+    format!("{} -c standard_conforming_strings=on -c lc_monetary=C", source.options().unwrap_or_default()).trim_start().to_owned()
 }
 
 /// Takes out psql's meta commands: `\restrict TOKEN` of the header and the `\unrestrict` of the same token. pg_dump writes no others, so
@@ -153,6 +161,14 @@ mod tests {
         for (source, chosen) in [(13, Some(13)), (14, Some(15)), (16, Some(18)), (18, Some(18)), (19, None)] {
             assert_eq!(choose(&all, source).map(|p| p.major), chosen, "for a source of version {source}");
         }
+    }
+
+    #[test]
+    fn n_12_the_settings_that_change_a_dump_come_after_those_of_the_uri() {
+        let options_of = |uri: &str| options(&Conninfo::parse(uri).unwrap());
+        let own = "-c standard_conforming_strings=on -c lc_monetary=C";
+        assert_eq!(options_of("postgres://u@h/d"), own);
+        assert_eq!(options_of("postgres://u@h/d?options=-c%20search_path%3Dx"), format!("-c search_path=x {own}"));
     }
 
     #[test]

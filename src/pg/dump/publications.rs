@@ -9,8 +9,10 @@ use pg_query::{
     },
 };
 
+use std::collections::HashSet;
+
 use super::{
-    ast::{deparse, string_node, table_of},
+    ast::{deparse, parse_one, string_node, table_of},
     statement::{Note, Target},
 };
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
     pg::{
         catalog::versions,
         object::{ObjectKind, ObjectRef},
+        own::OWN_PUBLICATION,
     },
     plan::Plan,
 };
@@ -36,6 +39,16 @@ pub(super) fn publication_of(node: &NodeEnum) -> Option<&str> {
         NodeEnum::String(name) if object_type == ObjectType::ObjectPublication as i32 => Some(&name.sval),
         _ => None,
     }
+}
+
+/// The names of publications that migrations made: their comments say so.
+pub(super) fn own(statements: &[&str]) -> HashSet<String> {
+    let comments = statements.iter().filter(|sql| sql.contains("COMMENT ON PUBLICATION ") && sql.contains("hyperlift"));
+    let own = |sql: &&&str| match parse_one(sql)? {
+        NodeEnum::CommentStmt(s) if s.comment == OWN_PUBLICATION => publication_of(&NodeEnum::CommentStmt(s)).map(str::to_owned),
+        _ => None,
+    };
+    comments.filter_map(|sql| own(&sql)).collect()
 }
 
 /// The statement that creates the publication on the target; `None` for one that must not exist there.
@@ -140,7 +153,7 @@ mod tests {
     fn understood(sql: &str, target: Target) -> (Vec<Statement>, Vec<Note>, String) {
         let table = TableName::new("app", "metrics");
         let hypertable = Hypertable { table, time_column: "ts".into(), chunk_interval: "1 day".into(), key: KeyChoice::Extend };
-        let schema = classify(sql, &Plan { hypertables: vec![hypertable], ..Plan::default() }, target).unwrap();
+        let schema = classify(&sql.into(), &Plan { hypertables: vec![hypertable], ..Plan::default() }, target).unwrap();
         (schema.statements, schema.notes, schema.digest)
     }
 
@@ -180,8 +193,10 @@ COMMENT ON PUBLICATION "All" IS 'all';"#;
         let dump = "CREATE TABLE app.t (a int);";
         let own = "CREATE PUBLICATION hyperlift_abcdef WITH (publish = 'insert');
 ALTER PUBLICATION hyperlift_abcdef OWNER TO somebody; ALTER PUBLICATION hyperlift_abcdef ADD TABLE ONLY app.t;";
+        let comment = format!("COMMENT ON PUBLICATION hyperlift_abcdef IS '{OWN_PUBLICATION}';");
         let before = understood(dump, NEWEST);
-        assert_eq!(before, understood(&format!("{dump}{own}"), NEWEST));
+        assert_eq!(before, understood(&format!("{dump}{own}{comment}"), NEWEST));
+        assert_eq!(understood(&format!("{dump}{own}"), NEWEST).0.len(), 4, "a name alone is nobody's");
         assert_ne!(before.2, understood("CREATE TABLE app.t (b int);", NEWEST).2);
     }
 

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
-use crate::{name::TableName, pg::object::ObjectRef};
+use crate::{
+    name::TableName,
+    pg::{catalog::CreationOrder, object::ObjectRef},
+};
 
 /// When a statement is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +107,20 @@ impl Note {
     }
 }
 
+/// A dump of the schema, and what the catalogs of the source say about it.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    pub(super) text: Arc<str>,
+    pub(super) order: Arc<CreationOrder>,
+}
+
+#[cfg(test)]
+impl From<&str> for Dump {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+}
+
 /// What decides how a dump is adapted to the target.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -113,6 +131,7 @@ pub struct Target {
 }
 
 /// A schema as the target gets it.
+#[derive(Default)]
 pub struct Schema {
     /// In the order of the dump.
     pub statements: Vec<Statement>,
@@ -122,6 +141,10 @@ pub struct Schema {
     /// Of the whole text. Earlier versions recorded it.
     pub whole_digest: String,
     pub notes: Vec<Note>,
+    /// The tables that it makes, and when.
+    pub tables: Vec<(TableName, Phase)>,
+    /// The sequences that it makes, those of identities among them.
+    pub sequences: Vec<TableName>,
 }
 
 impl Schema {

@@ -9,13 +9,22 @@ use std::collections::HashSet;
 use super::ast::{qualified_name, table_of};
 use crate::{
     name::TableName,
-    pg::catalog::exclusion::{Excluded, PG_CLASS},
+    pg::catalog::exclusion::{Excluded, ObjectId, PG_CLASS},
 };
 
 /// How pg_dump's `--verbose` heads an entry (`_printTocEntry` of pg_backup_archiver.c): `-- TOC entry 215 (class 1259 OID 16385)`, and in
 /// the next line what it depends on, where that is known.
 const HEAD: &str = "--\n-- TOC entry ";
 const DEPENDENCIES: &str = "-- Dependencies:";
+/// How the dump heads an entry afterwards, for [`object_of`].
+const OBJECT: &str = "-- Object: ";
+
+/// The object of an entry: the OIDs of its catalog and its row, among the comments before a statement. Without them it is a part of another
+/// object, such as a comment.
+pub(super) fn object_of(comments: &str) -> Option<ObjectId> {
+    let (class, oid) = comments.lines().rev().find_map(|line| line.strip_prefix(OBJECT))?.split_once(' ')?;
+    Some((class.parse().ok()?, oid.parse().ok()?))
+}
 
 /// The dump without the entries of what is left out, and without what differs from dump to dump.
 pub(super) fn in_scope(text: &str, excluded: &Excluded) -> String {
@@ -54,6 +63,9 @@ pub(super) fn in_scope(text: &str, excluded: &Excluded) -> String {
             continue;
         }
         kept.push_str("--\n");
+        if object.0 != 0 {
+            kept.extend([OBJECT, class, " ", oid, "\n"]);
+        }
         kept.extend(body.split_inclusive('\n').filter(|l| !l.starts_with("-- Completed on ")));
     }
     kept + rest
@@ -73,6 +85,9 @@ fn settings_at_the_end(body: &str) -> &str {
 
 /// Attaching a partition to a table or an index, or a sequence to a column of a table.
 fn names_left_out(sql: &str, excluded: &Excluded) -> bool {
+    if excluded.is_empty() {
+        return false;
+    }
     let Ok(parsed) = pg_query::parse(sql, pg_query::ParserOptions::default()) else { return false };
     parsed.protobuf.stmts.iter().filter_map(|s| s.stmt.as_ref()?.node.as_ref()).any(|node| match node {
         NodeEnum::AlterTableStmt(s) => {

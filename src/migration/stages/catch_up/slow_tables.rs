@@ -291,6 +291,7 @@ mod tests {
             usable: true,
             expression: false,
             referenced: false,
+            in_query: false,
             constraint: None,
         };
         catalog::SourceRelation {

@@ -34,6 +34,7 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
     match (cx.record.slot, existing) {
         (Some(lsn), Some(slot)) => {
             slot.check(&names.slot)?;
+            publication::mark(&source, &names).await?;
             cx.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
             return Ok((lsn, slot.confirmed));
         }

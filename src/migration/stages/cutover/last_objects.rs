@@ -25,7 +25,7 @@ const POINT_OF_NO_RETURN: &str = "past-return";
 
 /// Step 6: foreign keys (not valid yet), triggers with their state, rules, policies; then owners and grants.
 pub async fn make(cx: &mut Context) -> Result<()> {
-    let mut session = ddl::DdlSession::new(&cx.config.target, cx.application("cutover"), "");
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
     let target = session.client().await?;
     if !ledger::has_step(target, POINT_OF_NO_RETURN).await? {
         refresh(cx, target).await?;

@@ -6,18 +6,20 @@ use crate::{
     event::Level,
     migration::{
         context::Context,
-        restore::{changes, statements},
+        restore::{changes, ddl, statements},
     },
     pg::catalog::{self, ForeignPart},
 };
 
-/// Validates foreign keys, refreshes materialised views, and reports what changed on the source without being replayed.
+/// Validates foreign keys and checks, refreshes materialised views, and reports what changed on the source without being replayed.
 pub async fn finish(cx: &mut Context) -> Result<()> {
     let target = cx.target("cutover").await?;
     let mut validated = true;
+    let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
     for statement in statements::read(cx)? {
         let Some(validate) = &statement.validate else { continue };
-        if let Err(e) = cx.unless_stopped(async { Ok(target.batch_execute(validate).await?) }).await {
+        let validation = ddl::run_with_retry(&mut session, validate, validate, &cx.reporter);
+        if let Err(e) = cx.unless_stopped(validation).await {
             if e.is_stop() {
                 return Err(e);
             }
@@ -60,7 +62,7 @@ async fn compare_foreign_rows(cx: &mut Context) -> Result<()> {
 }
 
 fn outcome(validated: bool, refreshed: bool) -> String {
-    let keys = if validated { "foreign keys validated" } else { "not all foreign keys are validated" };
+    let keys = if validated { "foreign keys and checks validated" } else { "not all foreign keys and checks are validated" };
     let views = if refreshed { "materialised views refreshed" } else { "not all materialised views are refreshed" };
     let rest = if validated && refreshed { "" } else { "; what is missing was reported as not moved" };
     format!("{keys}, {views}{rest}")

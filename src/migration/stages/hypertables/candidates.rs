@@ -71,7 +71,11 @@ pub fn keys(r: &SourceRelation, exclusions: &[ExclusionConstraint]) -> Vec<Uniqu
         primary: i.primary,
         columns: i.columns.clone(),
         shape: if i.expression { KeyShape::Expressions } else { KeyShape::Columns },
-        obstacle: i.referenced.then(|| "a foreign key points at it, which needs it as it is".into()),
+        obstacle: match (i.referenced, i.in_query) {
+            (true, _) => Some("a foreign key points at it, which needs it as it is".into()),
+            (_, true) => Some("the query of a view or of a function groups by it, which needs it as it is".into()),
+            _ => None,
+        },
     });
     let exclusions = exclusions.iter().filter(|x| x.table == r.table).map(|x| UniqueKey {
         name: x.name.clone(),
@@ -194,6 +198,7 @@ mod tests {
             usable: true,
             expression: false,
             referenced: false,
+            in_query: false,
             constraint: Some("t_pkey".into()),
         };
         SourceRelation {

@@ -207,7 +207,16 @@ mod tests {
     }
 
     fn index(primary: bool, usable: bool) -> UniqueIndex {
-        UniqueIndex { name: "i".into(), primary, columns: vec!["id".into()], usable, expression: false, referenced: false, constraint: None }
+        UniqueIndex {
+            name: "i".into(),
+            primary,
+            columns: vec!["id".into()],
+            usable,
+            expression: false,
+            referenced: false,
+            in_query: false,
+            constraint: None,
+        }
     }
 
     #[test]

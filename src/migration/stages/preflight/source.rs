@@ -16,6 +16,7 @@ use crate::{
         slot, timescale,
         wire::Wire,
     },
+    scope::Inclusion,
 };
 
 pub const VERSION: &str = "source version";
@@ -51,6 +52,8 @@ pub struct SourceFacts {
     pub tables: u64,
     pub locks: u64,
     pub hypertables: Vec<TableName>,
+    /// Views in scope that read what is TimescaleDB's.
+    pub continuous_aggregates: Vec<TableName>,
     /// Whether a replication connection was accepted.
     pub replication: Result<()>,
     /// Sequences whose values this user may not read.
@@ -70,6 +73,7 @@ pub struct SourceFacts {
 pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
     let setting = async |name| Ok::<_, Error>(catalog::setting(source, name).await?.unwrap_or_default());
     let names = Names::new(&cx.record.id);
+    let in_scope = |view: &TableName| cx.plan.scope.inclusion(view) != Inclusion::Nothing;
     let (tables, locks) = catalog::tables_and_locks(source).await?;
     let free_slots = "select current_setting('max_replication_slots')::bigint - count(*) from pg_replication_slots";
     let event_triggers = event_triggers::enabled(source).await?;
@@ -86,6 +90,7 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
         tables,
         locks,
         hypertables: timescale::hypertable_names(source).await?,
+        continuous_aggregates: timescale::views_of_internals(source).await?.into_iter().filter(in_scope).collect(),
         replication: replication(cx).await,
         unreadable_sequences: catalog::unreadable_sequences(source).await?,
         may_publish: catalog::value(source, "select has_database_privilege(current_database(), 'CREATE')").await?,
@@ -171,8 +176,15 @@ pub fn locks(tables: u64, locks: u64) -> Finding {
 }
 
 /// `in_scope` are the tables whose rows are copied.
-pub fn no_hypertables(hypertables: &[TableName], in_scope: &[&SourceRelation]) -> Finding {
-    let found: Vec<String> = hypertables.iter().filter(|h| in_scope.iter().any(|r| r.table == **h)).map(ToString::to_string).collect();
+pub fn no_hypertables(f: &SourceFacts, in_scope: &[&SourceRelation]) -> Finding {
+    if !f.continuous_aggregates.is_empty() {
+        let views: Vec<String> = f.continuous_aggregates.iter().map(ToString::to_string).collect();
+        return Finding::fail(
+            format!("{} of its views read tables that belong to TimescaleDB, such as continuous aggregates: {}", views.len(), first_few(&views)),
+            "leave them out (--exclude table:…), and create them on the target after the migration",
+        );
+    }
+    let found: Vec<String> = f.hypertables.iter().filter(|h| in_scope.iter().any(|r| r.table == **h)).map(ToString::to_string).collect();
     Finding::require(
         found.is_empty(),
         "none in scope",

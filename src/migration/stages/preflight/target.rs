@@ -14,7 +14,7 @@ use crate::{
             unsupported, versions,
         },
         client::Client,
-        event_triggers, ledger,
+        event_triggers, ledger, timescale,
     },
 };
 
@@ -25,6 +25,7 @@ pub const RIGHTS: &str = "rights on the target";
 pub const TEMPORARY_TABLES: &str = "temporary tables";
 pub const EMPTY: &str = "target is empty";
 pub const EVENT_TRIGGERS: &str = "event triggers on the target";
+pub const SCHEMA_NAMES: &str = "names of schemas";
 pub const EXTENSIONS: &str = "extensions";
 pub const ROLES: &str = "roles";
 pub const SUPERUSER_EXTENSIONS: &str = "extensions of superusers";
@@ -43,6 +44,8 @@ pub struct TargetFacts {
     pub holds: Holds,
     /// Those that are enabled.
     pub event_triggers: Vec<String>,
+    /// Schemas of the source that something else has on the target.
+    pub taken_schemas: Vec<String>,
     /// Extensions of the source in scope, and those of them that the target does not offer.
     pub extensions: usize,
     pub missing_extensions: Vec<String>,
@@ -84,6 +87,7 @@ pub async fn gather(cx: &Context, source: &Client, target: &Client, omitted: Opt
         may_make_temporary_tables: catalog::value(target, "select has_database_privilege(current_database(), 'TEMPORARY')").await?,
         holds: holds(cx, target).await?,
         event_triggers: event_triggers::enabled(target).await?.into_iter().map(|t| t.name).collect(),
+        taken_schemas: taken_schemas(cx, source, target).await?,
         extensions: wanted.len(),
         missing_extensions,
         skip_extensions: cx.config.skip_extensions,
@@ -106,6 +110,24 @@ async fn holds(cx: &Context, target: &Client) -> Result<Holds> {
             objects => Holds::Objects(objects),
         },
     })
+}
+
+/// Objects of the application would get among those of the extension, or would be taken for hyperlift's.
+async fn taken_schemas(cx: &Context, source: &Client, target: &Client) -> Result<Vec<String>> {
+    let mut taken = catalog::extension_schemas(target).await?;
+    if timescale::inspect(target).await?.available.is_some() {
+        taken.extend(timescale::SCHEMAS.map(str::to_owned));
+    }
+    let scope = &cx.plan.scope;
+    let mut found = catalog::user_schemas(source).await?;
+    // The same extension may have it on both sides.
+    let of_extensions = catalog::extension_schemas(source).await?;
+    found.retain(|name| taken.contains(name) && !of_extensions.contains(name) && !scope.excludes_schema(name));
+    let own = "select exists (select from pg_namespace where nspname = '_hyperlift')";
+    if ledger::migration(source).await?.is_none() && catalog::value(source, own).await? {
+        found.push("_hyperlift".into());
+    }
+    Ok(found)
 }
 
 /// Roles can be created at any time; the others fail when the schema is restored, so they are known before anything is begun.
@@ -199,6 +221,15 @@ pub fn event_triggers(found: &[String]) -> Finding {
     Finding::warn(
         format!("{} will fire at the statements of the schema, and may refuse them", first_few(found)),
         "alter event trigger … disable, for the time of the migration",
+    )
+}
+
+pub fn schema_names(taken: &[String]) -> Finding {
+    Finding::require(
+        taken.is_empty(),
+        "none of the source's is another's on the target",
+        format!("{} of the source, but an extension or hyperlift has a schema of this name on the target", first_few(taken)),
+        "rename it on the source (alter schema … rename to …), or leave it out (--exclude schema:…)",
     )
 }
 

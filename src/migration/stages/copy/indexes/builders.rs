@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -17,13 +18,13 @@ use super::{
 };
 use crate::{
     bus::Reporter,
+    config::Config,
     error::{Error, Result},
     event::{Answer, CopyProgress, Event, IndexProgress, Level, Subject, TableState},
     migration::{context::Context, prompts::PromptSender, restore::ddl},
     name::TableName,
     pg::{
         catalog,
-        connect::conninfo::Conninfo,
         dump::{Phase, Statement},
         ledger,
     },
@@ -58,7 +59,7 @@ pub fn build(
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let count = cx.config.index_jobs.max(1);
     let prefix = cx.application("index-");
-    let session = |n| IndexWorker { number: n, session: ddl::DdlSession::new(&cx.config.target, format!("{prefix}{n}"), settings(count)) };
+    let session = |n| IndexWorker { number: n, session: ddl::DdlSession::new(&cx.config, format!("{prefix}{n}"), settings(count)) };
     let hypertables: HashSet<TableName> = cx.plan.hypertables.iter().map(|h| h.table.clone()).collect();
     let roots = relations.iter().filter(|r| r.storage.is_partitioned() && !cx.plan.is_one_table(&r.table)).map(|r| r.table.clone());
     let builders = IndexBuilders {
@@ -76,7 +77,7 @@ pub fn build(
         asking: JoinSet::new(),
         executed: HashSet::new(),
     };
-    builders.run(cx.config.target.clone(), prefix, jobs)
+    builders.run(cx.config.clone(), prefix, jobs)
 }
 
 /// One relation, from the copy to its last index.
@@ -129,12 +130,12 @@ struct IndexBuilders {
 }
 
 impl IndexBuilders {
-    async fn run(mut self, target: Conninfo, prefix: String, mut jobs: mpsc::UnboundedReceiver<IndexJob>) -> Result<()> {
-        let mut session = ddl::DdlSession::new(&target, format!("{prefix}0"), "");
+    async fn run(mut self, config: Arc<Config>, prefix: String, mut jobs: mpsc::UnboundedReceiver<IndexJob>) -> Result<()> {
+        let mut session = ddl::DdlSession::new(&config, format!("{prefix}0"), "");
         self.executed = ledger::executed(session.client().await?, Phase::Index.as_str()).await?;
         drop(session);
         let mut polling = JoinSet::new();
-        let mut monitor = Some(BuildMonitor { target, prefix, client: None });
+        let mut monitor = Some(BuildMonitor { target: config.target.clone(), prefix, client: None });
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut expecting = true;

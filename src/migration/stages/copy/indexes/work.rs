@@ -9,7 +9,7 @@ use crate::{
     event::Level,
     migration::restore::ddl,
     name::{TableName, ident, literal},
-    pg::{catalog, dump::Phase, local_rows},
+    pg::{catalog, dump::Phase, ledger, local_rows},
 };
 
 /// Thousands of small relations would each wait for the disk. A target that crashes loses the indexes together with their entries in the
@@ -100,7 +100,13 @@ impl BuildStep {
                 return Ok(());
             }
         }
-        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code(crate::sqlstate::DUPLICATE_TABLE)) else { return Err(e) };
+        let Some(leftover) = self.leftover(session).await.filter(|_| e.has_code(crate::sqlstate::DUPLICATE_TABLE)) else {
+            session.accept_existing(&self.object.as_str().into(), &self.sql, e).await?;
+            let record = ledger::record_ddl(Phase::Index.as_str(), &self.object, &self.digest);
+            ddl::run_with_retry(session, &self.object, &record, reporter).await?;
+            reporter.notice(Level::Info, format!("{} exists already, as on the source", self.object)).await;
+            return Ok(());
+        };
         reporter.notice(Level::Warn, format!("{}: the invalid index {leftover} on the target is dropped and built again", self.object)).await;
         ddl::run_with_retry(session, &self.object, &format!("drop index {};\n{recorded}", leftover.sql()), reporter).await
     }
