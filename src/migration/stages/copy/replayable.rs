@@ -15,12 +15,15 @@ use crate::{
     },
     plan::IdentityChoice,
     replay::statements,
+    sqlstate,
 };
 
 /// Tables whose statements are sent without waiting for the answers to the first ones.
 const TABLES_AT_A_TIME: usize = 200;
 /// Tables that are named.
 const NAMED: usize = 5;
+/// A table that somebody has locked on the target is left out after this time: the copy will wait for it, and say so.
+const LOCK_TIMEOUT: &str = "200ms";
 
 /// A statement that the target has refused.
 struct Refused {
@@ -34,6 +37,7 @@ pub async fn check(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     let tables: Vec<TableName> = replicated.iter().map(|r| r.table.clone()).collect();
     let shapes = target_table::target_tables(&cx.target("replay").await?, &tables, cx.timescale.installed.is_some()).await?;
     let mut wire = Wire::open(&cx.config.target, Side::Target, &cx.application("replay")).await?;
+    wire.execute(&format!("set lock_timeout = '{LOCK_TIMEOUT}'")).await?;
     let mut refused = Vec::new();
     for some in replicated.chunks(TABLES_AT_A_TIME) {
         prepare(&mut wire, &statements_of(cx, some, &shapes)?, &mut refused).await?;
@@ -68,9 +72,11 @@ async fn prepare(wire: &mut Wire, statements: &[(TableName, String)], refused: &
         let requests = rest.iter().map(|(_, sql)| Request::Query(format!("prepare hyperlift as {sql}; deallocate hyperlift").into())).collect();
         match wire.run(requests).await {
             Ok(_) => break,
-            Err(Failed { at: Some(at), error, .. }) if !error.is_transient() => {
+            Err(Failed { at: Some(at), error, .. }) if error.has_code(sqlstate::LOCK_NOT_AVAILABLE) || !error.is_transient() => {
                 let table = &rest[at].0;
-                refused.push(Refused { table: table.clone(), error });
+                if !error.has_code(sqlstate::LOCK_NOT_AVAILABLE) {
+                    refused.push(Refused { table: table.clone(), error });
+                }
                 let next = rest[at..].iter().position(|(other, _)| other != table).map_or(rest.len(), |n| at + n);
                 rest = &rest[next..];
             }
