@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{classified, ddl, dump, print_target, statements};
+use super::{classified, ddl, print_target, statements};
 use crate::{
     bus::Reporter,
     error::Result,
     event::Level,
     migration::context::Context,
+    name::literal,
     pg::{
+        catalog,
         client::Client,
         dump::{
-            Phase, Statement,
+            self, Phase, Statement,
             repair::{self, Repair},
         },
         object::{ObjectKind, ObjectRef},
@@ -50,44 +52,84 @@ impl Change {
 
 /// What is different between the source's schema and the target's, for those objects of the source that changed since the copy.
 pub async fn find(cx: &Context) -> Result<SchemaChanges> {
-    let fresh = dump(cx).await?.statements;
+    let fresh = super::dump(cx).await?.statements;
     let changes = SchemaChanges::between(&statements::read(cx)?, &fresh);
     if changes.is_empty() {
         return Ok(changes);
     }
-    let target = classified(cx, print_target(cx).await?, &cx.plan).await?;
-    Ok(changes.unless_in(&target.statements))
+    let changes = match print_target(cx).await {
+        Ok(dump) => changes.unless_in(&classified(cx, dump, &cx.plan).await?.statements),
+        // No pg_dump of this machine can read the target.
+        Err(e) => {
+            tracing::info!("the target's schema is not dumped: {e}");
+            changes
+        }
+    };
+    changes.unless_equal(cx).await
 }
 
 impl SchemaChanges {
     fn between(before: &[Statement], now: &[Statement]) -> Self {
-        let counts = |statements: &[Statement]| {
-            let mut counts: HashMap<(ObjectRef, String), usize> = HashMap::new();
-            for statement in statements.iter().filter(|s| is_compared(s)) {
-                *counts.entry(key(statement)).or_default() += 1;
+        /// Those of the statements that the others do not have.
+        fn only(these: &[Statement], others: &[Statement]) -> Vec<Statement> {
+            let mut known: HashMap<(&ObjectRef, &str), usize> = HashMap::new();
+            for statement in others.iter().filter(|s| is_compared(s)) {
+                *known.entry((&statement.object, &statement.sql)).or_default() += 1;
             }
-            counts
-        };
-        let only = |these: &[Statement], others: &[Statement]| {
-            let mut known = counts(others);
-            let is_new = |s: &&Statement| match known.get_mut(&key(s)) {
-                Some(count) if *count > 0 => {
-                    *count -= 1;
-                    false
+            let mut found = Vec::new();
+            for statement in these.iter().filter(|s| is_compared(s)) {
+                match known.get_mut(&(&statement.object, statement.sql.as_str())) {
+                    Some(count) if *count > 0 => *count -= 1,
+                    _ => found.push(statement.clone()),
                 }
-                _ => true,
-            };
-            these.iter().filter(|s| is_compared(s)).filter(is_new).cloned().collect()
-        };
-        Self { missing: only(now, before), obsolete: only(before, now) }
+            }
+            found
+        }
+        let (mut missing, mut obsolete): (Vec<Statement>, Vec<Statement>) = (only(now, before), only(before, now));
+        // Printed in another way, they are the same.
+        missing.retain(|s| {
+            let sql = repair::normalized(&s.sql);
+            let same = obsolete.iter().position(|o| o.object == s.object && repair::normalized(&o.sql) == sql);
+            same.map(|at| obsolete.remove(at)).is_none()
+        });
+        Self { missing, obsolete }
     }
 
     /// Without what the target's schema says already.
     fn unless_in(mut self, target: &[Statement]) -> Self {
-        let there: HashSet<_> = target.iter().map(key).collect();
-        self.missing.retain(|s| !there.contains(&key(s)));
-        self.obsolete.retain(|s| there.contains(&key(s)));
+        let objects: HashSet<&ObjectRef> = self.missing.iter().chain(&self.obsolete).map(|s| &s.object).collect();
+        let concerned = target.iter().filter(|s| objects.contains(&s.object));
+        let there: HashSet<_> = concerned.map(|s| (s.object.clone(), repair::normalized(&s.sql))).collect();
+        let is_there = |s: &Statement| there.contains(&(s.object.clone(), repair::normalized(&s.sql)));
+        self.missing.retain(|s| !is_there(s));
+        self.obsolete.retain(is_there);
         self
+    }
+
+    /// Without the objects whose definitions both servers print alike.
+    async fn unless_equal(mut self, cx: &Context) -> Result<Self> {
+        if self.is_empty() {
+            return Ok(self);
+        }
+        let (source, target) = (cx.source("schema").await?, cx.target("schema").await?);
+        let mut equal = HashSet::new();
+        for statement in self.missing.iter().chain(&self.obsolete) {
+            let query = match &statement.object.kind {
+                ObjectKind::Table => columns_query(cx, statement),
+                _ => dump::definition_query(&statement.object, &statement.sql),
+            };
+            let Some(query) = query else { continue };
+            let here = catalog::value::<Option<String>>(&source, &query).await;
+            let there = catalog::value::<Option<String>>(&target, &query).await;
+            if let (Ok(here), Ok(there)) = (here, there)
+                && here == there
+            {
+                equal.insert(statement.object.clone());
+            }
+        }
+        self.missing.retain(|s| !equal.contains(&s.object));
+        self.obsolete.retain(|s| !equal.contains(&s.object));
+        Ok(self)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -195,15 +237,19 @@ fn is_compared(statement: &Statement) -> bool {
     statement.phase < Phase::Cutover && statement.phase != Phase::Subscription && statement.object.kind != ObjectKind::Sequence
 }
 
-/// A statement as it is compared. The lines of a table's columns may come in another order, because a column that was added is the last.
-fn key(statement: &Statement) -> (ObjectRef, String) {
-    let sql = statement.sql.trim().trim_end_matches(';');
-    if statement.object.kind != ObjectKind::Table {
-        return (statement.object.clone(), sql.to_owned());
-    }
-    let mut lines: Vec<&str> = sql.lines().map(|l| l.trim().trim_end_matches(',')).collect();
-    lines.sort_unstable();
-    (statement.object.clone(), lines.join("\n"))
+/// The query for the columns of a table and its checks. The time of a hypertable is NOT NULL, whatever it is on the source.
+fn columns_query(cx: &Context, statement: &Statement) -> Option<String> {
+    let table = repair::table_of_statement(&statement.sql)?;
+    let not_null = if cx.plan.hypertable(&table).is_some() { "''" } else { "a.attnotnull" };
+    let oid = format!("to_regclass({})", literal(&table.sql()));
+    Some(format!(
+        "select (select string_agg(format('%s %s %s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), {not_null}, a.attgenerated,
+                            pg_get_expr(d.adbin, d.adrelid)), ',' order by a.attname)
+                   from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                  where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped)
+             || coalesce((select string_agg(conname || pg_get_constraintdef(oid), ',' order by conname)
+                            from pg_constraint where conrelid = {oid} and contype = 'c'), '')"
+    ))
 }
 
 fn commented(sql: &str) -> String {

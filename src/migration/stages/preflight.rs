@@ -176,6 +176,9 @@ fn accept(cx: &mut Context, facts: &Facts) -> Result<()> {
     let found = &facts.connections;
     cx.timescale = found.timescale.clone();
     cx.timescale.schema.clone_from(&facts.timescaledb.schema);
+    if facts.timescaledb.is_better_left_out() && !cx.config.interactive {
+        cx.timescale.available = None;
+    }
     cx.endpoints = found.endpoints.clone();
     if cx.record.source.system_id.is_empty() {
         let endpoint = |address, server: &crate::pg::catalog::Server| RecordedEndpoint {

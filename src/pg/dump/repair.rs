@@ -47,6 +47,28 @@ impl Repair {
     }
 }
 
+/// A statement in one form, however it was printed. The columns of a table may come in another order, because one that was added is the last.
+pub fn normalized(sql: &str) -> String {
+    let plain = || sql.trim().trim_end_matches(';').to_owned();
+    let Some(mut node) = parse_one(sql) else { return plain() };
+    if let NodeEnum::CreateStmt(s) = &mut node {
+        s.table_elts.sort_by_key(|element| match &element.node {
+            Some(NodeEnum::ColumnDef(c)) => c.colname.clone(),
+            Some(NodeEnum::Constraint(c)) => c.conname.clone(),
+            _ => String::new(),
+        });
+    }
+    deparse(&node).unwrap_or_else(|_| plain())
+}
+
+/// The table that a statement creates.
+pub fn table_of_statement(sql: &str) -> Option<TableName> {
+    match parse_one(sql)? {
+        NodeEnum::CreateStmt(s) => table_of(s.relation.as_ref()),
+        _ => None,
+    }
+}
+
 /// For an object that is new.
 pub fn made(statement: &Statement) -> Repair {
     Repair::new(&statement.object, [statement.sql.clone()])
@@ -340,6 +362,15 @@ mod tests {
         assert_eq!(sql.len(), 5, "{sql:#?}");
         let retyped = is.replace("n integer", "n bigint");
         assert!(repaired("TABLE public.item", was, &retyped).is_empty());
+    }
+
+    #[test]
+    fn printing_and_order_of_columns_make_no_difference() {
+        let printed = "CREATE TABLE public.t (\n    a integer NOT NULL,\n    b text DEFAULT 'x'::text,\n    CONSTRAINT c CHECK ((a > 0))\n);";
+        let deparsed = "CREATE TABLE public.t (b text DEFAULT 'x'::text, a int NOT NULL, CONSTRAINT c CHECK (a > 0))";
+        assert_eq!(normalized(printed), normalized(deparsed));
+        assert_ne!(normalized(printed), normalized(&deparsed.replace("text DEFAULT", "varchar DEFAULT")));
+        assert_eq!(normalized("no sql;"), "no sql");
     }
 
     #[test]

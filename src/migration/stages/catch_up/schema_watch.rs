@@ -102,7 +102,7 @@ impl SchemaWatch {
         self.busy = moved && (self.repairing.is_some() || compared.is_none_or(|c| !c.tried));
         let compared = compared.map(|c| &c.changes);
         let found = describe(&tables, moved, compared);
-        if let (Some(text), true) = (&found, found != self.difference) {
+        if let (Some(text), true) = (&found, found != self.difference && !(moved && compared.is_none())) {
             let script = compared.filter(|changes| !changes.is_empty()).map(|changes| cx.work.replace(changes::SCRIPT, changes.script().as_bytes()));
             let place = script
                 .map_or_else(String::new, |_| format!("; the statements for the target are in {}", cx.work.path().join(changes::SCRIPT).display()));

@@ -31,6 +31,13 @@ pub struct TimescaleFacts {
     pub names: Names,
 }
 
+impl TimescaleFacts {
+    /// The extension would need a schema of its own, and the plan has no use for it.
+    pub fn is_better_left_out(&self) -> bool {
+        self.planned.is_none() && matches!(self.names, Names::Apart(_))
+    }
+}
+
 /// Functions of the source that have a name of one of TimescaleDB's.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Names {
@@ -130,7 +137,10 @@ pub fn names(f: &TimescaleFacts) -> Finding {
         Names::None => Finding::ok("they meet no function of the source"),
         Names::Apart(alike) => Finding::warn(
             format!("TimescaleDB will be created in schema {schema}, because the source has functions with names of its own: {}", first_few(alike)),
-            format!("call TimescaleDB's functions with their schema: {schema}.time_bucket(…)"),
+            format!(
+                "call TimescaleDB's functions with their schema: {schema}.time_bucket(…); a run without an operator creates it only if its plan has \
+                 hypertables"
+            ),
         ),
         Names::Clash(taken) => Finding::fail(
             format!("TimescaleDB is in schema {schema}, where the source has functions of the same names and arguments: {}", first_few(taken)),
