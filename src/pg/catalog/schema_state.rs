@@ -24,7 +24,7 @@ pub async fn schema_state(client: &Client) -> Result<String> {
     const OF_RELATIONS: &[(&str, &str)] =
         &[("attribute", "attrelid"), ("attrdef", "adrelid"), ("index", "indrelid"), ("constraint", "conrelid"), ("sequence", "seqrelid")];
     let one = |name: &&str| format!("select '{name}' as name, count(*) as rows, sum(xmin::text::bigint)::text as sum from pg_{name}");
-    let of_relation = |(name, relation): &(&str, &str)| format!("{} where {relation} not in (select oid from temporary)", one(&name));
+    let of_relation = |(name, relation): &(&str, &str)| format!("{} where {relation} not in (select oid from temporary)", one(name));
     let catalogs: Vec<String> = CATALOGS.iter().map(one).chain(OF_RELATIONS.iter().map(of_relation)).collect();
     let schemas =
         if client.version() / 10_000 >= versions::SCHEMAS_PUBLISHED { "union all select pnpubid, xmin from pg_publication_namespace" } else { "" };
