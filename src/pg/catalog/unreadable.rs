@@ -26,17 +26,18 @@ impl UnreadableColumn {
 }
 
 /// Those of the tables that have values in them. One that cannot be searched in time counts.
-pub async fn unreadable_columns(client: &Client, tables: &[TableName]) -> Result<Vec<UnreadableColumn>> {
-    let names: Vec<String> = tables.iter().map(TableName::sql).collect();
+pub async fn unreadable_columns(client: &Client, tables: &[(u32, TableName)]) -> Result<Vec<UnreadableColumn>> {
+    // By OID, because a name is not looked up in a schema that the user may not use.
+    let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
     let sql = "select t.n, a.attname::text as column, y.typname::text as type
-                 from unnest($1::text[]) with ordinality t(name, n)
-                 join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+                 from unnest($1::oid[]) with ordinality t(oid, n)
+                 join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
                  join pg_type y on y.oid = a.atttypid and y.typnamespace = 'pg_catalog'::regnamespace
                 where y.typname in ('pg_node_tree', 'pg_ndistinct', 'pg_dependencies', 'pg_mcv_list', 'pg_brin_bloom_summary', 'pg_brin_minmax_multi_summary')
                 order by t.n, a.attnum";
     let mut found = Vec::new();
-    for r in client.query(sql, &[&names]).await? {
-        let table = &tables[r.get::<_, i64>("n") as usize - 1];
+    for r in client.query(sql, &[&oids]).await? {
+        let table = &tables[r.get::<_, i64>("n") as usize - 1].1;
         let column: String = r.get("column");
         let search = format!("select from {} where {} is not null limit 1", table.sql(), ident(&column));
         client.batch_execute(&format!("begin read only; set local statement_timeout = '{SEARCH}'")).await?;

@@ -98,7 +98,8 @@ pub async fn gather(cx: &Context, source: &Client, purpose: Purpose) -> Result<S
     let unsupported = unsupported::find(source, &cx.plan).await?;
     debug_assert!(unsupported.iter().all(|a| KINDS.contains(&a.check.as_str())), "a kind without a check: {unsupported:?}");
     let relations = catalog::relations(source).await?;
-    let copied: Vec<TableName> = relations.iter().map(|r| r.table.clone()).filter(|t| scope.inclusion(t) == Inclusion::All).collect();
+    let copied: Vec<(u32, TableName)> =
+        relations.iter().filter(|r| scope.inclusion(&r.table) == Inclusion::All).map(|r| (r.oid, r.table.clone())).collect();
     let altered = relations.iter().filter(|r| scope.inclusion(&r.table) == Inclusion::All && identity::is_altered_by(&cx.plan, r)).count();
     Ok(ScopeFacts {
         unreadable: catalog::unreadable_columns(source, &copied).await?,
