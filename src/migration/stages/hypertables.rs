@@ -51,6 +51,9 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             return Err(Error::refused(format!("the plan makes {} a hypertable, but the target has no TimescaleDB", h.table))
                 .hint("install TimescaleDB on the target, or take the [[hypertable]] entries out of the plan"));
         }
+        if let Some(obstacle) = flatten::obstacle(cx, &source, &relations).await?.filter(|_| !cx.is_finished(Stage::Hypertables)) {
+            return Err(Error::refused(obstacle).hint("change this on the source, or take the table out of one_table in the plan"));
+        }
         cx.notice(Level::Info, "no TimescaleDB on the target: all tables stay plain").await;
         flatten::run(cx, &source, &relations).await?;
         return cx.finish(Stage::Hypertables).await;
