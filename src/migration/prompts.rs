@@ -171,7 +171,8 @@ impl Prompts {
     }
 
     /// Runs work until it ends or the operator stops. Meanwhile what workers ask is shown, and answers go to those who wait for them. Other
-    /// commands go to the stage: `Ok` ends the wait with this result, `Err` refuses the command, and Pass `Err` itself as `takes` to refuse every command.
+    /// commands go to the stage: `Ok` ends the wait with this result, `Err` refuses the command. Pass `Err` itself as `takes` to refuse every
+    /// command.
     pub async fn drive<T>(
         &mut self,
         stage: Stage,

@@ -28,7 +28,7 @@ impl OpenWriter {
     /// What ends it.
     pub fn remedy(&self) -> String {
         match self.pid {
-            Some(pid) => format!("commit it, or select pg_terminate_backend({pid})"),
+            Some(pid) => format!("end pid {pid}: commit it, or select pg_terminate_backend({pid})"),
             None => format!("commit prepared {0}, or rollback prepared {0}", literal(&self.who)),
         }
     }

@@ -93,11 +93,7 @@ impl RunningReplay {
                     Some([writer, more @ ..]) => format!("{}: {writer}, and {} more", writer.remedy(), more.len()),
                 },
             ),
-            soft(
-                GateKind::SourceSchema,
-                self.schema.difference().is_none(),
-                self.schema.difference().unwrap_or("as it was copied, or the target has the changes").into(),
-            ),
+            soft(GateKind::SourceSchema, self.schema.difference().is_none(), self.schema.difference().unwrap_or("same on both sides").into()),
             self.analyzed(cx),
             replica_identity(cx),
             soft(
