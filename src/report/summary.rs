@@ -187,7 +187,7 @@ mod tests {
         let mut s = fixture::done();
         s.then(0, Event::DivergenceSettled { table: fixture::table("orders"), accepted: true });
         s.then(1, Event::Cleaned { what: "slot hyperlift_a1".into(), error: None });
-        let message = "the target differs from the source; not applied: 12 changes of public.sessions, public.orders (accepted)";
+        let message = "the target differs from the source: not applied: 12 changes of public.sessions, public.orders (accepted)";
         s.then(0, Event::Failed { message: message.into(), hint: None });
         insta::assert_snapshot!(exit_summary(&s.state));
     }

@@ -221,8 +221,7 @@ pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporte
             match ddl::in_transaction(&target, sql).await {
                 Ok(()) => {
                     done += 1;
-                    let text = format!("the source's schema changed, and the target follows: {}", sql.replace('\n', " "));
-                    reporter.notice(Level::Info, text).await;
+                    report_followed(&reporter, sql).await;
                     break;
                 }
                 Err(e) => tracing::warn!(object = %repair.object, sqlstate = e.sqlstate, "the target does not follow: {}", e.message),
@@ -230,6 +229,11 @@ pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporte
         }
     }
     done
+}
+
+/// Says what was made on the target as on the source.
+pub async fn report_followed(reporter: &Reporter, sql: &str) {
+    reporter.notice(Level::Info, format!("the source's schema changed, and the target follows: {}", sql.replace('\n', " "))).await;
 }
 
 /// The last objects are made from a fresh dump, sequences follow the source's at the cutover, and a subscription is made once.

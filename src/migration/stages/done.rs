@@ -55,22 +55,26 @@ async fn end_migration(cx: &mut Context) -> Result<()> {
     if cx.record.late { Err(late_writes::error()) } else { check_differences(cx).and(cleaned) }
 }
 
-/// Tables that differ with the operator's consent, and objects that changed on the source, are named once more, and make the exit code another
-/// one.
+/// What differs is named once more, and makes the exit code another one.
 fn check_differences(cx: &Context) -> Result<()> {
-    if !cx.record.different_objects.is_empty() {
-        let named: Vec<&str> = cx.record.different_objects.iter().take(NAMED).map(String::as_str).collect();
-        let more = cx.record.different_objects.len() - named.len();
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        return Err(Error::new(Kind::Differs, format!("the target differs from the source: {}{more}", named.join(", "))).hint(format!(
-            "the report gives the reasons; statements for what changed on the source after the copy are in {}",
-            cx.work.path().join(changes::SCRIPT).display()
-        )));
+    let (objects, missed) = (&cx.record.different_objects, catch_up::differences(cx));
+    let (mut what, mut hints) = (Vec::new(), Vec::new());
+    if !objects.is_empty() {
+        let named: Vec<&str> = objects.iter().take(NAMED).map(String::as_str).collect();
+        let more = objects.len() - named.len();
+        what.push(if more > 0 { format!("{}, and {more} more", named.join(", ")) } else { named.join(", ") });
+        hints.push("the report gives the reasons".to_owned());
+        let script = cx.work.path().join(changes::SCRIPT);
+        if script.exists() {
+            hints.push(format!("statements for what changed on the source after the copy are in {}", script.display()));
+        }
     }
-    let differences = catch_up::differences(cx);
-    if differences.is_empty() {
+    if !missed.is_empty() {
+        what.push(format!("not applied: {missed}"));
+        hints.push("changes that were not applied found no row, or collided with one: compare the tables and correct the rows by hand".into());
+    }
+    if what.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Differs, format!("the target differs from the source; not applied: {differences}"))
-        .hint("these changes found no row, or collided with one: compare the tables and correct the rows by hand"))
+    Err(Error::new(Kind::Differs, format!("the target differs from the source: {}", what.join("; "))).hint(hints.join("; ")))
 }

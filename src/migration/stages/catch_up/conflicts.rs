@@ -10,7 +10,10 @@ use crate::{
     config::FollowDdl,
     error::{Error, Result},
     event::{Answer, Command, Difference, Event, FailedStatement, Level, Stage, Subject},
-    migration::{context::Context, restore::ddl},
+    migration::{
+        context::Context,
+        restore::{changes, ddl},
+    },
     name::TableName,
     replay::{
         lane::{Conflict, ConflictAnswer},
@@ -106,8 +109,7 @@ impl RunningReplay {
             Some(sql) if cx.config.follow_ddl != FollowDdl::Ask && adds_only(sql) => {
                 let followed = ddl::in_transaction(&cx.target("follow-ddl").await?, sql).await;
                 if followed.is_ok() {
-                    let text = format!("the source's schema changed, and the target follows: {}", sql.replace('\n', " "));
-                    cx.notice(Level::Info, text).await;
+                    changes::report_followed(&cx.reporter, sql).await;
                 }
                 Ok(followed.is_ok())
             }
