@@ -135,10 +135,8 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
             oid: found.oid,
             table: found.table,
             lane: lane as u32,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn::ZERO,
-            skipped: false,
             shape,
+            ..Relation::default()
         });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
@@ -161,6 +159,7 @@ impl Replaying {
             spread: vec![ledger::Spread::No; relations.len()],
             relations,
             positions,
+            side_lane: None,
             leaves: HashMap::new(),
             partitions: BTreeMap::new(),
             shapes: HashMap::new(),

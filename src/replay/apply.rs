@@ -279,9 +279,8 @@ pub fn describe_row(change: &Change) -> String {
 mod tests {
     use super::*;
     use crate::{
-        lsn::{Lsn, Position},
+        lsn::Position,
         pg::{
-            snapshot::Snapshot,
             target_table::{Equality, EqualityOperator, TargetTable},
         },
         replay::{
@@ -305,10 +304,6 @@ mod tests {
         Relation {
             oid: 1,
             table: TableName::new("public", "t"),
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn(0),
-            skipped: false,
             shape: TargetTable {
                 oid: 1,
                 columns: [
@@ -325,6 +320,7 @@ mod tests {
                 deferrable: false,
                 spreadable: false,
             },
+            ..Relation::default()
         }
     }
 

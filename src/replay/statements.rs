@@ -9,8 +9,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    lsn::Lsn,
-    pg::{catalog::SourceRelation, snapshot::Snapshot, target_table::TargetTable},
+    pg::{catalog::SourceRelation, target_table::TargetTable},
 };
 
 /// For a table that is replicated with its updates, or with its inserts only.
@@ -18,11 +17,8 @@ pub fn of_table(source: &SourceRelation, shape: &TargetTable, insert_only: bool)
     let relation = Relation {
         oid: source.oid,
         table: source.table.clone(),
-        lane: 0,
-        snapshot: Snapshot::default(),
-        copied_at: Lsn::ZERO,
-        skipped: false,
         shape: shape.clone(),
+        ..Relation::default()
     };
     let message = description(source);
     // Every column gets another value than it had.

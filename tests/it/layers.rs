@@ -87,7 +87,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg",
         &[
             &["ledger", "slot", "publication"],
-            &["dump", "local_rows"],
+            &["dump", "level_columns", "local_rows"],
             &["target_table"],
             &["timescale"],
             &["catalog"],
@@ -120,7 +120,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("pg::connect", &[&["hosts", "tls"], &["conninfo"], &["session"]]),
-    ("pg::ledger", &[&["steps"], &["ddl", "lanes", "parts", "relations", "schema"]]),
+    ("pg::ledger", &[&["steps", "joining"], &["ddl", "lanes", "parts", "relations", "schema"]]),
     (
         "replay",
         &[

@@ -220,10 +220,8 @@ impl<'a> Replay<'a> {
                 oid: r.oid,
                 table: r.table.clone(),
                 lane: index as u32 % self.lanes,
-                snapshot: Snapshot::default(),
-                copied_at: Lsn::ZERO,
-                skipped: false,
                 shape,
+                ..Relation::default()
             };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
             spread.push(entries.get(&r.oid).map(|e| e.spread).unwrap_or_default());
@@ -252,6 +250,7 @@ impl<'a> Replay<'a> {
             relations,
             spread,
             positions: self.positions().await,
+            side_lane: None,
             leaves,
             partitions: BTreeMap::new(),
             shapes: self.stream.shapes.clone(),
