@@ -131,13 +131,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         let missing = || Error::failed(format!("{} is not on the target", found.table));
         let hypertable = job.hypertables && timescale::hypertables(&target).await?.contains_key(&found.table);
         let shape = target_table::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
-        relations.push(Relation {
-            oid: found.oid,
-            table: found.table,
-            lane: lane as u32,
-            shape,
-            ..Relation::default()
-        });
+        relations.push(Relation { oid: found.oid, table: found.table, lane: lane as u32, shape, ..Relation::default() });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
     ledger::plan_relations(&target, &lanes).await?;

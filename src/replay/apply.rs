@@ -280,9 +280,7 @@ mod tests {
     use super::*;
     use crate::{
         lsn::Position,
-        pg::{
-            target_table::{Equality, EqualityOperator, TargetTable},
-        },
+        pg::target_table::{Equality, EqualityOperator, TargetTable},
         replay::{
             pgoutput::{ColumnMessage, Peek, encode, peek},
             relation::RelationIndex,

@@ -150,9 +150,7 @@ fn unqualified(data_type: &str) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        pg::{
-            target_table::{Equality, TargetColumn},
-        },
+        pg::target_table::{Equality, TargetColumn},
         replay::pgoutput::ColumnMessage,
     };
 

@@ -67,7 +67,9 @@ pub async fn join(client: &mut Client, lane: u32, at: Position) -> Result<()> {
     let ended = "delete from _hyperlift.lane where lane = $1 and lsn = $2::text::pg_lsn and change = $3";
     let moved = transaction.execute(ended, &[&lane, &at.lsn.to_string(), &(at.change as i64)]).await?;
     if moved != 1 {
-        return Err(Error::new(Kind::Differs, "the position of a lane was moved by another session").hint("start hyperlift again: it continues from there"));
+        return Err(
+            Error::new(Kind::Differs, "the position of a lane was moved by another session").hint("start hyperlift again: it continues from there")
+        );
     }
     let sql = "update _hyperlift.relation set side_lane = null, joined = $2::text::pg_lsn where side_lane = $1 and state <> 'planned'";
     transaction.execute(sql, &[&lane, &at.lsn.to_string()]).await?;

@@ -75,7 +75,8 @@ impl RelationState {
 /// The relations by their OIDs on the source. An earlier version's ledger lacks the last two columns.
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
-        .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state,
+        .query(
+            "select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state,
                     (to_jsonb(r) ->> 'side_lane')::int as side_lane, coalesce(to_jsonb(r) ->> 'joined', '0/0') as joined from _hyperlift.relation r",
             &[],
         )

@@ -232,10 +232,7 @@ mod tests {
             text("public.t", table(), None, "public.t: UPDATE of id = 1: no such row"),
             "public.t: UPDATE of id = 1: no such row. Retry (r), or accept that this table differs (K)."
         );
-        assert_eq!(
-            text("public.t", table(), None, "TRUNCATE: no"),
-            "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K)."
-        );
+        assert_eq!(text("public.t", table(), None, "TRUNCATE: no"), "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K).");
         assert_eq!(
             text("public.t", table(), Some("alter table public.t\nadd a int"), "public.t was altered"),
             "public.t was altered. Run on the target: alter table public.t add a int; then retry (r), or go on as it is (K)."

@@ -25,11 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::prepare::Preparation;
-use super::{
-    super::copy::engine,
-    replay::RunningReplay,
-    start,
-};
+use super::{super::copy::engine, replay::RunningReplay, start};
 use crate::{
     error::{Error, Result},
     event::{Event, Level, RelationSummary},

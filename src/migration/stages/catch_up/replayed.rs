@@ -94,7 +94,9 @@ async fn of_entries(
                 relations.push(Relation { table, skipped: true, ..relation });
                 continue;
             }
-            return Err(Error::failed(format!("{} is gone from the target", entry.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
+            return Err(
+                Error::failed(format!("{} is gone from the target", entry.table)).hint("who dropped it? Run `hyperlift clean` and start again")
+            );
         };
         names.push(entry.table.clone());
         spread.push(entry.spread);
