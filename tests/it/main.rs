@@ -14,6 +14,7 @@ mod every_object;
 mod every_type;
 mod hypertables;
 mod indexing;
+mod joining;
 mod key_ranges;
 mod lag;
 mod layers;

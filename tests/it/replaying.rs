@@ -13,7 +13,6 @@ use hyperlift::{
         own::Names,
         publication::{self, Published},
         slot,
-        snapshot::Snapshot,
         target_table::{self, TableKind},
         timescale,
     },
@@ -395,7 +394,7 @@ impl Run {
     }
 
     pub fn table(&self, conflict: &Conflict) -> String {
-        conflict.relation.map_or_else(String::new, |index| self.handle.relations.borrow()[index].table.to_string())
+        conflict.relation.as_ref().map_or_else(String::new, |relation| relation.table.to_string())
     }
 
     /// Ends it in order.

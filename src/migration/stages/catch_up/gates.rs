@@ -56,7 +56,7 @@ impl RunningReplay {
             return Some("ANALYZE of the target has not ended".into());
         }
         if let Some(text) = self.schema.waits_for(cx.config.accept_schema_changes) {
-            return Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"));
+            return Some(text);
         }
         let quiet = self.last_write.1.elapsed();
         if quiet < cx.config.quiet_for {
