@@ -7,7 +7,10 @@ use crate::{
     event::{Difference, Stage},
     lsn::Lsn,
     name::TableName,
-    pg::catalog::{ForeignRows, Partition, Shape},
+    pg::{
+        catalog::{ForeignRows, Partition, Shape},
+        publication::Publications,
+    },
     scope::Scope,
 };
 
@@ -20,6 +23,9 @@ pub struct Record {
     pub target: RecordedEndpoint,
     /// The slot's consistent point; `None` before it was created.
     pub slot: Option<Lsn>,
+    /// The publications as they were when the slot was created. Earlier versions did not record them.
+    #[serde(default)]
+    pub publications: Publications,
     /// Digest of the dump from which the schema was restored.
     pub schema: Option<String>,
     /// State of the source's catalogs before that dump: while it stays the same, nothing has changed.

@@ -55,6 +55,7 @@ impl Receiving {
             application_name: format!("hyperlift/{MIGRATION}/receiver"),
             slot: job.slot.clone(),
             publications: vec![job.publication.clone()],
+            recorded: Default::default(),
             system_id: job.system_id.clone(),
         };
         Receiver::start(

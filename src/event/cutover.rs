@@ -10,6 +10,8 @@ pub enum GateKind {
     NothingDiverged,
     /// The slot is valid and the stream flows.
     Slot,
+    /// The publications have all tables of the migration.
+    Published,
     /// A position of the source is reached on the target within seconds.
     InSync,
     /// No transaction of the source that has written is still open.
@@ -26,9 +28,10 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NothingDiverged,
         Self::Slot,
+        Self::Published,
         Self::InSync,
         Self::NoOpenWriters,
         Self::SourceSchema,
@@ -42,6 +45,7 @@ impl GateKind {
         match self {
             Self::NothingDiverged => "nothing diverged",
             Self::Slot => "replication slot",
+            Self::Published => "publications",
             Self::InSync => "target in sync",
             Self::NoOpenWriters => "no open writers",
             Self::SourceSchema => "source schema",

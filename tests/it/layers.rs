@@ -65,7 +65,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["shared"],
             &["queue", "indexes", "large_objects", "extension_rows"],
             &["source", "transfer", "chunks"],
-            &["slot", "spec", "tasks", "key_ranges", "format", "replayable", "throttle", "bare_leaves"],
+            &["slot", "spec", "tasks", "key_ranges", "format", "replayable", "throttle", "bare_leaves", "publications"],
             &["parts"],
         ],
     ),

@@ -109,6 +109,7 @@ impl Stream {
             application_name: format!("hyperlift/{id}/receiver"),
             slot: names.slot,
             publications: vec![names.publication, names.insert_only],
+            recorded: Default::default(),
             system_id: system_id.clone(),
         };
         let receiver =

@@ -145,6 +145,7 @@ impl ReceiverConnection {
     pub async fn run(mut self) -> Result<(), Arc<Error>> {
         let ended = self.connections().await.map_err(Arc::new);
         if let Err(error) = &ended {
+            tracing::error!(%error, hint = error.hint, "receiving has ended");
             self.status.set_failure(error.clone());
         }
         ended
@@ -164,7 +165,7 @@ impl ReceiverConnection {
             // has not moved, so reading it again is safe.
             internal_errors = if error.has_code(sqlstate::INTERNAL_ERROR) { internal_errors + 1 } else { 0 };
             if !may_reconnect(&error) && !(1..=INTERNAL_ERRORS).contains(&internal_errors) {
-                return Err(error);
+                return Err(self.status.during(self.origin.explain(error)).await);
             }
             self.status.set_broken(Some(error.to_string()));
             tracing::warn!(%error, "the replication stream broke");

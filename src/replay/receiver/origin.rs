@@ -1,14 +1,24 @@
 //! The source as the receiver knows it: where it is, and whether it is still the server with which the migration began (I5).
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, time::Duration};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     lsn::Lsn,
     name::{ident, literal},
-    pg::{connect::conninfo::Conninfo, wire::Wire},
+    pg::{
+        client,
+        connect::{conninfo::Conninfo, session::Side},
+        publication::{self, Publications},
+        slot,
+        wire::Wire,
+    },
     private,
+    sqlstate::{OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT},
 };
+
+/// The source is asked this long for the reason of an error.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where to read from, and as whom.
 #[derive(Clone)]
@@ -17,6 +27,8 @@ pub struct Origin {
     pub application_name: String,
     pub slot: String,
     pub publications: Vec<String>,
+    /// The same as they were made, where that is known.
+    pub recorded: Publications,
     /// `system_identifier` of the source when the migration began.
     pub system_id: String,
 }
@@ -37,6 +49,27 @@ impl Origin {
         ))
         .await?;
         Ok(wire)
+    }
+
+    /// The error with which receiving ends: where the slot is lost or a publication is gone, that, in words that say what to do.
+    pub async fn explain(&self, error: Error) -> Error {
+        if !error.has_code(UNDEFINED_OBJECT) && !error.has_code(OBJECT_NOT_IN_PREREQUISITE_STATE) {
+            return error;
+        }
+        // The servers' own words are in the language of the server.
+        let ask = async {
+            let client = client::connect(&self.source, Side::Source, &self.application_name).await?;
+            match slot::slot(&client, &self.slot).await? {
+                None => return Err(slot::gone(&self.slot)),
+                Some(slot) => slot.check(&self.slot)?,
+            }
+            publication::unpublished(&client, &self.recorded).await
+        };
+        match tokio::time::timeout(EXPLAIN_TIMEOUT, ask).await {
+            Ok(Err(found)) if found.kind == Kind::Refused => found,
+            Ok(Ok(unpublished)) => publication::refusal(&unpublished).unwrap_or(error),
+            _ => error,
+        }
     }
 
     /// Another system is refused, and so is one that has gone back, or that left the old timeline, before `end` of what was received and
