@@ -19,6 +19,7 @@ mod lag;
 mod layers;
 mod living_source;
 mod matrix;
+mod meddling;
 mod migrate;
 mod names;
 mod papers;

@@ -1,0 +1,163 @@
+//! What others do to the migration itself while it runs: to its publications, its slot, its replica identities and its source. None of it
+//! may end in exit code 0 with a row missing, and each error names what has happened.
+
+use hyperlift::{
+    demo::servers::ServerOptions,
+    event::{Answer, Command, Event, PromptKind, Stage},
+    plan::Plan,
+    state::State,
+};
+use std::path::Path;
+
+use crate::support::{Database, Ended, InProcess, Migration, Pair, hyperlift, until};
+
+/// A table with a key, and one that is published insert-only.
+const TABLES: &str = "
+    create table public.kept (id int primary key, v int); insert into public.kept select i, 0 from generate_series(1, 100) i;
+    create table public.taken (id int primary key, v int); insert into public.taken select i, 0 from generate_series(1, 100) i;
+    create table public.bare (v int); insert into public.bare values (1)";
+
+const INSERT_ONLY: &str = "identity_default = \"insert-only\"";
+
+/// The name of the publication of all operations, or of the one of inserts.
+async fn publication(source: &Database, insert_only: bool) -> String {
+    source.value(&format!("select pubname from pg_publication where pubupdate = {} and pubname ~ '^hyperlift_'", !insert_only)).await
+}
+
+async fn in_catch_up(pair: &Pair) -> Migration {
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(pair).plan(INSERT_ONLY);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    migration
+}
+
+/// The error is a refusal, and has these words.
+#[track_caller]
+fn assert_refused(ended: &Ended, words: &[&str]) {
+    ended.assert_code(3);
+    for word in words {
+        assert!(ended.stderr.contains(word), "{word}: {}", ended.stderr);
+    }
+}
+
+/// Runs `hyperlift clean`.
+async fn clean(migration: &Migration, source: &str, target: &str) -> std::process::Output {
+    hyperlift().args(["clean", "--plain", "--source", source, "--target", target, "--dir"]).arg(migration.dir()).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn c_41_a_table_that_is_taken_out_of_a_publication_is_named_and_stays_refused() {
+    let pair = Pair::shared().await;
+    let mut migration = in_catch_up(&pair).await;
+    let all = publication(&pair.source, false).await;
+    pair.source.execute(&format!("alter publication {all} drop table public.taken")).await;
+    pair.source.execute("update public.taken set v = 1").await;
+    assert_refused(&migration.ended().await, &["changes of public.taken may be missing", &all, "hyperlift clean"]);
+    // It does not help to put the table back.
+    pair.source.execute(&format!("alter publication {all} add table public.taken")).await;
+    migration.start_with_cutover();
+    assert_refused(&migration.ended().await, &["changes of public.taken may be missing", "put back", &all]);
+}
+
+#[tokio::test]
+async fn c_41_a_publication_that_was_changed_while_nobody_looked_is_refused() {
+    let pair = Pair::shared().await;
+    let mut migration = in_catch_up(&pair).await;
+    let (all, inserts) = (publication(&pair.source, false).await, publication(&pair.source, true).await);
+    migration.stop().await.assert_code(4);
+    // More tables are no harm, and neither is one that the source has dropped, or renamed.
+    pair.source.execute(&format!("create table public.more (id int primary key); alter publication {all} add table public.more")).await;
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    migration.level_with(&pair.source).await;
+    migration.stop().await.assert_code(4);
+
+    let options = ["publish = 'insert, update'", "publish = 'insert, update, delete, truncate'"];
+    for option in options {
+        pair.source.execute(&format!("alter publication {all} set ({option})")).await;
+    }
+    migration.start();
+    let ended = migration.ended().await;
+    assert_refused(&ended, &["changes of public.kept may be missing", "1 more table", &format!("publication {all} was altered")]);
+    pair.source.execute(&format!("drop publication {inserts}")).await;
+    migration.start();
+    // Insert-only is as it was: the publication is what has changed.
+    assert_refused(&migration.ended().await, &["changes of public.bare may be missing", &format!("publication {inserts} was dropped")]);
+}
+
+/// The operator confirms in the moment after the last poll.
+#[tokio::test(flavor = "multi_thread")]
+async fn c_41_a_table_that_is_taken_out_right_before_the_cutover_stops_it() {
+    let pair = Pair::shared().await;
+    pair.source.execute(TABLES).await;
+    let mut run = InProcess::start(&pair, &[], |config| {
+        config.interactive = true;
+        config.plan = Some(Plan::parse(INSERT_ONLY).unwrap());
+    });
+    let passed = |s: &State| !s.gates.is_empty() && s.gates.iter().all(|g| g.passed || !g.hard);
+    run.until(passed).await;
+    run.command(Command::OpenCutover).await;
+    let open = run.until(|s| s.prompts.shown().is_some_and(|p| p.kind == PromptKind::Cutover && p.blocked_by.is_none())).await;
+    let all = publication(&pair.source, false).await;
+    pair.source.execute(&format!("alter publication {all} drop table public.taken")).await;
+    pair.source.execute("update public.taken set v = 1").await;
+    run.answer(open.prompts.shown().unwrap().id, Answer::Confirm).await;
+    let error = run.ended().await.unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("public.taken"), "{error}");
+}
+
+fn slot_status(ended: &Ended) -> Option<&str> {
+    ended.events.iter().rev().find_map(|e| if let Event::SlotChecked(status) = e { Some(status.wal_status.as_str()) } else { None })
+}
+
+#[tokio::test]
+async fn c_46_a_slot_that_somebody_drops_is_the_error_of_the_run() {
+    let pair = Pair::shared().await;
+    let mut migration = in_catch_up(&pair).await;
+    let slot = pair.source.value("select slot_name from pg_replication_slots where database = current_database()").await;
+    let session = pair.source.session().await;
+    until("the slot is dropped", async || {
+        let end = format!("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{slot}' and active");
+        session.batch_execute(&end).await.unwrap();
+        session.batch_execute(&format!("select pg_drop_replication_slot('{slot}')")).await.is_ok()
+    })
+    .await;
+    let ended = migration.ended().await;
+    assert_refused(&ended, &[&format!("slot {slot} is gone"), "hyperlift clean"]);
+    assert_eq!(slot_status(&ended), Some("gone"));
+    let log = std::fs::read_to_string(migration.dir().join("hyperlift.log")).unwrap();
+    assert!(log.contains("receiving has ended"), "{log}");
+    migration.start();
+    assert_refused(&migration.ended().await, &[&format!("slot {slot} is gone"), "hyperlift clean"]);
+}
+
+#[tokio::test]
+async fn c_46_a_slot_that_the_source_invalidates_under_the_receiver_is_the_error_of_the_run() {
+    let pair = Pair::own(ServerOptions::default().setting("max_slot_wal_keep_size", "1MB").setting("wal_keep_size", "0")).await;
+    let mut migration = in_catch_up(&pair).await;
+    migration.signal("STOP");
+    let lost = "select 1 from pg_replication_slots where wal_status = 'lost'";
+    until("the slot is invalidated", async || {
+        pair.source.session().await.batch_execute("create table public.noise as select generate_series(1, 5000) i").await.unwrap();
+        for sql in ["drop table public.noise", "select pg_switch_wal()", "checkpoint"] {
+            pair.source.session().await.batch_execute(sql).await.unwrap();
+        }
+        !pair.source.rows(lost).await.is_empty()
+    })
+    .await;
+    migration.signal("CONT");
+    let ended = migration.ended().await;
+    assert_refused(&ended, &["was invalidated", "max_slot_wal_keep_size"]);
+    assert_eq!(slot_status(&ended), Some("lost"));
+}
+
+#[tokio::test]
+async fn c_46_a_publication_that_is_dropped_is_the_error_of_the_run() {
+    let pair = Pair::shared().await;
+    let mut migration = in_catch_up(&pair).await;
+    let all = publication(&pair.source, false).await;
+    pair.source.execute(&format!("drop publication {all}")).await;
+    pair.source.execute("update public.kept set v = 2").await;
+    assert_refused(&migration.ended().await, &[&format!("publication {all} was dropped"), "hyperlift clean"]);
+}
