@@ -75,10 +75,12 @@ async fn report_lost_slot(cx: &Context) {
 async fn stages(cx: &mut Context) -> Result<()> {
     cx.refuse_other_scope()?;
     if cx.record.completed {
+        cx.refuse_other_databases().await?;
         return done::resume(cx).await;
     }
     // Only the target is asked, because the source may be gone by then.
     if cx.is_finished(Stage::CatchUp) && cutover::is_past_point_of_no_return(cx).await? {
+        cx.refuse_other_databases().await?;
         cutover::resume(cx).await?;
         return done::resume(cx).await;
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::{
-    catalog::{self, SourceRelation},
+    catalog::{self, SourceRelation, versions},
     client::Client,
     event_triggers,
 };
@@ -173,13 +173,32 @@ pub async fn tables(client: &Client, publication: &str) -> Result<Vec<TableName>
     Ok(client.query(sql, &[&publication]).await?.iter().map(|r| TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"))).collect())
 }
 
-/// Drops a publication, if there is one. Where there is none no statement runs, because an event trigger could refuse it.
-pub async fn drop(client: &Client, publication: &str) -> Result<()> {
+/// Publications with the updates or deletes of a table, but for those of this migration. Without a replica identity PostgreSQL refuses these
+/// statements of the application.
+pub async fn of_updates(client: &Client, table: u32, own: &Names) -> Result<Vec<String>> {
+    let by_schema = if client.version() / 10_000 >= versions::SCHEMAS_PUBLISHED {
+        "or exists (select from pg_publication_namespace s join pg_class c on c.relnamespace = s.pnnspid where s.pnpubid = p.oid and c.oid = any(f.oids))"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "with f as (select array_agg(relid::oid) || $1 as oids from pg_partition_ancestors($1::oid::regclass))
+         select p.pubname::text as name from pg_publication p, f
+          where (p.pubupdate or p.pubdelete) and p.pubname <> all($2)
+            and (p.puballtables or exists (select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = any(f.oids)) {by_schema})
+          order by 1"
+    );
+    let own = [&own.publication, &own.insert_only];
+    Ok(client.query(&sql, &[&table, &own.as_slice()]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// Drops a publication; whether there was one. Where there is none no statement runs, because an event trigger could refuse it.
+pub async fn drop(client: &Client, publication: &str) -> Result<bool> {
     if client.query_opt("select 1 from pg_publication where pubname = $1", &[&publication]).await?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     match client.batch_execute(&format!("drop publication if exists {}", ident(publication))).await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(e) => Err(event_triggers::explain(client, e.into(), "DROP PUBLICATION").await),
     }
 }

@@ -70,7 +70,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("migration::stages::cutover", &[&["drain"], &["late_writes", "sequences", "last_objects"], &["end_of_stream"], &["step"]]),
-    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["event_triggers", "refresh"]]),
+    ("migration::stages::done", &[&["late_writes", "objects", "clean"], &["event_triggers", "identity", "refresh"]]),
     ("migration::stages::identity", &[&["assess"]]),
     ("migration::stages::copy::engine", &[&["start"], &["drive"]]),
     ("migration::stages::copy::indexes", &[&["builders"], &["work", "progress"], &["plan"]]),

@@ -161,3 +161,94 @@ async fn c_46_a_publication_that_is_dropped_is_the_error_of_the_run() {
     pair.source.execute("update public.kept set v = 2").await;
     assert_refused(&migration.ended().await, &[&format!("publication {all} was dropped"), "hyperlift clean"]);
 }
+
+#[tokio::test]
+async fn c_43_clean_acts_only_on_the_databases_of_its_migration() {
+    let (pair, other) = (Pair::shared().await, Pair::shared().await);
+    let mut migration = in_catch_up(&pair).await;
+    migration.stop().await.assert_code(4);
+    let record = migration.dir().join("migration.json");
+    let identity = "select relname, relreplident from pg_class where relname in ('kept', 'bare') order by 1";
+    other.source.execute(&format!("{TABLES}; alter table public.kept replica identity full")).await;
+    let untouched = other.source.rows(identity).await;
+    // Another database of the same server, and the two the wrong way round.
+    for (source, target, side) in
+        [(&other.source, &pair.target, "source"), (&pair.source, &other.target, "target"), (&pair.target, &pair.source, "source")]
+    {
+        let output = clean(&migration, &source.uri, &target.uri).await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains(&format!("another {side}")), "{text}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("cleaned"), "something was changed");
+        assert!(record.exists());
+    }
+    assert_eq!(other.source.rows(identity).await, untouched);
+    // A wrong directory is said before a database is asked for.
+    let output = hyperlift().args(["clean", "--dir"]).arg(migration.dir().join("sql")).output().await.unwrap();
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("holds no migration"), "{output:?}");
+
+    // What is gone already is not named as cleaned.
+    let inserts = publication(&pair.source, true).await;
+    pair.source.execute(&format!("drop publication {inserts}")).await;
+    let output = clean(&migration, &pair.source.uri, &pair.target.uri).await;
+    let cleaned = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && cleaned.contains("cleaned: slot") && cleaned.contains("cleaned: schema _hyperlift"), "{output:?}");
+    assert!(!cleaned.contains(&inserts) && !record.exists(), "{cleaned}");
+    pair.assert_untouched().await;
+}
+
+const FULL: &str = "identity_default = \"full\"";
+
+#[tokio::test]
+async fn c_44_an_identity_that_another_publication_needs_is_left_and_named() {
+    let pair = Pair::shared().await;
+    let second = pair.second_target().await;
+    pair.source
+        .execute(
+            "create table public.a (v int); create table public.b (v int); create table public.c (v int); create table public.d (v int primary key);
+             insert into public.a values (1); insert into public.b values (1); insert into public.c values (1)",
+        )
+        .await;
+    let mut first = Migration::of(&pair).plan(FULL);
+    first.start();
+    first.stage(Stage::CatchUp).await;
+    let mut other = Migration::between(&pair.source.uri, &second.uri).plan(FULL).arguments(&["--include", "public.a"]);
+    other.start();
+    other.stage(Stage::CatchUp).await;
+    // Inserts alone need no identity.
+    pair.source.execute("create publication own for table public.b; create publication inserts for table public.c with (publish = 'insert')").await;
+    pair.source.execute("alter table public.c rename to renamed").await;
+    first.stop().await.assert_code(4);
+    let output = clean(&first, &pair.source.uri, &pair.target.uri).await;
+    let (out, text) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(1), "{out}{text}");
+    let named = |table: &str| out.contains(&format!("alter table only \"public\".\"{table}\" replica identity default"));
+    assert!(named("a") && named("b") && !named("renamed") && out.contains("publication own"), "{out}{text}");
+    let full = "select relname from pg_class where relreplident = 'f' and relnamespace = 'public'::regnamespace order by 1";
+    assert_eq!(pair.source.rows(full).await, ["a", "b"]);
+    // The application works, and the other migration goes on.
+    pair.source.execute("update public.a set v = 2; update public.b set v = 2").await;
+    other.level_with(&pair.source).await;
+    other.stop().await.assert_code(4);
+    let output = clean(&other, &pair.source.uri, &second.uri).await;
+    assert!(output.status.success(), "{output:?}");
+    // Once nobody needs them they are set back.
+    pair.source.execute("drop publication own").await;
+    let output = clean(&first, &pair.source.uri, &pair.target.uri).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(pair.source.rows(full).await.is_empty());
+}
+
+#[tokio::test]
+async fn c_44_a_migration_ends_well_although_an_identity_is_left() {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.a (v int); insert into public.a values (1); create publication everything for all tables").await;
+    let mut migration = Migration::of(&pair).plan(FULL);
+    let ended = migration.cut_over(&pair).await;
+    let left = |e: &Event| matches!(e, Event::Cleaned { error: Some(why), .. } if why.contains("publication everything") && why.contains("replica identity default"));
+    assert!(ended.events.iter().any(left));
+    pair.source.execute("drop publication everything").await;
+    let output = clean(&migration, &pair.source.uri, &pair.target.uri).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(pair.source.value("select relreplident from pg_class where relname = 'a'").await, "d");
+}

@@ -3,6 +3,7 @@
 
 pub mod clean;
 mod event_triggers;
+mod identity;
 mod late_writes;
 mod objects;
 mod refresh;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::identity;
 use crate::{
     bus::Reporter,
     error::{Error, Result},
@@ -52,6 +53,7 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
         }
         (None, None) => {}
     }
+    identity::refuse_unusable(cx, relations)?;
     cx.unless_stopped(publication::publish(&source, &names, &published)).await?;
     // Before the slot: nothing that is changed from now on is overlooked.
     cx.record.publications = read_publications(&source, &names, &published).await?;
