@@ -57,6 +57,12 @@ pub struct Record {
     /// The source was written to after that end.
     #[serde(default)]
     pub late: bool,
+    /// Late writes were looked for once, so the slot may be gone: cleaning up drops it.
+    #[serde(default)]
+    pub watched: bool,
+    /// Why late writes could not be looked for the last time.
+    #[serde(default)]
+    pub unwatched: Option<String>,
     /// Tables that differ from the source with the operator's consent.
     #[serde(default, alias = "missed", with = "differences")]
     pub differences: BTreeMap<TableName, Difference>,

@@ -252,3 +252,59 @@ async fn c_44_a_migration_ends_well_although_an_identity_is_left() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(pair.source.value("select relreplident from pg_class where relname = 'a'").await, "d");
 }
+
+/// Cuts over, and kills the process while it looks for late writes.
+async fn killed_after_the_cutover(pair: &Pair) -> Migration {
+    pair.source.execute(TABLES).await;
+    let mut migration = Migration::of(pair).plan(INSERT_ONLY);
+    migration.start_with_cutover();
+    migration.event("the cutover", |e| matches!(e, Event::Completed { .. })).await;
+    let record = migration.dir().join("migration.json");
+    until("the objects are finished", async || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"objects_finished\": true"))).await;
+    migration.kill().await;
+    migration
+}
+
+#[tokio::test]
+async fn c_45_late_writes_that_nobody_can_look_for_are_no_success() {
+    let pair = Pair::shared().await;
+    let mut migration = killed_after_the_cutover(&pair).await;
+    pair.source.execute("insert into public.kept values (1000, 1)").await;
+    let session = pair.source.session().await;
+    until("the slot is dropped", async || {
+        let drop = "select pg_terminate_backend(active_pid) from pg_replication_slots where active and database = current_database()";
+        session.batch_execute(drop).await.unwrap();
+        session
+            .batch_execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()")
+            .await
+            .is_ok()
+    })
+    .await;
+    for _ in 0..2 {
+        migration.start();
+        let ended = migration.ended().await;
+        ended.assert_code(5);
+        assert!(ended.stderr.contains("late writes could not be looked for, because slot"), "{}", ended.stderr);
+    }
+    pair.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn c_45_late_writes_are_looked_for_once_the_source_is_back() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    let mut migration = killed_after_the_cutover(&pair).await;
+    pair.source.execute("insert into public.kept values (1000, 1)").await;
+    pair.source_server().stop().await.unwrap();
+    migration.start();
+    let ended = migration.ended().await;
+    ended.assert_code(1);
+    assert!(ended.events.iter().any(|e| matches!(e, Event::Notice { text, .. } if text.contains("late writes could not be looked for"))));
+    pair.source_server().restart().await.unwrap();
+    for _ in 0..2 {
+        migration.start();
+        let ended = migration.ended().await;
+        ended.assert_code(5);
+        assert!(ended.stderr.contains("the source was written to after the cutover"), "{}", ended.stderr);
+    }
+    pair.assert_untouched().await;
+}

@@ -88,6 +88,8 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
             report(reporter, failed, what, Err(e)).await;
         }
     }
+    // Late writes can still be looked for once the source answers: from the end of the spool on.
+    let keeps_spool = record.unwatched.is_some() && !failed.is_empty();
     match client::connect(&config.target, Side::Target, &application).await {
         Ok(target) => {
             event_triggers::silence(&target).await;
@@ -96,7 +98,9 @@ pub async fn run(config: &Config, work: &WorkDir, record: &Record, reporter: &Re
         }
         Err(e) => report(reporter, failed, LEDGER.into(), Err(e)).await,
     }
-    report(reporter, failed, "spool".into(), work.remove_spool()).await;
+    if !keeps_spool {
+        report(reporter, failed, "spool".into(), work.remove_spool()).await;
+    }
     remaining
 }
 
