@@ -58,14 +58,7 @@ impl Receiving {
             recorded: Default::default(),
             system_id: job.system_id.clone(),
         };
-        Receiver::start(
-            origin,
-            job.spool.clone(),
-            StartPositions { start: job.start, confirmed: job.start, copied: job.start },
-            CancellationToken::new(),
-        )
-        .await
-        .map(Self)
+        Receiver::start(origin, job.spool.clone(), StartPositions { start: job.start, copied: job.start }, CancellationToken::new()).await.map(Self)
     }
 
     pub fn status(&self) -> watch::Receiver<ReceiverStatus> {

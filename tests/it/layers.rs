@@ -137,8 +137,8 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
             &["pgoutput"],
         ],
     ),
-    ("replay::spool", &[&["thread", "touched"], &["reader", "writer"], &["block", "segment"]]),
-    ("replay::receiver", &[&["connection"], &["origin", "pending", "status"]]),
+    ("replay::spool", &[&["thread", "touched"], &["reader", "received", "writer"], &["block", "segment"]]),
+    ("replay::receiver", &[&["connection"], &["origin", "pending", "status"], &["history"]]),
     ("replay::router", &[&["distribution", "schema_change", "truncate"], &["barrier"], &["routing"], &["hot_table", "transaction"], &["spec"]]),
     ("replay::lane", &[&["session"], &["script", "batch"], &["feed", "shared"]]),
 ];

@@ -4,6 +4,7 @@
 use hyperlift::{
     demo::servers::ServerOptions,
     event::{Answer, Command, Event, PromptKind, Stage},
+    lsn::Lsn,
     plan::Plan,
     state::State,
 };
@@ -160,6 +161,84 @@ async fn c_46_a_publication_that_is_dropped_is_the_error_of_the_run() {
     pair.source.execute(&format!("drop publication {all}")).await;
     pair.source.execute("update public.kept set v = 2").await;
     assert_refused(&migration.ended().await, &[&format!("publication {all} was dropped"), "hyperlift clean"]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn c_42_a_source_that_was_put_back_is_recognised_although_it_has_written_more_since() {
+    let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off")).await;
+    let mut migration = in_catch_up(&pair).await;
+    let server = pair.source_server();
+    let (data, backup) = (server.dir().join("data"), server.dir().join("backup"));
+    pair.source.execute("update public.kept set v = 1").await;
+    migration.level_with(&pair.source).await;
+    server.stop().await.unwrap();
+    copy(&data, &backup);
+    server.restart().await.unwrap();
+    pair.source.execute("insert into public.kept select i, 2 from generate_series(1000, 2000) i; update public.taken set v = 2").await;
+    migration.level_with(&pair.source).await;
+    migration.stop().await.assert_code(4);
+    let end: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+
+    server.stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    server.restart().await.unwrap();
+    pair.source.execute("insert into public.kept select i, 3 from generate_series(5000, 15000) i").await;
+    let now: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+    assert!(now > end, "it has written more than it had");
+    let confirmed = "select confirmed_flush_lsn from pg_replication_slots";
+    let before = pair.source.value(confirmed).await;
+    for _ in 0..2 {
+        migration.start_with_cutover();
+        assert_refused(&migration.ended().await, &["the source has gone back", "hyperlift clean"]);
+    }
+    assert_eq!(pair.source.value(confirmed).await, before, "the slot is the evidence");
+}
+
+#[tokio::test]
+async fn c_42_a_crash_of_the_source_and_a_slot_that_forgets_are_no_other_history() {
+    let pair = Pair::own(ServerOptions::default().setting("autovacuum", "off").setting("checkpoint_timeout", "1h")).await;
+    let mut migration = in_catch_up(&pair).await;
+    let confirmed = async || -> Lsn { pair.source.value("select confirmed_flush_lsn from pg_replication_slots").await.parse().unwrap() };
+    for running in [true, false] {
+        pair.source.execute("update public.kept set v = v + 1").await;
+        migration.level_with(&pair.source).await;
+        let end: Lsn = pair.source.value("select pg_current_wal_insert_lsn()").await.parse().unwrap();
+        until("the confirmation", async || confirmed().await >= end).await;
+        if running {
+            migration.signal("STOP");
+        } else {
+            migration.kill().await;
+        }
+        pair.source_server().kill().await.unwrap();
+        pair.source_server().restart().await.unwrap();
+        assert!(confirmed().await < end, "the slot has forgotten what was confirmed last");
+        if running {
+            migration.signal("CONT");
+        } else {
+            migration.start();
+            migration.stage(Stage::CatchUp).await;
+        }
+        pair.source.execute("update public.kept set v = v + 1; insert into public.bare values (2)").await;
+        migration.level_with(&pair.source).await;
+    }
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
+async fn c_42_a_slot_that_somebody_moves_is_refused() {
+    let pair = Pair::shared().await;
+    let mut migration = in_catch_up(&pair).await;
+    migration.stop().await.assert_code(4);
+    pair.source.execute("update public.kept set v = 1").await;
+    pair.source.execute("select pg_replication_slot_advance(slot_name, pg_current_wal_insert_lsn()) from pg_replication_slots where database = current_database()").await;
+    migration.start_with_cutover();
+    assert_refused(&migration.ended().await, &["the slot was confirmed up to", "somebody has moved the slot"]);
 }
 
 #[tokio::test]

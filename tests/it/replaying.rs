@@ -113,9 +113,7 @@ impl Stream {
             system_id: system_id.clone(),
         };
         let receiver =
-            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, confirmed: start, copied: start }, CancellationToken::new())
-                .await
-                .unwrap();
+            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, copied: start }, CancellationToken::new()).await.unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 

@@ -102,13 +102,13 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     let copied: HashSet<u32> = relations.iter().map(|r| r.oid).collect();
     let covered =
         found.into_iter().filter(|r| copied.contains(&r.oid) || cx.plan.scope.inclusion(&r.table) == Inclusion::Structure).collect::<Vec<_>>();
-    let (start, confirmed) = slot::prepare(cx, &relations).await?;
+    let start = slot::prepare(cx, &relations).await?;
     let statements = read_statements(cx, &source, &covered, &relations).await?;
     let target = cx.target("copy").await?;
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
-    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, copied }, cx.cancel.clone()).await?;
     let (status, reporter) = (receiver.status.clone(), cx.reporter.clone());
     let bare_leaves = BareLeaves::new(cx, &relations);
     let watcher = tokio::spawn(async move { tokio::join!(report_receiver(status, reporter), bare_leaves.watch()) }.map(drop));

@@ -2,6 +2,7 @@
 
 use std::{io::Write, path::Path, time::Duration};
 
+use super::history::{HistoryCheck, gone_back};
 use crate::{
     error::{Error, Kind, Result},
     lsn::Lsn,
@@ -14,6 +15,7 @@ use crate::{
         wire::Wire,
     },
     private,
+    replay::spool::Received,
     sqlstate::{OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT},
 };
 
@@ -34,21 +36,38 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// A connection on which the stream flows from `end` on, the end of the spool in `dir`. `copied`: the greatest WAL position at which a
-    /// table was copied.
-    pub async fn open_stream(&self, dir: &Path, end: Lsn, copied: Lsn) -> Result<Wire> {
+    /// A connection on which the stream flows from the end of the spool in `dir` on, or from before it, to be compared with what was
+    /// received. `copied`: the greatest WAL position at which a table was copied.
+    pub async fn open_stream(&self, dir: &Path, end: Lsn, copied: Lsn) -> Result<(Wire, HistoryCheck)> {
         let mut wire = Wire::open_replication(&self.source, &self.application_name).await?;
         self.identify(&mut wire, dir, end.max(copied)).await?;
         // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
         wire.simple("set wal_sender_timeout = '5min'").await?;
+        let confirmed = self.confirmed(&mut wire).await?.unwrap_or(end);
+        if confirmed > end {
+            return Err(Error::refused(format!("the spool in {} ends at {end}, but the slot was confirmed up to {confirmed}", dir.display()))
+                .detail(
+                    "transactions in between are lost to this migration: somebody has moved the slot, or the spool is not the one that was written",
+                )
+                .hint("restore the work directory, or run `hyperlift clean`, empty the target and start again"));
+        }
+        let history = HistoryCheck::new(Received::read(dir).filter(|received| received.up_to <= end), confirmed);
+        let start = history.start(confirmed, end);
         let publications = self.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
         wire.start_replication(&format!(
-            "START_REPLICATION SLOT {} LOGICAL {end} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {})",
             ident(&self.slot),
             literal(&publications).trim_start()
         ))
         .await?;
-        Ok(wire)
+        Ok((wire, history))
+    }
+
+    /// Up to where the slot believes that we have everything; `None` when there is no such slot.
+    async fn confirmed(&self, wire: &mut Wire) -> Result<Option<Lsn>> {
+        let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = {}", literal(&self.slot));
+        let rows = wire.simple(&sql).await?;
+        rows.first().and_then(|row| row.first()?.as_deref()).map(str::parse).transpose()
     }
 
     /// The error with which receiving ends: where the slot is lost or a publication is gone, that, in words that say what to do.
@@ -83,7 +102,7 @@ impl Origin {
                 .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
         }
         if at < end {
-            return Err(gone_back(&format!("its WAL ends at {at}"), end));
+            return Err(before(&format!("its WAL ends at {at}"), end));
         }
         // In the directory of the spool that was received on it, so that it outlives this process.
         let file = dir.join("timeline");
@@ -93,8 +112,8 @@ impl Origin {
             let text = history.first().and_then(|r| r.get(1).cloned().flatten()).unwrap_or_default();
             match branch_point(&text, known) {
                 Some(branch) if branch >= end => {}
-                Some(branch) => return Err(gone_back(&format!("timeline {timeline} left timeline {known} at {branch}"), end)),
-                None => return Err(gone_back(&format!("timeline {timeline} does not come from timeline {known}"), end)),
+                Some(branch) => return Err(before(&format!("timeline {timeline} left timeline {known} at {branch}"), end)),
+                None => return Err(before(&format!("timeline {timeline} does not come from timeline {known}"), end)),
             }
         }
         if known != Some(timeline) {
@@ -108,10 +127,8 @@ impl Origin {
     }
 }
 
-fn gone_back(how: &str, end: Lsn) -> Error {
-    Error::refused(format!("the source has gone back: {how}, but what was received and copied goes up to {end}"))
-        .detail("it was restored from a backup, or another server took over before it had everything")
-        .hint("what was copied and replayed may no longer be on the source: run `hyperlift clean`, empty the target and start again")
+fn before(how: &str, end: Lsn) -> Error {
+    gone_back(&format!("{how}, but what was received and copied goes up to {end}"))
 }
 
 /// Where a timeline ended, from a history file (PostgreSQL documentation 26.3.5): lines of timeline, LSN and reason.

@@ -22,8 +22,8 @@ use crate::{
 /// How often the transactions are polled that the slot waits for.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Creates publications and slot, if they do not exist yet; returns the slot's consistent point and its confirmed position.
-pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(Lsn, Lsn)> {
+/// Creates publications and slot, if they do not exist yet; returns the slot's consistent point.
+pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<Lsn> {
     let names = Names::new(&cx.record.id);
     let source = cx.source("slot").await?;
     let published: Vec<Published<'_>> = relations
@@ -41,7 +41,7 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
                 cx.save()?;
             }
             cx.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
-            return Ok((lsn, slot.confirmed));
+            return Ok(lsn);
         }
         (Some(_), None) => {
             return Err(slot::gone(&names.slot));
@@ -61,7 +61,7 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
     cx.record.slot = Some(lsn);
     cx.save()?;
     cx.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
-    Ok((lsn, lsn))
+    Ok(lsn)
 }
 
 /// Both publications as they are, with all that has to be in them.

@@ -90,9 +90,7 @@ async fn writes_since(cx: &Context, end: Lsn) -> Result<Option<Found>> {
         _ => return Err(slot::gone(&name)),
     };
     slot.check(&name)?;
-    let receiver =
-        Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone())
-            .await?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, copied: end }, cx.cancel.clone()).await?;
     let reach = async {
         let (now, open) = end_of_stream(&source).await?;
         receiver.waiter().spooled(now).await?;
