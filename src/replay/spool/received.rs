@@ -20,7 +20,7 @@ pub struct Transaction {
     pub time: i64,
 }
 
-/// What the spool holds up to a boundary.
+/// Which transactions are in the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Every transaction that committed before is known.
