@@ -120,8 +120,11 @@ pub async fn publications(client: &Client, names: &[&str]) -> Result<Publication
 pub async fn unpublished(client: &Client, recorded: &Publications) -> Result<Vec<Unpublished>> {
     let names: Vec<&str> = recorded.keys().map(String::as_str).collect();
     let mut found = changed(recorded, &publications(client, &names).await?);
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
     let oids: Vec<u32> = found.keys().copied().collect();
-    let tables = if oids.is_empty() { Default::default() } else { catalog::names_of(client, &oids).await? };
+    let tables = catalog::names_of(client, &oids).await?;
     let unpublished = tables.into_iter().filter_map(|(oid, table)| Some(Unpublished { oid, table, why: found.remove(&oid)? }));
     let mut unpublished: Vec<_> = unpublished.collect();
     unpublished.sort_by(|a, b| a.table.cmp(&b.table));

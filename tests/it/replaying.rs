@@ -11,7 +11,7 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
         ledger::{self, Spread},
         own::Names,
-        publication::{self, Published},
+        publication::{self, Publications, Published},
         slot,
         snapshot::Snapshot,
         target_table::{self, TableKind},
@@ -109,7 +109,7 @@ impl Stream {
             application_name: format!("hyperlift/{id}/receiver"),
             slot: names.slot,
             publications: vec![names.publication, names.insert_only],
-            recorded: Default::default(),
+            recorded: Publications::new(),
             system_id: system_id.clone(),
         };
         let receiver =

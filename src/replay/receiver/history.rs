@@ -59,13 +59,11 @@ impl HistoryCheck {
     /// Everything that committed before `lsn` has come.
     pub fn reach(&mut self, lsn: Lsn) -> Result<()> {
         let Some(known) = self.known.filter(|known| lsn >= known.up_to) else { return Ok(()) };
-        match known.last.filter(|_| self.awaited) {
-            Some(last) => Err(gone_back(&format!("the transaction that commits at {} is not there any more", last.commit))),
-            None => {
-                self.known = None;
-                Ok(())
-            }
+        if let Some(last) = known.last.filter(|_| self.awaited) {
+            return Err(gone_back(&format!("the transaction that commits at {} is not there any more", last.commit)));
         }
+        self.known = None;
+        Ok(())
     }
 }
 
