@@ -21,6 +21,7 @@ mod layers;
 mod level_columns;
 mod living_source;
 mod matrix;
+mod meddling;
 mod migrate;
 mod names;
 mod papers;

@@ -11,7 +11,7 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
         ledger::{self, Spread},
         own::Names,
-        publication::{self, Published},
+        publication::{self, Publications, Published},
         slot,
         target_table::{self, TableKind},
         timescale,
@@ -108,12 +108,11 @@ impl Stream {
             application_name: format!("hyperlift/{id}/receiver"),
             slot: names.slot,
             publications: vec![names.publication, names.insert_only],
+            recorded: Publications::new(),
             system_id: system_id.clone(),
         };
         let receiver =
-            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, confirmed: start, copied: start }, CancellationToken::new())
-                .await
-                .unwrap();
+            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, copied: start }, CancellationToken::new()).await.unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 
