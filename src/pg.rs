@@ -7,6 +7,7 @@ pub mod slot;
 pub mod dump;
 
 pub mod catalog;
+pub mod level_columns;
 pub mod local_rows;
 pub mod target_table;
 pub mod timescale;

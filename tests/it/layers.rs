@@ -87,7 +87,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "pg",
         &[
             &["ledger", "slot", "publication"],
-            &["dump", "local_rows"],
+            &["dump", "level_columns", "local_rows"],
             &["target_table"],
             &["timescale"],
             &["catalog"],

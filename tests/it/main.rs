@@ -17,6 +17,7 @@ mod indexing;
 mod key_ranges;
 mod lag;
 mod layers;
+mod level_columns;
 mod living_source;
 mod matrix;
 mod migrate;
