@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use crate::{
-    config::{self, Config, FollowDdl, FrontKind, OnConflict},
+    config::{self, Config, FollowDdl, FrontKind, NewTables, OnConflict},
     error::{Error, Result},
     format,
     plan::Plan,
@@ -151,14 +151,18 @@ pub struct MigrateArgs {
     /// ANALYZE the target when the lag is below this
     #[arg(long, value_name = "SIZE", default_value = "30MB", global = true, help_heading = REPLAY)]
     pub analyze_below: String,
-    /// When a change finds no row on the target, or collides there: stop and ask, or count it and continue (exit code 5 at the end).
-    /// One of: stop, count
+    /// When a change finds no row on the target, or collides there: stop and ask, copy the table again, or count it and continue
+    /// (exit code 5 at the end). One of: stop, copy, count
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
     pub on_conflict: OnConflict,
     /// Which changes of the source's schema hyperlift makes on the target by itself: none, those that remove no rows, or all. One of:
     /// ask, safe, all
     #[arg(long, value_name = "WHICH", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
     pub follow_ddl: FollowDdl,
+    /// What is done about tables that are made on the source after the copy: they are made on the target, copied and replayed, or only
+    /// reported. One of: take, tell
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
+    pub new_tables: NewTables,
 
     /// Continue without asking, where nothing has to be decided
     #[arg(long, short = 'y', global = true, help_heading = CUTOVER)]
@@ -268,6 +272,7 @@ impl MigrateArgs {
             analyze_below,
             on_conflict: self.on_conflict,
             follow_ddl: self.follow_ddl,
+            new_tables: self.new_tables,
             skip_roles: self.skip_roles,
             skip_extensions: self.skip_extensions,
             owners: self.owners,

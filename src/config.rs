@@ -23,6 +23,8 @@ pub enum OnConflict {
     /// Replay of the table stops, and the operator is asked.
     #[default]
     Stop,
+    /// The table is copied again, and replay continues.
+    Copy,
     /// The change is counted as missed, and replay continues: the table differs, and the migration ends with exit code 5.
     Count,
 }
@@ -37,6 +39,16 @@ pub enum FollowDdl {
     Safe,
     /// Also those that drop tables, partitions and columns, as the source has done.
     All,
+}
+
+/// What is done about tables that are made on the source after the copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum NewTables {
+    /// They are made on the target, copied and replayed.
+    #[default]
+    Take,
+    /// They are reported.
+    Tell,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +94,8 @@ pub struct Config {
     pub cutover_when_ready: bool,
     /// Which changes of the source's schema are made on the target without asking.
     pub follow_ddl: FollowDdl,
+    /// What is done about tables that are made on the source after the copy.
+    pub new_tables: NewTables,
     /// An automatic cutover does not wait for changes of the source's schema that the target lacks.
     pub accept_schema_changes: bool,
     /// The source counts as quiet after this time without a published change.

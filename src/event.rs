@@ -148,6 +148,19 @@ pub enum Event {
     SpedUp {
         table: TableName,
     },
+    /// A table joins the migration, or is known to be another one than before.
+    RelationAdded {
+        relation: RelationSummary,
+    },
+    /// A table is copied, for the first time or again, while others are replayed.
+    TableLeft {
+        table: TableName,
+        reason: String,
+    },
+    /// It is replayed with the others.
+    TableJoined {
+        table: TableName,
+    },
     /// A change cannot be applied to a table (I9): its lane has stopped and waits for the operator.
     Diverged {
         table: TableName,
@@ -271,6 +284,10 @@ pub enum Command {
     Resume,
     SetJobs {
         table_jobs: u32,
+    },
+    /// Empty a table on the target and copy it again, while replay goes on.
+    CopyAgain {
+        table: TableName,
     },
     OpenCutover,
     /// Goes back from a cutover that runs, while nothing is asked.

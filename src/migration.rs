@@ -67,10 +67,10 @@ async fn stages(cx: &mut Context) -> Result<()> {
     let replication = copy::run(cx).await?;
     let mut replay = catch_up::start(cx, replication).await?;
     let replication = loop {
-        replay = catch_up::run(cx, replay).await?;
+        replay = Box::pin(catch_up::run(cx, replay)).await?;
         // It has no comparison to run yet. When it has one, it belongs before the confirmation: it must not add to the downtime.
         verify::run(cx).await;
-        match cutover::run(cx, replay).await? {
+        match Box::pin(cutover::run(cx, replay)).await? {
             CutoverOutcome::Complete(replication) => break replication,
             CutoverOutcome::Aborted(goes_on) => replay = *goes_on,
         }

@@ -30,6 +30,9 @@ pub struct Record {
     /// Shape of the source's tables when the copy began, by name.
     #[serde(default)]
     pub shapes: BTreeMap<String, Shape>,
+    /// OIDs of tables whose rows ALTER TABLE has written again since then: they have to be copied again.
+    #[serde(default)]
+    pub rewritten: BTreeSet<u32>,
     /// Names of the source's sequences when the copy began, by OID.
     #[serde(default)]
     pub sequences: BTreeMap<u32, TableName>,

@@ -131,15 +131,7 @@ pub async fn prepare(job: &Job) -> Result<Prepared> {
         let missing = || Error::failed(format!("{} is not on the target", found.table));
         let hypertable = job.hypertables && timescale::hypertables(&target).await?.contains_key(&found.table);
         let shape = target_table::target_table(&target, &found.table, hypertable).await?.ok_or_else(missing)?;
-        relations.push(Relation {
-            oid: found.oid,
-            table: found.table,
-            lane: lane as u32,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn::ZERO,
-            skipped: false,
-            shape,
-        });
+        relations.push(Relation { oid: found.oid, table: found.table, lane: lane as u32, shape, ..Relation::default() });
     }
     let lanes: Vec<_> = relations.iter().map(|r| (r.oid, r.table.clone(), r.lane)).collect();
     ledger::plan_relations(&target, &lanes).await?;
@@ -161,6 +153,7 @@ impl Replaying {
             spread: vec![ledger::Spread::No; relations.len()],
             relations,
             positions,
+            side_lane: None,
             leaves: HashMap::new(),
             partitions: BTreeMap::new(),
             shapes: HashMap::new(),

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum GateKind {
     /// No change waits for the operator, and every change found its row.
     NothingDiverged,
+    /// No table is being copied.
+    TablesJoined,
     /// The slot is valid and the stream flows.
     Slot,
     /// A position of the source is reached on the target within seconds.
@@ -26,8 +28,9 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NothingDiverged,
+        Self::TablesJoined,
         Self::Slot,
         Self::InSync,
         Self::NoOpenWriters,
@@ -41,6 +44,7 @@ impl GateKind {
     pub fn title(self) -> &'static str {
         match self {
             Self::NothingDiverged => "nothing diverged",
+            Self::TablesJoined => "tables copied",
             Self::Slot => "replication slot",
             Self::InSync => "target in sync",
             Self::NoOpenWriters => "no open writers",

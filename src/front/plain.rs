@@ -170,6 +170,8 @@ impl Printer {
             Event::SlowedDown(SlowTable { table, reason, fix }) => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
             Event::SpedUp { table } => format!("{table} is no longer slow"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
+            // A notice has said so.
+            Event::RelationAdded { .. } | Event::TableLeft { .. } | Event::TableJoined { .. } => return None,
             Event::Analyzed(status) if status.error.is_none() && status.has_ended() => format!("ANALYZE finished, {}", tables(status.total as usize)),
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),

@@ -53,6 +53,30 @@ async fn set_publications(client: &Client, names: &Names, tables: &[Published<'_
     mark(client, names).await
 }
 
+/// Adds a relation that is not published yet. An attempt waits no longer than two seconds for the lock on the table.
+pub async fn add(client: &Client, names: &Names, added: &Published<'_>) -> Result<()> {
+    let relation = added.relation;
+    if publishes(client, names, relation.oid).await? {
+        return Ok(());
+    }
+    let publication = ident(if added.insert_only { &names.insert_only } else { &names.publication });
+    let add = format!("alter publication {publication} add table {}{}", relation.storage.only(), relation.table.sql());
+    match client.batch_execute(&format!("begin; set local lock_timeout = '2s'; {add}; commit")).await {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            client.batch_execute("rollback").await?;
+            Err(event_triggers::explain(client, e.into(), "ALTER PUBLICATION").await)
+        }
+    }
+}
+
+/// Whether changes of a table are published, under its own name or that of a partitioned table that it belongs to.
+async fn publishes(client: &Client, names: &Names, oid: u32) -> Result<bool> {
+    let sql = "select exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+                where p.pubname = any($1) and (r.prrelid = $2 or r.prrelid in (select relid from pg_partition_ancestors($2))))";
+    Ok(client.query_one(sql, &[&vec![&names.publication, &names.insert_only], &oid]).await?.get(0))
+}
+
 /// Marks the publications as a migration's: earlier versions made them without a comment.
 pub async fn mark(client: &Client, names: &Names) -> Result<()> {
     let sql =

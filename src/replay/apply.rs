@@ -279,11 +279,8 @@ pub fn describe_row(change: &Change) -> String {
 mod tests {
     use super::*;
     use crate::{
-        lsn::{Lsn, Position},
-        pg::{
-            snapshot::Snapshot,
-            target_table::{Equality, EqualityOperator, TargetTable},
-        },
+        lsn::Position,
+        pg::target_table::{Equality, EqualityOperator, TargetTable},
         replay::{
             pgoutput::{ColumnMessage, Peek, encode, peek},
             relation::RelationIndex,
@@ -305,10 +302,6 @@ mod tests {
         Relation {
             oid: 1,
             table: TableName::new("public", "t"),
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn(0),
-            skipped: false,
             shape: TargetTable {
                 oid: 1,
                 columns: [
@@ -325,6 +318,7 @@ mod tests {
                 deferrable: false,
                 spreadable: false,
             },
+            ..Relation::default()
         }
     }
 

@@ -253,7 +253,7 @@ mod tests {
     use crate::{
         lsn::{Lsn, Position},
         name::TableName,
-        pg::{snapshot::Snapshot, target_table::TargetTable},
+        pg::target_table::TargetTable,
         replay::{
             pgoutput::{self, ColumnMessage, Peek, encode, peek},
             relation::RelationIndex,
@@ -288,7 +288,7 @@ mod tests {
     fn relation(target_key: &[&str]) -> Relation {
         let shape = TargetTable { primary_key: target_key.iter().map(|k| (*k).to_owned()).collect(), ..TargetTable::default() };
         let table = TableName::new("public", "t");
-        Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, shape }
+        Relation { oid: 1, table, shape, ..Relation::default() }
     }
 
     fn message(full: bool) -> Arc<RelationMessage> {

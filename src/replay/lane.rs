@@ -42,7 +42,7 @@ use crate::{
 
 pub use self::{
     feed::{AllLanes, BatchStep, Feed},
-    shared::{Conflict, ConflictAnswer, ConflictPolicy, LaneProgress, LaneShared, ask},
+    shared::{Conflict, ConflictAnswer, ConflictPolicy, ConflictRelation, LaneProgress, LaneShared, ask},
 };
 
 /// After a batch a lane waits for more changes, but no longer than this: many small batches would cost the target more than they are
@@ -365,6 +365,7 @@ impl Lane {
     }
 
     async fn ask(&self, relation: Option<RelationIndex>, error: Error) -> Result<ConflictAnswer> {
+        let relation = relation.map(|index| ConflictRelation::from(&self.relations()[index]));
         ask(&self.shared.conflicts, self.number, relation, None, error).await
     }
 

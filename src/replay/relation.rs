@@ -18,7 +18,7 @@ use crate::{
 pub struct RelationIndex(pub usize);
 
 /// One replayed relation: a table, or a partition root with all its leaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Relation {
     /// Of the table, or of the root, on the source.
     pub oid: u32,
@@ -29,8 +29,12 @@ pub struct Relation {
     pub snapshot: Snapshot,
     /// WAL insert position right after that snapshot was taken.
     pub copied_at: Lsn,
+    /// Where it joined the lanes, after it had been copied while they went on: what was committed before is not theirs.
+    pub joined: Lsn,
     /// The operator skipped its data: its changes are dropped, too.
     pub skipped: bool,
+    /// It is being copied, or a lane of its own brings it to where the others are: its changes are not for these lanes.
+    pub away: bool,
     /// The shape of its table on the target.
     pub shape: TargetTable,
 }
@@ -38,7 +42,8 @@ pub struct Relation {
 impl Relation {
     /// Whether a change has to be applied, or is part of what was copied (I1).
     pub fn wants(&self, commit: Lsn, xid: u32) -> bool {
-        !self.skipped && (commit > self.copied_at || !self.snapshot.sees(self.snapshot.widen(xid)))
+        let is_ours = !self.skipped && !self.away && commit >= self.joined;
+        is_ours && (commit > self.copied_at || !self.snapshot.sees(self.snapshot.widen(xid)))
     }
 
     /// Whether the key of a leaf's rows finds them in that leaf only. Another leaf may have a row of the same key, unless the key contains
@@ -162,11 +167,9 @@ mod tests {
         let relation = Relation {
             oid: 1,
             table: TableName::new("public", "t"),
-            lane: 0,
             snapshot: "100:105:102".parse().unwrap(),
             copied_at: Lsn(1_000),
-            skipped: false,
-            shape: TargetTable::default(),
+            ..Relation::default()
         };
         // committed before L and visible: part of the copy
         assert!(!relation.wants(Lsn(900), 99) && !relation.wants(Lsn(1_000), 103));
@@ -174,7 +177,11 @@ mod tests {
         assert!(relation.wants(Lsn(900), 102) && relation.wants(Lsn(999), 107));
         // committed after L: never part of it, whatever its xid
         assert!(relation.wants(Lsn(1_001), 99));
-        assert!(!Relation { skipped: true, ..relation }.wants(Lsn(2_000), 200));
+        assert!(!Relation { skipped: true, ..relation.clone() }.wants(Lsn(2_000), 200));
+        // copied while replay went on: its own lane has applied what came before it joined
+        assert!(!Relation { away: true, ..relation.clone() }.wants(Lsn(2_000), 200));
+        let joined = Relation { joined: Lsn(3_000), ..relation };
+        assert!(!joined.wants(Lsn(2_999), 200) && joined.wants(Lsn(3_000), 200));
     }
 
     #[test]
@@ -190,11 +197,8 @@ mod tests {
         let root = |kind, key: &[&str]| Relation {
             oid: 1,
             table: TableName::new("public", "t"),
-            lane: 0,
-            snapshot: Snapshot::default(),
-            copied_at: Lsn::ZERO,
-            skipped: false,
             shape: TargetTable { kind, primary_key: key.iter().map(ToString::to_string).collect(), ..TargetTable::default() },
+            ..Relation::default()
         };
         let (partitioned, merged) = (TableKind::Partitioned, TableKind::Hypertable);
         for (relation, message, searched) in [

@@ -180,9 +180,9 @@ impl Routing {
         if self.packs[lane].bytes() >= PACK_BYTES { self.send_pack(lane).await } else { Ok(()) }
     }
 
-    /// A change of what is not replayed: harmless only when every lane is past it.
+    /// A change of what is not replayed: harmless only where other lanes replay it, or when every lane is past it.
     fn out_of_scope(&self, described: &Described, position: Position) -> Result<()> {
-        if self.spec.positions.iter().all(|p| position <= *p) {
+        if self.spec.side_lane.is_some() || self.spec.positions.iter().all(|p| position <= *p) {
             return Ok(());
         }
         let name = TableName::new(&described.message.schema, &described.message.name);

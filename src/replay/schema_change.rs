@@ -150,11 +150,7 @@ fn unqualified(data_type: &str) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        lsn::Lsn,
-        pg::{
-            snapshot::Snapshot,
-            target_table::{Equality, TargetColumn},
-        },
+        pg::target_table::{Equality, TargetColumn},
         replay::pgoutput::ColumnMessage,
     };
 
@@ -231,8 +227,7 @@ mod tests {
     #[test]
     fn c_32_a_relation_is_known_by_oid_and_a_leaf_by_its_columns() {
         let table = TableName::new("public", "t");
-        let relation =
-            Relation { oid: 1, table, lane: 0, snapshot: Snapshot::default(), copied_at: Lsn(0), skipped: false, shape: TargetTable::default() };
+        let relation = Relation { oid: 1, table, ..Relation::default() };
         let before = shape(&[("id", INT), ("a", TEXT)]);
         assert!(is_as_before(&relation, &message("t", &[("id", INT), ("a", TEXT)]), &before));
         assert!(!is_as_before(&relation, &message("u", &[("id", INT), ("a", TEXT)]), &before));

@@ -50,6 +50,8 @@ pub struct ReplaySpec {
     pub spread: Vec<Spread>,
     /// The position of each lane.
     pub positions: Vec<Position>,
+    /// There is one lane, of this number, beside those of the migration. It leaves the changes of all other relations to them.
+    pub side_lane: Option<u32>,
     /// Leaves of the target's partitioned tables, with their relation.
     pub leaves: HashMap<TableName, RelationIndex>,
     /// Partitions on the source of what is one table on the target, by OID.
@@ -107,7 +109,7 @@ pub fn start(spec: ReplaySpec) -> ReplayHandle {
     };
     let mut workers = Workers::new();
     let (mut feeds, mut lanes) = (Vec::new(), Vec::new());
-    for (number, position) in (0..).zip(&spec.positions) {
+    for (number, position) in (spec.side_lane.unwrap_or(0)..).zip(&spec.positions) {
         let (feed, fed) = mpsc::channel(LANE_QUEUE);
         let (progress, reader) = watch::channel(LaneProgress { position: *position, durable: position.lsn, ..LaneProgress::default() });
         workers.spawn(format!("replay lane {number}"), Lane::new(number, *position, shared.clone(), fed, progress).run());
@@ -125,6 +127,7 @@ pub fn start(spec: ReplaySpec) -> ReplayHandle {
         migration: spec.migration,
         lanes: feeds,
         positions: spec.positions,
+        side_lane: spec.side_lane,
         relations: relations_sender,
         spread: spec.spread,
         distribution: spec.distribution,
@@ -207,6 +210,15 @@ impl ReplayHandle {
     /// Pauses the router or lets it go on; returns whether it was paused.
     pub fn set_paused(&self, paused: bool) -> bool {
         self.paused.send_replace(paused)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Everything before is applied by all lanes, as far as it is routed.
+    pub fn applied(&self) -> Lsn {
+        self.lanes.iter().map(|l| l.borrow().position.lsn).min().unwrap_or_default()
     }
 
     /// Everything before is recorded as applied on the target, by all lanes: the spool before it may go.

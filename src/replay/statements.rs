@@ -9,21 +9,12 @@ use super::{
 };
 use crate::{
     error::Result,
-    lsn::Lsn,
-    pg::{catalog::SourceRelation, snapshot::Snapshot, target_table::TargetTable},
+    pg::{catalog::SourceRelation, target_table::TargetTable},
 };
 
 /// For a table that is replicated with its updates, or with its inserts only.
 pub fn of_table(source: &SourceRelation, shape: &TargetTable, insert_only: bool) -> Result<Vec<String>> {
-    let relation = Relation {
-        oid: source.oid,
-        table: source.table.clone(),
-        lane: 0,
-        snapshot: Snapshot::default(),
-        copied_at: Lsn::ZERO,
-        skipped: false,
-        shape: shape.clone(),
-    };
+    let relation = Relation { oid: source.oid, table: source.table.clone(), shape: shape.clone(), ..Relation::default() };
     let message = description(source);
     // Every column gets another value than it had.
     let (before, after) = (message.columns.iter().map(|_| Value::Text(b"0")), message.columns.iter().map(|_| Value::Text(b"1")));

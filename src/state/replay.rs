@@ -10,7 +10,7 @@ use super::{
     tables::Tables,
 };
 use crate::{
-    event::{AnalyzeStatus, Difference, Level, ReplayStatus, SlotStatus, SlowTable, StreamStatus},
+    event::{AnalyzeStatus, CopyProgress, Difference, Level, ReplayStatus, SlotStatus, SlowTable, StreamStatus, TableState},
     lsn::Lsn,
     name::TableName,
 };
@@ -119,6 +119,20 @@ impl Tables {
             t.slow = None;
         }
         log.add(at, Level::Info, format!("{table} is no longer slow"));
+    }
+
+    /// It is emptied and copied: what was known of its rows on the target does not hold any more.
+    pub(super) fn left(&mut self, table: &TableName, reason: &str) {
+        let Some(t) = self.get_mut(table) else { return };
+        (t.away, t.diverged, t.difference) = (Some(reason.to_owned()), None, None);
+        t.copy = CopyProgress { state: TableState::Queued, rows: 0, bytes: 0, error: None, ..t.copy.clone() };
+        (t.started, t.finished, t.meter) = (None, None, Meter::default());
+    }
+
+    pub(super) fn joined(&mut self, table: &TableName) {
+        if let Some(t) = self.get_mut(table) {
+            t.away = None;
+        }
     }
 
     pub(super) fn diverged(&mut self, at: Timestamp, table: &TableName, reason: &str, log: &mut Log) {

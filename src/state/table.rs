@@ -27,6 +27,9 @@ pub struct Table {
     recent: [u64; 3],
     /// Why a change cannot be applied; it waits for the operator.
     pub diverged: Option<String>,
+    /// Why it is copied while others are replayed.
+    #[serde(default)]
+    pub away: Option<String>,
     pub slow: Option<SlowTable>,
     /// It differs from the source, with the operator's consent.
     pub difference: Option<Difference>,
@@ -88,6 +91,7 @@ impl Table {
             counters: TableCounters::default(),
             recent: [0; 3],
             diverged: None,
+            away: None,
             slow: None,
             difference: None,
         }

@@ -52,6 +52,17 @@ impl Tables {
         *self = rows.collect::<Vec<_>>().into();
     }
 
+    /// A table that joins the others, or is described again.
+    pub(super) fn added(&mut self, relation: &RelationSummary) {
+        match self.get_mut(&relation.table) {
+            Some(known) => known.summary = relation.clone(),
+            None => {
+                self.index.insert(relation.table.clone(), self.rows.len());
+                self.rows.push(Table::new(relation.clone()));
+            }
+        }
+    }
+
     pub fn get(&self, table: &TableName) -> Option<&Table> {
         self.index.get(table).and_then(|i| self.rows.get(*i))
     }

@@ -120,7 +120,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("pg::connect", &[&["hosts", "tls"], &["conninfo"], &["session"]]),
-    ("pg::ledger", &[&["steps"], &["ddl", "lanes", "parts", "relations", "schema"]]),
+    ("pg::ledger", &[&["steps", "joining"], &["ddl", "lanes", "parts", "relations", "schema"]]),
     (
         "replay",
         &[

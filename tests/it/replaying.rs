@@ -216,15 +216,7 @@ impl<'a> Replay<'a> {
             if shape.kind == TableKind::Partitioned {
                 leaves.extend(catalog::leaves(client, &r.table).await.unwrap().into_iter().map(|leaf| (leaf, RelationIndex(index))));
             }
-            let relation = Relation {
-                oid: r.oid,
-                table: r.table.clone(),
-                lane: index as u32 % self.lanes,
-                snapshot: Snapshot::default(),
-                copied_at: Lsn::ZERO,
-                skipped: false,
-                shape,
-            };
+            let relation = Relation { oid: r.oid, table: r.table.clone(), lane: index as u32 % self.lanes, shape, ..Relation::default() };
             assert!(relation.wants(self.stream.start, 3), "everything in the stream counts");
             spread.push(entries.get(&r.oid).map(|e| e.spread).unwrap_or_default());
             relations.push(relation);
@@ -252,6 +244,7 @@ impl<'a> Replay<'a> {
             relations,
             spread,
             positions: self.positions().await,
+            side_lane: None,
             leaves,
             partitions: BTreeMap::new(),
             shapes: self.stream.shapes.clone(),

@@ -150,7 +150,8 @@ impl SchemaChanges {
     }
 
     /// What can be run on the target, in an order that works in most cases: what was dropped goes first, the last of it before the first.
-    pub fn repairs(&self) -> Vec<Repair> {
+    /// Tables that are new on the source are made only with `new_tables`.
+    pub fn repairs(&self, new_tables: bool) -> Vec<Repair> {
         let objects = self.objects();
         let is_dropped = |table: &ObjectRef| objects.get(table) == Some(&Change::Dropped);
         let is_partition = |name: &str| self.obsolete.iter().any(|s| s.object.kind == ObjectKind::TableAttach && s.object.name == name);
@@ -173,7 +174,7 @@ impl SchemaChanges {
         for statement in self.obsolete.iter().rev() {
             before.entry(&statement.object).or_default().push(statement);
         }
-        for statement in self.missing.iter().filter(|s| !self.is_of_new_table(s)) {
+        for statement in self.missing.iter().filter(|s| new_tables || !self.is_of_new_table(s)) {
             match before.get_mut(&statement.object).and_then(Vec::pop) {
                 Some(was) => repairs.extend(repair::altered(was, statement)),
                 None => repairs.push(repair::made(statement)),
@@ -199,7 +200,7 @@ impl SchemaChanges {
     /// The statements that bring the target to the source's schema, where they can be known; the others are comments.
     pub fn script(&self) -> String {
         let mut lines = vec!["-- What changed in the source's schema since the copy. Read it, and run on the target what it needs.\n".to_owned()];
-        let repairs = self.repairs();
+        let repairs = self.repairs(false);
         for repair in &repairs {
             let note = if repair.destroys { " (removes rows or values, as the source has done)" } else { "" };
             lines.push(format!("-- {}{note}\n{};", repair.object, repair.attempts.first().map_or("", String::as_str)));

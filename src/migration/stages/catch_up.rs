@@ -4,6 +4,7 @@ mod analyze;
 mod conflicts;
 mod counters;
 mod gates;
+mod joining;
 mod lag;
 mod replay;
 mod replayed;

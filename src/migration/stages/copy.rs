@@ -13,7 +13,7 @@
 
 mod bare_leaves;
 mod chunks;
-mod engine;
+pub mod engine;
 pub mod extension_rows;
 mod failures;
 mod format;
@@ -29,7 +29,7 @@ mod source;
 mod spec;
 mod tasks;
 mod throttle;
-mod transfer;
+pub mod transfer;
 mod worker;
 
 use futures_util::FutureExt as _;
@@ -97,6 +97,11 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     }
     // Of a table without its rows nothing is copied.
     let copied: HashSet<u32> = relations.iter().map(|r| r.oid).collect();
+    // Those that an earlier run began to copy in catch-up are copied there.
+    let away: HashSet<u32> = match cx.record.slot {
+        Some(_) => ledger::away(&cx.target("scope").await?).await?.into_values().flatten().map(|(oid, _)| oid).collect(),
+        None => HashSet::new(),
+    };
     let covered =
         found.into_iter().filter(|r| copied.contains(&r.oid) || cx.plan.scope.inclusion(&r.table) == Inclusion::Structure).collect::<Vec<_>>();
     let (start, confirmed) = slot::prepare(cx, &relations).await?;
@@ -105,6 +110,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
+    let here: Vec<SourceRelation> = relations.iter().filter(|r| !away.contains(&r.oid)).cloned().collect();
     let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
     let (status, reporter) = (receiver.status.clone(), cx.reporter.clone());
     let bare_leaves = BareLeaves::new(cx, &relations);
@@ -112,7 +118,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     let (ended, status) = (receiver.ended(), receiver.status.clone());
     let copied = tokio::select! {
         result = async {
-            engine::run(cx, &relations, &statements, receiver.copied()).await?;
+            engine::run(cx, &here, &statements, receiver.copied()).await?;
             large_objects::copy(cx).await?;
             extension_rows::copy(cx).await?;
             build_post_index(cx, &statements).await

@@ -2,7 +2,7 @@
 
 mod assess;
 
-pub use self::assess::is_altered_by;
+pub use self::assess::{is_altered_by, is_replicable};
 
 use self::assess::{assess, by_default, has, is_needless, possible, usable_identity};
 use crate::{

@@ -49,6 +49,13 @@ pub async fn existing(client: &Client, tables: &[TableName]) -> Result<HashSet<T
     Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
 }
 
+/// Those of the tables that are partitions.
+pub async fn partitions_among(client: &Client, tables: &[&TableName]) -> Result<HashSet<TableName>> {
+    let names: Vec<String> = tables.iter().map(|table| table.sql()).collect();
+    let sql = "select t.n from unnest($1::text[]) with ordinality t(name, n) join pg_class c on c.oid = to_regclass(t.name) where c.relispartition";
+    Ok(client.query(sql, &[&names]).await?.iter().map(|r| tables[r.get::<_, i64>("n") as usize - 1].clone()).collect())
+}
+
 /// The schemas of the application.
 pub async fn user_schemas(client: &Client) -> Result<Vec<String>> {
     let sql = format!("select nspname::text as name from pg_namespace n where {USER_SCHEMAS} order by 1");

@@ -119,11 +119,20 @@ impl SourceRelation {
 
 /// All user tables, the largest first. Leaves are part of their root; tables of extensions are left out.
 pub async fn relations(client: &Client) -> Result<Vec<SourceRelation>> {
+    read_relations(client, None).await
+}
+
+/// Those of these tables that are still there. They may be leaves.
+pub async fn relations_of(client: &Client, oids: &[u32]) -> Result<Vec<SourceRelation>> {
+    read_relations(client, Some(oids)).await
+}
+
+async fn read_relations(client: &Client, only: Option<&[u32]>) -> Result<Vec<SourceRelation>> {
     let full_refuses_generated = full_refuses_generated(client);
     let sql = in_user_schemas(include_str!("relations.sql"));
     // pg_table_size waits for a table that somebody has locked exclusively.
     client.batch_execute("set lock_timeout = '5s'").await?;
-    let rows = client.query(&sql, &[]).await.map_err(|e| {
+    let rows = client.query(&sql, &[&only]).await.map_err(|e| {
         let e = Error::from(e);
         if e.has_code(sqlstate::LOCK_NOT_AVAILABLE) {
             e.hint("a table is locked exclusively (select * from pg_locks where mode = 'AccessExclusiveLock'): start again once the lock is released")

@@ -26,8 +26,17 @@ pub fn advance_lane(lane: u32, from: Position, to: Position) -> String {
     )
 }
 
-/// The positions of all lanes.
+/// The positions of the ordinary lanes.
 pub async fn lane_positions(client: &Client) -> Result<Vec<Position>> {
-    let rows = client.query("select lsn::text as lsn, change from _hyperlift.lane order by lane", &[]).await?;
-    rows.iter().map(|r| Ok(Position { lsn: r.get::<_, &str>("lsn").parse()?, change: r.get::<_, i64>("change") as u64 })).collect()
+    let sql = "select lsn::text as lsn, change from _hyperlift.lane where lane < (select lanes from _hyperlift.migration) order by lane";
+    client.query(sql, &[]).await?.iter().map(position).collect()
+}
+
+/// The position of a side lane: its relations are owed everything from there on that their copies did not see.
+pub async fn side_position(client: &Client, lane: u32) -> Result<Position> {
+    position(&client.query_one("select lsn::text as lsn, change from _hyperlift.lane where lane = $1", &[&(lane as i32)]).await?)
+}
+
+fn position(r: &tokio_postgres::Row) -> Result<Position> {
+    Ok(Position { lsn: r.get::<_, &str>("lsn").parse()?, change: r.get::<_, i64>("change") as u64 })
 }

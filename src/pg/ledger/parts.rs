@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use crate::{error::Result, pg::client::Client};
 
-/// Begins a new attempt for every relation that is not copied yet. What a session of an earlier run has not committed by then it cannot
-/// commit later, because [`RECORD_WHOLE`] and [`RECORD_PART`] need the attempt that they belong to.
-pub async fn begin_attempts(client: &Client) -> Result<()> {
-    client.execute("update _hyperlift.relation set attempt = attempt + 1 where state = 'planned'", &[]).await?;
+/// Begins a new attempt for those of these relations that are not copied yet. What a session of an earlier run has not committed by then
+/// it cannot commit later, because [`RECORD_WHOLE`] and [`RECORD_PART`] need the attempt that they belong to.
+pub async fn begin_attempts(client: &Client, oids: &[u32]) -> Result<()> {
+    let oids: Vec<i64> = oids.iter().copied().map(i64::from).collect();
+    client.execute("update _hyperlift.relation set attempt = attempt + 1 where state = 'planned' and source_oid = any($1)", &[&oids]).await?;
     Ok(())
 }
 

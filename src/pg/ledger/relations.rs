@@ -21,6 +21,10 @@ pub struct RelationEntry {
     /// Changes of its stream that were not applied.
     pub missed: u64,
     pub state: RelationState,
+    /// It is being copied while replay goes on; this lane of its own then brings it to where the others are.
+    pub side_lane: Option<u32>,
+    /// Where it joined its ordinary lane after that; zero where it never was away.
+    pub joined: Lsn,
 }
 
 /// Whether the rows of a relation are spread over all lanes, and by what.
@@ -68,9 +72,14 @@ impl RelationState {
     }
 }
 
+/// The relations by their OIDs on the source. An earlier version's ledger lacks the last two columns.
 pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
     let rows = client
-        .query("select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state from _hyperlift.relation", &[])
+        .query(
+            "select source_oid, schema, name, target_oid, lane, spread, missed, snapshot, l_lsn::text as l, state,
+                    (to_jsonb(r) ->> 'side_lane')::int as side_lane, coalesce(to_jsonb(r) ->> 'joined', '0/0') as joined from _hyperlift.relation r",
+            &[],
+        )
         .await?;
     rows.iter()
         .map(|r| {
@@ -81,8 +90,18 @@ pub async fn relations(client: &Client) -> Result<HashMap<u32, RelationEntry>> {
                 _ => RelationState::Planned,
             };
             let table = TableName::new(r.get::<_, &str>("schema"), r.get::<_, &str>("name"));
-            let (lane, missed) = (r.get::<_, i32>("lane") as u32, r.get::<_, i64>("missed") as u64);
-            Ok((oid, RelationEntry { oid, table, target_oid: r.get("target_oid"), lane, spread: Spread::parse(r.get("spread")), missed, state }))
+            let entry = RelationEntry {
+                oid,
+                table,
+                target_oid: r.get("target_oid"),
+                lane: r.get::<_, i32>("lane") as u32,
+                spread: Spread::parse(r.get("spread")),
+                missed: r.get::<_, i64>("missed") as u64,
+                state,
+                side_lane: r.get::<_, Option<i32>>("side_lane").map(|lane| lane as u32),
+                joined: r.get::<_, &str>("joined").parse()?,
+            };
+            Ok((oid, entry))
         })
         .collect()
 }

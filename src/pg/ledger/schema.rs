@@ -17,6 +17,7 @@ create table if not exists _hyperlift.ddl (
 create table if not exists _hyperlift.relation (
     source_oid bigint primary key, schema text not null, name text not null, target_oid oid, lane int not null, spread text not null default 'no',
     snapshot text, l_lsn pg_lsn, missed bigint not null default 0, state text not null, attempt int not null default 0);
+alter table _hyperlift.relation add column if not exists side_lane int, add column if not exists joined pg_lsn;
 create table if not exists _hyperlift.copy_part (
     source_oid bigint not null, part int not null, parts int not null, attempt int not null, rows bigint not null, bytes bigint not null,
     at timestamptz not null default now(), primary key (source_oid, part));

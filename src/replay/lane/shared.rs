@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::{Error, Result},
     lsn::{Lsn, Position},
+    name::TableName,
     pg::connect::conninfo::Conninfo,
-    replay::relation::{RelationCounters, RelationIndex, Relations},
+    replay::relation::{Relation, RelationCounters, Relations},
 };
 
 /// What a lane reports about itself. Absolute values.
@@ -31,11 +32,25 @@ pub struct LaneProgress {
 pub struct Conflict {
     pub lane: u32,
     /// `None`: it concerns the whole lane.
-    pub relation: Option<RelationIndex>,
+    pub relation: Option<ConflictRelation>,
     /// What has to run on the target before the next attempt.
     pub sql: Option<String>,
     pub error: Error,
     pub answer: oneshot::Sender<ConflictAnswer>,
+}
+
+/// The relation of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictRelation {
+    /// On the source.
+    pub oid: u32,
+    pub table: TableName,
+}
+
+impl From<&Relation> for ConflictRelation {
+    fn from(relation: &Relation) -> Self {
+        Self { oid: relation.oid, table: relation.table.clone() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +92,7 @@ pub struct LaneShared {
 pub async fn ask(
     conflicts: &mpsc::Sender<Conflict>,
     lane: u32,
-    relation: Option<RelationIndex>,
+    relation: Option<ConflictRelation>,
     sql: Option<String>,
     error: Error,
 ) -> Result<ConflictAnswer> {

@@ -50,7 +50,7 @@ impl Routing {
     /// that is being read has touched all lanes then.
     pub async fn run_for_all(&mut self, statements: Vec<String>, truncated: Vec<RelationIndex>, to: Position) -> Result<()> {
         self.send_packs().await?;
-        let lanes = (0..).zip(self.stop_lanes().await?).collect();
+        let lanes = (self.first_lane()..).zip(self.stop_lanes().await?).collect();
         let steps = vec![BatchStep { changes: Vec::new(), then: statements }];
         self.apply_for_all(BufferedTransaction { steps, truncated, lanes }, to).await
     }
@@ -77,7 +77,7 @@ impl Routing {
             answers.push(answer);
         }
         let (mut lanes, mut changes) = (Vec::new(), Vec::new());
-        for (lane, answer) in (0..).zip(answers) {
+        for (lane, answer) in (self.first_lane()..).zip(answers) {
             let (position, back) = answer.await.map_err(|_| lane_gone())?;
             lanes.push((lane, position));
             changes.extend(back);

@@ -51,8 +51,8 @@ pub struct Routing {
     pub relations: Arc<Relations>,
     /// What the stream has described so far, by OID.
     pub described: HashMap<u32, Described>,
-    /// Replayed relations by the OIDs of tables and leaves on the source.
-    by_oid: HashMap<u32, RelationIndex>,
+    /// Replayed relations by the OIDs of tables and leaves on the source; `None`: known to be replayed by other lanes.
+    by_oid: HashMap<u32, Option<RelationIndex>>,
     pub hot: HotTableFinder,
     pub packs: Vec<Pack>,
     /// Memory of changes on their way.
@@ -69,9 +69,12 @@ pub struct Routing {
 impl Routing {
     pub fn new(spec: RouterSpec) -> Self {
         let relations = spec.relations.borrow().clone();
-        let mut by_oid: HashMap<u32, RelationIndex> = relations.indices().map(|index| (relations[index].oid, index)).collect();
+        let mut by_oid: HashMap<u32, _> = relations.indices().map(|index| (relations[index].oid, Some(index))).collect();
         let partitions: Vec<_> = spec.partitions.iter().filter_map(|(oid, p)| Some((*oid, *by_oid.get(&p.root)?))).collect();
-        by_oid.extend(partitions);
+        for (leaf, root) in partitions {
+            // A leaf that was copied by itself is a relation of its own.
+            by_oid.entry(leaf).or_insert(root);
+        }
         Self {
             hot: HotTableFinder::new(relations.len(), spec.lanes.len()),
             relations,
@@ -118,13 +121,13 @@ impl Routing {
     /// belongs to nothing that is replayed: it may be gone from the source since, which matters only if a change of it is still due.
     async fn relation_of(&mut self, message: &RelationMessage) -> Result<Option<RelationIndex>> {
         if let Some(relation) = self.by_oid.get(&message.oid) {
-            return Ok(Some(*relation));
+            return Ok(*relation);
         }
         let partition = self.partition(message.oid).await?;
         let name = TableName::new(&message.schema, &message.name);
-        let root = partition.and_then(|(p, _)| self.by_oid.get(&p.root));
-        let relation = root.or_else(|| self.spec.leaves.get(&name)).copied();
-        if let Some(relation) = relation {
+        let root = partition.and_then(|(p, _)| self.by_oid.get(&p.root).copied().flatten());
+        let relation = root.or_else(|| self.spec.leaves.get(&name).copied());
+        if relation.is_some() || self.spec.side_lane.is_some() {
             self.by_oid.insert(message.oid, relation);
         }
         Ok(relation)
@@ -170,6 +173,11 @@ impl Routing {
     pub fn lane_by_first(&self, described: &Described, message: &[u8]) -> usize {
         let column = described.first.filter(|_| described.keys.len() > 1);
         column.and_then(|column| key::lane(message, &[column], self.spec.lanes.len())).unwrap_or_default()
+    }
+
+    /// The ledger's number of the first lane; the others follow.
+    pub fn first_lane(&self) -> u32 {
+        self.spec.side_lane.unwrap_or(0)
     }
 
     pub async fn send(&self, lane: usize, feed: Feed) -> Result<()> {

@@ -40,7 +40,7 @@ impl Routing {
                     }
                     other => other?,
                 };
-                if due.is_empty() || self.ask_for_change(index, &relation, &due).await? == ConflictAnswer::Accept {
+                if due.is_empty() || self.ask_for_change(&relation, &due).await? == ConflictAnswer::Accept {
                     self.change_shape(index, &relation, fresh, &message);
                     self.described.insert(oid, self.described_as(message, Some(index)));
                     break;
@@ -79,11 +79,11 @@ impl Routing {
         Err(Error::failed(format!("{} is gone from the target", relation.table)).hint("who dropped it? Run `hyperlift clean` and start again"))
     }
 
-    async fn ask_for_change(&self, index: RelationIndex, relation: &Relation, due: &[String]) -> Result<ConflictAnswer> {
+    async fn ask_for_change(&self, relation: &Relation, due: &[String]) -> Result<ConflictAnswer> {
         let error =
             Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
                 .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
-        ask(&self.spec.conflicts, relation.lane, Some(index), Some(due.join(";\n")), error).await
+        ask(&self.spec.conflicts, self.first_lane() + relation.lane, Some(relation.into()), Some(due.join(";\n")), error).await
     }
 
     fn change_shape(&mut self, index: RelationIndex, before: &Relation, fresh: Relation, message: &RelationMessage) {

@@ -60,6 +60,8 @@ pub struct RouterSpec {
     pub lanes: Vec<mpsc::Sender<Feed>>,
     /// The position of each lane when the run begins.
     pub positions: Vec<Position>,
+    /// There is one lane, of this number, beside those of the migration. It leaves the changes of all other relations to them.
+    pub side_lane: Option<u32>,
     /// The replayed relations. The router alone changes them, and only while all lanes stop.
     pub relations: watch::Sender<Arc<Relations>>,
     /// How the keys of each relation are distributed over the lanes.

@@ -5,7 +5,7 @@ use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 use std::time::Duration;
 
 use crate::{
-    event::{Difference, Gate, GateKind, LaneStatus, Stage},
+    event::{Difference, Gate, GateKind, LaneStatus, Stage, TableState},
     format,
     state::{ApplyPath, State, Table, between},
     ui::{
@@ -149,6 +149,13 @@ fn table_state(table: &Table, state: &State) -> (String, Role) {
     match table {
         _ if state.waits(table).is_some() => ("ALTERED".into(), Role::Failed),
         Table { diverged: Some(_), .. } => ("DIVERGED".into(), Role::Failed),
+        Table { away: Some(_), .. } => match table.state() {
+            TableState::Failed => ("FAILED".into(), Role::Failed),
+            TableState::Copying => (format!("copy {:.0} %", table.fraction() * 100.0), Role::Busy),
+            TableState::Waiting | TableState::Indexing => ("indexing".into(), Role::Busy),
+            TableState::Done => ("joining".into(), Role::Busy),
+            TableState::Queued | TableState::Skipped => ("prepares".into(), Role::Busy),
+        },
         Table { difference: Some(Difference::Missed(1_000..)), .. } => (">999 missed".into(), Role::Attention),
         Table { difference: Some(Difference::Missed(n)), .. } => (format!("{n} missed"), Role::Attention),
         Table { difference: Some(Difference::Accepted), .. } => ("differs".into(), Role::Attention),

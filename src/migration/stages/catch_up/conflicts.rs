@@ -1,6 +1,9 @@
 //! Changes that cannot be applied, and failures of lanes: the operator decides.
 
-use super::replay::{RunningReplay, SAMPLE_EVERY, Waiting};
+use super::{
+    joining::SideEvent,
+    replay::{RunningReplay, SAMPLE_EVERY, Waiting},
+};
 
 use futures_util::{FutureExt, StreamExt};
 use std::collections::HashSet;
@@ -49,19 +52,25 @@ impl RunningReplay {
             let next = async {
                 tokio::select! {
                     biased;
-                    Some(error) = self.handle.failures.recv() => Err(error),
-                    Some(conflict) = self.handle.conflicts.recv() => Ok(Next::Conflict(conflict)),
+                    Some(error) = self.lanes.handle.failures.recv() => Err(error),
+                    Some(conflict) = self.lanes.handle.conflicts.recv() => Ok(Next::Conflict(conflict)),
                     Some((waiting, answer)) = self.waiting.next() => Ok(Next::Answered(waiting, answer?)),
-                    Some(change) = self.handle.schema_changes.recv() => Ok(Next::SchemaChanged(change)),
+                    Some(change) = self.lanes.handle.schema_changes.recv() => Ok(Next::SchemaChanged(change)),
+                    event = self.joining.next() => match event {
+                        SideEvent::Failed(error) => Err(error),
+                        SideEvent::Conflict(conflict) => Ok(Next::Conflict(conflict)),
+                        SideEvent::SchemaChanged(change) => Ok(Next::SchemaChanged(change)),
+                    },
                     result = &mut work => result.map(Next::Done),
                     _ = tick.tick() => Ok(Next::Sample),
                 }
             };
             match cx.prompts.drive(stage, next, |command| takes(command).map(Next::Done)).await? {
-                Next::Conflict(conflict) => self.ask(cx, conflict).await?,
+                // In boxes, because their futures are large.
+                Next::Conflict(conflict) => Box::pin(self.ask(cx, conflict)).await?,
                 Next::Answered(waiting, answer) => self.answered(cx, waiting, answer).await?,
-                Next::SchemaChanged(change) => self.follow(cx, change).await?,
-                Next::Sample => self.sample(cx).await?,
+                Next::SchemaChanged(change) => Box::pin(self.follow(cx, change)).await?,
+                Next::Sample => Box::pin(self.sample(cx)).await?,
                 Next::Done(result) => return Ok(result),
             }
         }
@@ -69,9 +78,12 @@ impl RunningReplay {
 
     /// Asks the operator about a conflict. Without anybody to ask, it ends the run.
     async fn ask(&mut self, cx: &mut Context, conflict: Conflict) -> Result<()> {
-        let table = conflict.relation.map(|r| self.relations()[r].table.clone());
+        let table = conflict.relation.as_ref().map(|r| r.table.clone());
         if conflict.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
             let _ = conflict.answer.send(ConflictAnswer::Accept);
+            return Ok(());
+        }
+        if Box::pin(self.copies_again(cx, &conflict)).await? {
             return Ok(());
         }
         if self.follow_schema(cx, &conflict).await? {
@@ -176,7 +188,7 @@ fn question(object: &str, conflict: &Conflict) -> String {
         error = format!("{object}: {error}");
     }
     let error = error.trim_end_matches('.');
-    match (conflict.relation, &conflict.sql) {
+    match (&conflict.relation, &conflict.sql) {
         (_, Some(sql)) => format!("{error}. Run on the target: {}; then retry (r), or go on as it is (K).", sql.replace('\n', " ")),
         (Some(_), None) => format!("{error}. Retry (r), or accept that this table differs (K)."),
         (None, None) => format!("{error}. Fix the cause, then retry (r)."),
@@ -198,14 +210,18 @@ fn unasked(conflict: Conflict) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::relation::RelationIndex;
+    use crate::replay::lane::ConflictRelation;
 
-    fn conflict(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> Conflict {
+    fn table() -> Option<ConflictRelation> {
+        Some(ConflictRelation { oid: 1, table: TableName::new("public", "t") })
+    }
+
+    fn conflict(relation: Option<ConflictRelation>, sql: Option<&str>, error: Error) -> Conflict {
         let (answer, _) = tokio::sync::oneshot::channel();
         Conflict { lane: 3, relation, sql: sql.map(str::to_owned), error, answer }
     }
 
-    fn hint(relation: Option<RelationIndex>, sql: Option<&str>, error: Error) -> String {
+    fn hint(relation: Option<ConflictRelation>, sql: Option<&str>, error: Error) -> String {
         unasked(conflict(relation, sql, error)).hint.unwrap_or_default()
     }
 
@@ -213,15 +229,12 @@ mod tests {
     fn a_question_names_its_object_once_and_the_keys_that_answer_it() {
         let text = |object, relation, sql, error| question(object, &conflict(relation, sql, Error::failed(error)));
         assert_eq!(
-            text("public.t", Some(RelationIndex(0)), None, "public.t: UPDATE of id = 1: no such row"),
+            text("public.t", table(), None, "public.t: UPDATE of id = 1: no such row"),
             "public.t: UPDATE of id = 1: no such row. Retry (r), or accept that this table differs (K)."
         );
+        assert_eq!(text("public.t", table(), None, "TRUNCATE: no"), "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K).");
         assert_eq!(
-            text("public.t", Some(RelationIndex(0)), None, "TRUNCATE: no"),
-            "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K)."
-        );
-        assert_eq!(
-            text("public.t", Some(RelationIndex(0)), Some("alter table public.t\nadd a int"), "public.t was altered"),
+            text("public.t", table(), Some("alter table public.t\nadd a int"), "public.t was altered"),
             "public.t was altered. Run on the target: alter table public.t add a int; then retry (r), or go on as it is (K)."
         );
         assert_eq!(text("lane 3", None, None, "permission denied."), "lane 3: permission denied. Fix the cause, then retry (r).");
@@ -231,12 +244,12 @@ mod tests {
     fn counting_is_proposed_only_for_changes_that_it_would_count() {
         let code = |code: &str| Error::database(code, "no", None, None);
         for counted in [Error::failed("no such row"), code(crate::sqlstate::UNIQUE_VIOLATION)] {
-            assert!(hint(Some(RelationIndex(0)), None, counted).contains("--on-conflict count"));
+            assert!(hint(table(), None, counted).contains("--on-conflict count"));
         }
         // A missing partition, a table that was altered, a whole lane.
         for hint in [
-            hint(Some(RelationIndex(0)), None, code("23514")),
-            hint(Some(RelationIndex(0)), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
+            hint(table(), None, code("23514")),
+            hint(table(), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
             hint(None, None, Error::failed("the lane failed")),
         ] {
             assert!(!hint.contains("--on-conflict"), "{hint}");

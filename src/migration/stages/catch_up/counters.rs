@@ -12,12 +12,14 @@ use crate::{
     replay::relation::{RelationCounters, Relations},
 };
 
-/// The counters of a new run, in the order of the relations; `missed` is what the ledger says, by OID.
+/// The counters of lanes that begin, in the order of the relations. By OID: `missed` is what the ledger says, `earlier` what other lanes of
+/// this run have counted.
 pub async fn begin(
     cx: &mut Context,
     relations: &Relations,
     missed: &HashMap<u32, u64>,
     counters: Vec<watch::Receiver<RelationCounters>>,
+    earlier: &HashMap<u32, RelationCounters>,
 ) -> Vec<AppliedCounters> {
     let mut all = Vec::new();
     for (relation, counters) in relations.iter().zip(counters) {
@@ -26,7 +28,9 @@ pub async fn begin(
             cx.record.differences.insert(relation.table.clone(), Difference::Missed(missed_before));
             cx.reporter.report(Event::Missed { table: relation.table.clone(), missed: missed_before }).await;
         }
-        all.push(AppliedCounters { counters, last_reported: RelationCounters::default(), missed_before });
+        // What they skipped is among what the ledger says was missed.
+        let earlier = RelationCounters { conflicts_skipped: 0, ..earlier.get(&relation.oid).copied().unwrap_or_default() };
+        all.push(AppliedCounters { counters, earlier, last_reported: RelationCounters::default(), missed_before });
     }
     all
 }
@@ -35,7 +39,7 @@ impl RunningReplay {
     /// Reports the tables that were changed, and records what was missed: it decides how the migration ends.
     pub async fn report_counters(&mut self, cx: &mut Context) -> Result<()> {
         let mut more_missed = false;
-        for (relation, known) in self.relations().iter().zip(&mut self.counters) {
+        for (relation, known) in self.relations().iter().zip(&mut self.lanes.counters) {
             let now = *known.counters.borrow();
             if now == std::mem::replace(&mut known.last_reported, now) {
                 continue;
@@ -47,7 +51,9 @@ impl RunningReplay {
                 more_missed = true;
                 cx.reporter.report(Event::Missed { table: table.clone(), missed }).await;
             }
-            cx.reporter.report(Event::TableReplayed { table, counters: since_the_beginning(now, missed) }).await;
+            let mut all = known.earlier;
+            all.add(&now);
+            cx.reporter.report(Event::TableReplayed { table, counters: since_the_beginning(all, missed) }).await;
         }
         if more_missed { cx.save() } else { Ok(()) }
     }

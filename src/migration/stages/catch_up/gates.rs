@@ -27,6 +27,7 @@ impl RunningReplay {
         let applied = self.applied().all;
         self.schema.poll(cx, &self.source, applied).await;
         let blocked = self
+            .lanes
             .handle
             .lanes
             .iter()
@@ -74,6 +75,7 @@ impl RunningReplay {
     pub fn gates(&self, cx: &Context) -> Vec<Gate> {
         vec![
             nothing_diverged(cx),
+            hard(GateKind::TablesJoined, self.joining.is_empty(), self.joining.describe().unwrap_or_else(|| "all, and replayed".into())),
             self.slot_is_healthy(),
             hard(
                 GateKind::InSync,

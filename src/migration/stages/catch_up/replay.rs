@@ -2,6 +2,7 @@
 
 use super::{
     super::copy::Replication,
+    joining::Joining,
     lag,
     schema_watch::SchemaWatch,
     status::{Analyze, AppliedCounters, RoundTrip},
@@ -37,10 +38,12 @@ pub(super) type Answering = Pin<Box<dyn Future<Output = (Waiting, Result<Answer>
 /// The running replay.
 pub struct RunningReplay {
     pub replication: Replication,
-    /// Router and lanes.
-    pub(super) handle: ReplayHandle,
-    /// By relation.
-    pub(super) counters: Vec<AppliedCounters>,
+    /// Router and ordinary lanes.
+    pub(super) lanes: Lanes,
+    /// Changes that lanes of this run have applied which have ended.
+    pub(super) changes_before: u64,
+    /// Relations that are copied meanwhile.
+    pub(super) joining: Joining,
     /// Conflicts that wait for the operator's answer.
     pub(super) waiting: FuturesUnordered<Answering>,
     /// Tables of which the operator has accepted that they differ: other lanes need not ask again.
@@ -74,7 +77,14 @@ pub struct RunningReplay {
     pub confirmed: Instant,
 }
 
-/// Where replay stands: everything before is applied.
+/// The router and its lanes.
+pub(super) struct Lanes {
+    pub(super) handle: ReplayHandle,
+    /// By relation.
+    pub(super) counters: Vec<AppliedCounters>,
+}
+
+/// How far replay has come: everything before is applied.
 pub(super) struct Applied {
     pub(super) lanes: Vec<Lsn>,
     /// The slowest of them.
@@ -89,16 +99,16 @@ pub(super) struct Waiting {
 
 impl RunningReplay {
     pub(super) fn relations(&self) -> Arc<Relations> {
-        self.handle.relations.borrow().clone()
+        self.lanes.handle.relations.borrow().clone()
     }
 
     /// The position of each lane, and of replay as a whole.
     pub(super) fn applied(&self) -> Applied {
         // The lanes first: what is received meanwhile must not count as theirs.
-        let lanes: Vec<Lsn> = self.handle.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
+        let lanes: Vec<Lsn> = self.lanes.handle.lanes.iter().map(|l| l.borrow().position.lsn.max(self.start)).collect();
         let status = self.replication.receiver.status.borrow();
         let Delivered { wal, spool_end } = status.delivered;
-        let nothing_under_way = status.end.lsn >= spool_end && self.handle.router.borrow().routed >= status.end.lsn;
+        let nothing_under_way = status.end.lsn >= spool_end && self.lanes.handle.router.borrow().routed >= status.end.lsn;
         // A lane that has applied all that came has no lag: what the source wrote since is not for us.
         let lanes: Vec<Lsn> = lanes.into_iter().map(|lsn| if nothing_under_way && lsn >= status.end.lsn { lsn.max(wal) } else { lsn }).collect();
         Applied { all: lanes.iter().min().copied().unwrap_or(self.start), lanes }
@@ -107,7 +117,7 @@ impl RunningReplay {
     /// Waits until everything up to `lsn` is received, spooled and applied by all lanes, which then stop together.
     pub fn barrier(&self, lsn: Lsn) -> impl Future<Output = Result<()>> + use<> {
         let mut receiver = self.replication.receiver.waiter();
-        let barrier = self.handle.barrier(lsn);
+        let barrier = self.lanes.handle.barrier(lsn);
         Box::pin(async move {
             receiver.spooled(lsn).await?;
             barrier.await
@@ -116,12 +126,17 @@ impl RunningReplay {
 
     /// A paused replay would never drain.
     pub async fn resume(&self, cx: &Context) {
-        if self.handle.set_paused(false) {
+        if self.lanes.handle.set_paused(false) {
             cx.reporter.report(Event::Paused { paused: false }).await;
         }
     }
 
+    /// Changes applied in this run.
+    pub fn changes(&self) -> u64 {
+        self.changes_before + self.lanes.handle.changes()
+    }
+
     pub fn counts(&self) -> (u64, u64) {
-        (self.relations().iter().filter(|r| !r.skipped).count() as u64, self.handle.changes())
+        (self.relations().iter().filter(|r| !r.skipped).count() as u64, self.changes())
     }
 }

@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::super::copy::Replication;
 use crate::{
     error::{Error, Result},
-    lsn::{Lsn, Position},
+    lsn::Position,
     name::TableName,
     pg::{
-        catalog,
+        catalog::{self, SourceRelation},
         client::Client,
-        ledger::{self, RelationState, Spread},
-        snapshot::Snapshot,
+        ledger::{self, RelationEntry, RelationState, Spread},
         target_table::{self, TableKind},
         timescale,
     },
@@ -34,47 +32,80 @@ pub struct Replayed {
     pub skipped_before: HashMap<u32, u64>,
 }
 
-/// Reads it from the ledger, and the shapes of the tables from the target.
-pub async fn read(client: &Client, replication: &Replication) -> Result<Replayed> {
-    let entries = ledger::relations(client).await?;
-    let timescale = timescale::inspect(client).await?.installed.is_some();
-    // Under the names that they have on the target: the source's may be others by now, and then replay stops at the right place.
-    let targets: Vec<u32> = entries.values().filter_map(|e| e.target_oid).collect();
-    let called = catalog::names_of(client, &targets).await?;
-    let table_of = |entry: &ledger::RelationEntry| entry.target_oid.and_then(|oid| called.get(&oid)).unwrap_or(&entry.table).clone();
-    let tables: Vec<TableName> = replication.relations.iter().filter_map(|r| entries.get(&r.oid)).map(table_of).collect();
-    let mut shapes = target_table::target_tables(client, &tables, timescale).await?;
-    let (mut relations, mut spread, mut names) = (Vec::new(), Vec::new(), Vec::new());
-    for r in &replication.relations {
-        let Some(entry) = entries.get(&r.oid) else { continue };
-        let (snapshot, copied_at, skipped) = match &entry.state {
-            RelationState::Copied { snapshot, at } => (snapshot.clone(), *at, false),
-            RelationState::Skipped => (Snapshot::default(), Lsn::ZERO, true),
-            RelationState::Planned => {
-                return Err(Error::failed(format!("{} is not copied yet", r.table)).hint("start hyperlift again: it goes on with the copy"));
-            }
-        };
-        let table = table_of(entry);
-        let Some(shape) = shapes.remove(&table) else {
-            if skipped {
-                continue;
-            }
-            return Err(Error::failed(format!("{} is gone from the target", r.table)).hint("who dropped it? Run `hyperlift clean` and start again"));
-        };
-        names.push(entry.table.clone());
-        spread.push(entry.spread);
-        relations.push(Relation { oid: r.oid, table, lane: entry.lane, snapshot, copied_at, skipped, shape });
-    }
+/// What the ordinary lanes replay: all relations, but of those that are away nothing.
+pub async fn read(client: &Client, sources: &[SourceRelation]) -> Result<Replayed> {
     let positions = ledger::lane_positions(client).await?;
     let lanes = ledger::migration(client).await?.map_or(1, |l| l.lanes) as usize;
     if positions.len() != lanes {
         return Err(Error::failed(format!("the target has positions of {} lanes instead of {lanes}", positions.len()))
             .hint("was schema _hyperlift changed? Run `hyperlift clean` and start again"));
     }
+    let entries = ledger::relations(client).await?;
+    let replayed = |entry: &RelationEntry| Ok(Relation { lane: entry.lane, ..as_copied(entry, entry.side_lane.is_some())? });
+    of_entries(client, sources, entries, positions, replayed).await
+}
+
+/// What a side lane replays: the relations that it brings to where the others are.
+pub async fn read_side(client: &Client, sources: &[SourceRelation], side_lane: u32) -> Result<Replayed> {
+    let mut entries = ledger::relations(client).await?;
+    entries.retain(|_, entry| entry.side_lane == Some(side_lane));
+    let position = ledger::side_position(client, side_lane).await?;
+    of_entries(client, sources, entries, vec![position], |entry| as_copied(entry, false)).await
+}
+
+/// A relation by its entry, without its table.
+fn as_copied(entry: &RelationEntry, away: bool) -> Result<Relation> {
+    let relation = Relation { oid: entry.oid, joined: entry.joined, away, ..Relation::default() };
+    match &entry.state {
+        RelationState::Copied { snapshot, at } => Ok(Relation { snapshot: snapshot.clone(), copied_at: *at, ..relation }),
+        RelationState::Skipped => Ok(Relation { skipped: true, ..relation }),
+        RelationState::Planned if away => Ok(relation),
+        RelationState::Planned => {
+            Err(Error::failed(format!("{} is not copied yet", entry.table)).hint("start hyperlift again: it goes on with the copy"))
+        }
+    }
+}
+
+/// Reads the tables of these entries from the target.
+async fn of_entries(
+    client: &Client,
+    sources: &[SourceRelation],
+    entries: HashMap<u32, RelationEntry>,
+    positions: Vec<Position>,
+    replayed: impl Fn(&RelationEntry) -> Result<Relation>,
+) -> Result<Replayed> {
+    let timescale = timescale::inspect(client).await?.installed.is_some();
+    let mut entries: Vec<RelationEntry> = entries.into_values().collect();
+    entries.sort_by_key(|entry| entry.oid);
+    // Under the names that they have on the target: the source's may be others by now, and then replay stops at the right place.
+    let targets: Vec<u32> = entries.iter().filter_map(|e| e.target_oid).collect();
+    let called = catalog::names_of(client, &targets).await?;
+    let table_of = |entry: &RelationEntry| entry.target_oid.and_then(|oid| called.get(&oid)).unwrap_or(&entry.table).clone();
+    let tables: Vec<TableName> = entries.iter().map(table_of).collect();
+    let shapes = target_table::target_tables(client, &tables, timescale).await?;
+    let (mut relations, mut spread, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in &entries {
+        let (relation, table) = (replayed(entry)?, table_of(entry));
+        let Some(shape) = shapes.get(&table).cloned() else {
+            if relation.skipped || sources.iter().all(|r| r.oid != entry.oid) {
+                // Dropped on both sides: its last changes do not count.
+                spread.push(entry.spread);
+                names.push(entry.table.clone());
+                relations.push(Relation { table, skipped: true, ..relation });
+                continue;
+            }
+            return Err(
+                Error::failed(format!("{} is gone from the target", entry.table)).hint("who dropped it? Run `hyperlift clean` and start again")
+            );
+        };
+        names.push(entry.table.clone());
+        spread.push(entry.spread);
+        relations.push(Relation { table, shape, ..relation });
+    }
     let mut leaves = HashMap::new();
     for (index, relation) in relations.iter().enumerate().filter(|(_, r)| r.shape.kind == TableKind::Partitioned) {
         leaves.extend(catalog::leaves(client, &relation.table).await?.into_iter().map(|leaf| (leaf, RelationIndex(index))));
     }
-    let skipped_before = entries.values().map(|e| (e.oid, e.missed)).collect();
+    let skipped_before = entries.iter().map(|e| (e.oid, e.missed)).collect();
     Ok(Replayed { relations, spread, names, positions, leaves, skipped_before })
 }

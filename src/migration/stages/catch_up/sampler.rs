@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::Result,
-    event::{Event, LaneStatus, ReplayStatus, SlotStatus},
+    event::{Event, LaneStatus, ReplayStatus, SlotStatus, Stage},
     lsn::Lsn,
     migration::context::Context,
     pg::{catalog, slot},
@@ -34,7 +34,7 @@ impl RunningReplay {
         }
         let Applied { all: applied, lanes: positions } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
-        let durable = self.handle.durable();
+        let durable = self.joining.from().map_or_else(|| self.lanes.handle.durable(), |from| from.min(self.lanes.handle.durable()));
         self.replication.receiver.applied(durable);
         self.history.note(source, asked);
         self.history.forget_before(durable);
@@ -44,7 +44,7 @@ impl RunningReplay {
         }
         let lag = source.since(applied);
         self.lag = Some(lag);
-        let last_commit = self.handle.router.borrow().last_commit;
+        let last_commit = self.lanes.handle.router.borrow().last_commit;
         let (now, since_commit) = (Instant::now(), last_commit.map(|at| between(at, source_time)));
         let lag_ms = |lsn: Lsn| self.history.lag(lsn, now, since_commit).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         let lane = |(i, (progress, applied)): (usize, (&watch::Receiver<LaneProgress>, Lsn))| {
@@ -58,8 +58,8 @@ impl RunningReplay {
                 blocked: p.blocked_by.clone(),
             }
         };
-        let lanes = self.handle.lanes.iter().zip(positions).enumerate().map(lane).collect();
-        let changes = self.handle.changes();
+        let lanes = self.lanes.handle.lanes.iter().zip(positions).enumerate().map(lane).collect();
+        let changes = self.changes();
         let (lag_ms, source_time) = (lag_ms(applied), Some(source_time));
         cx.reporter
             .report(Event::Replayed(ReplayStatus { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }))
@@ -74,6 +74,12 @@ impl RunningReplay {
             }
         }
         self.poll_writers().await;
+        if cx.current() == Stage::CatchUp {
+            // In boxes, because their futures are large.
+            let due = Box::pin(self.due_by_source(cx)).await.unwrap_or_default();
+            Box::pin(self.leave(cx, due)).await?;
+            Box::pin(self.poll_joining(cx)).await?;
+        }
         self.analyze_when_near(cx, lag).await;
         cx.reporter.report(Event::GatesChecked { gates: self.gates(cx) }).await;
         Ok(())

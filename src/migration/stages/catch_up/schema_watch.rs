@@ -1,9 +1,12 @@
 //! Watching the schema of the source: what changed since the copy, and whether the target has it by now.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    config::FollowDdl,
+    config::{FollowDdl, NewTables},
     error::{Error, Result},
     event::Level,
     lsn::Lsn,
@@ -12,7 +15,7 @@ use crate::{
         restore::changes::{self, SchemaChanges},
     },
     pg::{
-        catalog::{self, ShapeChange},
+        catalog::{self, Shape, ShapeChange},
         client::Client,
         dump::repair::Repair,
     },
@@ -34,8 +37,9 @@ const SHARE: u32 = 20;
 /// What is known of changes in the source's schema.
 #[derive(Default)]
 pub struct SchemaWatch {
-    /// The state of the source's catalogs in the last poll.
+    /// The state of the source's catalogs in the last poll, and its tables.
     polled: Option<String>,
+    shapes: BTreeMap<String, Shape>,
     compared: Option<Compared>,
     /// When statements were run last because a change had been refused: what other lanes report then is the same.
     relaxed: Option<Instant>,
@@ -69,6 +73,18 @@ impl SchemaWatch {
         self.difference().filter(|_| self.busy || !accepted)
     }
 
+    /// The tables of the source, as they were in the last poll.
+    pub fn shapes(&self) -> &BTreeMap<String, Shape> {
+        &self.shapes
+    }
+
+    /// Polls only the tables of the source.
+    pub async fn poll_shapes(&mut self, cx: &Context, source: &Client) {
+        if let Ok(Ok(shapes)) = tokio::time::timeout(POLL_TIMEOUT, catalog::shapes(source, &cx.plan.scope)).await {
+            self.shapes = shapes;
+        }
+    }
+
     /// The next poll compares again.
     pub fn forget(&mut self) {
         self.compared = None;
@@ -88,6 +104,7 @@ impl SchemaWatch {
         let poll = async { Ok::<_, Error>((catalog::shapes(source, &cx.plan.scope).await?, catalog::schema_state(source).await?)) };
         let Ok(Ok((shapes, state))) = tokio::time::timeout(POLL_TIMEOUT, poll).await else { return };
         let tables = catalog::differences(&cx.record.shapes, &shapes);
+        self.shapes = shapes;
         let moved = cx.record.schema_state.as_ref() != Some(&state);
         let settled = self.polled.replace(state.clone()).as_ref() == Some(&state);
         if moved && settled && self.is_due(&state) {
@@ -127,7 +144,7 @@ impl SchemaWatch {
         };
         let Some(compared) = self.compared.as_mut().filter(|c| !c.tried && c.source <= applied) else { return };
         compared.tried = true;
-        let mut repairs = compared.changes.repairs();
+        let mut repairs = compared.changes.repairs(cx.config.new_tables == NewTables::Take);
         repairs.retain(allowed);
         if repairs.is_empty() {
             return;
@@ -145,7 +162,7 @@ impl SchemaWatch {
         if cx.config.follow_ddl == FollowDdl::Ask || self.repairing.is_some() {
             return Ok(false);
         }
-        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs();
+        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
         repairs.retain(Repair::relaxes);
         if repairs.is_empty() {
             return Ok(self.relaxed.is_some_and(|at| at.elapsed() < SAME_REFUSAL));

@@ -1,15 +1,17 @@
-//! Starting replay where the last run has ended: the configuration and the ledger say what is replayed, and how.
+//! Starting replay where it has ended: the configuration and the ledger say what is replayed, and how.
 
 use super::{
     super::copy::Replication,
-    counters, lag,
-    replay::RunningReplay,
+    counters,
+    joining::Joining,
+    lag,
+    replay::{Lanes, RunningReplay},
     replayed::{self, Replayed},
     schema_watch::SchemaWatch,
     slow_tables,
     status::{Analyze, RoundTrip},
 };
-use crate::pg::catalog::exclusion::{self, Excluded};
+use crate::pg::catalog::exclusion;
 use futures_util::stream::FuturesUnordered;
 use std::{
     collections::{HashMap, HashSet},
@@ -28,27 +30,29 @@ use crate::{
     replay::{self, ReplayHandle, ReplaySpec, lane::ConflictPolicy, relation::Relation, router::DistributionPolicy, schema_change::SchemaChange},
 };
 
-/// Starts router and lanes at the positions that the target has recorded.
+/// Starts replay at the positions that the target has recorded.
 pub async fn start(cx: &mut Context, replication: Replication) -> Result<RunningReplay> {
     cx.enter(Stage::CatchUp).await;
-    let prepared = match prepare(cx, &replication).await {
+    let (tasks, cancel) = (TaskTracker::new(), cx.cancel.child_token());
+    let prepared = async {
+        let source = cx.source("lag").await?;
+        let excluded = exclusion::resolve(&source, &cx.plan).await?;
+        let joining = Joining::read(cx).await?;
+        let lanes = lanes(cx, &replication, &tasks, &cancel, &HashMap::new()).await?;
+        Ok((source, excluded, joining, lanes))
+    };
+    let (source, excluded, joining, lanes) = match prepared.await {
         Ok(prepared) => prepared,
         Err(e) => {
             replication.end().await;
             return Err(e);
         }
     };
-    let Prepared { source, spec, skipped_before, slow, excluded } = prepared;
-    let cancel = spec.cancel.clone();
-    let tasks = TaskTracker::new();
-    let handle = replay::start(spec);
-    watch_slow_tables(cx, slow, &handle, &tasks, cancel.clone());
-    let relations = handle.relations.borrow().clone();
-    let counters = counters::begin(cx, &relations, &skipped_before, handle.counters.clone()).await;
     Ok(RunningReplay {
         replication,
-        handle,
-        counters,
+        lanes,
+        changes_before: 0,
+        joining,
         waiting: FuturesUnordered::new(),
         accepted: HashSet::new(),
         tasks,
@@ -71,79 +75,94 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Running
     })
 }
 
-struct Prepared {
-    /// For the questions of the stage.
-    source: Client,
-    spec: ReplaySpec,
-    /// Changes that earlier runs have skipped, by OID.
-    skipped_before: HashMap<u32, u64>,
-    slow: SlowTables,
-    excluded: Excluded,
-}
-
-/// Tables that may be slow, and the rows that were read of each so far.
-struct SlowTables {
-    suspects: Vec<slow_tables::Suspect>,
-    scanned: Option<Vec<u64>>,
-}
-
-async fn prepare(cx: &Context, replication: &Replication) -> Result<Prepared> {
-    let source = cx.source("lag").await?;
-    let source_client = cx.source("router").await?;
+/// Starts the router and the ordinary lanes. `earlier` is what lanes of this run have counted before, by OID.
+pub(super) async fn lanes(
+    cx: &mut Context,
+    replication: &Replication,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+    earlier: &HashMap<u32, replay::relation::RelationCounters>,
+) -> Result<Lanes> {
+    let source = cx.source("tables").await?;
     let target = cx.target("catch-up").await?;
-    let path = ledger::migration(&target).await?.map_or_else(String::new, |known| known.path());
-    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, replication).await?;
+    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, &replication.relations).await?;
     // Best effort: without it slow tables are not reported, but replay works.
     let suspects = slow_tables::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
     let scanned = if suspects.is_empty() { None } else { slow_tables::rows_scanned(&target, &suspects).await.ok() };
-    let excluded = exclusion::resolve(&source, &cx.plan).await?;
-    let spec = ReplaySpec {
+    let schema_changes = renamed(cx, &relations, names);
+    let what = Replayed { relations, spread, names: Vec::new(), positions, leaves, skipped_before: HashMap::new() };
+    let cancel = cancel.child_token();
+    let handle = run(cx, &target, replication, what, Which { side_lane: None, schema_changes }, cancel.clone()).await?;
+    if !suspects.is_empty() {
+        let watch = slow_tables::Watch {
+            suspects,
+            counters: handle.counters.clone(),
+            lanes: handle.lanes.clone(),
+            target: cx.config.target.clone(),
+            application: cx.application("slow-tables"),
+            reporter: cx.reporter.clone(),
+        };
+        tasks.spawn(cancel.run_until_cancelled_owned(watch.run(scanned)));
+    }
+    let relations = handle.relations.borrow().clone();
+    let counters = counters::begin(cx, &relations, &skipped_before, handle.counters.clone(), earlier).await;
+    Ok(Lanes { handle, counters })
+}
+
+/// Starts the router and the lane that bring relations to where the others are.
+pub(super) async fn side_lane(cx: &Context, replication: &Replication, side_lane: u32, cancel: CancellationToken) -> Result<ReplayHandle> {
+    let target = cx.target("catch-up").await?;
+    let what = replayed::read_side(&target, &replication.relations, side_lane).await?;
+    run(cx, &target, replication, what, Which { side_lane: Some(side_lane), schema_changes: Vec::new() }, cancel).await
+}
+
+/// Which lanes are started.
+struct Which {
+    side_lane: Option<u32>,
+    /// They are reported first.
+    schema_changes: Vec<SchemaChange>,
+}
+
+async fn run(
+    cx: &Context,
+    target: &Client,
+    replication: &Replication,
+    what: Replayed,
+    which: Which,
+    cancel: CancellationToken,
+) -> Result<ReplayHandle> {
+    Ok(replay::start(ReplaySpec {
         source: cx.config.source.clone(),
-        source_client,
+        source_client: cx.source("router").await?,
         target: cx.config.target.clone(),
         migration: cx.record.id.clone(),
-        path,
-        schema_changes: renamed(cx, &relations, names),
-        relations,
-        spread,
-        positions,
-        leaves,
+        path: ledger::migration(target).await?.map_or_else(String::new, |known| known.path()),
+        schema_changes: which.schema_changes,
+        relations: what.relations,
+        spread: what.spread,
+        positions: what.positions,
+        side_lane: which.side_lane,
+        leaves: what.leaves,
         partitions: cx.record.partitions.clone(),
         shapes: cx.record.shapes.values().map(|s| (s.oid, s.columns.clone())).collect(),
         spool_dir: cx.work.spool(),
         receiver: replication.receiver.status.clone(),
         on_conflict: match cx.config.on_conflict {
-            OnConflict::Stop => ConflictPolicy::Stop,
+            OnConflict::Stop | OnConflict::Copy => ConflictPolicy::Stop,
             OnConflict::Count => ConflictPolicy::Count,
         },
         distribution: DistributionPolicy::Hot,
         in_order: false,
-        cancel: cx.cancel.child_token(),
-    };
-    Ok(Prepared { source, spec, skipped_before, slow: SlowTables { suspects, scanned }, excluded })
+        cancel,
+    }))
 }
 
 /// Tables that were renamed on both sides since the last run.
 fn renamed(cx: &Context, relations: &[Relation], names: Vec<TableName>) -> Vec<SchemaChange> {
-    let renamed = relations.iter().zip(names).filter(|(relation, before)| relation.table != *before);
+    let renamed = relations.iter().zip(names).filter(|(relation, before)| relation.table != *before && !relation.away && !relation.skipped);
     let change = |(relation, before): (&Relation, TableName)| {
         let columns = cx.record.shapes.values().find(|s| s.oid == relation.oid).map_or_else(Vec::new, |s| s.columns.clone());
         SchemaChange { oid: relation.oid, before, now: relation.table.clone(), columns }
     };
     renamed.map(change).collect()
-}
-
-fn watch_slow_tables(cx: &Context, slow: SlowTables, handle: &ReplayHandle, tasks: &TaskTracker, cancel: CancellationToken) {
-    if slow.suspects.is_empty() {
-        return;
-    }
-    let watch = slow_tables::Watch {
-        suspects: slow.suspects,
-        counters: handle.counters.clone(),
-        lanes: handle.lanes.clone(),
-        target: cx.config.target.clone(),
-        application: cx.application("slow-tables"),
-        reporter: cx.reporter.clone(),
-    };
-    tasks.spawn(cancel.run_until_cancelled_owned(watch.run(slow.scanned)));
 }

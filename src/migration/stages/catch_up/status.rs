@@ -48,6 +48,8 @@ impl RoundTrip {
 /// The counters of a relation, and what was reported of them.
 pub struct AppliedCounters {
     pub(super) counters: watch::Receiver<RelationCounters>,
+    /// What other lanes of this run have counted.
+    pub(super) earlier: RelationCounters,
     pub(super) last_reported: RelationCounters,
     /// Changes that earlier runs have missed.
     pub(super) missed_before: u64,

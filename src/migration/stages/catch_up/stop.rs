@@ -11,8 +11,9 @@ use crate::{event::Level, migration::context::Context};
 impl RunningReplay {
     /// Ends router and lanes; the receiver goes on.
     pub async fn stop(mut self, cx: &mut Context) -> Replication {
+        self.joining.end().await;
         self.cancel.cancel();
-        self.handle.ended().await;
+        self.lanes.handle.ended().await;
         self.tasks.close();
         self.tasks.wait().await;
         // What they did last.

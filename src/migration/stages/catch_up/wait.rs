@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     event::{Answer, Command, Event, Gate, Level, PromptKind, Stage},
     migration::{context::Context, prompts::Asked},
+    name::TableName,
 };
 
 /// How often an automatic cutover says what it waits for.
@@ -19,6 +20,7 @@ enum Next {
     Answered(Answer),
     OpenBox,
     Pause(bool),
+    CopyAgain(TableName),
 }
 
 /// What the operator may order in catch-up.
@@ -27,6 +29,7 @@ fn order(command: Command) -> Result<Next, Command> {
         Command::OpenCutover => Ok(Next::OpenBox),
         Command::Pause => Ok(Next::Pause(true)),
         Command::Resume => Ok(Next::Pause(false)),
+        Command::CopyAgain { table } => Ok(Next::CopyAgain(table)),
         other => Err(other),
     }
 }
@@ -69,8 +72,9 @@ impl RunningReplay {
                     }
                 },
                 Next::Answered(_) => cutover_box = None,
+                Next::CopyAgain(table) => Box::pin(self.copy_again(cx, &table)).await?,
                 Next::Pause(paused) => {
-                    self.handle.set_paused(paused);
+                    self.lanes.handle.set_paused(paused);
                     cx.reporter.report(Event::Paused { paused }).await;
                 }
             }

@@ -11,7 +11,8 @@ use crate::{
     migration::context::Context,
     pg::{
         catalog::SourceRelation,
-        client::Client,
+        client::{self, Client},
+        connect::session::Side,
         dump::Statement,
         ledger::{self, RelationState},
     },
@@ -24,6 +25,22 @@ pub async fn run(cx: &mut Context, relations: &[SourceRelation], statements: &[S
     running.end().await;
     result?;
     make_durable(&cx.target("copy").await?, relations).await
+}
+
+/// Begins to copy relations whose indexes are there, beside other work of the stage. What is returned ends when all are copied, durably.
+pub async fn beside(
+    cx: &Context,
+    relations: Vec<SourceRelation>,
+    copied_at: watch::Sender<Lsn>,
+) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+    let mut running = start::start(cx, &relations, &[], copied_at).await?;
+    let (config, application) = (cx.config.clone(), cx.application("copy"));
+    Ok(async move {
+        let result = running.finish().await;
+        running.end().await;
+        result?;
+        make_durable(&client::connect(&config.target, Side::Target, &application).await?, &relations).await
+    })
 }
 
 /// Flushes what was committed without waiting for the disk. What a crash of the target has undone has no row in the ledger any more.

@@ -28,7 +28,7 @@ pub async fn make(cx: &mut Context) -> Result<()> {
     let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
     let target = session.client().await?;
     if !ledger::has_step(target, POINT_OF_NO_RETURN).await? {
-        refresh(cx, target).await?;
+        Box::pin(refresh(cx, target)).await?;
     }
     let all = statements::read(cx)?;
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;

@@ -44,6 +44,11 @@ pub fn is_altered_by(plan: &Plan, r: &SourceRelation) -> bool {
     plan.identity(&r.table).cloned().or_else(by_default).is_some_and(|choice| !has(r, &choice))
 }
 
+/// Whether its UPDATE and DELETE can be replicated as it is, or need not be.
+pub fn is_replicable(r: &SourceRelation, plan: &Plan) -> bool {
+    plan.identity(&r.table) == Some(&IdentityChoice::InsertOnly) || usable_identity(r).1
+}
+
 /// What the default of a plan gives to a relation without a usable identity; `None` where it is not possible.
 pub fn by_default(r: &SourceRelation, default: IdentityDefault) -> Option<IdentityChoice> {
     let index = || r.indexes.iter().find(|i| i.usable).map(|i| IdentityChoice::Index(i.name.clone()));

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::DropGuard;
 
 use super::super::{shared::CopyShared, tasks::StageTasks, worker::CopyWorker};
 use crate::{
@@ -45,12 +46,14 @@ pub struct RunningCopy {
     pub pause: watch::Sender<bool>,
     /// How many jobs the operator wants.
     pub want: watch::Sender<u32>,
+    /// Ends the tasks when the copy is given up.
+    pub _guard: DropGuard,
 }
 
 impl RunningCopy {
     /// Starts as many jobs as the operator wants, and carries out commands until no relation remains.
     pub async fn drive(&mut self, cx: &mut Context) -> Result<()> {
-        let Self { shared, tasks, failed, done, remaining, pause, want } = self;
+        let Self { shared, tasks, failed, done, remaining, pause, want, .. } = self;
         let mut table_jobs = *want.borrow();
         let mut started = 0;
         loop {
@@ -83,6 +86,23 @@ impl RunningCopy {
                 }
             }
         }
+    }
+
+    /// As [`drive`](Self::drive), without commands.
+    pub async fn finish(&mut self) -> Result<()> {
+        for number in 0..*self.want.borrow() {
+            self.tasks.spawn(CopyWorker::new(self.shared.clone(), number).run());
+        }
+        while !self.remaining.is_empty() {
+            tokio::select! {
+                biased;
+                Some(error) = self.failed.recv() => return Err(error),
+                Some(table) = self.done.recv() => {
+                    self.remaining.remove(&table);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends what still runs.

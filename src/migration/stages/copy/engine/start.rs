@@ -39,7 +39,8 @@ pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Sta
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
     cx.reporter.report(Event::IndexesCounted { indexes }).await;
     let prompts = cx.prompts.sender();
-    let (tasks, failed) = StageTasks::new(cx.cancel.child_token());
+    let cancel = cx.cancel.child_token();
+    let (tasks, failed) = StageTasks::new(cancel.clone());
     let (index_jobs, incoming) = mpsc::unbounded_channel();
     let (finished, done) = mpsc::unbounded_channel();
     tasks.spawn(indexes::build(cx, relations, prompts.clone(), incoming, finished));
@@ -75,7 +76,7 @@ pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Sta
         copied_at,
     });
     let remaining = relations.iter().map(|r| r.table.clone()).collect();
-    Ok(RunningCopy { shared, tasks, failed, done, remaining, pause, want })
+    Ok(RunningCopy { shared, tasks, failed, done, remaining, pause, want, _guard: cancel.drop_guard() })
 }
 
 /// What was read from source and target before the copy.
@@ -90,7 +91,7 @@ struct Beginning {
 async fn begin(cx: &Context, relations: &[SourceRelation], statements: &[Statement]) -> Result<Beginning> {
     let target = cx.target("copy").await?;
     // From here on no session of an earlier run can record anything.
-    ledger::begin_attempts(&target).await?;
+    ledger::begin_attempts(&target, &relations.iter().map(|r| r.oid).collect::<Vec<_>>()).await?;
     let source = cx.source("horizon").await?;
     Ok(Beginning {
         horizon: slot::horizon(&source).await?,

@@ -1,0 +1,422 @@
+//! Relations that are copied while replay goes on, and join it then: one that is new on the source, one whose rows DDL has changed, one that
+//! differs.
+//!
+//! ```text
+//! leave ──▶ prepare ──▶ copy ──▶ follow in a side lane ──▶ join
+//! ```
+//!
+//! A relation leaves its lane at a recorded position of the stream. From there on the ordinary lanes drop its changes, which stay in the
+//! spool. It is published, emptied, brought to the source's columns, and copied under a snapshot of its own, which is taken after the
+//! horizon of that moment: it sees everything that was committed before the recorded position (I1). A router and a lane of its own then read
+//! the spool from that position on and apply what the snapshot did not see. Once they are near the others, the others stop, the side lane
+//! passes them, and the ledger moves the relation to its ordinary lane, as of the side lane's position. Each step is in the ledger before
+//! the next begins, so that a run that is killed goes on with it (I12).
+
+mod due;
+mod prepare;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::poll_fn,
+    task::Poll,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::prepare::Preparation;
+use super::{super::copy::engine, replay::RunningReplay, start};
+use crate::{
+    error::{Error, Result},
+    event::{Event, Level, RelationSummary},
+    lsn::Lsn,
+    migration::{context::Context, relations},
+    name::TableName,
+    pg::{
+        catalog::{Shape, SourceRelation},
+        ledger::{self, Leaving},
+    },
+    replay::{ReplayHandle, lane::Conflict, schema_change::SchemaChange},
+};
+
+/// A side lane that is as near as this to the others may join them: they wait for it no longer than a moment. Bytes of WAL.
+const NEAR: u64 = 4 << 20;
+/// The others wait no longer than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What failed is tried again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Before router and lanes are started again after a transient error.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// A relation that has to be copied, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub leaving: Leaving,
+    pub reason: String,
+    /// It is not part of the migration yet.
+    pub is_new: bool,
+    /// What the copy makes of it is compared with these from then on.
+    pub shapes: Vec<(String, Shape)>,
+}
+
+/// The relations that are away from their lanes.
+#[derive(Default)]
+pub struct Joining {
+    /// By their side lanes.
+    groups: BTreeMap<u32, Group>,
+    /// New tables that cannot take part, by OID: the operator knows.
+    refused: HashSet<u32>,
+}
+
+/// Relations that share a side lane.
+struct Group {
+    tables: Vec<(u32, TableName)>,
+    /// Where its lane begins: the spool is kept from here on.
+    from: Lsn,
+    phase: Phase,
+    /// Why it does not go on.
+    failed: Option<String>,
+}
+
+enum Phase {
+    Begin(Instant),
+    Preparing(JoinHandle<Result<Vec<SourceRelation>>>),
+    Copying(JoinHandle<Result<()>>),
+    Following(Box<ReplayHandle>),
+}
+
+/// What a side lane reports.
+pub enum SideEvent {
+    Failed(Error),
+    Conflict(Conflict),
+    SchemaChanged(SchemaChange),
+}
+
+impl Joining {
+    /// The relations that are away, as the ledger says.
+    pub async fn read(cx: &Context) -> Result<Self> {
+        let mut found = Self::default();
+        found.refresh(cx).await?;
+        for table in found.groups.values().flat_map(|g| &g.tables) {
+            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "an earlier run began to copy it".into() }).await;
+        }
+        Ok(found)
+    }
+
+    /// Reads the groups again. Those that are still the same go on; `interrupt` names relations whose group begins again.
+    async fn refresh(&mut self, cx: &Context) -> Result<()> {
+        let target = cx.target("joining").await?;
+        let (away, entries) = (ledger::away(&target).await?, ledger::relations(&target).await?);
+        self.groups.retain(|lane, _| away.contains_key(lane));
+        for (lane, relations) in away {
+            let mut tables: Vec<_> = relations.iter().filter_map(|(oid, _)| Some((*oid, entries.get(oid)?.table.clone()))).collect();
+            tables.sort();
+            let from = ledger::side_position(&target, lane).await?.lsn;
+            let group =
+                self.groups.entry(lane).or_insert_with(|| Group { tables: Vec::new(), from, phase: Phase::Begin(Instant::now()), failed: None });
+            group.tables = tables;
+        }
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The spool is needed from here on.
+    pub fn from(&self) -> Option<Lsn> {
+        self.groups.values().map(Group::from).min()
+    }
+
+    /// What is being done, for the gate: `public.t is copied, and 2 more`.
+    pub fn describe(&self) -> Option<String> {
+        let all: Vec<String> = self.groups.values().flat_map(Group::lines).collect();
+        let (first, more) = all.split_first()?;
+        Some(if more.is_empty() { first.clone() } else { format!("{first}, and {} more", more.len()) })
+    }
+
+    /// What the side lanes report next.
+    pub async fn next(&mut self) -> SideEvent {
+        poll_fn(|cx| {
+            for group in self.groups.values_mut() {
+                let Phase::Following(replay) = &mut group.phase else { continue };
+                if let Poll::Ready(Some(error)) = replay.failures.poll_recv(cx) {
+                    return Poll::Ready(SideEvent::Failed(error));
+                }
+                if let Poll::Ready(Some(conflict)) = replay.conflicts.poll_recv(cx) {
+                    return Poll::Ready(SideEvent::Conflict(conflict));
+                }
+                if let Poll::Ready(Some(change)) = replay.schema_changes.poll_recv(cx) {
+                    return Poll::Ready(SideEvent::SchemaChanged(change));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends the work on these relations: it begins again where the ledger says.
+    async fn interrupt(&mut self, leaving: &[Leaving]) {
+        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid));
+        for group in self.groups.values_mut().filter(concerned) {
+            std::mem::replace(&mut group.phase, Phase::Begin(Instant::now())).end().await;
+        }
+    }
+
+    /// Ends all work.
+    pub async fn end(&mut self) {
+        for group in std::mem::take(&mut self.groups).into_values() {
+            group.phase.end().await;
+        }
+    }
+}
+
+impl Phase {
+    async fn end(self) {
+        match self {
+            Self::Begin(_) => {}
+            Self::Preparing(work) => {
+                work.abort();
+                let _ = work.await;
+            }
+            Self::Copying(work) => {
+                work.abort();
+                let _ = work.await;
+            }
+            Self::Following(replay) => replay.stop().await,
+        }
+    }
+
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Begin(_) | Self::Preparing(_) => "is prepared",
+            Self::Copying(_) => "is copied",
+            Self::Following(_) => "catches up",
+        }
+    }
+}
+
+impl Group {
+    fn from(&self) -> Lsn {
+        match &self.phase {
+            Phase::Following(replay) => replay.durable(),
+            _ => self.from,
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let how = self.failed.clone().map_or_else(|| self.phase.words().to_owned(), |why| format!("waits: {why}"));
+        self.tables.iter().map(|(_, table)| format!("{table} {how}")).collect()
+    }
+}
+
+impl RunningReplay {
+    /// Takes relations out of their lanes, to copy them. Others go on.
+    pub(super) async fn leave(&mut self, cx: &mut Context, due: Vec<Due>) -> Result<()> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        let leaving: Vec<Leaving> = due.iter().map(|d| d.leaving.clone()).collect();
+        self.joining.interrupt(&leaving).await;
+        self.stop_lanes(cx).await?;
+        let left = async { ledger::leave(&mut cx.target("joining").await?, &leaving).await };
+        if let Err(e) = left.await {
+            self.start_lanes(cx).await?;
+            return if e.is_transient() { Ok(()) } else { Err(e) };
+        }
+        for Due { leaving, reason, is_new, shapes } in due {
+            cx.record.rewritten.remove(&leaving.oid);
+            for (name, shape) in shapes {
+                cx.record.shapes.retain(|_, known| known.oid != shape.oid);
+                cx.record.shapes.insert(name, shape);
+            }
+            cx.record.differences.remove(&leaving.table);
+            self.accepted.remove(&leaving.table);
+            let what = if is_new { "takes part in the migration" } else { "is copied again" };
+            cx.notice(Level::Info, format!("{} {what}: {reason}", leaving.name)).await;
+            cx.reporter.report(Event::TableLeft { table: leaving.name, reason }).await;
+        }
+        cx.save()?;
+        self.start_lanes(cx).await?;
+        self.joining.refresh(cx).await
+    }
+
+    /// Does what is due for the relations that are away.
+    pub(super) async fn poll_joining(&mut self, cx: &mut Context) -> Result<()> {
+        for lane in self.joining.groups.keys().copied().collect::<Vec<_>>() {
+            let Some(group) = self.joining.groups.get_mut(&lane) else { continue };
+            let is_due = match &group.phase {
+                Phase::Begin(at) => *at <= Instant::now(),
+                Phase::Preparing(work) => work.is_finished(),
+                Phase::Copying(work) => work.is_finished(),
+                Phase::Following(_) => true,
+            };
+            if !is_due {
+                continue;
+            }
+            match std::mem::replace(&mut group.phase, Phase::Begin(Instant::now())) {
+                Phase::Following(replay) => self.follow_side(cx, lane, replay).await?,
+                phase => {
+                    let next = self.next_phase(cx, lane, phase).await;
+                    self.set_phase(cx, lane, next).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_phase(&mut self, cx: &Context, lane: u32, next: Result<Phase>) -> Result<()> {
+        let Some(group) = self.joining.groups.get_mut(&lane) else { return Ok(()) };
+        match next {
+            Ok(phase) => {
+                if !matches!(phase, Phase::Begin(_)) {
+                    group.failed = None;
+                }
+                group.phase = phase;
+            }
+            Err(e) if e.is_stop() => return Err(e),
+            Err(e) => {
+                let why = e.to_string();
+                if group.failed.as_ref() != Some(&why) {
+                    let tables: Vec<String> = group.tables.iter().map(|(_, table)| table.to_string()).collect();
+                    let hint = e.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+                    cx.notice(Level::Warn, format!("{} cannot be copied yet: {why}{hint}; it is tried again", tables.join(", "))).await;
+                }
+                group.failed = Some(why);
+                group.phase = Phase::Begin(Instant::now() + AGAIN_AFTER);
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows a phase that has ended.
+    async fn next_phase(&mut self, cx: &mut Context, lane: u32, phase: Phase) -> Result<Phase> {
+        let ended = |e: tokio::task::JoinError| Error::failed(format!("it has ended unexpectedly: {e}"));
+        match phase {
+            Phase::Preparing(work) => {
+                let found = work.await.map_err(ended)??;
+                for relation in &found {
+                    self.known(cx, relation).await?;
+                }
+                let copied_at = self.replication.receiver.copied();
+                Ok(Phase::Copying(tokio::spawn(engine::beside(cx, found, copied_at).await?)))
+            }
+            Phase::Copying(work) => {
+                work.await.map_err(ended)??;
+                self.side_lane(cx, lane).await
+            }
+            Phase::Begin(_) | Phase::Following(_) => {
+                let away = ledger::away(&cx.target("joining").await?).await?.remove(&lane).unwrap_or_default();
+                let planned: Vec<u32> = away.iter().filter(|(_, copied)| !copied).map(|(oid, _)| *oid).collect();
+                match (away.is_empty(), planned.is_empty()) {
+                    (true, _) => {
+                        self.joining.groups.remove(&lane);
+                        Ok(Phase::Begin(Instant::now()))
+                    }
+                    (false, true) => self.side_lane(cx, lane).await,
+                    (false, false) => Ok(Phase::Preparing(tokio::spawn(Preparation::new(cx, planned).run()))),
+                }
+            }
+        }
+    }
+
+    async fn side_lane(&self, cx: &Context, lane: u32) -> Result<Phase> {
+        let cancel: CancellationToken = self.cancel.child_token();
+        Ok(Phase::Following(Box::new(start::side_lane(cx, &self.replication, lane, cancel).await?)))
+    }
+
+    /// A relation is shown, and is one of those that a later stage works with.
+    async fn known(&mut self, cx: &Context, relation: &SourceRelation) -> Result<()> {
+        let summary: RelationSummary = relations::summary(relation, cx);
+        cx.reporter.report(Event::RelationAdded { relation: summary }).await;
+        self.replication.relations.retain(|r| r.oid != relation.oid);
+        self.replication.relations.push(relation.clone());
+        Ok(())
+    }
+
+    /// Lets a side lane go on, or joins its relations where it is near the others.
+    async fn follow_side(&mut self, cx: &mut Context, lane: u32, replay: Box<ReplayHandle>) -> Result<()> {
+        let behind = self.applied().all.since(replay.applied());
+        if behind > NEAR || !self.waiting.is_empty() {
+            return self.set_phase(cx, lane, Ok(Phase::Following(replay))).await;
+        }
+        self.stop_lanes(cx).await?;
+        let joined = self.join(cx, lane, &replay).await;
+        replay.stop().await;
+        if matches!(joined, Ok(true)) {
+            self.joining.groups.remove(&lane);
+            self.schema.forget();
+        }
+        self.start_lanes(cx).await?;
+        match joined {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_transient() => self.set_phase(cx, lane, Err(e)).await,
+            Err(e) => Err(e),
+        }
+    }
+
+    /// While the ordinary lanes stop: the side lane passes them, ends, and its relations join. Returns whether they have.
+    async fn join(&mut self, cx: &mut Context, lane: u32, replay: &ReplayHandle) -> Result<bool> {
+        let mut target = cx.target("joining").await?;
+        // Those of them that are in the middle of a transaction go on with it.
+        let passed = ledger::lane_positions(&target).await?.into_iter().max().unwrap_or_default();
+        let passed = if passed.change == 0 { passed.lsn } else { Lsn(passed.lsn.0 + 1) };
+        let mut spooled = self.replication.receiver.waiter();
+        let barrier = replay.barrier(passed);
+        let reached = tokio::time::timeout(PATIENCE, async {
+            spooled.spooled(passed).await?;
+            barrier.await
+        });
+        match cx.unless_stopped(async { Ok(reached.await) }).await? {
+            Ok(result) => result?,
+            // It is tried again later.
+            Err(_) => return Ok(false),
+        }
+        replay.stop().await;
+        let at = ledger::side_position(&target, lane).await?;
+        if at.change != 0 || at.lsn < passed {
+            return Ok(false);
+        }
+        ledger::join(&mut target, lane, at).await?;
+        let tables = self.joining.groups.get(&lane).map(|g| g.tables.clone()).unwrap_or_default();
+        for (_, table) in tables {
+            cx.notice(Level::Info, format!("{table} is copied, and is replayed with the others")).await;
+            cx.reporter.report(Event::TableJoined { table }).await;
+        }
+        Ok(true)
+    }
+
+    /// Ends router and ordinary lanes. What they were doing is rolled back, and done again after [`start_lanes`](Self::start_lanes).
+    async fn stop_lanes(&mut self, cx: &mut Context) -> Result<()> {
+        self.lanes.handle.stop().await;
+        self.report_counters(cx).await?;
+        // They asked; whoever asks now asks again.
+        self.waiting.clear();
+        Ok(())
+    }
+
+    async fn start_lanes(&mut self, cx: &mut Context) -> Result<()> {
+        let relations = self.relations();
+        let earlier = relations.iter().zip(&self.lanes.counters).map(|(relation, known)| {
+            let mut all = known.earlier;
+            all.add(&known.last_reported);
+            (relation.oid, all)
+        });
+        let earlier = earlier.collect();
+        self.changes_before = self.changes();
+        let paused = self.lanes.handle.is_paused();
+        self.lanes = loop {
+            match start::lanes(cx, &self.replication, &self.tasks, &self.cancel, &earlier).await {
+                Err(e) if e.is_transient() => {
+                    cx.notice(Level::Warn, format!("replay waits: {e}")).await;
+                    cx.unless_stopped(async { Ok(tokio::time::sleep(RETRY_DELAY).await) }).await?;
+                }
+                other => break other?,
+            }
+        };
+        self.lanes.handle.set_paused(paused);
+        self.slot_checked = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! Which relations have to be copied, because the stream does not carry what happened to their rows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::{super::replay::RunningReplay, Due};
+use crate::{
+    config::{FollowDdl, NewTables, OnConflict},
+    error::Result,
+    event::{Level, Stage},
+    migration::{context::Context, stages::identity},
+    name::TableName,
+    pg::{
+        catalog::{self, Shape, ShapeChange, SourceRelation},
+        ledger::Leaving,
+    },
+    replay::{lane::Conflict, relation::Relations},
+};
+
+/// What is known on both sides when it is decided.
+struct Sides<'a> {
+    before: &'a BTreeMap<String, Shape>,
+    now: &'a BTreeMap<String, Shape>,
+    relations: &'a Relations,
+}
+
+impl RunningReplay {
+    /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll.
+    pub async fn due_by_source(&mut self, cx: &Context) -> Result<Vec<Due>> {
+        let now = self.schema.shapes().clone();
+        if cx.config.follow_ddl == FollowDdl::Ask || now.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut due = self.rewritten(cx, &now);
+        due.extend(self.attached(cx, &now).await?);
+        if cx.config.new_tables == NewTables::Take {
+            due.extend(self.new_tables(cx, &now).await?);
+        }
+        Ok(due)
+    }
+
+    /// Whether a conflict comes from rows that the stream did not carry: then their table is copied, and the conflict is gone.
+    pub async fn copies_again(&mut self, cx: &mut Context, conflict: &Conflict) -> Result<bool> {
+        let Some(relation) = conflict.relation.as_ref().filter(|_| cx.current() == Stage::CatchUp) else { return Ok(false) };
+        self.schema.poll_shapes(cx, &self.source).await;
+        let table = relation.table.to_string();
+        if self.has_unknown_partition(cx, &table) {
+            // The target gets the partition first.
+            self.schema.relax(cx).await?;
+        }
+        let mut due = self.due_by_source(cx).await?;
+        due.retain(|d| d.leaving.oid == relation.oid || d.shapes.iter().any(|(name, _)| *name == table));
+        if due.is_empty() && cx.config.on_conflict == OnConflict::Copy && conflict.sql.is_none() {
+            let reason = format!("a change could not be applied: {}", conflict.error.message);
+            due.push(Due { leaving: same_name(relation.oid, &relation.table), reason, is_new: false, shapes: Vec::new() });
+        }
+        let copies = !due.is_empty();
+        self.leave(cx, due).await?;
+        Ok(copies)
+    }
+
+    /// Whether a table with rows was attached to it that is not copied.
+    fn has_unknown_partition(&self, cx: &Context, table: &str) -> bool {
+        let (before, now) = (cx.record.shapes.get(table), self.schema.shapes().get(table));
+        before.zip(now).is_some_and(|(before, now)| now.attached.iter().any(|leaf| !before.leaves.contains(leaf)))
+    }
+
+    /// The operator wants a table to be copied again.
+    pub async fn copy_again(&mut self, cx: &mut Context, table: &TableName) -> Result<()> {
+        let found = self.relations().iter().find(|r| r.table == *table).map(|r| r.oid);
+        let Some(oid) = found else {
+            cx.notice(Level::Warn, format!("{table} is not part of this migration")).await;
+            return Ok(());
+        };
+        self.schema.poll_shapes(cx, &self.source).await;
+        let shapes = self.schema.shapes().iter().filter(|(_, shape)| shape.oid == oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
+        let due = Due { leaving: same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
+        self.leave(cx, vec![due]).await
+    }
+
+    /// Tables whose rows ALTER TABLE has written again, or whose columns are others under the same names.
+    fn rewritten(&self, cx: &Context, now: &BTreeMap<String, Shape>) -> Vec<Due> {
+        let relations = self.relations();
+        let sides = Sides { before: &cx.record.shapes, now, relations: &relations };
+        let mut due = Vec::new();
+        for (name, shape) in sides.now {
+            let Some(before) = sides.before.values().find(|known| known.oid == shape.oid) else { continue };
+            let rewritten = before.was_rewritten(shape) || cx.record.rewritten.contains(&shape.oid);
+            let Some(relation) = sides.relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
+            let Some(source_name) = TableName::parse(name) else { continue };
+            due.push(Due {
+                leaving: Leaving { oid: shape.oid, name: source_name, table: relation.table.clone() },
+                reason: ShapeChange::Rewritten.words().into(),
+                is_new: false,
+                shapes: vec![(name.clone(), shape.clone())],
+            });
+        }
+        due
+    }
+
+    /// Partitions that had rows before they were attached. Where the target has the same partitions, only they are copied.
+    async fn attached(&self, cx: &Context, now: &BTreeMap<String, Shape>) -> Result<Vec<Due>> {
+        let relations = self.relations();
+        let mut due = Vec::new();
+        for (name, shape) in now {
+            let Some(before) = cx.record.shapes.get(name).filter(|known| known.oid == shape.oid) else { continue };
+            let leaves: Vec<u32> = shape.attached.iter().copied().filter(|leaf| !before.leaves.contains(leaf)).collect();
+            let Some(root) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| !leaves.is_empty()) else { continue };
+            let reason = "a table with rows was attached as a partition";
+            let updated = vec![(name.clone(), Shape { leaves: shape.leaves.clone(), attached: shape.attached.clone(), ..before.clone() })];
+            if cx.plan.is_one_table(&root.table) || cx.plan.hypertable(&root.table).is_some() {
+                let leaving = Leaving { oid: root.oid, name: root.table.clone(), table: root.table.clone() };
+                due.push(Due { leaving, reason: reason.into(), is_new: false, shapes: updated });
+                continue;
+            }
+            let names = catalog::names_of(&self.source, &leaves).await?;
+            // A table of this migration has brought its rows along.
+            let unknown: Vec<&TableName> =
+                leaves.iter().filter(|leaf| relations.iter().all(|r| r.oid != **leaf)).filter_map(|leaf| names.get(leaf)).collect();
+            let there = catalog::partitions_among(&cx.target("joining").await?, &unknown).await?;
+            if there.len() < unknown.len() {
+                // The target gets the partitions first.
+                continue;
+            }
+            for (oid, table) in names.iter().filter(|(_, table)| unknown.contains(table)) {
+                let leaving = Leaving { oid: *oid, name: table.clone(), table: table.clone() };
+                due.push(Due { leaving, reason: format!("it had rows when it was attached to {name}"), is_new: true, shapes: updated.clone() });
+            }
+        }
+        Ok(due)
+    }
+
+    /// Tables that were made on the source meanwhile, and are on the target by now.
+    async fn new_tables(&mut self, cx: &Context, now: &BTreeMap<String, Shape>) -> Result<Vec<Due>> {
+        let relations = self.relations();
+        let known: HashSet<u32> = cx.record.shapes.values().map(|s| s.oid).chain(relations.iter().map(|r| r.oid)).collect();
+        let new: HashMap<u32, &String> = now.iter().filter(|(_, shape)| !known.contains(&shape.oid)).map(|(name, shape)| (shape.oid, name)).collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let oids: Vec<u32> = new.keys().copied().collect();
+        let found = catalog::relations_of(&self.source, &oids).await?;
+        let tables: Vec<TableName> = found.iter().map(|r| r.table.clone()).collect();
+        let there = catalog::existing(&cx.target("joining").await?, &tables).await?;
+        let mut due = Vec::new();
+        for relation in found.iter().filter(|r| there.contains(&r.table)) {
+            // Under this name the target has another table of the migration.
+            if relations.iter().any(|r| r.table == relation.table && !r.skipped) {
+                continue;
+            }
+            if let Some(why) = obstacle(relation, cx) {
+                if self.joining.refused.insert(relation.oid) {
+                    cx.notice(Level::Warn, format!("{} is new on the source, and cannot take part: {why}", relation.table)).await;
+                }
+                continue;
+            }
+            let name = new[&relation.oid];
+            due.push(Due {
+                leaving: Leaving { oid: relation.oid, name: relation.table.clone(), table: relation.table.clone() },
+                reason: "it was made on the source after the copy".into(),
+                is_new: true,
+                shapes: vec![(name.clone(), now[name].clone())],
+            });
+        }
+        Ok(due)
+    }
+}
+
+fn same_name(oid: u32, table: &TableName) -> Leaving {
+    Leaving { oid, name: table.clone(), table: table.clone() }
+}
+
+/// Why a new table cannot be replicated as it is.
+fn obstacle(relation: &SourceRelation, cx: &Context) -> Option<String> {
+    if relation.unlogged || identity::is_replicable(relation, &cx.plan) {
+        return None;
+    }
+    let table = relation.table.sql();
+    Some(format!(
+        "it has no replica identity, so its updates would fail; give it a primary key, or run on the source: alter table {table} replica identity full"
+    ))
+}
