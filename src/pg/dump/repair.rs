@@ -42,6 +42,15 @@ impl Repair {
         !self.destroys && self.attempts.iter().all(|sql| WORDS.iter().any(|words| sql.contains(words)) && !sql.contains(';'))
     }
 
+    /// Whether it makes or extends what columns may need: a schema, an extension, a type, a function.
+    pub fn needs_no_table(&self) -> bool {
+        const WORDS: [&str; 10] = [
+            "CREATE SCHEMA ", "CREATE EXTENSION ", "CREATE COLLATION ", "CREATE TYPE ", "CREATE DOMAIN ", "CREATE FUNCTION ",
+            "CREATE OR REPLACE FUNCTION ", "CREATE AGGREGATE ", "CREATE OPERATOR ", "ALTER TYPE ",
+        ];
+        !self.destroys && self.attempts.first().is_some_and(|sql| WORDS.iter().any(|words| sql.starts_with(words)))
+    }
+
     fn destroying(self) -> Self {
         Self { destroys: true, ..self }
     }

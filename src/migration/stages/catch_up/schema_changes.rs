@@ -23,6 +23,13 @@ impl RunningReplay {
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
         };
+        let source_name = |oid: u32| fresh.iter().find(|(_, shape)| shape.oid == oid).map(|(name, _)| name.clone());
+        // Another table had the name, and has not been described under its own yet.
+        if let Some(other) = cx.record.shapes.remove(&now.to_string())
+            && let Some(name) = source_name(other.oid)
+        {
+            cx.record.shapes.insert(name, other);
+        }
         // The source may be further than the stream; then the next change of the table tells.
         let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
         let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), Shape { columns, ..known.clone() }));

@@ -173,6 +173,20 @@ impl SchemaWatch {
         Ok(done > 0)
     }
 
+    /// The statements for what columns may need: types, functions, sequences.
+    pub async fn needed(&self, cx: &Context) -> Result<Vec<Repair>> {
+        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
+        repairs.retain(Repair::needs_no_table);
+        Ok(repairs)
+    }
+
+    /// Runs them. Returns whether there is anything new.
+    pub async fn make_needed(&mut self, cx: &Context) -> Result<bool> {
+        let repairs = self.needed(cx).await?;
+        self.compared = None;
+        Ok(changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await > 0)
+    }
+
     fn is_due(&self, state: &str) -> bool {
         match &self.compared {
             None => true,
