@@ -73,6 +73,11 @@ impl SchemaWatch {
         self.difference().filter(|_| self.busy || !accepted)
     }
 
+    /// Whether the source's catalogs are in the state of the copy, or were compared in this state.
+    pub fn knows(&self, cx: &Context, state: &str) -> bool {
+        cx.record.schema_state.as_deref() == Some(state) || self.compared.as_ref().is_some_and(|c| c.state == state && c.tried)
+    }
+
     /// The tables of the source, as they were in the last poll.
     pub fn shapes(&self) -> &BTreeMap<String, Shape> {
         &self.shapes
