@@ -10,7 +10,6 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
         ledger,
         publication::Publications,
-        snapshot::Snapshot,
         target_table, timescale,
     },
     replay::{

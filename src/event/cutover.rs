@@ -30,7 +30,7 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NothingDiverged,
         Self::TablesJoined,
         Self::Slot,

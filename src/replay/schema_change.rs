@@ -95,15 +95,11 @@ pub fn statements(
     target: &TargetTable,
     definitions: &Definitions,
 ) -> Vec<String> {
-    let mut statements = Vec::new();
     let mut name = table.clone();
-    if !is_leaf && message.schema != name.schema {
-        statements.push(format!("alter table {} set schema {}", name.sql(), ident(&message.schema)));
-        name.schema.clone_from(&message.schema);
-    }
-    if !is_leaf && message.name != name.name {
-        statements.push(format!("alter table {} rename to {}", name.sql(), ident(&message.name)));
-        name.name.clone_from(&message.name);
+    let mut statements = Vec::new();
+    if !is_leaf {
+        name = TableName::new(&message.schema, &message.name);
+        statements.extend(renamed(table, &name));
     }
     let alter = format!("alter table {}", name.sql());
     let mut gone: Vec<(usize, &ShapeColumn)> = before
@@ -138,6 +134,34 @@ pub fn statements(
     }
     statements.extend(gone.iter().map(|(_, column)| format!("{alter} drop column {}", ident(&column.name))));
     statements
+}
+
+/// The statements that give a table of the target another name.
+pub fn renamed(from: &TableName, to: &TableName) -> Vec<String> {
+    let mut statements = Vec::new();
+    if from.schema != to.schema {
+        statements.push(format!("alter table {} set schema {}", from.sql(), ident(&to.schema)));
+    }
+    if from.name != to.name {
+        statements.push(format!("alter table {} rename to {}", TableName::new(&to.schema, &from.name).sql(), ident(&to.name)));
+    }
+    statements
+}
+
+/// The same for tables of which some have the names that others get. The first may have its new name as soon as the others have made way.
+pub fn renamed_together(moves: &[(TableName, TableName)]) -> Vec<String> {
+    let Some((first, others)) = moves.split_first() else { return Vec::new() };
+    let aside = |n: usize, table: &TableName| TableName::new(&table.schema, format!("hyperlift_aside_{}", n + 1));
+    let mut statements: Vec<String> = others.iter().enumerate().flat_map(|(n, (from, _))| renamed(from, &aside(n, from))).collect();
+    statements.extend(renamed(&first.0, &first.1));
+    statements.extend(others.iter().enumerate().flat_map(|(n, (from, to))| renamed(&aside(n, from), to)));
+    statements
+}
+
+/// Whether statements for the target only add columns, or rename.
+pub fn adds_only(sql: &str) -> bool {
+    const WORDS: [&str; 5] = [" add column ", " rename to ", " rename column ", " set schema ", " set default "];
+    sql.lines().all(|line| WORDS.iter().any(|words| line.contains(words)))
 }
 
 /// An extension may live in another schema on the target.
@@ -222,6 +246,23 @@ mod tests {
                 assert_eq!(due(before, &message(name, now), now), [""; 0], "{now:?}");
             }
         }
+    }
+
+    #[test]
+    fn c_48_tables_that_have_each_others_names_are_renamed_through_other_names() {
+        let name = |name: &str| TableName::new("public", name);
+        let sql: Vec<String> =
+            renamed_together(&[(name("b"), name("a")), (name("a"), TableName::new("old", "b"))]).iter().map(|s| s.replace('"', "")).collect();
+        assert_eq!(
+            sql,
+            [
+                "alter table public.a rename to hyperlift_aside_1",
+                "alter table public.b rename to a",
+                "alter table public.hyperlift_aside_1 set schema old",
+                "alter table old.hyperlift_aside_1 rename to b"
+            ]
+        );
+        assert!(adds_only(&sql.join(";\n")) && !adds_only("alter table public.t drop column a"));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What changed in the source's schema since the copy, statement by statement, and whether the target has the same change by now.
 
+mod renamed;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use self::renamed::Renamed;
 use super::{classified, ddl, print_target, statements};
 use crate::{
     bus::Reporter,
@@ -30,6 +33,7 @@ pub struct SchemaChanges {
     missing: Vec<Statement>,
     /// Statements that were restored, are still in the target's schema, and are no longer in the source's.
     obsolete: Vec<Statement>,
+    renamed: Renamed,
 }
 
 /// What happened to an object of the source.
@@ -65,7 +69,9 @@ pub async fn find(cx: &Context) -> Result<SchemaChanges> {
             changes
         }
     };
-    changes.unless_equal(cx).await
+    let mut changes = changes.unless_equal(cx).await?;
+    changes.renamed = Renamed::read(cx, &changes.missing, &changes.obsolete).await?;
+    Ok(changes)
 }
 
 impl SchemaChanges {
@@ -92,7 +98,7 @@ impl SchemaChanges {
             let same = obsolete.iter().position(|o| o.object == s.object && repair::normalized(&o.sql) == sql);
             same.map(|at| obsolete.remove(at)).is_none()
         });
-        Self { missing, obsolete }
+        Self { missing, obsolete, renamed: Renamed::default() }
     }
 
     /// Without what the target's schema says already.
@@ -106,6 +112,10 @@ impl SchemaChanges {
         let still: HashSet<ObjectRef> = self.missing.iter().map(|s| s.object.clone()).collect();
         self.missing.retain(|s| !is_there(s));
         self.obsolete.retain(|s| if still.contains(&s.object) { is_there(s) } else { present.contains(&s.object) });
+        // A table may have been altered in part: then it is altered from there.
+        let tables = self.missing.iter().filter(|s| s.object.kind == ObjectKind::Table && self.obsolete.iter().all(|o| o.object != s.object));
+        let in_part: Vec<Statement> = tables.filter_map(|s| target.iter().find(|t| t.object == s.object)).cloned().collect();
+        self.obsolete.extend(in_part);
         self
     }
 
@@ -136,7 +146,7 @@ impl SchemaChanges {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.obsolete.is_empty()
+        self.missing.is_empty() && self.obsolete.is_empty() && self.renamed.is_empty()
     }
 
     fn objects(&self) -> BTreeMap<&ObjectRef, Change> {
@@ -155,6 +165,9 @@ impl SchemaChanges {
     /// What can be run on the target, in an order that works in most cases: what was dropped goes first, the last of it before the first.
     /// Tables that are new on the source are made only with `new_tables`.
     pub fn repairs(&self, new_tables: bool) -> Vec<Repair> {
+        if !self.renamed.is_empty() {
+            return self.renamed.repairs();
+        }
         let objects = self.objects();
         let is_dropped = |table: &ObjectRef| objects.get(table) == Some(&Change::Dropped);
         let is_partition = |name: &str| self.obsolete.iter().any(|s| s.object.kind == ObjectKind::TableAttach && s.object.name == name);

@@ -72,7 +72,7 @@ const BATCH: usize = 100;
 /// Begins the reason of a statement that the operator has skipped.
 pub const SKIPPED: &str = "skipped by the operator";
 /// Something that the statement needs was not found.
-const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
+pub const NOT_FOUND: [&str; 4] = [sqlstate::UNDEFINED_FUNCTION, sqlstate::UNDEFINED_TABLE, sqlstate::UNDEFINED_OBJECT, sqlstate::INVALID_SCHEMA_NAME];
 
 /// Runs statements in their order, [`BATCH`] in one transaction; where a batch fails, each by itself. Without an `asker` a statement that fails
 /// is skipped, and the ledger records why.

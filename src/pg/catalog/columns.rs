@@ -1,5 +1,7 @@
 //! What the values of columns are like.
 
+use std::collections::HashSet;
+
 use crate::{
     error::{Error, Result},
     name::{TableName, ident, literal},
@@ -14,6 +16,12 @@ pub async fn most_distinct(client: &Client, table: &TableName) -> Result<Vec<Str
     let sql = "select attname::text as name from pg_stats where schemaname = $1 and tablename = $2 and avg_width < 100
                 group by attname order by max(case when n_distinct < 0 then -n_distinct * 1e9 else n_distinct end * (1 - null_frac)) desc, attname";
     Ok(client.query(sql, &[&table.schema, &table.name]).await?.iter().map(|r| r.get("name")).collect())
+}
+
+/// The names of the columns of a table; none where there is no such table.
+pub async fn column_names(client: &Client, table: &TableName) -> Result<HashSet<String>> {
+    let sql = "select attname::text as name from pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped";
+    Ok(client.query(sql, &[&table.sql()]).await?.iter().map(|r| r.get("name")).collect())
 }
 
 /// What a search of a column found.

@@ -34,6 +34,11 @@ pub async fn name_of(client: &Client, oid: u32) -> Result<Option<TableName>> {
     Ok(names_of(client, &[oid]).await?.remove(&oid))
 }
 
+/// The OID of a table, index, sequence or view; `None` where there is none of the name.
+pub async fn oid_of(client: &Client, name: &TableName) -> Result<Option<u32>> {
+    Ok(client.query_one("select to_regclass($1)::oid", &[&name.sql()]).await?.get(0))
+}
+
 /// The names of those of the tables that exist, by OID.
 pub async fn names_of(client: &Client, oids: &[u32]) -> Result<HashMap<u32, TableName>> {
     let sql = "select c.oid, n.nspname::text as schema, c.relname::text as name

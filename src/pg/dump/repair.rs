@@ -29,7 +29,7 @@ pub struct Repair {
 }
 
 impl Repair {
-    fn new(object: &ObjectRef, attempts: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(object: &ObjectRef, attempts: impl IntoIterator<Item = String>) -> Self {
         Self { object: object.clone(), attempts: attempts.into_iter().map(|sql| sql.trim_end_matches(';').to_owned()).collect(), destroys: false }
     }
 
@@ -40,6 +40,15 @@ impl Repair {
             " ATTACH PARTITION ",
         ];
         !self.destroys && self.attempts.iter().all(|sql| WORDS.iter().any(|words| sql.contains(words)) && !sql.contains(';'))
+    }
+
+    /// Whether it makes or extends what columns may need: a schema, an extension, a type, a function.
+    pub fn needs_no_table(&self) -> bool {
+        const WORDS: [&str; 10] = [
+            "CREATE SCHEMA ", "CREATE EXTENSION ", "CREATE COLLATION ", "CREATE TYPE ", "CREATE DOMAIN ", "CREATE FUNCTION ",
+            "CREATE OR REPLACE FUNCTION ", "CREATE AGGREGATE ", "CREATE OPERATOR ", "ALTER TYPE ",
+        ];
+        !self.destroys && self.attempts.first().is_some_and(|sql| WORDS.iter().any(|words| sql.starts_with(words)))
     }
 
     fn destroying(self) -> Self {
@@ -223,16 +232,13 @@ struct Column<'a> {
     generated: Option<String>,
 }
 
-/// Columns, defaults, NOT NULL and constraints of a table. `None` where a column changed its type, or may have been renamed.
+/// Columns, defaults, NOT NULL and constraints of a table. A column that was renamed counts as dropped and added.
 fn table(object: &ObjectRef, was: &CreateStmt, is: &CreateStmt) -> Option<Vec<Repair>> {
     let table = table_of(is.relation.as_ref())?;
     let (before, now) = (columns(&table, was), columns(&table, is));
     let alter = |what: String| Repair::new(object, [format!("ALTER TABLE {} {what}", table.sql())]);
     let added: Vec<_> = now.iter().filter(|(name, _)| !before.contains_key(*name)).collect();
     let gone: Vec<_> = before.iter().filter(|(name, _)| !now.contains_key(*name)).collect();
-    if !added.is_empty() && !gone.is_empty() {
-        return None;
-    }
     let mut repairs = Vec::new();
     let (constraints_before, constraints_now) = (constraints(&table, was), constraints(&table, is));
     for name in constraints_before.keys().filter(|name| constraints_now.get(*name) != constraints_before.get(*name)) {
@@ -247,23 +253,27 @@ fn table(object: &ObjectRef, was: &CreateStmt, is: &CreateStmt) -> Option<Vec<Re
     for (name, column) in &now {
         let Some(old) = before.get(name) else { continue };
         let quoted = ident(name);
-        if old.data_type != column.data_type {
-            return None;
+        if old.data_type != column.data_type && column.generated.is_none() {
+            let data_type = type_of(&table, column.definition)?;
+            if old.default.is_some() {
+                repairs.push(alter(format!("ALTER COLUMN {quoted} DROP DEFAULT")));
+            }
+            repairs.push(alter(format!("ALTER COLUMN {quoted} TYPE {data_type} USING {quoted}::{data_type}")));
+            repairs.extend(column.default.iter().map(|sql| Repair::new(object, [sql.clone()])));
+        } else if old.default != column.default {
+            repairs.push(match &column.default {
+                Some(sql) => Repair::new(object, [sql.clone()]),
+                None => alter(format!("ALTER COLUMN {quoted} DROP DEFAULT")),
+            });
         }
         match (&old.generated, &column.generated) {
             (Some(_), None) => repairs.push(alter(format!("ALTER COLUMN {quoted} DROP EXPRESSION"))),
-            (before, Some(now)) if before.as_ref() != Some(now) => {
+            (before, Some(now)) if before.as_ref() != Some(now) || old.data_type != column.data_type => {
                 let again = Repair::new(object, [format!("ALTER TABLE {} DROP COLUMN {quoted};\n{now}", table.sql())]);
                 repairs.push(if before.is_some() { again } else { again.destroying() });
                 continue;
             }
             _ => {}
-        }
-        if old.default != column.default {
-            repairs.push(match &column.default {
-                Some(sql) => Repair::new(object, [sql.clone()]),
-                None => alter(format!("ALTER COLUMN {quoted} DROP DEFAULT")),
-            });
         }
         if old.not_null != column.not_null {
             repairs.push(alter(format!("ALTER COLUMN {quoted} {} NOT NULL", if column.not_null { "SET" } else { "DROP" })));
@@ -317,6 +327,17 @@ fn add_column(table: &TableName, definition: &ColumnDef) -> Option<String> {
     alter_command(table, AlterTableType::AtAddColumn, "", Some(Node { node: Some(NodeEnum::ColumnDef(Box::new(definition.clone()))) }))
 }
 
+/// The type of a column, with its modifier, and without its collation.
+fn type_of(table: &TableName, definition: &ColumnDef) -> Option<String> {
+    let bare = ColumnDef { constraints: Vec::new(), coll_clause: None, ..definition.clone() };
+    let added = add_column(table, &bare)?;
+    let (_, column) = added.split_once(" ADD COLUMN ")?;
+    // The name may have spaces, and is printed as it is elsewhere.
+    let named = add_column(table, &ColumnDef { colname: "x".into(), ..bare })?;
+    let (_, of_x) = named.split_once(" ADD COLUMN x ")?;
+    column.ends_with(of_x).then(|| of_x.to_owned())
+}
+
 /// `ALTER TABLE … command`, printed.
 fn alter_command(table: &TableName, kind: AlterTableType, column: &str, def: Option<Node>) -> Option<String> {
     let command = AlterTableCmd {
@@ -360,8 +381,9 @@ mod tests {
             assert_eq!(sql.iter().filter(|s| s.contains(part)).count(), 1, "{part}: {sql:#?}");
         }
         assert_eq!(sql.len(), 5, "{sql:#?}");
-        let retyped = is.replace("n integer", "n bigint");
-        assert!(repaired("TABLE public.item", was, &retyped).is_empty());
+        let retyped = repaired("TABLE public.item", is, &is.replace("n integer DEFAULT 7", "n numeric(10,2) DEFAULT 7"));
+        let wanted = [r#"ALTER COLUMN "n" DROP DEFAULT"#, r#"ALTER COLUMN "n" TYPE numeric(10, 2) USING "n"::numeric(10, 2)"#, "SET DEFAULT 7"];
+        assert!(retyped.iter().zip(wanted).all(|(sql, part)| sql.contains(part)) && retyped.len() == 3, "{retyped:#?}");
     }
 
     #[test]

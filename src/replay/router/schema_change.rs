@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::routing::Routing;
 use crate::{
     error::{Error, Result},
+    name::TableName,
     pg::{
-        catalog::{self},
-        client::{self},
+        catalog,
+        client::{self, Client},
         connect::session::Side,
         target_table::{self, TableKind},
         timescale,
@@ -41,7 +42,7 @@ impl Routing {
                     other => other?,
                 };
                 if due.is_empty() || self.ask_for_change(&relation, &due).await? == ConflictAnswer::Accept {
-                    self.change_shape(index, &relation, fresh, &message);
+                    self.change_shape(index, &relation, fresh, &message).await?;
                     self.described.insert(oid, self.described_as(message, Some(index)));
                     break;
                 }
@@ -64,7 +65,12 @@ impl Routing {
             && let Some(shape) = target_table::target_table(&client, &table, hypertables).await?
         {
             let before = self.spec.shapes.get(&relation.oid).map_or_else(Vec::new, Vec::clone);
-            let mut due = schema_change::statements(&table, is_leaf, message, &before, &shape, &definitions);
+            let moves = if is_leaf { Vec::new() } else { self.moves(&client, &table, message).await? };
+            let (mut due, named) = match &moves[..] {
+                [] | [_] => (Vec::new(), &table),
+                [first, ..] => (schema_change::renamed_together(&moves), &first.1),
+            };
+            due.extend(schema_change::statements(named, is_leaf, message, &before, &shape, &definitions));
             if shape.kind == TableKind::Partitioned {
                 // Until the cutover they are no partitions on the target, and nothing that is done to the root reaches them.
                 for foreign in catalog::foreign_partitions_of(self.source().await?, relation.oid).await? {
@@ -80,17 +86,56 @@ impl Routing {
     }
 
     async fn ask_for_change(&self, relation: &Relation, due: &[String]) -> Result<ConflictAnswer> {
-        let error =
-            Error::failed(format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table))
-                .hint(format!("run on the target: {}; then retry, or start hyperlift again", due.join("; ")));
-        ask(&self.spec.conflicts, self.first_lane() + relation.lane, Some(relation.into()), Some(due.join(";\n")), error).await
+        let altered = format!("{} was altered on the source; replay waits until its table on the target is altered, too", relation.table);
+        ask(&self.spec.conflicts, self.first_lane() + relation.lane, Some(relation.into()), Some(due.join(";\n")), Error::failed(altered)).await
     }
 
-    fn change_shape(&mut self, index: RelationIndex, before: &Relation, fresh: Relation, message: &RelationMessage) {
+    /// The tables of the target that get another name, and the new names: the relation's, and whatever has the name that it gets.
+    async fn moves(&mut self, target: &Client, table: &TableName, message: &RelationMessage) -> Result<Vec<(TableName, TableName)>> {
+        let mut moves = vec![(table.clone(), TableName::new(&message.schema, &message.name))];
+        loop {
+            let wanted = moves[moves.len() - 1].1.clone();
+            if moves.iter().any(|(from, _)| *from == wanted) {
+                return Ok(moves);
+            }
+            let Some(holder) = catalog::oid_of(target, &wanted).await? else { return Ok(moves) };
+            let oid = self.relations.iter().find(|r| r.shape.oid == holder).map(|r| r.oid);
+            let now = match oid {
+                Some(oid) => catalog::name_of(self.source().await?, oid).await?,
+                None => None,
+            };
+            // What the source has no more makes way.
+            let now = now.filter(|now| *now != wanted).unwrap_or_else(|| TableName::new(&wanted.schema, format!("hyperlift_before_{holder}")));
+            moves.push((wanted, now));
+        }
+    }
+
+    /// Takes the shape, and the names of the other tables that were renamed with it: the ledger knows a table of the target by its name.
+    async fn change_shape(&mut self, index: RelationIndex, before: &Relation, fresh: Relation, message: &RelationMessage) -> Result<()> {
         let columns = schema_change::columns(message);
         self.spec.shapes.insert(before.oid, columns.clone());
+        let is_renamed = fresh.table != before.table;
         let change = SchemaChange { oid: before.oid, before: before.table.clone(), now: fresh.table.clone(), columns };
         self.set_relation(index, fresh);
         let _ = self.spec.schema_changes.send(change);
+        if is_renamed {
+            self.rename_others().await?;
+        }
+        Ok(())
+    }
+
+    async fn rename_others(&mut self) -> Result<()> {
+        let client = client::connect(&self.spec.target, Side::Target, &self.application_name()).await?;
+        let oids: Vec<u32> = self.relations.iter().map(|r| r.shape.oid).collect();
+        let names = catalog::names_of(&client, &oids).await?;
+        for index in self.relations.indices().collect::<Vec<_>>() {
+            let relation = self.relations[index].clone();
+            let Some(now) = names.get(&relation.shape.oid).filter(|now| **now != relation.table) else { continue };
+            let Some(columns) = self.spec.shapes.get(&relation.oid).cloned() else { continue };
+            let change = SchemaChange { oid: relation.oid, before: relation.table.clone(), now: now.clone(), columns };
+            self.set_relation(index, Relation { table: now.clone(), ..relation });
+            let _ = self.spec.schema_changes.send(change);
+        }
+        Ok(())
     }
 }

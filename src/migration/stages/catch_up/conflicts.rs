@@ -20,7 +20,7 @@ use crate::{
     name::TableName,
     replay::{
         lane::{Conflict, ConflictAnswer},
-        schema_change::SchemaChange,
+        schema_change::{SchemaChange, adds_only},
     },
     sqlstate,
 };
@@ -77,7 +77,7 @@ impl RunningReplay {
     }
 
     /// Asks the operator about a conflict. Without anybody to ask, it ends the run.
-    async fn ask(&mut self, cx: &mut Context, conflict: Conflict) -> Result<()> {
+    async fn ask(&mut self, cx: &mut Context, mut conflict: Conflict) -> Result<()> {
         let table = conflict.relation.as_ref().map(|r| r.table.clone());
         if conflict.sql.is_none() && table.as_ref().is_some_and(|t| self.accepted.contains(t)) {
             let _ = conflict.answer.send(ConflictAnswer::Accept);
@@ -89,6 +89,11 @@ impl RunningReplay {
         if self.follow_schema(cx, &conflict).await? {
             let _ = conflict.answer.send(ConflictAnswer::Retry);
             return Ok(());
+        }
+        if let Some(sql) = conflict.sql.take() {
+            let needed = self.schema.needed(cx).await.unwrap_or_default();
+            let all: Vec<String> = needed.into_iter().flat_map(|r| r.attempts.into_iter().next()).chain([sql]).collect();
+            conflict.sql = Some(all.join(";\n"));
         }
         if !cx.config.interactive {
             return Err(unasked(conflict));
@@ -119,7 +124,11 @@ impl RunningReplay {
     async fn follow_schema(&mut self, cx: &Context, conflict: &Conflict) -> Result<bool> {
         match &conflict.sql {
             Some(sql) if cx.config.follow_ddl != FollowDdl::Ask && adds_only(sql) => {
-                let followed = ddl::in_transaction(&cx.target("follow-ddl").await?, sql).await;
+                let target = cx.target("follow-ddl").await?;
+                let mut followed = ddl::in_transaction(&target, sql).await;
+                if followed.as_ref().is_err_and(|e| ddl::NOT_FOUND.iter().any(|code| e.has_code(code))) && self.schema.make_needed(cx).await? {
+                    followed = ddl::in_transaction(&target, sql).await;
+                }
                 if followed.is_ok() {
                     changes::report_followed(&cx.reporter, sql).await;
                 }
@@ -175,12 +184,6 @@ const SCHEMA_REFUSES: [&str; 7] = [
     sqlstate::GENERATED_ALWAYS,
 ];
 
-/// Whether statements for the target only add columns, or rename.
-fn adds_only(sql: &str) -> bool {
-    sql.lines()
-        .all(|line| [" add column ", " rename to ", " rename column "].iter().any(|words| line.contains(words)) || line.contains(" set default "))
-}
-
 /// What the operator reads.
 fn question(object: &str, conflict: &Conflict) -> String {
     let mut error = conflict.error.to_string();
@@ -198,9 +201,12 @@ fn question(object: &str, conflict: &Conflict) -> String {
 /// The error of a conflict that nobody can be asked about.
 fn unasked(conflict: Conflict) -> Error {
     let mut error = conflict.error.context("replay");
+    if let Some(sql) = &conflict.sql {
+        return error.hint(format!("run on the target: {}; then start hyperlift again", sql.replace('\n', " ")));
+    }
     // Counting helps with a change that found no row or collided, not where a partition, a column or a statement is missing.
     let counts = error.sqlstate.is_none() || error.has_code(crate::sqlstate::UNIQUE_VIOLATION);
-    if conflict.relation.is_some() && conflict.sql.is_none() && counts {
+    if conflict.relation.is_some() && counts {
         let hint = error.hint.map(|h| h + "; ").unwrap_or_default();
         error.hint = Some(hint + "or start with --on-conflict count, which counts such changes and goes on");
     }

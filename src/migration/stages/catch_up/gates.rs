@@ -8,7 +8,7 @@ use super::{
     status::Analyze,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     event::{Gate, GateKind, Level},
     format,
     migration::{context::Context, relations},
@@ -73,8 +73,13 @@ impl RunningReplay {
             return Some(format!("the source was written to {} s ago", quiet.as_secs()));
         }
         // Otherwise the drain would wait for it.
-        match tokio::time::timeout(LOOK, catalog::open_writers(&self.source)).await {
-            Ok(Ok(writers)) => writers.first().map(|w| format!("an open transaction of the source has written: {w}; {}", w.remedy())),
+        let poll = async { Ok::<_, Error>((catalog::open_writers(&self.source).await?, catalog::schema_state(&self.source).await?)) };
+        match tokio::time::timeout(LOOK, poll).await {
+            Ok(Ok((writers, state))) => match writers.first() {
+                Some(w) => Some(format!("an open transaction of the source has written: {w}; {}", w.remedy())),
+                // DDL is no write that the stream shows.
+                None => (!self.schema.knows(cx, &state)).then(|| "the source's schema has just changed, and is compared first".into()),
+            },
             _ => Some("the source does not answer".into()),
         }
     }

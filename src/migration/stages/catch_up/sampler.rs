@@ -70,6 +70,7 @@ impl RunningReplay {
             self.slot = slot::slot(&self.source, &Names::new(&cx.record.id).slot).await.unwrap_or(None);
             self.poll_publications(cx).await?;
             self.poll_source(cx).await;
+            Box::pin(self.follow_names(cx)).await?;
             if let Some(s) = &self.slot {
                 cx.reporter.report(Event::SlotChecked(SlotStatus { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes })).await;
             }

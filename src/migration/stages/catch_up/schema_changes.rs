@@ -1,10 +1,13 @@
 //! A table of the source that was altered while its changes are replayed.
 
+use std::collections::HashMap;
+
 use super::replay::{LOOK, RunningReplay};
 use crate::{
     error::Result,
     event::Level,
     migration::context::Context,
+    name::TableName,
     pg::{
         catalog::{self, Shape},
         ledger,
@@ -23,6 +26,13 @@ impl RunningReplay {
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
         };
+        let source_name = |oid: u32| fresh.iter().find(|(_, shape)| shape.oid == oid).map(|(name, _)| name.clone());
+        // Another table had the name, and has not been described under its own yet.
+        if let Some(other) = cx.record.shapes.remove(&now.to_string())
+            && let Some(name) = source_name(other.oid)
+        {
+            cx.record.shapes.insert(name, other);
+        }
         // The source may be further than the stream; then the next change of the table tells.
         let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
         let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), Shape { columns, ..known.clone() }));
@@ -37,6 +47,28 @@ impl RunningReplay {
         let text =
             if before == now { format!("{now}: replay goes on with its new columns") } else { format!("{before} is {now} now: replay goes on") };
         cx.notice(Level::Info, text).await;
+        Ok(())
+    }
+
+    /// Tables that have been renamed on both sides, and that the stream has not described under their new names yet.
+    pub(super) async fn follow_names(&mut self, cx: &mut Context) -> Result<()> {
+        let known = |oid: u32| cx.record.shapes.iter().find(|(_, shape)| shape.oid == oid);
+        let renamed: Vec<(u32, TableName, TableName, Vec<catalog::ShapeColumn>)> = (self.schema.shapes().iter())
+            .filter_map(|(name, shape)| {
+                let (before, was) = known(shape.oid).filter(|(before, _)| *before != name)?;
+                Some((shape.oid, TableName::parse(before)?, TableName::parse(name)?, was.columns.clone()))
+            })
+            .collect();
+        if renamed.is_empty() {
+            return Ok(());
+        }
+        let on_target: HashMap<u32, u32> = self.relations().iter().map(|r| (r.oid, r.shape.oid)).collect();
+        let there = catalog::names_of(&cx.target("catch-up").await?, &on_target.values().copied().collect::<Vec<_>>()).await?;
+        for (oid, before, now, columns) in renamed {
+            if on_target.get(&oid).and_then(|oid| there.get(oid)) == Some(&now) {
+                self.follow(cx, SchemaChange { oid, before, now, columns }).await?;
+            }
+        }
         Ok(())
     }
 }

@@ -77,6 +77,11 @@ impl SchemaWatch {
         Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"))
     }
 
+    /// Whether the source's catalogs are in the state of the copy, or were compared in this state.
+    pub fn knows(&self, cx: &Context, state: &str) -> bool {
+        cx.record.schema_state.as_deref() == Some(state) || self.compared.as_ref().is_some_and(|c| c.state == state && c.tried)
+    }
+
     /// The tables of the source, as they were in the last poll.
     pub fn shapes(&self) -> &BTreeMap<String, Shape> {
         &self.shapes
@@ -175,6 +180,20 @@ impl SchemaWatch {
         let done = changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await;
         self.relaxed = (done > 0).then(Instant::now);
         Ok(done > 0)
+    }
+
+    /// The statements for what columns may need: types, functions, sequences.
+    pub async fn needed(&self, cx: &Context) -> Result<Vec<Repair>> {
+        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
+        repairs.retain(Repair::needs_no_table);
+        Ok(repairs)
+    }
+
+    /// Runs them. Returns whether there is anything new.
+    pub async fn make_needed(&mut self, cx: &Context) -> Result<bool> {
+        let repairs = self.needed(cx).await?;
+        self.compared = None;
+        Ok(changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await > 0)
     }
 
     fn is_due(&self, state: &str) -> bool {
