@@ -9,7 +9,7 @@ use crate::{
     lsn::Lsn,
     name::{TableName, ident},
     pg::{
-        catalog::{ForeignRows, Partition, Server, Shape},
+        catalog::{self, ForeignRows, Partition, Server, Shape, ShapeChange},
         publication::Publications,
     },
     scope::Scope,
@@ -80,6 +80,19 @@ pub struct Record {
     /// After that, foreign keys were validated and materialised views refreshed, as far as that was possible.
     #[serde(default)]
     pub objects_finished: bool,
+}
+
+impl Record {
+    /// How the tables of the source differ from what is on the target: by their shapes, and those that have to be copied again.
+    pub fn changed_tables(&self, now: &BTreeMap<String, Shape>) -> Vec<(String, ShapeChange)> {
+        let mut found = catalog::differences(&self.shapes, now);
+        for (name, _) in now.iter().filter(|(_, shape)| self.rewritten.contains(&shape.oid)) {
+            if found.iter().all(|(table, _)| table != name) {
+                found.push((name.clone(), ShapeChange::Rewritten));
+            }
+        }
+        found
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

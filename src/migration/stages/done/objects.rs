@@ -78,7 +78,7 @@ fn outcome(validated: bool, refreshed: bool) -> String {
 async fn report_changes(cx: &mut Context) -> Result<()> {
     let source = cx.source("cutover").await?;
     let now = catalog::shapes(&source, &cx.plan.scope).await?;
-    let tables = catalog::differences(&cx.record.shapes, &now);
+    let tables = cx.record.changed_tables(&now);
     let moved = cx.record.schema_state.is_none() || cx.record.schema_state != Some(catalog::schema_state(&source).await?);
     for (table, change) in tables.iter().filter(|(_, change)| change.concerns_rows()) {
         cx.differs(format!("TABLE {table}"), format!("{}; compare it with the target's, and move what is missing by hand", change.words())).await?;
