@@ -332,14 +332,17 @@ async fn c_44_a_migration_ends_well_although_an_identity_is_left() {
     assert_eq!(pair.source.value("select relreplident from pg_class where relname = 'a'").await, "d");
 }
 
-/// Cuts over, and kills the process while it looks for late writes.
-async fn killed_after_the_cutover(pair: &Pair) -> Migration {
+/// Cuts over, and kills the process while it looks for late writes, or before.
+async fn killed_after_the_cutover(pair: &Pair, objects_finished: bool) -> Migration {
     pair.source.execute(TABLES).await;
     let mut migration = Migration::of(pair).plan(INSERT_ONLY);
     migration.start_with_cutover();
     migration.event("the cutover", |e| matches!(e, Event::Completed { .. })).await;
     let record = migration.dir().join("migration.json");
-    until("the objects are finished", async || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"objects_finished\": true"))).await;
+    if objects_finished {
+        let finished = async || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"objects_finished\": true"));
+        until("the objects are finished", finished).await;
+    }
     migration.kill().await;
     migration
 }
@@ -347,7 +350,7 @@ async fn killed_after_the_cutover(pair: &Pair) -> Migration {
 #[tokio::test]
 async fn c_45_late_writes_that_nobody_can_look_for_are_no_success() {
     let pair = Pair::shared().await;
-    let mut migration = killed_after_the_cutover(&pair).await;
+    let mut migration = killed_after_the_cutover(&pair, true).await;
     pair.source.execute("insert into public.kept values (1000, 1)").await;
     let session = pair.source.session().await;
     until("the slot is dropped", async || {
@@ -371,7 +374,7 @@ async fn c_45_late_writes_that_nobody_can_look_for_are_no_success() {
 #[tokio::test]
 async fn c_45_late_writes_are_looked_for_once_the_source_is_back() {
     let pair = Pair::own(ServerOptions::default()).await;
-    let mut migration = killed_after_the_cutover(&pair).await;
+    let mut migration = killed_after_the_cutover(&pair, true).await;
     pair.source.execute("insert into public.kept values (1000, 1)").await;
     pair.source_server().stop().await.unwrap();
     migration.start();
@@ -385,6 +388,24 @@ async fn c_45_late_writes_are_looked_for_once_the_source_is_back() {
         ended.assert_code(5);
         assert!(ended.stderr.contains("the source was written to after the cutover"), "{}", ended.stderr);
     }
+    pair.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn c_45_what_the_source_did_not_say_is_asked_again() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    let mut migration = killed_after_the_cutover(&pair, false).await;
+    pair.source_server().stop().await.unwrap();
+    migration.start();
+    let ended = migration.ended().await;
+    ended.assert_code(5);
+    assert!(ended.stderr.contains("SCHEMA"), "{}", ended.stderr);
+    pair.source_server().restart().await.unwrap();
+    migration.start();
+    let ended = migration.ended().await;
+    ended.assert_code(0);
+    assert!(!ended.events.iter().any(|e| matches!(e, Event::NotMoved { .. })));
+    pair.assert_equal().await;
     pair.assert_untouched().await;
 }
 
