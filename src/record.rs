@@ -72,6 +72,9 @@ pub struct Record {
     /// Objects of the source that are different on the target, or missing there, and nobody has accepted it.
     #[serde(default)]
     pub different_objects: BTreeSet<String>,
+    /// Those of which it is not known yet, because the source did not answer.
+    #[serde(default)]
+    pub unknown_objects: BTreeSet<String>,
     /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,
