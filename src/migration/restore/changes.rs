@@ -163,7 +163,9 @@ impl SchemaChanges {
     /// Tables that are new on the source are made only with `new_tables`.
     pub fn repairs(&self, new_tables: bool) -> Vec<Repair> {
         if !self.renamed.is_empty() {
-            return self.renamed.repairs();
+            // The new name may be in a schema that is new, too.
+            let made = self.missing.iter().map(repair::made).filter(|r| r.object.to_string().starts_with("SCHEMA "));
+            return made.chain(self.renamed.repairs()).collect();
         }
         let objects = self.objects();
         let is_dropped = |table: &ObjectRef| objects.get(table) == Some(&Change::Dropped);
