@@ -14,10 +14,16 @@ use self::{
         done, hypertables, identity, preflight, schema, verify,
     },
 };
+use std::time::Duration;
+
 use crate::{
     error::{Error, Result},
-    event::{Event, Stage},
+    event::{Event, SlotStatus, Stage},
+    pg::{own::Names, slot},
 };
+
+/// After a failure the source is asked this long for the slot.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the migration to its end, or to a stop. Every step can be killed and run again (I12).
 pub async fn run(cx: &mut Context) -> Result<()> {
@@ -43,20 +49,38 @@ pub async fn run(cx: &mut Context) -> Result<()> {
         }
         Err(e) => {
             tracing::error!(error = %e, hint = e.hint, "the migration failed");
+            report_lost_slot(cx).await;
             cx.reporter.report(Event::Failed { message: e.to_string(), hint: e.hint.clone() }).await;
         }
     }
     result
 }
 
+/// Reports that the slot is gone or invalidated, so that nothing says that it holds WAL. A source that does not answer is not waited for.
+async fn report_lost_slot(cx: &Context) {
+    if cx.record.slot.is_none() {
+        return;
+    }
+    let name = Names::new(&cx.record.id).slot;
+    let ask = async { slot::slot(&cx.source("slot").await?, &name).await };
+    let wal_status = match tokio::time::timeout(SLOT_TIMEOUT, ask).await {
+        Ok(Ok(None)) => SlotStatus::GONE,
+        Ok(Ok(Some(slot))) if slot.invalidated.is_some() => SlotStatus::LOST,
+        _ => return,
+    };
+    cx.reporter.report(Event::SlotChecked(SlotStatus { wal_status: wal_status.into(), safe_wal_bytes: None })).await;
+}
+
 /// The nine stages. Each knows from the record and from the target what an earlier run has finished, and does the rest.
 async fn stages(cx: &mut Context) -> Result<()> {
     cx.refuse_other_scope()?;
     if cx.record.completed {
+        cx.refuse_other_databases().await?;
         return done::resume(cx).await;
     }
     // Only the target is asked, because the source may be gone by then.
     if cx.is_finished(Stage::CatchUp) && cutover::is_past_point_of_no_return(cx).await? {
+        cx.refuse_other_databases().await?;
         cutover::resume(cx).await?;
         return done::resume(cx).await;
     }

@@ -4,10 +4,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    error::{Error, Result},
     event::{Difference, Stage},
     lsn::Lsn,
-    name::TableName,
-    pg::catalog::{ForeignRows, Partition, Shape},
+    name::{TableName, ident},
+    pg::{
+        catalog::{ForeignRows, Partition, Server, Shape},
+        publication::Publications,
+    },
     scope::Scope,
 };
 
@@ -20,6 +24,9 @@ pub struct Record {
     pub target: RecordedEndpoint,
     /// The slot's consistent point; `None` before it was created.
     pub slot: Option<Lsn>,
+    /// The publications as they were when the slot was created. Earlier versions did not record them.
+    #[serde(default)]
+    pub publications: Publications,
     /// Digest of the dump from which the schema was restored.
     pub schema: Option<String>,
     /// State of the source's catalogs before that dump: while it stays the same, nothing has changed.
@@ -53,6 +60,12 @@ pub struct Record {
     /// The source was written to after that end.
     #[serde(default)]
     pub late: bool,
+    /// Late writes were looked for once, so the slot may be gone: cleaning up drops it.
+    #[serde(default)]
+    pub watched: bool,
+    /// Why late writes could not be looked for the last time.
+    #[serde(default)]
+    pub unwatched: Option<String>,
     /// Tables that differ from the source with the operator's consent.
     #[serde(default, alias = "missed", with = "differences")]
     pub differences: BTreeMap<TableName, Difference>,
@@ -79,7 +92,46 @@ pub struct RecordedEndpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedIdentity {
     pub table: TableName,
+    /// OID of the table, because it may be renamed meanwhile; 0 in a record of an earlier version.
+    #[serde(default)]
+    pub oid: u32,
     pub undo: String,
+}
+
+impl ChangedIdentity {
+    /// The change from this identity: `relreplident` of `pg_class`, and the index that serves.
+    pub fn from(table: &TableName, oid: u32, before: char, index: Option<&str>) -> Self {
+        let before = match (before, index) {
+            ('f', _) => "full".to_owned(),
+            ('n', _) => "nothing".to_owned(),
+            ('i', Some(name)) => format!("using index {}", ident(name)),
+            _ => "default".to_owned(),
+        };
+        Self { table: table.clone(), oid, undo: format!("{}{before}", Self::alter(table)) }
+    }
+
+    /// The statement that undoes it, for the table under the name that it has now.
+    pub fn undo_for(&self, now: &TableName) -> String {
+        self.undo.strip_prefix(&Self::alter(&self.table)).map_or_else(|| self.undo.clone(), |before| format!("{}{before}", Self::alter(now)))
+    }
+
+    fn alter(table: &TableName) -> String {
+        format!("alter table only {} replica identity ", table.sql())
+    }
+}
+
+impl RecordedEndpoint {
+    /// An error when this is another database than the one with which the migration began.
+    pub fn refuse_other(&self, side: &str, now: &Server) -> Result<()> {
+        if self.system_id.is_empty() || (&self.system_id, &self.database) == (&now.system_id, &now.database) {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "this migration has another {side}: {}, database {} of the server with system identifier {}; connected is database {} of {}",
+            self.address, self.database, self.system_id, now.database, now.system_id
+        ))
+        .hint("nothing was changed: give the URIs with which the migration began, or the --dir of the migration between these databases"))
+    }
 }
 
 /// The differences as a list, because a key of a JSON object cannot be a name of two parts. Earlier versions wrote an object of joined
@@ -130,6 +182,14 @@ pub fn new_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_undone_under_the_name_that_the_table_has_now() {
+        let (was, now) = (TableName::new("public", "t"), TableName::new("public", "a b"));
+        let changed = ChangedIdentity::from(&was, 7, 'i', Some("x"));
+        assert_eq!(changed.undo, "alter table only \"public\".\"t\" replica identity using index \"x\"");
+        assert_eq!(changed.undo_for(&now), "alter table only \"public\".\"a b\" replica identity using index \"x\"");
+    }
 
     #[test]
     fn differences_are_read_back_and_read_from_what_an_earlier_version_wrote() {

@@ -12,9 +12,12 @@ use crate::{
     config::FrontKind,
     error::{Error, Result},
     event::{Level, Stage},
-    migration::stages::{
-        done::clean,
-        preflight::{self, checks},
+    migration::{
+        context::Context,
+        stages::{
+            done::clean,
+            preflight::{self, checks},
+        },
     },
     record::Record,
     work_dir::WorkDir,
@@ -76,32 +79,39 @@ async fn check(args: &CheckArgs) -> Result<()> {
 }
 
 async fn clean(args: &MigrateArgs) -> Result<()> {
-    let mut config = args.config()?;
-    if !config.dir.join("migration.json").exists() {
-        return Err(
-            Error::usage(format!("{} holds no migration", config.dir.display())).hint("give --dir the work directory of the migration to clean")
-        );
+    let dir = args.dir();
+    if !dir.join("migration.json").exists() {
+        return Err(Error::usage(format!("{} holds no migration", dir.display())).hint("give --dir the work directory of the migration to clean"));
     }
+    let mut config = args.config()?;
     config.front = without_dashboard(args);
     let mut run = Run::start(config, args.ui_options())?;
-    let cx = &mut run.context;
+    let result = clean_up(&mut run.context).await;
+    run.close().await;
+    result
+}
+
+/// Removes what the migration made, where the databases are its own.
+async fn clean_up(cx: &mut Context) -> Result<()> {
+    cx.refuse_other_databases().await?;
     if cx.record.completed && !cx.is_finished(Stage::Done) {
         if !cx.record.objects_finished {
             let text = "foreign keys may be NOT VALID, and materialised views not refreshed: the migration was stopped before that";
             cx.notice(Level::Warn, text).await;
         }
-        let finished = clean::finish(cx).await;
-        run.close().await;
-        return finished;
+        return clean::finish(cx).await;
     }
     let left = clean::run(&cx.config, &cx.work, &cx.record, &cx.reporter).await;
-    if left.is_empty() && !cx.record.completed {
-        // Nothing is left to continue: the directory serves a new migration.
-        cx.record = Record::default();
-        std::fs::remove_file(cx.work.path().join("migration.json"))?;
+    if let Some(error) = left.error() {
+        return Err(error);
     }
-    run.close().await;
-    if left.is_empty() { Ok(()) } else { Err(clean::left_over(&left)) }
+    cx.record.changed_identities.clear();
+    if cx.record.completed {
+        return cx.save();
+    }
+    // Nothing is left to continue: the directory serves a new migration.
+    cx.record = Record::default();
+    Ok(std::fs::remove_file(cx.work.path().join("migration.json"))?)
 }
 
 fn without_dashboard(args: &MigrateArgs) -> FrontKind {

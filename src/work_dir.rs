@@ -129,10 +129,11 @@ impl WorkDir {
         private::file().append(true).open(&path).map_err(|e| unusable(&path, &e))
     }
 
-    pub fn remove_spool(&self) -> Result<()> {
+    /// Removes the spool; whether there was one.
+    pub fn remove_spool(&self) -> Result<bool> {
         match std::fs::remove_dir_all(self.spool()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
+            removed => Ok(removed.is_ok()),
         }
     }
 }

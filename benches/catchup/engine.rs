@@ -9,7 +9,7 @@ use hyperlift::{
         client::{self, Client},
         connect::{conninfo::Conninfo, session::Side},
         ledger,
-        snapshot::Snapshot,
+        publication::Publications,
         target_table, timescale,
     },
     replay::{
@@ -55,16 +55,10 @@ impl Receiving {
             application_name: format!("hyperlift/{MIGRATION}/receiver"),
             slot: job.slot.clone(),
             publications: vec![job.publication.clone()],
+            recorded: Publications::new(),
             system_id: job.system_id.clone(),
         };
-        Receiver::start(
-            origin,
-            job.spool.clone(),
-            StartPositions { start: job.start, confirmed: job.start, copied: job.start },
-            CancellationToken::new(),
-        )
-        .await
-        .map(Self)
+        Receiver::start(origin, job.spool.clone(), StartPositions { start: job.start, copied: job.start }, CancellationToken::new()).await.map(Self)
     }
 
     pub fn status(&self) -> watch::Receiver<ReceiverStatus> {

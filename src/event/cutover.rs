@@ -12,6 +12,8 @@ pub enum GateKind {
     TablesJoined,
     /// The slot is valid and the stream flows.
     Slot,
+    /// The publications have all tables of the migration.
+    Published,
     /// A position of the source is reached on the target within seconds.
     InSync,
     /// No transaction of the source that has written is still open.
@@ -28,10 +30,11 @@ pub enum GateKind {
 }
 
 impl GateKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NothingDiverged,
         Self::TablesJoined,
         Self::Slot,
+        Self::Published,
         Self::InSync,
         Self::NoOpenWriters,
         Self::SourceSchema,
@@ -46,6 +49,7 @@ impl GateKind {
             Self::NothingDiverged => "nothing diverged",
             Self::TablesJoined => "tables copied",
             Self::Slot => "replication slot",
+            Self::Published => "publications",
             Self::InSync => "target in sync",
             Self::NoOpenWriters => "no open writers",
             Self::SourceSchema => "source schema",

@@ -21,10 +21,16 @@ pub struct StreamStatus {
 /// What `pg_replication_slots` says of our slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotStatus {
-    /// Empty before it was read.
+    /// Empty before it was read; [`SlotStatus::GONE`] when there is no such slot.
     pub wal_status: String,
     /// Where `max_slot_wal_keep_size` is set.
     pub safe_wal_bytes: Option<u64>,
+}
+
+impl SlotStatus {
+    pub const GONE: &str = "gone";
+    /// What PostgreSQL calls an invalidated slot.
+    pub const LOST: &str = "lost";
 }
 
 /// How far replay is.

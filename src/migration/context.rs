@@ -1,6 +1,9 @@
 //! What every stage works with: configuration, work directory, record, plan, connections, and the prompts.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +14,7 @@ use crate::{
     event::{Command, Endpoint, Event, Level, Stage, StageState},
     migration::prompts::Prompts,
     pg::{
+        catalog,
         client::{self, Client},
         connect::session::Side,
         dump::Dump,
@@ -21,6 +25,9 @@ use crate::{
     scope::Scope,
     work_dir::WorkDir,
 };
+
+/// How long a database is waited for that need not be reached.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every stage works with.
 pub struct Context {
@@ -139,6 +146,24 @@ impl Context {
                 )))
             }
         }
+    }
+
+    /// Refuses other databases than those of this migration, where no preflight does: what is undone or completed there is not ours. A side
+    /// that cannot be reached is reported by whoever needs it.
+    pub async fn refuse_other_databases(&self) -> Result<()> {
+        for (side, known) in [(Side::Source, &self.record.source), (Side::Target, &self.record.target)] {
+            let ask = async {
+                let client = match side {
+                    Side::Source => self.source("check").await?,
+                    Side::Target => self.target("check").await?,
+                };
+                catalog::server(&client).await
+            };
+            if let Ok(Ok(server)) = tokio::time::timeout(REACH_TIMEOUT, ask).await {
+                known.refuse_other(&side.to_string(), &server)?;
+            }
+        }
+        Ok(())
     }
 
     /// The stage that was entered last in this run.

@@ -4,7 +4,7 @@ use super::context::Context;
 use crate::{
     error::{Error, Result},
     event::{RelationKind, RelationSummary, Stage},
-    pg::{catalog::SourceRelation, ledger, own::Names},
+    pg::{catalog::SourceRelation, client::Client, ledger, own::Names, publication},
     replay::receiver::Origin,
     scope::Inclusion,
 };
@@ -29,6 +29,12 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Resul
     Ok(relations.into_iter().filter(|r| known.contains_key(&r.oid)).collect())
 }
 
+/// Refuses to continue once somebody has changed what is published: the stream may lack changes, and nothing in it shows that.
+pub async fn refuse_unpublished(cx: &Context, source: &Client) -> Result<()> {
+    let found = publication::unpublished(source, &cx.record.publications).await?;
+    publication::refusal(&found).map_or(Ok(()), Err)
+}
+
 /// Where the stream of this migration comes from.
 pub fn origin(cx: &Context) -> Origin {
     let names = Names::new(&cx.record.id);
@@ -37,6 +43,7 @@ pub fn origin(cx: &Context) -> Origin {
         application_name: cx.application("receiver"),
         slot: names.slot,
         publications: vec![names.publication, names.insert_only],
+        recorded: cx.record.publications.clone(),
         system_id: cx.record.source.system_id.clone(),
     }
 }

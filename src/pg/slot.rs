@@ -35,6 +35,13 @@ impl Slot {
     }
 }
 
+/// The error for a slot that was dropped, or is not on this server.
+pub fn gone(name: &str) -> Error {
+    Error::refused(format!("slot {name} is gone from the source"))
+        .detail("what was written to the source since then cannot be received any more")
+        .hint("this migration cannot be continued: run `hyperlift clean`, empty the target and start again")
+}
+
 pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>> {
     // An idle slot that is invalidated keeps another `wal_status` than `lost`.
     let reason = if client.version() / 10_000 >= versions::INVALIDATION_REASON { "invalidation_reason" } else { "null" };

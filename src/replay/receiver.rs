@@ -2,6 +2,7 @@
 //! its status on a schedule of its own, whatever replay does.
 
 mod connection;
+mod history;
 mod origin;
 mod pending;
 mod status;
@@ -12,10 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{connection::ReceiverConnection, status::StatusReporter};
 use super::spool::{SpoolThread, SpoolWriter};
-use crate::{
-    error::{Error, Result},
-    lsn::Lsn,
-};
+use crate::{error::Result, lsn::Lsn};
 
 pub use self::{
     origin::Origin,
@@ -27,8 +25,6 @@ pub use self::{
 pub struct StartPositions {
     /// At which the slot became consistent.
     pub start: Lsn,
-    /// Up to which we have confirmed to the slot that we have everything.
-    pub confirmed: Lsn,
     /// The greatest one at which a table was copied.
     pub copied: Lsn,
 }
@@ -48,15 +44,9 @@ pub struct Receiver {
 impl Receiver {
     /// Opens the spool and starts receiving.
     pub async fn start(origin: Origin, spool_dir: PathBuf, positions: StartPositions, cancel: CancellationToken) -> Result<Self> {
-        let StartPositions { start, confirmed, copied } = positions;
+        let StartPositions { start, copied } = positions;
         let dir = spool_dir.clone();
         let writer = tokio::task::spawn_blocking(move || SpoolWriter::open(&dir, start)).await.expect("opening the spool does not panic")?;
-        let end = writer.end().lsn;
-        if confirmed > end {
-            return Err(Error::refused(format!("the spool in {} ends at {end}, but the slot was confirmed up to {confirmed}", spool_dir.display()))
-                .detail("transactions in between are lost to this migration")
-                .hint("restore the work directory, or run `hyperlift clean` and start again"));
-        }
         let (wanted, wanted_receiver) = watch::channel(Lsn::ZERO);
         let (applied, applied_receiver) = watch::channel(Lsn::ZERO);
         let (copied, copied_receiver) = watch::channel(copied);

@@ -19,6 +19,7 @@
 
 mod block;
 mod reader;
+mod received;
 mod segment;
 mod thread;
 mod touched;
@@ -30,6 +31,7 @@ mod tests;
 pub use self::{
     block::{WATERMARK, put_record, put_watermark, records, watermark},
     reader::SpoolReader,
+    received::{Received, Transaction},
     segment::SpoolEnd,
     thread::{SpoolRequest, SpoolStatus, SpoolThread, disk_free},
     touched::{TouchedRelations, touched_after},

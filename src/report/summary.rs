@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    event::{IdentityState, Stage, StageState, TableState},
+    event::{IdentityState, SlotStatus, Stage, StageState, TableState},
     format,
     state::{Ended, State},
 };
@@ -74,11 +74,16 @@ pub fn exit_summary(state: &State) -> String {
             line("tables", &tables(state));
         }
         differing(state, &mut line);
-        if let Some(slot) = &state.replay.slot {
+        let status = state.replay.slot_status.wal_status.as_str();
+        let lost = [SlotStatus::GONE, SlotStatus::LOST].contains(&status);
+        if let Some(slot) = state.replay.slot.as_ref().filter(|_| !lost) {
             let held = state.replay.status.source.since(state.replay.status.applied).max(state.replay.stream.spool_bytes);
             line("slot", &format!("{slot} stays on the source and holds WAL ({} now, grows with writes)", format::bytes(held)));
         }
-        line("continue", &format!("the same command, with --dir {}", state.dir));
+        match &state.replay.slot {
+            Some(slot) if lost => line("slot", &format!("{slot} is {status}: this migration cannot be continued")),
+            _ => line("continue", &format!("the same command, with --dir {}", state.dir)),
+        }
         if state.replay.slot.is_some() || state.schema.total > 0 || state.identity.count(IdentityState::Applied) > 0 {
             line("give up", &give_up(state));
         }
@@ -175,6 +180,17 @@ mod tests {
         s.then(1, Event::StageChanged { stage: Stage::Done, state: StageState::Done });
         let text = exit_summary(&s.state);
         assert!(text.contains("COMPLETED after") && text.contains("point the application") && !text.contains("continue"), "{text}");
+    }
+
+    #[test]
+    fn a_slot_that_is_lost_holds_nothing_and_nothing_is_continued() {
+        for status in [SlotStatus::GONE, SlotStatus::LOST] {
+            let mut s = fixture::copy();
+            s.then(1, Event::SlotChecked(SlotStatus { wal_status: status.into(), safe_wal_bytes: None }));
+            s.then(0, Event::Failed { message: "receiving has ended".into(), hint: None });
+            let text = exit_summary(&s.state);
+            assert!(text.contains(&format!("is {status}:")) && !text.contains("holds WAL") && !text.contains("the same command"), "{text}");
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ async fn b_8_rows_of_a_new_partition_wait_until_the_target_has_it() {
 async fn c_12_a_table_made_after_the_copy_is_reported_and_blocks_the_automatic_cutover() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key)").await;
-    let mut migration = Migration::of(&pair);
+    let mut migration = Migration::of(&pair).arguments(&["--new-tables", "tell"]);
     migration.start();
     migration.stage(Stage::CatchUp).await;
     pair.source.execute("create table public.later (n int); create index on public.later (n); insert into public.later values (1)").await;

@@ -178,7 +178,7 @@ async fn r_1_killed_in_replay_it_applies_every_change_once() {
 async fn c_12_a_table_that_was_made_during_the_migration_is_named_at_the_end() {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key); insert into public.t values (1)").await;
-    let mut migration = InProcess::start(&pair, &["--analyze-below", "1GB"], |config| config.interactive = true);
+    let mut migration = InProcess::start(&pair, &["--analyze-below", "1GB", "--new-tables", "tell"], |config| config.interactive = true);
     migration.until(|s| s.stage == Some(Stage::CatchUp)).await;
     pair.source.execute("create table public.young (id int primary key); insert into public.young values (1)").await;
     migration.until(|s| !s.gates.is_empty() && s.gates.iter().all(|g| g.passed || !g.hard)).await;

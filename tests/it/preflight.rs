@@ -7,7 +7,7 @@ use hyperlift::{
     },
     event::Verdict::{self, Fail, Warn},
     migration::stages::preflight::checks::CHECKS,
-    pg::own::Names,
+    pg::{own::Names, publication::Publication},
     record::{Record, RecordedEndpoint},
 };
 use serde_json::Value;
@@ -139,6 +139,9 @@ situations! {
     }
     a_slot_that_was_invalidated: lost_slot {
         ("slot", Fail, "was invalidated: the source removed WAL that it needed"),
+    }
+    a_table_that_is_not_published_any_more: unpublished {
+        ("published tables", Fail, "changes of public.t may be missing: publication hyperlift_gone01 was dropped"),
     }
     hypertables_on_the_source: hypertables {
         ("source has no hypertables", Fail, "1 of its tables are hypertables already: public.t"),
@@ -352,6 +355,15 @@ async fn lost_slot() -> Option<Situation> {
         pair.source.value("select coalesce(wal_status, 'lost') from pg_replication_slots").await == "lost"
     })
     .await;
+    Some(Situation { work: Some(work_directory(&record)), ..Situation::of(pair) })
+}
+
+async fn unpublished() -> Option<Situation> {
+    let pair = Pair::shared().await;
+    pair.source.execute("create table public.t (id int primary key)").await;
+    let oid = pair.source.value("select 'public.t'::regclass::oid").await.parse().unwrap();
+    let made = Publication { oid: 1, altered_by: "1".into(), tables: BTreeMap::from([(oid, 2)]) };
+    let record = Record { id: "gone01".into(), publications: BTreeMap::from([(Names::new("gone01").publication, made)]), ..Record::default() };
     Some(Situation { work: Some(work_directory(&record)), ..Situation::of(pair) })
 }
 

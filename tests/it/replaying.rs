@@ -11,9 +11,8 @@ use hyperlift::{
         connect::{conninfo::Conninfo, session::Side},
         ledger::{self, Spread},
         own::Names,
-        publication::{self, Published},
+        publication::{self, Publications, Published},
         slot,
-        snapshot::Snapshot,
         target_table::{self, TableKind},
         timescale,
     },
@@ -109,12 +108,11 @@ impl Stream {
             application_name: format!("hyperlift/{id}/receiver"),
             slot: names.slot,
             publications: vec![names.publication, names.insert_only],
+            recorded: Publications::new(),
             system_id: system_id.clone(),
         };
         let receiver =
-            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, confirmed: start, copied: start }, CancellationToken::new())
-                .await
-                .unwrap();
+            Receiver::start(origin, folder.path().join("spool"), StartPositions { start, copied: start }, CancellationToken::new()).await.unwrap();
         Self { id, source, system_id, folder, start, end: start, relations, shapes, receiver }
     }
 
@@ -395,7 +393,7 @@ impl Run {
     }
 
     pub fn table(&self, conflict: &Conflict) -> String {
-        conflict.relation.map_or_else(String::new, |index| self.handle.relations.borrow()[index].table.to_string())
+        conflict.relation.as_ref().map_or_else(String::new, |relation| relation.table.to_string())
     }
 
     /// Ends it in order.

@@ -107,8 +107,11 @@ impl SchemaChanges {
         let concerned = target.iter().filter(|s| objects.contains(&s.object));
         let there: HashSet<_> = concerned.map(|s| (s.object.clone(), repair::normalized(&s.sql))).collect();
         let is_there = |s: &Statement| there.contains(&(s.object.clone(), repair::normalized(&s.sql)));
+        // What the source has dropped is different as long as the target has it, whatever it looks like there.
+        let present: HashSet<&ObjectRef> = target.iter().map(|s| &s.object).collect();
+        let still: HashSet<ObjectRef> = self.missing.iter().map(|s| s.object.clone()).collect();
         self.missing.retain(|s| !is_there(s));
-        self.obsolete.retain(is_there);
+        self.obsolete.retain(|s| if still.contains(&s.object) { is_there(s) } else { present.contains(&s.object) });
         // A table may have been altered in part: then it is altered from there.
         let tables = self.missing.iter().filter(|s| s.object.kind == ObjectKind::Table && self.obsolete.iter().all(|o| o.object != s.object));
         let in_part: Vec<Statement> = tables.filter_map(|s| target.iter().find(|t| t.object == s.object)).cloned().collect();

@@ -7,7 +7,8 @@
 //! - `source` locks tables and takes snapshots; `transfer` moves rows and records them; `spec` is how one relation is copied.
 //! - `parts` and `key_ranges` cut a relation; `format` chooses binary or text; `chunks` creates chunks of hypertables before the copy;
 //!   `throttle` is the pause and the rate.
-//! - `bare_leaves` warns of new partitions without a replica identity, for as long as changes are received.
+//! - `bare_leaves` warns of new partitions without a replica identity, for as long as changes are received; `publications` ends the copy when
+//!   a table is not published any more.
 //! - `indexes` builds indexes and keys while other relations are copied; `replayable` tries the statements of replay; `slot` makes
 //!   publications and slot; `large_objects` and `extension_rows` copy what is in no relation of the migration.
 
@@ -21,6 +22,7 @@ pub mod indexes;
 pub mod key_ranges;
 pub mod large_objects;
 pub mod parts;
+mod publications;
 mod queue;
 mod replayable;
 mod shared;
@@ -36,7 +38,7 @@ use futures_util::FutureExt as _;
 use std::{collections::HashSet, time::Duration};
 use tokio::sync::watch;
 
-use self::bare_leaves::BareLeaves;
+use self::{bare_leaves::BareLeaves, publications::WatchedPublications};
 
 use crate::{
     bus::Reporter,
@@ -83,6 +85,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
         // An earlier run was stopped between the slot and the first copy. It has published the tables of that time, so slot and publications
         // are made again.
         cx.record.slot = None;
+        cx.record.publications.clear();
         cx.record.shapes.clear();
         cx.save()?;
     }
@@ -104,18 +107,19 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     };
     let covered =
         found.into_iter().filter(|r| copied.contains(&r.oid) || cx.plan.scope.inclusion(&r.table) == Inclusion::Structure).collect::<Vec<_>>();
-    let (start, confirmed) = slot::prepare(cx, &relations).await?;
+    let start = slot::prepare(cx, &relations).await?;
     let statements = read_statements(cx, &source, &covered, &relations).await?;
     let target = cx.target("copy").await?;
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
     drop(target);
     let here: Vec<SourceRelation> = relations.iter().filter(|r| !away.contains(&r.oid)).cloned().collect();
-    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed, copied }, cx.cancel.clone()).await?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, copied }, cx.cancel.clone()).await?;
     let (status, reporter) = (receiver.status.clone(), cx.reporter.clone());
     let bare_leaves = BareLeaves::new(cx, &relations);
     let watcher = tokio::spawn(async move { tokio::join!(report_receiver(status, reporter), bare_leaves.watch()) }.map(drop));
     let (ended, status) = (receiver.ended(), receiver.status.clone());
+    let publications = WatchedPublications::new(cx);
     let copied = tokio::select! {
         result = async {
             engine::run(cx, &here, &statements, receiver.copied()).await?;
@@ -124,6 +128,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
             build_post_index(cx, &statements).await
         } => result,
         () = ended.cancelled() => Err(status.borrow().ended()),
+        refusal = publications.until_changed() => Err(refusal),
     };
     if let Err(e) = copied {
         watcher.abort();

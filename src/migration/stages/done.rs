@@ -3,6 +3,7 @@
 
 pub mod clean;
 mod event_triggers;
+mod identity;
 mod late_writes;
 mod objects;
 mod refresh;
@@ -37,7 +38,8 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Done).await;
     if cx.is_finished(Stage::Done) {
         cx.notice(Level::Info, "this migration is complete and cleaned up").await;
-        return cx.finish(Stage::Done).await;
+        cx.finish(Stage::Done).await?;
+        return outcome(cx, Ok(()));
     }
     if !cx.record.objects_finished {
         objects::finish(cx).await?;
@@ -52,7 +54,15 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
 async fn end_migration(cx: &mut Context) -> Result<()> {
     let cleaned = clean::finish(cx).await;
     cx.reporter.report(Event::StageChanged { stage: Stage::Done, state: StageState::Done }).await;
-    if cx.record.late { Err(late_writes::error()) } else { check_differences(cx).and(cleaned) }
+    outcome(cx, cleaned)
+}
+
+/// How the migration has ended: what differs comes first, then what is left over, because another run may remove it and look again.
+fn outcome(cx: &Context, cleaned: Result<()>) -> Result<()> {
+    late_writes::refuse_late(&cx.record)?;
+    check_differences(cx)?;
+    cleaned?;
+    late_writes::refuse_unwatched(&cx.record)
 }
 
 /// What differs is named once more, and makes the exit code another one.

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::{Command, Event, IdentityRow, IdentityState, Level, Stage},
     migration::{context::Context, relations},
-    name::{TableName, ident},
+    name::TableName,
     pg::{
         catalog::{self, SourceRelation},
         client::Client,
@@ -194,6 +194,18 @@ pub fn check_plan(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to publish updates of a table that has lost its identity since the stage: the application's UPDATE and DELETE would fail (I10).
+/// Another migration from this source may have set the identity back.
+pub fn refuse_unusable(cx: &Context, relations: &[SourceRelation]) -> Result<()> {
+    let updated = |r: &&SourceRelation| !r.unlogged && cx.plan.identity(&r.table) != Some(&IdentityChoice::InsertOnly);
+    match relations.iter().filter(updated).find(|r| !usable_identity(r).1) {
+        None => Ok(()),
+        Some(r) => Err(Error::refused(format!("somebody has changed the replica identity of {}: it is {}", r.table, usable_identity(r).0))
+            .detail("its UPDATE and DELETE would fail on the source once they are published")
+            .hint("start hyperlift again: it sets the identity again, or asks")),
+    }
+}
+
 /// Applies the plan's identities on the source; whether there was anything to do. Before a change is made it is recorded, with the
 /// statement that undoes it.
 async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelation]) -> Result<bool> {
@@ -203,15 +215,8 @@ async fn apply_plan(cx: &mut Context, source: &Client, relations: &[SourceRelati
     for (table, choice) in cx.plan.identities.clone() {
         let Some(relation) = relations.iter().find(|r| r.table == table) else { continue };
         let Some(sql) = choice.sql(&table).filter(|_| !has(relation, &choice)) else { continue };
-        let form = match (relation.identity, &relation.identity_index) {
-            ('f', _) => "full".to_owned(),
-            ('n', _) => "nothing".to_owned(),
-            ('i', Some(name)) => format!("using index {}", ident(name)),
-            _ => "default".to_owned(),
-        };
-        let undo = format!("alter table only {} replica identity {form}", table.sql());
         if !cx.record.changed_identities.iter().any(|c| c.table == table) {
-            cx.record.changed_identities.push(ChangedIdentity { table: table.clone(), undo });
+            cx.record.changed_identities.push(ChangedIdentity::from(&table, relation.oid, relation.identity, relation.identity_index.as_deref()));
             cx.save()?;
         }
         if let Err(e) = run_locking(cx, source, &table, &sql).await {

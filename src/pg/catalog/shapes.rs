@@ -46,7 +46,8 @@ pub struct ShapeColumn {
     pub generated: bool,
 }
 
-/// The shape of every user table whose rows are in scope, by name.
+/// The shape of every user table whose rows are in scope, by name. A partition was attached, and not made as one, if its columns were written
+/// by the command that made it a partition, or if that was another transaction than the one that made it.
 pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, Shape>> {
     let sql = format!(
         "select n.nspname::text as schema, c.relname::text as table, format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
@@ -56,7 +57,9 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
                 coalesce((select array_agg(l.oid order by l.oid)
                             from pg_partition_tree(case when c.relkind = 'p' then c.oid end) t join pg_class l on l.oid = t.relid
                             join pg_type y on y.oid = l.reltype join pg_inherits i on i.inhrelid = l.oid
-                           where isleaf and l.relkind = 'r' and i.xmin <> y.xmin and pg_relation_size(l.oid) > 0), '{{}}') as attached,
+                           where isleaf and l.relkind = 'r' and pg_relation_size(l.oid) > 0
+                             and (i.xmin <> y.xmin or exists (select from pg_attribute w where w.attrelid = l.oid and w.xmin = i.xmin and w.cmin = i.cmin))),
+                         '{{}}') as attached,
                 case when c.relkind = 'r' then array[c.relfilenode] else coalesce((select array_agg(l.relfilenode order by l.oid)
                             from pg_partition_tree(c.oid) t join pg_class l on l.oid = t.relid where isleaf), '{{}}') end as files
            from pg_class c join pg_namespace n on n.oid = c.relnamespace

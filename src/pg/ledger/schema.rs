@@ -84,13 +84,13 @@ pub async fn create(client: &mut Client, migration: &LedgerMigration, version: &
     Ok(())
 }
 
-/// Drops the ledger, if there is one. Where there is none no statement runs, because an event trigger could refuse it.
-pub async fn drop(client: &Client) -> Result<()> {
+/// Drops the ledger; whether there was one. Where there is none no statement runs, because an event trigger could refuse it.
+pub async fn drop(client: &Client) -> Result<bool> {
     if !value::<bool>(client, "select to_regnamespace('_hyperlift') is not null").await? {
-        return Ok(());
+        return Ok(false);
     }
     client.batch_execute("set client_min_messages = error; drop schema if exists _hyperlift cascade; reset client_min_messages").await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Makes everything durable that any session has committed on the target so far. Sessions with `synchronous_commit = off` do not wait for

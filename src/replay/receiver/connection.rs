@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    history::HistoryCheck,
     origin::Origin,
     pending::{LastMessage, PendingBlock},
     status::{Delivered, StatusReporter},
@@ -79,10 +80,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(end: Lsn) -> Self {
+    fn new(end: Lsn, history: HistoryCheck) -> Self {
         let now = Instant::now();
         Self {
-            pending: PendingBlock::new(end),
+            pending: PendingBlock::new(end, history),
             heard: end,
             complete: Lsn::ZERO,
             keepalive: None,
@@ -112,6 +113,7 @@ impl Stream {
                         self.reply_requested |= reply;
                         self.keepalive = Some(end);
                         self.complete = end;
+                        self.pending.history.reach(end)?;
                     }
                 }
             }
@@ -145,6 +147,7 @@ impl ReceiverConnection {
     pub async fn run(mut self) -> Result<(), Arc<Error>> {
         let ended = self.connections().await.map_err(Arc::new);
         if let Err(error) = &ended {
+            tracing::error!(%error, hint = error.hint, "receiving has ended");
             self.status.set_failure(error.clone());
         }
         ended
@@ -164,7 +167,7 @@ impl ReceiverConnection {
             // has not moved, so reading it again is safe.
             internal_errors = if error.has_code(sqlstate::INTERNAL_ERROR) { internal_errors + 1 } else { 0 };
             if !may_reconnect(&error) && !(1..=INTERNAL_ERRORS).contains(&internal_errors) {
-                return Err(error);
+                return Err(self.status.during(self.origin.explain(error)).await);
             }
             self.status.set_broken(Some(error.to_string()));
             tracing::warn!(%error, "the replication stream broke");
@@ -185,11 +188,12 @@ impl ReceiverConnection {
         self.spool.requests.send(SpoolRequest::Rewind(done)).await.map_err(|_| self.spool.error())?;
         let end = self.status.during(rewound).await.map_err(|_| self.spool.error())?;
         let copied = *self.copied.borrow();
-        let mut wire = self.status.during(self.origin.open_stream(&self.dir, end.lsn, copied)).await?;
+        let (mut wire, history) = self.status.during(self.origin.open_stream(&self.dir, end.lsn, copied)).await?;
         self.status.set_broken(None);
-        let result = self.stream(&mut wire, end.lsn).await;
+        let mut stream = Stream::new(end.lsn, history);
+        let result = self.stream(&mut stream, &mut wire).await;
         if self.cancel.is_cancelled() {
-            let flushed = self.spool.end().lsn;
+            let flushed = self.confirmable(&stream);
             let goodbye = async {
                 wire.send_status(flushed, flushed, flushed, false).await?;
                 wire.end_replication().await
@@ -199,8 +203,12 @@ impl ReceiverConnection {
         result
     }
 
-    async fn stream(&mut self, wire: &mut Wire, end: Lsn) -> Result<()> {
-        let mut s = Stream::new(end);
+    /// What may be confirmed to the slot.
+    fn confirmable(&self, s: &Stream) -> Lsn {
+        if s.pending.history.is_over() { self.spool.end().lsn } else { Lsn::ZERO }
+    }
+
+    async fn stream(&mut self, s: &mut Stream, wire: &mut Wire) -> Result<()> {
         let mut status_tick = tokio::time::interval(ASK_EVERY);
         status_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
@@ -209,12 +217,12 @@ impl ReceiverConnection {
             let asked = self.wanted.has_changed().unwrap_or(false);
             let wanted = *self.wanted.borrow_and_update();
             s.put_watermark(wanted);
-            self.report(&mut s, wanted, asked);
+            self.report(s, wanted, asked);
             let full = s.pending.is_full();
             if full || s.pending.due_in().is_some_and(|due| due.is_zero() || s.pending.is_awaited(wanted)) {
-                self.hand_over(&mut s, wire).await?;
+                self.hand_over(s, wire).await?;
             }
-            self.send_status(&mut s, wire, wanted, asked).await?;
+            self.send_status(s, wire, wanted, asked).await?;
             if s.last_heard.elapsed() > SILENCE {
                 return Err(Error::connection(format!("the source was silent for {} s", SILENCE.as_secs())));
             }
@@ -256,7 +264,7 @@ impl ReceiverConnection {
 
     /// Sends our status to the source: when it is due, when the source wants it, and with a question when somebody waits.
     async fn send_status(&mut self, s: &mut Stream, wire: &mut Wire, wanted: Lsn, asked: bool) -> Result<()> {
-        let flushed = self.spool.end().lsn;
+        let flushed = self.confirmable(s);
         let since = s.last_status.elapsed();
         let ask = wanted > s.pending.end && (asked || since >= ASK_EVERY);
         let reply = std::mem::take(&mut s.reply_requested);
@@ -285,7 +293,7 @@ impl ReceiverConnection {
                     return Ok(());
                 }
                 _ = status_tick.tick() => {
-                    let flushed = self.spool.end().lsn;
+                    let flushed = self.confirmable(s);
                     wire.send_status(s.heard.max(flushed), flushed, flushed, false).await?;
                     if low && let Err(mpsc::error::TrySendError::Closed(_)) = self.spool.requests.try_send(SpoolRequest::Trim) {
                         return Err(self.spool.error());

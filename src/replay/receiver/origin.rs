@@ -1,14 +1,26 @@
 //! The source as the receiver knows it: where it is, and whether it is still the server with which the migration began (I5).
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, time::Duration};
 
+use super::history::{HistoryCheck, gone_back};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     lsn::Lsn,
     name::{ident, literal},
-    pg::{connect::conninfo::Conninfo, wire::Wire},
+    pg::{
+        client,
+        connect::{conninfo::Conninfo, session::Side},
+        publication::{self, Publications},
+        slot,
+        wire::Wire,
+    },
     private,
+    replay::spool::Received,
+    sqlstate::{OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT},
 };
+
+/// The source is asked this long for the reason of an error.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where to read from, and as whom.
 #[derive(Clone)]
@@ -17,26 +29,66 @@ pub struct Origin {
     pub application_name: String,
     pub slot: String,
     pub publications: Vec<String>,
+    /// The same as they were made, where that is known.
+    pub recorded: Publications,
     /// `system_identifier` of the source when the migration began.
     pub system_id: String,
 }
 
 impl Origin {
-    /// A connection on which the stream flows from `end` on, the end of the spool in `dir`. `copied`: the greatest WAL position at which a
-    /// table was copied.
-    pub async fn open_stream(&self, dir: &Path, end: Lsn, copied: Lsn) -> Result<Wire> {
+    /// A connection on which the stream flows from the end of the spool in `dir` on, or from before it, to be compared with what was
+    /// received. `copied`: the greatest WAL position at which a table was copied.
+    pub async fn open_stream(&self, dir: &Path, end: Lsn, copied: Lsn) -> Result<(Wire, HistoryCheck)> {
         let mut wire = Wire::open_replication(&self.source, &self.application_name).await?;
         self.identify(&mut wire, dir, end.max(copied)).await?;
         // A huge transaction may keep the walsender from reading our status for longer than its default of a minute.
         wire.simple("set wal_sender_timeout = '5min'").await?;
+        let confirmed = self.confirmed(&mut wire).await?.unwrap_or(end);
+        if confirmed > end {
+            return Err(Error::refused(format!("the spool in {} ends at {end}, but the slot was confirmed up to {confirmed}", dir.display()))
+                .detail(
+                    "transactions in between are lost to this migration: somebody has moved the slot, or the spool is not the one that was written",
+                )
+                .hint("restore the work directory, or run `hyperlift clean`, empty the target and start again"));
+        }
+        let history = HistoryCheck::new(Received::read(dir).filter(|received| received.up_to <= end), confirmed);
+        let start = history.start(confirmed, end);
         let publications = self.publications.iter().map(|p| ident(p)).collect::<Vec<_>>().join(",");
         wire.start_replication(&format!(
-            "START_REPLICATION SLOT {} LOGICAL {end} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {})",
             ident(&self.slot),
             literal(&publications).trim_start()
         ))
         .await?;
-        Ok(wire)
+        Ok((wire, history))
+    }
+
+    /// Up to where the slot believes that we have everything; `None` when there is no such slot.
+    async fn confirmed(&self, wire: &mut Wire) -> Result<Option<Lsn>> {
+        let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = {}", literal(&self.slot));
+        let rows = wire.simple(&sql).await?;
+        rows.first().and_then(|row| row.first()?.as_deref()).map(str::parse).transpose()
+    }
+
+    /// The error with which receiving ends: where the slot is lost or a publication is gone, that, in words that say what to do.
+    pub async fn explain(&self, error: Error) -> Error {
+        if !error.has_code(UNDEFINED_OBJECT) && !error.has_code(OBJECT_NOT_IN_PREREQUISITE_STATE) {
+            return error;
+        }
+        // The servers' own words are in the language of the server.
+        let ask = async {
+            let client = client::connect(&self.source, Side::Source, &self.application_name).await?;
+            match slot::slot(&client, &self.slot).await? {
+                None => return Err(slot::gone(&self.slot)),
+                Some(slot) => slot.check(&self.slot)?,
+            }
+            publication::unpublished(&client, &self.recorded).await
+        };
+        match tokio::time::timeout(EXPLAIN_TIMEOUT, ask).await {
+            Ok(Err(found)) if found.kind == Kind::Refused => found,
+            Ok(Ok(unpublished)) => publication::refusal(&unpublished).unwrap_or(error),
+            _ => error,
+        }
     }
 
     /// Another system is refused, and so is one that has gone back, or that left the old timeline, before `end` of what was received and
@@ -50,7 +102,7 @@ impl Origin {
                 .hint("connect to the server with which this migration began; a restored copy cannot continue it"));
         }
         if at < end {
-            return Err(gone_back(&format!("its WAL ends at {at}"), end));
+            return Err(before(&format!("its WAL ends at {at}"), end));
         }
         // In the directory of the spool that was received on it, so that it outlives this process.
         let file = dir.join("timeline");
@@ -60,8 +112,8 @@ impl Origin {
             let text = history.first().and_then(|r| r.get(1).cloned().flatten()).unwrap_or_default();
             match branch_point(&text, known) {
                 Some(branch) if branch >= end => {}
-                Some(branch) => return Err(gone_back(&format!("timeline {timeline} left timeline {known} at {branch}"), end)),
-                None => return Err(gone_back(&format!("timeline {timeline} does not come from timeline {known}"), end)),
+                Some(branch) => return Err(before(&format!("timeline {timeline} left timeline {known} at {branch}"), end)),
+                None => return Err(before(&format!("timeline {timeline} does not come from timeline {known}"), end)),
             }
         }
         if known != Some(timeline) {
@@ -75,10 +127,8 @@ impl Origin {
     }
 }
 
-fn gone_back(how: &str, end: Lsn) -> Error {
-    Error::refused(format!("the source has gone back: {how}, but what was received and copied goes up to {end}"))
-        .detail("it was restored from a backup, or another server took over before it had everything")
-        .hint("what was copied and replayed may no longer be on the source: run `hyperlift clean`, empty the target and start again")
+fn before(how: &str, end: Lsn) -> Error {
+    gone_back(&format!("{how}, but what was received and copied goes up to {end}"))
 }
 
 /// Where a timeline ended, from a history file (PostgreSQL documentation 26.3.5): lines of timeline, LSN and reason.

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::history::HistoryCheck;
 use crate::{
     error::Result,
     lsn::Lsn,
     name::TableName,
     replay::{
         pgoutput::{Message, Peek, decode, peek},
-        spool::{SpoolRequest, TouchedRelations, put_record, put_watermark},
+        spool::{SpoolRequest, TouchedRelations, Transaction, put_record, put_watermark},
     },
 };
 
@@ -36,6 +37,11 @@ pub struct PendingBlock {
     pub last: LastMessage,
     /// The transaction was spooled before the last reconnect.
     skip: bool,
+    /// Whether what was spooled before comes again as it was.
+    pub history: HistoryCheck,
+    /// The transaction that is being read, and the last one that has ended.
+    begun: Option<Transaction>,
+    ended: Option<Transaction>,
     /// Rows changed by what was not yet reported in the status.
     pub touched: TouchedRelations,
     /// Bytes of stream that were not yet reported.
@@ -50,8 +56,8 @@ pub struct PendingBlock {
 
 impl PendingBlock {
     /// Goes on after `end`, the last boundary in the spool.
-    pub fn new(end: Lsn) -> Self {
-        Self { end, handed: end, ..Self::default() }
+    pub fn new(end: Lsn, history: HistoryCheck) -> Self {
+        Self { end, handed: end, history, ..Self::default() }
     }
 
     pub fn is_full(&self) -> bool {
@@ -71,6 +77,7 @@ impl PendingBlock {
             self.last.commit = Some(commit);
             // The commit LSN decides, never the LSN of BEGIN (I5).
             self.skip = commit < self.end;
+            self.begin(message)?;
         }
         if self.skip {
             match peek {
@@ -83,7 +90,17 @@ impl PendingBlock {
         put_record(&mut self.records, message);
         if let Some(end) = self.touched.take(message, peek)? {
             self.in_transaction = false;
+            self.ended = self.begun.take();
             self.reach(end);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, message: &[u8]) -> Result<()> {
+        if let Message::Begin { commit, time, xid } = decode(message)? {
+            let begun = Transaction { commit, xid, time: time.as_microsecond() };
+            self.history.begin(begun)?;
+            self.begun = Some(begun);
         }
         Ok(())
     }
@@ -117,7 +134,7 @@ impl PendingBlock {
         let (length, boundary) = self.boundary.take().map_or((self.records.len(), None), |(length, lsn)| (length, Some(lsn)));
         self.handed = boundary.unwrap_or(self.handed);
         let rest = self.records.split_off(length);
-        SpoolRequest::Block { records: std::mem::replace(&mut self.records, rest), boundary }
+        SpoolRequest::Block { records: std::mem::replace(&mut self.records, rest), boundary, last: self.ended }
     }
 }
 
@@ -135,16 +152,20 @@ mod tests {
         [&[tag][..], &vec![0; at - 1], &lsn.to_be_bytes()].concat()
     }
 
+    fn begin(commit: u64) -> Vec<u8> {
+        [&message(b'B', 1, commit)[..], &[0; 12]].concat()
+    }
+
     #[test]
     fn a_transaction_that_was_spooled_before_the_reconnect_is_skipped_but_its_relations_stay() {
-        let mut pending = PendingBlock::new(Lsn(50));
-        for m in [message(b'B', 1, 40), b"R\0\0\0\x07".into(), b"I\0\0\0\x07".into(), message(b'C', 10, 50)] {
+        let mut pending = PendingBlock::new(Lsn(50), HistoryCheck::default());
+        for m in [begin(40), b"R\0\0\0\x07".into(), b"I\0\0\0\x07".into(), message(b'C', 10, 50)] {
             pending.take(&m).unwrap();
         }
         assert_eq!((pending.boundary, pending.end, pending.in_transaction, pending.touched.found.len()), (None, Lsn(50), false, 0));
         assert_eq!(pending.records, *b"\x05\0\0\0R\0\0\0\x07");
         // The next one begins where the last one ended at the earliest.
-        for m in [message(b'B', 1, 50), b"D\0\0\0\x07".into(), b"T\0\0\0\x01\0\0\0\0\x08".into(), message(b'C', 10, 60)] {
+        for m in [begin(50), b"D\0\0\0\x07".into(), b"T\0\0\0\x01\0\0\0\0\x08".into(), message(b'C', 10, 60)] {
             pending.take(&m).unwrap();
         }
         assert_eq!((pending.boundary, pending.end), (Some((pending.records.len(), Lsn(60))), Lsn(60)));

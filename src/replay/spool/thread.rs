@@ -6,7 +6,11 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{segment::SpoolEnd, writer::SpoolWriter};
+use super::{
+    received::{ReceivedFile, Transaction},
+    segment::SpoolEnd,
+    writer::SpoolWriter,
+};
 use crate::{
     error::{Error, Result},
     lsn::Lsn,
@@ -24,6 +28,8 @@ pub enum SpoolRequest {
     Block {
         records: Vec<u8>,
         boundary: Option<Lsn>,
+        /// The last transaction up to that boundary that this connection has brought.
+        last: Option<Transaction>,
     },
     /// Read the free space of the disk, and delete what is applied.
     Trim,
@@ -83,6 +89,7 @@ fn write(
     reports: &watch::Sender<SpoolStatus>,
     applied: &watch::Receiver<Lsn>,
 ) -> Result<()> {
+    let mut received = ReceivedFile::open(dir, writer.end());
     let mut free_read: Option<Instant> = None;
     let mut free = u64::MAX;
     while let Some(first) = requests.blocking_recv() {
@@ -90,10 +97,16 @@ fn write(
         // One sync for all blocks that are waiting.
         while let Some(request) = next {
             match request {
-                SpoolRequest::Block { records, boundary } => writer.write(&records, boundary)?,
+                SpoolRequest::Block { records, boundary, last } => {
+                    writer.write(&records, boundary)?;
+                    if let Some(boundary) = boundary {
+                        received.reach(boundary, last);
+                    }
+                }
                 SpoolRequest::Trim => free_read = None,
                 SpoolRequest::Rewind(done) => {
                     let end = writer.rewind()?;
+                    received.write();
                     // Before the answer, so that whoever gets it never sees an older end in the status.
                     reports.send_modify(|s| s.end = end);
                     let _ = done.send(end);
@@ -102,6 +115,7 @@ fn write(
             next = if begun.elapsed() < SYNC_EVERY { requests.try_recv().ok() } else { None };
         }
         let end = writer.sync()?;
+        received.write();
         writer.delete_below(*applied.borrow())?;
         if free_read.is_none_or(|t| t.elapsed() > DISK_FREE_EVERY) {
             free = disk_free(dir);

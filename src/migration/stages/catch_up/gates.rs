@@ -8,10 +8,10 @@ use super::{
     status::Analyze,
 };
 use crate::{
-    error::Error,
+    error::{Error, Result},
     event::{Gate, GateKind, Level},
     format,
-    migration::context::Context,
+    migration::{context::Context, relations},
     pg::catalog::{self, OpenWriter},
     plan::IdentityChoice,
 };
@@ -40,6 +40,15 @@ impl RunningReplay {
         self.blocked_lane = blocked;
     }
 
+    /// Polls the publications. A table that somebody has taken out of them ends replay, because its changes may be missing.
+    pub async fn poll_publications(&mut self, cx: &Context) -> Result<()> {
+        match tokio::time::timeout(LOOK, relations::refuse_unpublished(cx, &self.source)).await {
+            Ok(Err(e)) if !e.is_transient() => return Err(e),
+            asked => self.published = matches!(asked, Ok(Ok(()))),
+        }
+        Ok(())
+    }
+
     /// Polls the open transactions that have written. One that ends between two polls is the application at work, for which there is a gate
     /// of its own.
     pub async fn poll_writers(&mut self) {
@@ -57,7 +66,7 @@ impl RunningReplay {
             return Some("ANALYZE of the target has not ended".into());
         }
         if let Some(text) = self.schema.waits_for(cx.config.accept_schema_changes) {
-            return Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"));
+            return Some(text);
         }
         let quiet = self.last_write.1.elapsed();
         if quiet < cx.config.quiet_for {
@@ -83,6 +92,11 @@ impl RunningReplay {
             nothing_diverged(cx),
             hard(GateKind::TablesJoined, self.joining.is_empty(), self.joining.describe().unwrap_or_else(|| "all, and replayed".into())),
             self.slot_is_healthy(),
+            hard(
+                GateKind::Published,
+                self.published,
+                if self.published { "as they were made".into() } else { "not checked: the source does not answer".into() },
+            ),
             hard(
                 GateKind::InSync,
                 self.round_trip.took.is_some_and(|took| took < ROUND_TRIP),

@@ -57,6 +57,8 @@ pub struct RunningReplay {
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
+    /// In the last poll the publications were as they were made.
+    pub(super) published: bool,
     /// Transactions of the source that have written and were open in the last two polls: their commits would come after the cutover. `None`:
     /// not checked twice yet.
     pub(super) open_writers: Option<Vec<OpenWriter>>,

@@ -17,6 +17,9 @@ use crate::{
 
 impl RunningReplay {
     pub(super) async fn sample(&mut self, cx: &mut Context) -> Result<()> {
+        if self.replication.receiver.has_ended() {
+            return Err(self.replication.receiver.status.borrow().ended());
+        }
         let asked = Instant::now();
         let (source, source_time) = match tokio::time::timeout(LOOK, catalog::flushed_lsn_and_time(&self.source)).await {
             Ok(Ok(found)) => found,
@@ -29,9 +32,6 @@ impl RunningReplay {
                 return Ok(());
             }
         };
-        if self.replication.receiver.has_ended() {
-            return Err(self.replication.receiver.status.borrow().ended());
-        }
         let Applied { all: applied, lanes: positions } = self.applied();
         let status = self.replication.receiver.status.borrow().clone();
         let durable = self.joining.from().map_or_else(|| self.lanes.handle.durable(), |from| from.min(self.lanes.handle.durable()));
@@ -68,6 +68,7 @@ impl RunningReplay {
         if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &Names::new(&cx.record.id).slot).await.unwrap_or(None);
+            self.poll_publications(cx).await?;
             self.poll_source(cx).await;
             Box::pin(self.follow_names(cx)).await?;
             if let Some(s) = &self.slot {

@@ -68,9 +68,13 @@ impl SchemaWatch {
         self.difference.as_deref()
     }
 
-    /// What differs, where it has to be waited for: always while the target still follows.
-    pub fn waits_for(&self, accepted: bool) -> Option<&str> {
-        self.difference().filter(|_| self.busy || !accepted)
+    /// What an automatic cutover waits for: always while nothing is known, or while the target still follows.
+    pub fn waits_for(&self, accepted: bool) -> Option<String> {
+        if self.polled.is_none() {
+            return Some("the source's schema was not read yet".into());
+        }
+        let text = self.difference().filter(|_| self.busy || !accepted)?;
+        Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"))
     }
 
     /// Whether the source's catalogs are in the state of the copy, or were compared in this state.

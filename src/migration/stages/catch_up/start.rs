@@ -63,6 +63,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Running
         last_write: (Lsn::ZERO, Instant::now()),
         slot_checked: None,
         slot: None,
+        published: false,
         open_writers: None,
         writers_polled: None,
         schema: SchemaWatch::default(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::identity;
 use crate::{
     bus::Reporter,
     error::{Error, Result},
@@ -12,7 +13,7 @@ use crate::{
         catalog::{self, SourceRelation},
         client::Client,
         own::Names,
-        publication::{self, Published},
+        publication::{self, Publications, Published, Unpublished},
         slot,
     },
     plan::IdentityChoice,
@@ -21,8 +22,8 @@ use crate::{
 /// How often the transactions are polled that the slot waits for.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Creates publications and slot, if they do not exist yet; returns the slot's consistent point and its confirmed position.
-pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(Lsn, Lsn)> {
+/// Creates publications and slot, if they do not exist yet; returns the slot's consistent point.
+pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<Lsn> {
     let names = Names::new(&cx.record.id);
     let source = cx.source("slot").await?;
     let published: Vec<Published<'_>> = relations
@@ -35,13 +36,15 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
         (Some(lsn), Some(slot)) => {
             slot.check(&names.slot)?;
             publication::mark(&source, &names).await?;
+            if cx.record.publications.is_empty() {
+                cx.record.publications = read_publications(&source, &names, &published).await?;
+                cx.save()?;
+            }
             cx.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
-            return Ok((lsn, slot.confirmed));
+            return Ok(lsn);
         }
         (Some(_), None) => {
-            return Err(Error::refused(format!("slot {} is gone from the source", names.slot))
-                .detail("what was written to the source since then cannot be received any more")
-                .hint("run `hyperlift clean` and start again"));
+            return Err(slot::gone(&names.slot));
         }
         // An earlier run was killed after it had created the slot and before it could record it. Nothing was copied yet, so the slot is made
         // again.
@@ -50,12 +53,29 @@ pub async fn prepare(cx: &mut Context, relations: &[SourceRelation]) -> Result<(
         }
         (None, None) => {}
     }
+    identity::refuse_unusable(cx, relations)?;
     cx.unless_stopped(publication::publish(&source, &names, &published)).await?;
+    // Before the slot: nothing that is changed from now on is overlooked.
+    cx.record.publications = read_publications(&source, &names, &published).await?;
     let lsn = create_slot(cx, &source, &names).await?;
     cx.record.slot = Some(lsn);
     cx.save()?;
     cx.reporter.report(Event::SlotCreated { slot: names.slot, lsn }).await;
-    Ok((lsn, lsn))
+    Ok(lsn)
+}
+
+/// Both publications as they are, with all that has to be in them.
+async fn read_publications(source: &Client, names: &Names, published: &[Published<'_>]) -> Result<Publications> {
+    let found = publication::publications(source, &[&names.publication, &names.insert_only]).await?;
+    for Published { relation, insert_only } in published {
+        let name = if *insert_only { &names.insert_only } else { &names.publication };
+        if !found.get(name).is_some_and(|p| p.tables.contains_key(&relation.oid)) {
+            let why = format!("it is not in publication {name}");
+            let unpublished = Unpublished { oid: relation.oid, table: relation.table.clone(), why };
+            return Err(publication::refusal(&[unpublished]).expect("one table is not published"));
+        }
+    }
+    Ok(found)
 }
 
 /// Creates the slot and reports which transactions it waits for. A stop cancels the statement: the server removes a slot that is not

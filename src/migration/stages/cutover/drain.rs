@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     event::{CutoverStep, Event},
     lsn::Lsn,
-    migration::context::Context,
+    migration::{context::Context, relations},
 };
 
 const LATE_WRITES: &str = "the source was written to after the end of the stream";
@@ -60,7 +60,11 @@ pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> 
             found = late_writes::check(cx, replay, &source, end, CutoverStep::LateWritesAgain).await?;
         }
         match found {
-            LateWrites::None { end } => return Ok(Drain::Drained { end }),
+            LateWrites::None { end } => {
+                // A stream without a table of this migration is quiet, too.
+                relations::refuse_unpublished(cx, &source).await?;
+                return Ok(Drain::Drained { end });
+            }
             LateWrites::GivenUp { reason } => return Ok(Drain::GivenUp { reason }),
             LateWrites::Found { end: later } if late_writes::ask_to_drain_again(cx, replay).await? => end = later,
             LateWrites::Found { .. } => return Ok(Drain::given_up(LATE_WRITES)),

@@ -14,6 +14,7 @@ use crate::{
         own::Names,
         slot,
     },
+    record::Record,
     replay::{
         receiver::{Receiver, StartPositions},
         spool,
@@ -55,44 +56,41 @@ pub async fn linger(cx: &mut Context, receiver: &Receiver, end: Lsn) -> Result<(
         }
     }
     let check = async {
-        let (now, open) = end_of_stream(&cx.source("cutover").await?).await?;
-        Ok::<_, Error>((receiver.waiter().read(now).await?, open))
+        let source = cx.source("cutover").await?;
+        let (now, open) = end_of_stream(&source).await?;
+        let status = receiver.waiter().read(now).await?;
+        relations::refuse_unpublished(cx, &source).await?;
+        Ok::<_, Error>((status.written_after(seen), open))
     };
-    match tokio::time::timeout(LAST_CHECK_TIMEOUT, check).await {
-        Ok(Ok((status, open))) => {
-            record(cx, &status.written_after(seen)).await?;
-            record_open(cx, &open).await?;
-        }
-        Ok(Err(e)) => warn_unchecked(cx, &e.to_string()).await,
-        Err(_) => warn_unchecked(cx, "the source does not answer").await,
-    }
-    Ok(())
+    let checked = tokio::time::timeout(LAST_CHECK_TIMEOUT, check).await;
+    settle(cx, checked.unwrap_or_else(|_| Err(Error::connection("the source does not answer")))).await
 }
 
 /// Checks for what was written to the source after the end of the stream, when the run of the cutover could not see it any more.
 pub async fn check_since(cx: &mut Context, end: Lsn) -> Result<()> {
     match writes_since(cx, end).await {
-        Ok((writes, open)) => {
-            record(cx, &writes).await?;
-            record_open(cx, &open).await
-        }
-        Err(e) => {
-            warn_unchecked(cx, &e.to_string()).await;
-            Ok(())
-        }
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => settle(cx, Ok(found)).await,
+        Err(e) => settle(cx, Err(e)).await,
     }
 }
 
-/// The tables that were written to after `end`, each with the LSN of its last write: from what the spool holds after `end`, and from what
-/// the slot still has. Also the transactions that could still write to them.
-async fn writes_since(cx: &Context, end: Lsn) -> Result<(Vec<(u32, Lsn)>, Vec<OpenWriter>)> {
+/// What a check for late writes has found: the tables that were written to, each with the LSN of its last write, and the transactions that
+/// could still write to them.
+type Found = (Vec<(u32, Lsn)>, Vec<OpenWriter>);
+
+/// What was written after `end`: from what the spool holds after `end`, and from what the slot still has. `None` when an earlier run has
+/// looked for it and has dropped the slot.
+async fn writes_since(cx: &Context, end: Lsn) -> Result<Option<Found>> {
     let source = cx.source("cutover").await?;
-    let (Some(start), Some(slot)) = (cx.record.slot, slot::slot(&source, &Names::new(&cx.record.id).slot).await?) else {
-        return Ok((Vec::new(), Vec::new()));
+    let name = Names::new(&cx.record.id).slot;
+    let (start, slot) = match (cx.record.slot, slot::slot(&source, &name).await?) {
+        (Some(start), Some(slot)) => (start, slot),
+        _ if cx.record.watched => return Ok(None),
+        _ => return Err(slot::gone(&name)),
     };
-    let receiver =
-        Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, confirmed: slot.confirmed, copied: end }, cx.cancel.clone())
-            .await?;
+    slot.check(&name)?;
+    let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, copied: end }, cx.cancel.clone()).await?;
     let reach = async {
         let (now, open) = end_of_stream(&source).await?;
         receiver.waiter().spooled(now).await?;
@@ -102,8 +100,25 @@ async fn writes_since(cx: &Context, end: Lsn) -> Result<(Vec<(u32, Lsn)>, Vec<Op
     let spooled = receiver.status.borrow().end;
     receiver.stop().await.ok();
     let open = reached.map_err(|_| Error::connection("the source does not answer"))??;
+    relations::refuse_unpublished(cx, &source).await?;
     let writes = tokio::task::block_in_place(|| spool::touched_after(&cx.work.spool(), end, spooled))?;
-    Ok((writes, open))
+    Ok(Some((writes, open)))
+}
+
+/// Records and reports what a check has found, or why there was none: it decides how the migration ends.
+async fn settle(cx: &mut Context, checked: Result<Found>) -> Result<()> {
+    let found = match checked {
+        Ok(found) => found,
+        Err(e) => {
+            cx.notice(Level::Warn, format!("late writes could not be looked for, because {e}")).await;
+            cx.record.unwatched = Some(e.to_string());
+            return cx.save();
+        }
+    };
+    (cx.record.watched, cx.record.unwatched) = (true, None);
+    cx.save()?;
+    record(cx, &found.0).await?;
+    record_open(cx, &found.1).await
 }
 
 /// Marks the end of the stream, once those who have written before have ended; those who have not ended in time.
@@ -120,7 +135,8 @@ async fn end_of_stream(source: &Client) -> Result<(Lsn, Vec<OpenWriter>)> {
 /// Reports transactions whose writes would be late, and records that there were some.
 async fn record_open(cx: &mut Context, open: &[OpenWriter]) -> Result<()> {
     for writer in open {
-        warn_unchecked(cx, &format!("a transaction of the source that has written is still open: {writer}")).await;
+        let text = format!("a transaction of the source that has written is still open, and its writes would be late: {writer}");
+        cx.notice(Level::Warn, text).await;
     }
     if !open.is_empty() && !cx.record.late {
         cx.record.late = true;
@@ -143,12 +159,20 @@ async fn record(cx: &mut Context, writes: &[(u32, Lsn)]) -> Result<()> {
     Ok(())
 }
 
-async fn warn_unchecked(cx: &Context, why: &str) {
-    cx.notice(Level::Warn, format!("writes to the source after the cutover may be missing from this report: {why}")).await;
+/// How a migration ends that has late writes.
+pub fn refuse_late(record: &Record) -> Result<()> {
+    if !record.late {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Differs, "the source was written to after the cutover")
+        .hint("the tables, or the open transactions, are named as late writes: move those rows by hand"))
 }
 
-/// How a migration with late writes ends.
-pub fn error() -> Error {
-    Error::new(Kind::Differs, "the source was written to after the cutover")
-        .hint("the tables, or the open transactions, are named as late writes: move those rows by hand")
+/// How a migration ends when nobody can know whether it has late writes. That both sides are equal may not be said then.
+pub fn refuse_unwatched(record: &Record) -> Result<()> {
+    let Some(why) = &record.unwatched else { return Ok(()) };
+    Err(Error::new(Kind::Differs, format!("late writes could not be looked for, because {why}")).hint(
+        "at the cutover both sides were equal. Compare the tables that the application may have written to on the source after it, and move \
+         what is missing by hand",
+    ))
 }

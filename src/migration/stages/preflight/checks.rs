@@ -133,6 +133,8 @@ pub const CHECKS: &[PreflightCheck] = &[
         |f| source::free_walsender(&f.source)),
     check(Source, source::SLOT, "A slot that the source has invalidated cannot be continued.",
         |f| source::own_slot(f.source.own_slot.as_ref())),
+    check(Source, source::PUBLISHED, "A table that somebody has taken out of the migration's publications lacks changes.",
+        |f| source::published(&f.source)),
     check(Source, source::IDLE_SLOT_TIMEOUT, "The source may invalidate the slot while hyperlift is stopped.",
         |f| source::idle_slot_timeout(f.source.idle_slot_timeout.as_deref())),
     check(Source, source::LOCKS, "pg_dump locks every table in one transaction.",

@@ -122,8 +122,7 @@ async fn goes_by_proxy(cx: &Context, side: Side) -> Result<bool, NotGathered> {
 /// A work directory belongs to one pair of databases (N-7).
 fn other_migration(cx: &Context, from: &Server, to: &Server) -> Option<String> {
     [("source", &cx.record.source, from), ("target", &cx.record.target, to)].into_iter().find_map(|(side, known, now)| {
-        let is_other = !known.system_id.is_empty() && (&known.system_id, &known.database) != (&now.system_id, &now.database);
-        is_other.then(|| {
+        known.refuse_other(side, now).is_err().then(|| {
             format!(
                 "{} holds another migration: its {side} is {} (system {}), not database {} of system {}",
                 cx.work.path().display(),

@@ -13,7 +13,7 @@ use crate::{
         client::Client,
         event_triggers::{self, EventTrigger, SOURCE_TAGS, Trial, WAYS_OUT},
         own::Names,
-        slot, timescale,
+        publication, slot, timescale,
         wire::Wire,
     },
     scope::Inclusion,
@@ -25,6 +25,7 @@ pub const WAL_LEVEL: &str = "wal_level";
 pub const FREE_SLOT: &str = "free replication slot";
 pub const FREE_WALSENDER: &str = "free walsender";
 pub const SLOT: &str = "slot";
+pub const PUBLISHED: &str = "published tables";
 pub const IDLE_SLOT_TIMEOUT: &str = "idle_replication_slot_timeout";
 pub const LOCKS: &str = "max_locks_per_transaction";
 pub const NO_HYPERTABLES: &str = "source has no hypertables";
@@ -45,6 +46,10 @@ pub struct SourceFacts {
     pub wal_level: String,
     /// The slot of this migration, where it has one: usable, or why not.
     pub own_slot: Option<Result<()>>,
+    /// Why changes may be missing, where somebody has changed the publications of this migration.
+    pub unpublished: Option<Error>,
+    /// Whether this migration has its publications.
+    pub has_published: bool,
     pub free_slots: i64,
     pub free_walsenders: i64,
     /// `None` where this version has no such setting.
@@ -84,6 +89,8 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
     Ok(SourceFacts {
         wal_level: setting("wal_level").await?,
         own_slot: slot::slot(source, &names.slot).await?.map(|slot| slot.check(&names.slot)),
+        unpublished: publication::refusal(&publication::unpublished(source, &cx.record.publications).await?),
+        has_published: !cx.record.publications.is_empty(),
         free_slots: catalog::value(source, free_slots).await?,
         free_walsenders: catalog::value(source, free_walsenders).await?,
         idle_slot_timeout: catalog::setting(source, "idle_replication_slot_timeout").await?,
@@ -151,6 +158,14 @@ pub fn own_slot(slot: Option<&Result<()>>) -> Finding {
         None => Finding::ok("not created yet"),
         Some(Ok(())) => Finding::ok("usable"),
         Some(Err(e)) => Finding::fail(&e.message, e.hint.as_deref().unwrap_or_default()),
+    }
+}
+
+pub fn published(f: &SourceFacts) -> Finding {
+    match &f.unpublished {
+        None if f.has_published => Finding::ok("as this migration has made them"),
+        None => Finding::ok("not created yet"),
+        Some(e) => Finding::fail(&e.message, e.hint.as_deref().unwrap_or_default()),
     }
 }
 
