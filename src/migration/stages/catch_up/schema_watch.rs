@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::{FollowDdl, NewTables},
+    config::NewTables,
     error::{Error, Result},
     event::{Event, Level, SchemaDifference, Stage},
     lsn::Lsn,
@@ -19,6 +19,7 @@ use crate::{
         client::Client,
         dump::repair::Repair,
     },
+    plan::FollowDdl,
 };
 use tokio::task::JoinHandle;
 
@@ -204,7 +205,7 @@ impl SchemaWatch {
 
     /// Begins to run the statements that the plan allows, once replay has come to where the source was when they were found.
     async fn follow(&mut self, cx: &Context, applied: Lsn) {
-        let allowed = |repair: &Repair| match cx.config.follow_ddl {
+        let allowed = |repair: &Repair| match cx.follow_ddl() {
             FollowDdl::Ask => false,
             FollowDdl::Safe => !repair.destroys,
             FollowDdl::All => true,
@@ -223,7 +224,7 @@ impl SchemaWatch {
     /// Runs only the statements that allow more than before, because a change has been refused that the source has accepted. Returns whether
     /// the change is worth another attempt.
     pub async fn relax(&mut self, cx: &Context) -> Result<bool> {
-        if cx.config.follow_ddl == FollowDdl::Ask || self.repairing.is_some() {
+        if cx.follow_ddl() == FollowDdl::Ask || self.repairing.is_some() {
             return Ok(false);
         }
         let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);

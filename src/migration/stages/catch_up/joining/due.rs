@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{super::replay::RunningReplay, Due};
 use crate::{
-    config::{FollowDdl, NewTables, OnConflict},
+    config::{NewTables, OnConflict},
     error::Result,
     event::{Level, Stage},
     migration::{context::Context, stages::identity},
@@ -13,6 +13,7 @@ use crate::{
         catalog::{self, Shape, ShapeChange, SourceRelation},
         ledger::Leaving,
     },
+    plan::FollowDdl,
     replay::{lane::Conflict, relation::Relations},
 };
 
@@ -27,7 +28,7 @@ impl RunningReplay {
     /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll.
     pub async fn due_by_source(&mut self, cx: &Context) -> Result<Vec<Due>> {
         let now = self.schema.shapes().clone();
-        if cx.config.follow_ddl == FollowDdl::Ask || now.is_empty() {
+        if cx.follow_ddl() == FollowDdl::Ask || now.is_empty() {
             return Ok(Vec::new());
         }
         let mut due = self.rewritten(cx, &now);
