@@ -7,10 +7,10 @@ use clap_complete::Shell;
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use crate::{
-    config::{self, Config, FollowDdl, FrontKind, NewTables, OnConflict},
+    config::{self, Config, FrontKind, NewTables, OnConflict},
     error::{Error, Result},
     format,
-    plan::Plan,
+    plan::{FollowDdl, Plan},
     scope::Scope,
     ui,
 };
@@ -155,10 +155,10 @@ pub struct MigrateArgs {
     /// (exit code 5 at the end). One of: stop, copy, count
     #[arg(long, value_name = "POLICY", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
     pub on_conflict: OnConflict,
-    /// Which changes of the source's schema hyperlift makes on the target by itself: none, those that remove no rows, or all. One of:
-    /// ask, safe, all
-    #[arg(long, value_name = "WHICH", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]
-    pub follow_ddl: FollowDdl,
+    /// Which changes of the source's schema hyperlift makes on the target by itself: none, those that remove no rows (unless the plan
+    /// says otherwise), or all. One of: ask, safe, all
+    #[arg(long, value_name = "WHICH", value_enum, hide_possible_values = true, global = true, help_heading = REPLAY)]
+    pub follow_ddl: Option<FollowDdl>,
     /// What is done about tables that are made on the source after the copy: they are made on the target, copied and replayed, or only
     /// reported. One of: take, tell
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide_possible_values = true, global = true, help_heading = REPLAY)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use crate::{
     error::{Error, Result},
     pg::connect::conninfo::Conninfo,
-    plan::Plan,
+    plan::{FollowDdl, Plan},
     scope::Scope,
 };
 
@@ -27,18 +27,6 @@ pub enum OnConflict {
     Copy,
     /// The change is counted as missed, and replay continues: the table differs, and the migration ends with exit code 5.
     Count,
-}
-
-/// Which changes of the source's schema are made on the target without asking.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum FollowDdl {
-    /// None: the operator runs the statements.
-    Ask,
-    /// Those that remove neither rows nor values of the target.
-    #[default]
-    Safe,
-    /// Also those that drop tables, partitions and columns, as the source has done.
-    All,
 }
 
 /// What is done about tables that are made on the source after the copy.
@@ -92,8 +80,8 @@ pub struct Config {
     /// Continue without asking where nothing has to be decided.
     pub yes: bool,
     pub cutover_when_ready: bool,
-    /// Which changes of the source's schema are made on the target without asking.
-    pub follow_ddl: FollowDdl,
+    /// Which changes of the source's schema are made on the target without asking; otherwise the plan says it.
+    pub follow_ddl: Option<FollowDdl>,
     /// What is done about tables that are made on the source after the copy.
     pub new_tables: NewTables,
     /// An automatic cutover does not wait for changes of the source's schema that the target lacks.

@@ -7,13 +7,14 @@ mod check;
 mod cutover;
 mod prompt;
 mod replay;
+mod schema;
 mod stage;
 mod table;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{check::*, cutover::*, prompt::*, replay::*, stage::*, table::*};
+pub use self::{check::*, cutover::*, prompt::*, replay::*, schema::*, stage::*, table::*};
 use crate::{
     lsn::Lsn,
     name::TableName,
@@ -175,6 +176,10 @@ pub enum Event {
     GatesChecked {
         gates: Vec<Gate>,
     },
+    /// How the schemas of both sides differ, all of it, replaced.
+    SchemaCompared {
+        differences: Vec<SchemaDifference>,
+    },
 
     CutoverStarted {
         end: Option<Lsn>,
@@ -290,6 +295,10 @@ pub enum Command {
         table: TableName,
     },
     OpenCutover,
+    /// Run these statements on the target. They must be among those of the last [`Event::SchemaCompared`].
+    RunStatements {
+        statements: Vec<String>,
+    },
     /// Goes back from a cutover that runs, while nothing is asked.
     AbortCutover,
     /// The operator leaves the finished migration.

@@ -26,6 +26,8 @@ struct PlanFile {
     one_table: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identity_default: Option<IdentityDefault>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    follow_ddl: Option<FollowDdl>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     publications: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -132,6 +134,19 @@ pub enum IdentityDefault {
     InsertOnly,
 }
 
+/// Which changes of the source's schema are made on the target without asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FollowDdl {
+    /// None: the operator runs the statements.
+    Ask,
+    /// Those that remove neither rows nor values of the target.
+    #[default]
+    Safe,
+    /// Also those that drop tables, partitions and columns, as the source has done.
+    All,
+}
+
 /// As the plan writes it.
 impl std::fmt::Display for IdentityChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,6 +189,9 @@ pub struct Plan {
     pub identities: BTreeMap<TableName, IdentityChoice>,
     /// For tables without a usable identity that are not in [`Self::identities`].
     pub identity_default: Option<IdentityDefault>,
+    /// Where the command line says nothing of it.
+    #[serde(default)]
+    pub follow_ddl: Option<FollowDdl>,
     /// Objects keep the owners that they have on the source. Otherwise they belong to the user of the target.
     pub owners: bool,
     /// Grants and default privileges of the source.
@@ -209,6 +227,7 @@ impl Plan {
             publications: file.publications,
             subscriptions: file.subscriptions,
             identity_default: file.identity_default,
+            follow_ddl: file.follow_ddl,
             roles: file.roles,
             ..Self::default()
         };
@@ -253,6 +272,7 @@ impl Plan {
                 .collect(),
             identity: self.identities.iter().map(|(t, c)| IdentityEntry { table: t.to_string(), choice: c.to_string() }).collect(),
             identity_default: self.identity_default,
+            follow_ddl: self.follow_ddl,
             owners: self.owners,
             grants: self.grants,
             publications: self.publications,
@@ -300,6 +320,7 @@ mod tests {
 owners = true
 one_table = ["public.log"]
 identity_default = "full"
+follow_ddl = "ask"
 subscriptions = true
 
 [scope]
@@ -326,6 +347,7 @@ app = "App of the target"
         assert_eq!(plan.scope.to_string(), "--include schema:public --exclude table:public.log_* --exclude data:\"Odd.Name\"");
         assert_eq!(plan.hypertables[0].key, KeyChoice::PlainIndex);
         assert_eq!(plan.identity(&TableName::new("public", "Odd.Name")), Some(&IdentityChoice::Index("my idx".into())));
+        assert_eq!(plan.follow_ddl, Some(FollowDdl::Ask));
         assert!(plan.owners && !plan.grants && !plan.publications && plan.subscriptions);
         assert!(plan.is_one_table(&TableName::new("public", "log")) && plan.is_one_table(&TableName::new("public", "metrics")));
         assert_eq!(plan.identity_default, Some(IdentityDefault::Full));

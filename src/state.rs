@@ -31,7 +31,7 @@ pub use self::{
     tables::Tables,
 };
 use crate::{
-    event::{Endpoint, Event, Gate, IdentityState, Level, RelationKind, Stage, StageState, Stamped, TableState},
+    event::{Endpoint, Event, Gate, IdentityState, Level, RelationKind, SchemaDifference, Stage, StageState, Stamped, TableState},
     name::TableName,
 };
 
@@ -66,6 +66,8 @@ pub struct State {
     pub paused: bool,
     pub replay: Replay,
     pub gates: Vec<Gate>,
+    /// How the schemas of both sides differ.
+    pub differences: Vec<SchemaDifference>,
     pub cutover: Cutover,
 
     pub prompts: OpenPrompts,
@@ -136,6 +138,7 @@ impl State {
             Event::DivergenceSettled { table, accepted } => tables.divergence_settled(at, table, *accepted, log),
             Event::Analyzed(status) => replay.analyze = status.clone(),
             Event::GatesChecked { gates } => self.gates.clone_from(gates),
+            Event::SchemaCompared { differences } => self.differences.clone_from(differences),
 
             Event::CutoverStarted { end } => cutover.begun(at, *end),
             Event::CutoverStepped { step, done, detail } => {

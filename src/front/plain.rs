@@ -170,6 +170,11 @@ impl Printer {
             Event::SlowedDown(SlowTable { table, reason, fix }) => format!("WARN  {table} is slow: {reason}  fix: {fix}"),
             Event::SpedUp { table } => format!("{table} is no longer slow"),
             Event::Diverged { table, reason } => format!("ERROR {table} diverged: {reason}"),
+            Event::SchemaCompared { differences } if differences.is_empty() => "the schemas of both sides are the same".into(),
+            Event::SchemaCompared { differences } => {
+                let lines = differences.iter().map(|d| format!("{} {} ({})", d.object, d.how, d.state())).collect::<Vec<_>>();
+                format!("WARN  the schemas differ: {}", lines.join("; "))
+            }
             // A notice has said so.
             Event::RelationAdded { .. } | Event::TableLeft { .. } | Event::TableJoined { .. } => return None,
             Event::Analyzed(status) if status.error.is_none() && status.has_ended() => format!("ANALYZE finished, {}", tables(status.total as usize)),

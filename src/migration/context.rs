@@ -20,7 +20,7 @@ use crate::{
         dump::Dump,
         timescale::Timescale,
     },
-    plan::Plan,
+    plan::{FollowDdl, Plan},
     record::{Record, new_id},
     scope::Scope,
     work_dir::WorkDir,
@@ -182,6 +182,11 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// Which changes of the source's schema are made on the target without asking.
+    pub fn follow_ddl(&self) -> FollowDdl {
+        self.config.follow_ddl.or(self.plan.follow_ddl).unwrap_or_default()
     }
 
     /// The stage that was entered last in this run.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tui_input::{Input, backend::crossterm::EventHandler};
 
 use crate::{
-    event::{Answer, Command, Level, PromptKind, Stage},
+    event::{Answer, Command, Level, PromptKind, SchemaDifference, Stage},
     plan::{IdentityChoice, IdentityDefault},
     state::{Ended, State},
     ui::{
@@ -178,6 +178,7 @@ impl App {
                 return match purpose {
                     NamePurpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
                     NamePurpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
+                    NamePurpose::Remove { sql, .. } => vec![Effect::Send(Command::RunStatements { statements: vec![sql] })],
                     NamePurpose::SettleAll(_) => vec![Effect::Send(Command::SettleIdentities { default: IdentityDefault::Proposed })],
                 };
             }
@@ -235,6 +236,9 @@ impl App {
             Action::Help => self.toggle(Overlay::Help),
             Action::Log => self.toggle(Overlay::Log),
             Action::Details => self.toggle(Overlay::Details),
+            Action::Differences => self.toggle(Overlay::Differences),
+            Action::Run => return self.run_selected(state),
+            Action::All if self.view.overlay == Some(Overlay::Differences) => return run(state.differences.iter().filter(|d| d.is_safe())),
             Action::Down => self.scroll(1, shown, state),
             Action::Up => self.scroll(-1, shown, state),
             Action::PageDown => self.scroll(PAGE, shown, state),
@@ -314,6 +318,18 @@ impl App {
         Vec::new()
     }
 
+    /// Runs the selected statement. One that removes rows or values asks for the name of its object first.
+    fn run_selected(&mut self, state: &State) -> Vec<Effect> {
+        match self.view.selected_difference(state) {
+            Some(SchemaDifference { object, sql: Some(sql), removes: true, .. }) => {
+                let purpose = NamePurpose::Remove { object: object.clone(), sql: sql.clone() };
+                self.view.modal = Some(Modal::Name { purpose, input: Input::default() });
+                Vec::new()
+            }
+            chosen => run(chosen.into_iter()),
+        }
+    }
+
     fn quit(&mut self, state: &State) -> Vec<Effect> {
         if matches!(state.ended, Some(Ended::Failed { .. })) {
             return vec![Effect::Leave];
@@ -390,6 +406,11 @@ fn answer(prompt: u64, answer: Answer) -> Vec<Effect> {
     vec![Effect::Send(Command::Answer { prompt, answer })]
 }
 
+/// Orders the statements of these differences.
+fn run<'a>(differences: impl Iterator<Item = &'a SchemaDifference>) -> Vec<Effect> {
+    vec![Effect::Send(Command::RunStatements { statements: differences.filter_map(|d| d.sql.clone()).collect() })]
+}
+
 /// Commands that follow from the state alone.
 fn command(action: Action, state: &State) -> Option<Command> {
     Some(match action {
@@ -430,6 +451,8 @@ fn refusal(action: Action, state: &State) -> String {
             "this stage does not wait for a choice now".into()
         }
         Action::Follow => "following the running stage".into(),
+        Action::Differences => "no difference of the schemas is known".into(),
+        Action::Run => "statements are run while replay goes on, and where one is known".into(),
         _ => "nothing here".into(),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    event::{Candidate, KeyShape, Stage, UniqueKey},
+    event::{Candidate, KeyShape, SchemaDifference, Stage, UniqueKey},
     name::plain_ident,
     plan::{Hypertable, IdentityChoice, KeyChoice},
     state::State,
@@ -15,6 +15,9 @@ pub fn text(state: &State, view: &View) -> String {
     let stage = view.shown(state);
     if view.overlay == Some(Overlay::Log) {
         return joined(state.log.iter().map(|l| format!("{} {:5} {}", l.at, l.level.as_str(), l.text)));
+    }
+    if view.overlay == Some(Overlay::Differences) {
+        return view.selected_difference(state).map_or_else(String::new, difference);
     }
     match stage {
         Stage::Preflight => {
@@ -51,6 +54,14 @@ pub fn text(state: &State, view: &View) -> String {
     }
 }
 
+/// The statement; what is known instead where there is none.
+fn difference(d: &SchemaDifference) -> String {
+    match &d.sql {
+        Some(sql) => format!("{};\n", sql.trim_end().trim_end_matches(';')),
+        None => format!("-- {} {}\n", d.object, d.how),
+    }
+}
+
 fn positions(state: &State) -> String {
     let r = &state.replay;
     format!("source LSN   {}\nreceived LSN {}\napplied LSN  {}\n", r.status.source, r.received_lsn(), r.status.applied)
@@ -59,6 +70,9 @@ fn positions(state: &State) -> String {
 /// The file of this screen's SQL, and all of that SQL.
 pub fn sql_file(stage: Stage, state: &State, view: &View) -> Option<(&'static str, String)> {
     let (file, text) = match stage {
+        _ if view.overlay == Some(Overlay::Differences) => {
+            ("schema-changes.sql", joined(state.differences.iter().map(|d| format!("-- {} {}: {}\n{}", d.object, d.how, d.state(), difference(d)))))
+        }
         Stage::Preflight => (
             "preflight.txt",
             joined(state.preflight.checks.iter().filter_map(|c| Some(format!("-- {}: {}\n{}\n", c.name, c.sentence, c.fix.as_ref()?)))),

@@ -12,6 +12,7 @@ use crate::event::Stage;
 pub enum Context {
     Stage(Stage),
     Details,
+    Differences,
     Log,
     Help,
     CutoverBox,
@@ -31,6 +32,8 @@ pub enum Action {
     Top,
     Bottom,
     Details,
+    Differences,
+    Run,
     Filter,
     Sort,
     Swap,
@@ -75,7 +78,7 @@ pub struct Binding {
     pub help: &'static str,
 }
 
-use Context::{CutoverBox, Details, Help, Log, Quit};
+use Context::{CutoverBox, Details, Differences, Help, Log, Quit};
 use Key::{Char, Ctrl};
 use Stage::{CatchUp, Copy, Cutover, Done, Hypertables, Identity, Preflight, Schema, Verify};
 
@@ -83,8 +86,21 @@ const fn on(stage: Stage) -> Context {
     Context::Stage(stage)
 }
 
-const STAGES: &[Context] =
-    &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done), Details, Log, Help];
+const STAGES: &[Context] = &[
+    on(Preflight),
+    on(Identity),
+    on(Schema),
+    on(Hypertables),
+    on(Copy),
+    on(CatchUp),
+    on(Verify),
+    on(Cutover),
+    on(Done),
+    Details,
+    Differences,
+    Log,
+    Help,
+];
 const EVERYWHERE: &[Context] = &[
     on(Preflight),
     on(Identity),
@@ -96,28 +112,19 @@ const EVERYWHERE: &[Context] = &[
     on(Cutover),
     on(Done),
     Details,
+    Differences,
     Log,
     Help,
     CutoverBox,
     Quit,
 ];
 /// The band asks about a failure on every screen, and under the box while the cutover runs.
-const FAILURES: &[Context] = &[
-    on(Preflight),
-    on(Identity),
-    on(Schema),
-    on(Hypertables),
-    on(Copy),
-    on(CatchUp),
-    on(Verify),
-    on(Cutover),
-    on(Done),
-    Details,
-    Log,
-    Help,
-    CutoverBox,
-];
-const LISTS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Log, Help];
+const FAILURES: &[Context] = match EVERYWHERE.split_last() {
+    Some((Quit, all_but_quit)) => all_but_quit,
+    _ => EVERYWHERE,
+};
+const LISTS: &[Context] =
+    &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Done), Details, Differences, Log, Help];
 const ROWS: &[Context] = &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp)];
 const STAGES_AND_DETAILS: &[Context] =
     &[on(Preflight), on(Identity), on(Schema), on(Hypertables), on(Copy), on(CatchUp), on(Verify), on(Cutover), on(Done), Details];
@@ -205,6 +212,7 @@ pub static TABLE: &[Binding] = &[
         hint: "insert-only",
         help: "insert-only: UPDATE and DELETE do not reach the target (asks for the name)",
     },
+    Binding { keys: &[Char('e')], action: Action::Run, orders: true, contexts: &[Differences], label: "e", hint: "run", help: "run the statement" },
     Binding {
         keys: &[Char('t')],
         action: Action::Swap,
@@ -254,10 +262,10 @@ pub static TABLE: &[Binding] = &[
         keys: &[Char('a')],
         action: Action::All,
         orders: true,
-        contexts: &[on(Identity), on(Hypertables)],
+        contexts: &[on(Identity), on(Hypertables), Differences],
         label: "a",
         hint: "all proposed",
-        help: "all tables get what is proposed: a replica identity, or hypertables (time + append-only)",
+        help: "do all that is proposed: replica identities, hypertables (time + append-only), statements that remove nothing",
     },
     Binding {
         keys: &[Char('n')],
@@ -364,6 +372,15 @@ pub static TABLE: &[Binding] = &[
         hint: "follow",
         help: "follow the running stage",
     },
+    Binding {
+        keys: &[Char('D')],
+        action: Action::Differences,
+        orders: false,
+        contexts: STAGES,
+        label: "D",
+        hint: "schema",
+        help: "what differs in the schemas",
+    },
     Binding { keys: &[Char('L')], action: Action::Log, orders: false, contexts: STAGES, label: "L", hint: "log", help: "the log" },
     Binding {
         keys: &[Char('y')],
@@ -378,7 +395,7 @@ pub static TABLE: &[Binding] = &[
         keys: &[Char('w')],
         action: Action::Write,
         orders: false,
-        contexts: &[on(Preflight), on(Identity), on(Schema), on(Hypertables), Details],
+        contexts: &[on(Preflight), on(Identity), on(Schema), on(Hypertables), Details, Differences],
         label: "w",
         hint: "write SQL",
         help: "write the SQL of this screen to a file in sql/",

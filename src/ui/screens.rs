@@ -13,6 +13,7 @@ pub mod catch_up;
 pub mod copy;
 pub mod cutover;
 pub mod details;
+pub mod differences;
 pub mod done;
 pub mod help;
 pub mod hypertables;
@@ -65,6 +66,7 @@ pub fn render(frame: &mut Frame, state: &State, view: &View) {
     match view.overlay {
         Some(Overlay::Log) => log::render(frame, body, state, view),
         Some(Overlay::Help) => help::render(frame, body, state, view),
+        Some(Overlay::Differences) => differences::render(frame, body, state, view),
         Some(Overlay::Details) => details::render(frame, body, state, view),
         None => stage(frame, body, state, view),
     }
@@ -96,6 +98,7 @@ pub fn overlay_lines(overlay: Overlay, state: &State, view: &View) -> usize {
     match overlay {
         Overlay::Log => state.log.len(),
         Overlay::Help => help::lines(76, state, view).len(),
+        Overlay::Differences => state.differences.len(),
         Overlay::Details => details::lines(80, state, view).len(),
     }
 }

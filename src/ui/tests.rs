@@ -86,6 +86,15 @@ const MOMENTS: &[Moment] = &[
     ("skip_asks_for_the_name", fixture::copy, |app| {
         app.on_key(&press('K'), &fixture::copy().state, Instant::now());
     }),
+    ("differences", fixture::differences, |app| {
+        app.view.overlay = Some(Overlay::Differences);
+        app.view.scroll = 2;
+    }),
+    ("difference_that_removes", fixture::differences, |app| {
+        let state = fixture::differences().state;
+        app.on_key(&press('D'), &state, Instant::now());
+        app.on_key(&press('e'), &state, Instant::now());
+    }),
     ("log", fixture::catch_up, |app| app.view.overlay = Some(Overlay::Log)),
     ("help", fixture::hypertables, |app| app.view.overlay = Some(Overlay::Help)),
 ];
@@ -560,6 +569,31 @@ fn the_selected_row_is_kept_while_rows_move() {
     desk.key('G');
     desk.key('g');
     assert_eq!(desk.app.view.selected(Stage::Copy, &desk.story.state), 0);
+}
+
+#[test]
+fn statements_of_the_list_are_ordered_one_by_one_or_all_that_are_safe() {
+    let mut desk = Desk::new(fixture::differences());
+    let sql = |n: usize| fixture::differences().state.differences[n].sql.clone().unwrap();
+    let ordered = |statements: Vec<String>| vec![Effect::Send(Command::RunStatements { statements })];
+    desk.key('D');
+    assert_eq!(desk.key('a'), ordered(vec![sql(1), sql(2)]));
+    desk.key('j');
+    assert_eq!(desk.key('e'), ordered(vec![sql(1)]));
+    assert_eq!(desk.key('y'), [Effect::Copy(sql(1) + ";\n")]);
+    let [Effect::Write { file, text }] = &desk.key('w')[..] else { panic!() };
+    assert!(*file == "schema-changes.sql" && text.contains("was dropped: REMOVES") && text.contains(&sql(2)), "{text}");
+    // What removes something wants the name first.
+    desk.key('g');
+    assert_eq!(desk.key('e'), []);
+    for c in "TABLE public.old_prices".chars() {
+        desk.key(c);
+    }
+    assert_eq!(desk.code(KeyCode::Enter), ordered(vec![sql(0)]));
+    // The last one has none.
+    desk.key('G');
+    assert_eq!(desk.key('e'), []);
+    assert!(desk.app.view.message.is_some());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{collections::HashMap, time::Duration};
 use tui_input::Input;
 
 use crate::{
-    event::{Answer, IdentityState, Level, Stage},
+    event::{Answer, IdentityState, Level, SchemaDifference, Stage},
     format,
     name::TableName,
     plan::{Hypertable, IdentityChoice},
@@ -32,6 +32,8 @@ pub fn too_small(area: Rect) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlay {
     Details,
+    /// Of the schemas. What is scrolled is the selection.
+    Differences,
     Log,
     Help,
 }
@@ -55,6 +57,11 @@ pub enum NamePurpose {
     InsertOnly(TableName),
     /// All open tables get the replica identity that is proposed for them.
     SettleAll(Proposals),
+    /// A statement that removes rows or values of this object is run.
+    Remove {
+        object: String,
+        sql: String,
+    },
 }
 
 /// How many open tables each proposal is for.
@@ -88,7 +95,7 @@ impl Proposals {
 impl NamePurpose {
     pub fn name(&self) -> String {
         match self {
-            Self::Skip(_, object) => object.clone(),
+            Self::Skip(_, object) | Self::Remove { object, .. } => object.clone(),
             Self::InsertOnly(table) => table.to_string(),
             Self::SettleAll(proposals) => proposals.altered().to_string(),
         }
@@ -221,10 +228,16 @@ impl View {
             (Some(Modal::Quit), _) => Context::Quit,
             _ if state.is_cutover_box_open() => Context::CutoverBox,
             (_, Some(Overlay::Details)) => Context::Details,
+            (_, Some(Overlay::Differences)) => Context::Differences,
             (_, Some(Overlay::Log)) => Context::Log,
             (_, Some(Overlay::Help)) => Context::Help,
             _ => Context::Stage(self.shown(state)),
         }
+    }
+
+    /// The one that is selected in the list of differences.
+    pub fn selected_difference<'a>(&self, state: &'a State) -> Option<&'a SchemaDifference> {
+        state.differences.get(self.scroll.min(state.differences.len().saturating_sub(1)))
     }
 
     /// Whether a key that is bound here would do something now.
@@ -248,6 +261,12 @@ impl View {
             Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => {
                 self.selected_identity(state).is_some_and(|row| state.can_choose_identity(row))
             }
+            Action::Differences => !state.differences.is_empty() || self.overlay == Some(Overlay::Differences),
+            Action::Run => state.stage_runs(Stage::CatchUp) && self.selected_difference(state).is_some_and(|d| d.sql.is_some()),
+            Action::All if self.overlay == Some(Overlay::Differences) => {
+                state.stage_runs(Stage::CatchUp) && state.differences.iter().any(SchemaDifference::is_safe)
+            }
+            Action::Write if self.overlay == Some(Overlay::Differences) => state.differences.iter().any(|d| d.sql.is_some()),
             Action::Previous | Action::Next if shown == Stage::Identity => runs && self.selected_identity(state).is_some_and(|r| r.indexes.len() > 1),
             Action::All if shown == Stage::Identity => runs && Proposals::of(state).altered() > 0,
             Action::Previous | Action::Next | Action::Mark | Action::All | Action::NoneMarked => runs && rows,

@@ -9,7 +9,7 @@ use super::{classified, ddl, print_target, statements};
 use crate::{
     bus::Reporter,
     error::Result,
-    event::Level,
+    event::{Level, SchemaDifference},
     migration::context::Context,
     name::literal,
     pg::{
@@ -166,7 +166,9 @@ impl SchemaChanges {
     /// Tables that are new on the source are made only with `new_tables`.
     pub fn repairs(&self, new_tables: bool) -> Vec<Repair> {
         if !self.renamed.is_empty() {
-            return self.renamed.repairs();
+            // The new name may be in a schema that is new, too.
+            let made = self.missing.iter().map(repair::made).filter(|r| r.object.to_string().starts_with("SCHEMA "));
+            return made.chain(self.renamed.repairs()).collect();
         }
         let objects = self.objects();
         let is_dropped = |table: &ObjectRef| objects.get(table) == Some(&Change::Dropped);
@@ -213,6 +215,24 @@ impl SchemaChanges {
         }
     }
 
+    /// Each difference for the operator: first those with a statement, in the order in which the statements run.
+    pub fn differences(&self, new_tables: bool) -> Vec<SchemaDifference> {
+        let lines = self.lines();
+        let how = |object: &ObjectRef| lines.iter().find(|(o, _)| *o == object).map_or("has another name", |(_, how)| how).to_owned();
+        let repairs = self.repairs(new_tables);
+        let others = lines.iter().filter(|(object, _)| repairs.iter().all(|r| r.object != **object));
+        let others =
+            others.map(|(object, how)| SchemaDifference { object: object.to_string(), how: (*how).to_owned(), ..SchemaDifference::default() });
+        let listed = repairs.iter().map(|r| SchemaDifference {
+            object: r.object.to_string(),
+            how: how(&r.object),
+            sql: r.attempts.first().cloned(),
+            removes: r.destroys,
+            error: None,
+        });
+        listed.chain(others).collect()
+    }
+
     /// The statements that bring the target to the source's schema, where they can be known; the others are comments.
     pub fn script(&self) -> String {
         let mut lines = vec!["-- What changed in the source's schema since the copy. Read it, and run on the target what it needs.\n".to_owned()];
@@ -230,22 +250,36 @@ impl SchemaChanges {
     }
 }
 
-/// Runs repairs on the target, each attempt in a transaction. Returns how many succeeded. One that fails may succeed after others have.
-pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporter) -> usize {
-    let mut done = 0;
+/// What came of statements that were run on the target.
+#[derive(Debug, Default)]
+pub struct Ran {
+    pub done: usize,
+    /// The first attempt for an object, and why the last one failed. It may succeed after others have.
+    pub failed: Vec<(String, String)>,
+}
+
+/// Runs repairs on the target, each attempt in a transaction.
+pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporter) -> Ran {
+    let mut ran = Ran::default();
     for repair in repairs {
+        let mut failure = None;
         for sql in &repair.attempts {
             match ddl::in_transaction(&target, sql).await {
                 Ok(()) => {
-                    done += 1;
+                    ran.done += 1;
+                    failure = None;
                     report_followed(&reporter, sql).await;
                     break;
                 }
-                Err(e) => tracing::warn!(object = %repair.object, sqlstate = e.sqlstate, "the target does not follow: {}", e.message),
+                Err(e) => {
+                    tracing::warn!(object = %repair.object, sqlstate = e.sqlstate, "the target does not follow: {}", e.message);
+                    failure = Some(e.to_string());
+                }
             }
         }
+        ran.failed.extend(repair.attempts.into_iter().next().zip(failure));
     }
-    done
+    ran
 }
 
 /// Says what was made on the target as on the source.

@@ -35,9 +35,9 @@ impl Repair {
 
     /// Whether it only allows more than before: replay may need it before it has come to the place of the change.
     pub fn relaxes(&self) -> bool {
-        const WORDS: [&str; 8] = [
-            " DROP CONSTRAINT ", " DROP NOT NULL", " ADD VALUE ", "DROP INDEX ", " DROP EXPRESSION", " DROP IDENTITY", "CREATE TABLE ",
-            " ATTACH PARTITION ",
+        const WORDS: [&str; 11] = [
+            " rename to ", " set schema ", "DROP TABLE ", " DROP CONSTRAINT ", " DROP NOT NULL", " ADD VALUE ", "DROP INDEX ", " DROP EXPRESSION",
+            " DROP IDENTITY", "CREATE TABLE ", " ATTACH PARTITION ",
         ];
         !self.destroys && self.attempts.iter().all(|sql| WORDS.iter().any(|words| sql.contains(words)) && !sql.contains(';'))
     }

@@ -19,6 +19,7 @@ use crate::{
         relation::{Relation, RelationIndex},
         schema_change::{self, Definitions, SchemaChange},
     },
+    sqlstate,
 };
 
 /// Before source and target are asked again after a transient error.
@@ -30,6 +31,9 @@ impl Routing {
     pub async fn check_shape(&mut self, oid: u32, index: RelationIndex) -> Result<()> {
         let message = self.described[&oid].message.clone();
         let relation = self.relations[index].clone();
+        if oid != relation.oid && relation.shape.kind == TableKind::Partitioned {
+            self.check_leaf(index, &relation, &message).await?;
+        }
         if self.spec.shapes.get(&relation.oid).is_some_and(|before| !schema_change::is_as_before(&relation, &message, before)) {
             self.send_packs().await?;
             self.stop_lanes().await?;
@@ -52,6 +56,41 @@ impl Routing {
             described.checked = true;
         }
         Ok(())
+    }
+
+    /// A partition that is new, or has another name, has to be on the target before its first row: the target may have another one in its
+    /// place, whose rows the source has dropped with it.
+    async fn check_leaf(&mut self, index: RelationIndex, root: &Relation, message: &RelationMessage) -> Result<()> {
+        let leaf = TableName::new(&message.schema, &message.name);
+        // One that the source has dropped since cannot be made.
+        if self.spec.leaves.contains_key(&leaf) || self.partition(message.oid).await?.is_none() {
+            return Ok(());
+        }
+        self.send_packs().await?;
+        self.stop_lanes().await?;
+        loop {
+            let there = match client::connect(&self.spec.target, Side::Target, &self.application_name()).await {
+                Ok(target) => catalog::leaves(&target, &root.table).await,
+                Err(e) => Err(e),
+            };
+            match there {
+                Err(e) if e.is_transient() => {
+                    tokio::time::sleep(RETRY_DELAY).await;
+                    continue;
+                }
+                Ok(there) if !there.contains(&leaf) => {
+                    let text = format!("{leaf} is a partition of {} on the source, and not on the target", root.table);
+                    let error = Error { sqlstate: Some(sqlstate::CHECK_VIOLATION.into()), ..Error::failed(text) };
+                    let error = error.hint("make it on the target as it is on the source");
+                    if ask(&self.spec.conflicts, self.first_lane() + root.lane, Some(root.into()), None, error).await? == ConflictAnswer::Retry {
+                        continue;
+                    }
+                }
+                other => drop(other?),
+            }
+            self.spec.leaves.insert(leaf, index);
+            return Ok(());
+        }
     }
 
     /// The table as it is on the target, and the statements that it still needs.

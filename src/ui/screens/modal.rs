@@ -30,6 +30,7 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
                     };
                     ("INSERT-ONLY", format!("UPDATE and DELETE of {table} will not reach the target from now on.{moved} i takes it back."))
                 }
+                NamePurpose::Remove { sql, .. } => ("RUN ON THE TARGET", format!("It removes rows or values, as the source has done: {sql}")),
                 NamePurpose::SettleAll(proposals) => ("REPLICA IDENTITY OF ALL OPEN TABLES", settle_all(*proposals)),
             };
             let mut lines: Vec<_> = wrap(&what, inner_width(area)).into_iter().map(Line::raw).collect();

@@ -215,7 +215,7 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
         (true, ..) => vec![("enter", "keep the filter"), ("esc", "clear it")],
         (_, Some(view::Modal::Name { .. }), _) => vec![("enter", "when it is typed"), ("esc", "back")],
         (_, _, Context::Quit) => vec![("q", "stop safely"), ("esc", "stay")],
-        (_, _, Context::Log | Context::Details | Context::Help) => vec![("esc", "back")],
+        (_, _, Context::Log | Context::Details | Context::Differences | Context::Help) => vec![("esc", "back")],
         (_, _, Context::CutoverBox) if !state.cutover.running => vec![("esc", "not yet"), ("q", "quit")],
         (_, _, Context::CutoverBox) => vec![("q", "quit")],
         (_, _, Context::Stage(_)) => vec![("?", "help"), ("q", if state.can_leave() { "leave" } else { "quit" })],
@@ -224,7 +224,10 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
     let plain = !view.filtering && !matches!(view.modal, Some(view::Modal::Name { .. }));
     let used = |items: &[(&str, &str)]| items.iter().map(|(k, h)| width(k) + width(h) + 1 + gap.len()).sum::<usize>();
     for binding in keys::of(context).filter(|_| plain) {
-        let closes = matches!((binding.action, context), (Action::Details, Context::Details) | (Action::Log, Context::Log));
+        let closes = matches!(
+            (binding.action, context),
+            (Action::Details, Context::Details) | (Action::Differences, Context::Differences) | (Action::Log, Context::Log)
+        );
         let known = closes || matches!(binding.action, Action::Help | Action::Quit) || binding.hint.is_empty();
         if known || (binding.action == Action::Swap && !small) || !view.enabled(binding.action, state) {
             continue;
@@ -234,6 +237,7 @@ pub fn key_line(frame: &mut Frame, area: Rect, small: bool, state: &State, view:
             Action::Continue if state.can_continue().is_none() => "cutover",
             Action::OpenCutover if state.can_open_cutover() => continue,
             Action::Details if state.can_leave() => "leave",
+            Action::All if context == Context::Differences => "all safe",
             Action::Retry if state.is_late_write() => "drain again",
             _ => binding.hint,
         };

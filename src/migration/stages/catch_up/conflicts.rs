@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    config::FollowDdl,
     error::{Error, Result},
     event::{Answer, Command, Difference, Event, FailedStatement, Level, Stage, Subject},
     migration::{
@@ -18,6 +17,7 @@ use crate::{
         restore::{changes, ddl},
     },
     name::TableName,
+    plan::FollowDdl,
     replay::{
         lane::{Conflict, ConflictAnswer},
         schema_change::{SchemaChange, adds_only},
@@ -92,7 +92,7 @@ impl RunningReplay {
         }
         if let Some(sql) = conflict.sql.take() {
             let needed = self.schema.needed(cx).await.unwrap_or_default();
-            let all: Vec<String> = needed.into_iter().flat_map(|r| r.attempts.into_iter().next()).chain([sql]).collect();
+            let all: Vec<String> = needed.into_iter().filter_map(|r| r.attempts.into_iter().next()).chain([sql]).collect();
             conflict.sql = Some(all.join(";\n"));
         }
         if !cx.config.interactive {
@@ -123,7 +123,7 @@ impl RunningReplay {
     /// Whether the conflict comes from a change of the source's schema that the target has followed now.
     async fn follow_schema(&mut self, cx: &Context, conflict: &Conflict) -> Result<bool> {
         match &conflict.sql {
-            Some(sql) if cx.config.follow_ddl != FollowDdl::Ask && adds_only(sql) => {
+            Some(sql) if cx.follow_ddl() != FollowDdl::Ask && adds_only(sql) => {
                 let target = cx.target("follow-ddl").await?;
                 let mut followed = ddl::in_transaction(&target, sql).await;
                 if followed.as_ref().is_err_and(|e| ddl::NOT_FOUND.iter().any(|code| e.has_code(code))) && self.schema.make_needed(cx).await? {

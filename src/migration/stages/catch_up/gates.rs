@@ -116,7 +116,7 @@ impl RunningReplay {
                     Some([writer, more @ ..]) => format!("{}: {writer}, and {} more", writer.remedy(), more.len()),
                 },
             ),
-            soft(GateKind::SourceSchema, self.schema.difference().is_none(), self.schema.difference().unwrap_or("same on both sides").into()),
+            self.same_schema(),
             self.analyzed(cx),
             replica_identity(cx),
             soft(
@@ -125,6 +125,16 @@ impl RunningReplay {
                 format!("last change {} s ago", self.last_write.1.elapsed().as_secs()),
             ),
         ]
+    }
+
+    fn same_schema(&self) -> Gate {
+        if self.schema.is_following() {
+            return hard(GateKind::SourceSchema, false, "statements run on the target: wait for their end".into());
+        }
+        match self.schema.difference() {
+            None => soft(GateKind::SourceSchema, true, "same on both sides".into()),
+            Some(text) => soft(GateKind::SourceSchema, false, format!("D lists what differs: {text}")),
+        }
     }
 
     fn slot_is_healthy(&self) -> Gate {

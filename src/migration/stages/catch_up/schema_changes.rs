@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::replay::{LOOK, RunningReplay};
 use crate::{
     error::Result,
-    event::Level,
+    event::{Event, Level},
     migration::context::Context,
     name::TableName,
     pg::{
@@ -70,5 +70,15 @@ impl RunningReplay {
             }
         }
         Ok(())
+    }
+
+    /// Runs statements for the target that the operator has chosen.
+    pub(super) async fn run_statements(&mut self, cx: &mut Context, statements: &[String]) {
+        let applied = self.applied().all;
+        if let Err(why) = self.schema.run(cx, statements, applied).await {
+            cx.reporter.report(Event::CommandRefused { command: "run".into(), why }).await;
+        }
+        // The next sample reads the result.
+        self.slot_checked = None;
     }
 }

@@ -1,24 +1,25 @@
 //! Watching the schema of the source: what changed since the copy, and whether the target has it by now.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
 use crate::{
-    config::{FollowDdl, NewTables},
+    config::NewTables,
     error::{Error, Result},
-    event::Level,
+    event::{Event, Level, SchemaDifference, Stage},
     lsn::Lsn,
     migration::{
         context::Context,
-        restore::changes::{self, SchemaChanges},
+        restore::changes::{self, Ran, SchemaChanges},
     },
     pg::{
         catalog::{self, Shape, ShapeChange},
         client::Client,
         dump::repair::Repair,
     },
+    plan::FollowDdl,
 };
 use tokio::task::JoinHandle;
 
@@ -44,7 +45,11 @@ pub struct SchemaWatch {
     /// When statements were run last because a change had been refused: what other lanes report then is the same.
     relaxed: Option<Instant>,
     /// Statements that run on the target.
-    repairing: Option<JoinHandle<usize>>,
+    repairing: Option<JoinHandle<Ran>>,
+    /// Why statements failed, by their text.
+    failed: HashMap<String, String>,
+    /// The differences as they were reported last.
+    reported: Vec<SchemaDifference>,
     /// What differs, in words for the operator.
     difference: Option<String>,
     /// The source has changed, and what the target can follow is not done yet.
@@ -107,10 +112,13 @@ impl SchemaWatch {
             return;
         }
         if let Some(work) = self.repairing.take() {
+            let Ran { done, failed } = work.await.unwrap_or_default();
             // What was made may be what another statement needed.
-            if work.await.is_ok_and(|done| done > 0) {
+            if done > 0 {
                 self.compared = None;
+                self.failed.clear();
             }
+            self.failed.extend(failed);
         }
         let poll = async { Ok::<_, Error>((catalog::shapes(source, &cx.plan.scope).await?, catalog::schema_state(source).await?)) };
         let Ok(Ok((shapes, state))) = tokio::time::timeout(POLL_TIMEOUT, poll).await else { return };
@@ -137,6 +145,57 @@ impl SchemaWatch {
             cx.notice(Level::Warn, format!("the source's schema changed: {text}{place}")).await;
         }
         self.difference = found;
+        self.report(cx, &tables, &state).await;
+    }
+
+    /// Reports the list of differences where it has changed.
+    async fn report(&mut self, cx: &Context, tables: &[(String, ShapeChange)], state: &str) {
+        let compared = self.compared.as_ref().filter(|c| c.state == state);
+        if compared.is_none() && cx.record.schema_state.as_deref() != Some(state) {
+            return;
+        }
+        let mut differences = compared.map(|c| c.changes.differences(takes_new_tables(cx))).unwrap_or_default();
+        for difference in &mut differences {
+            difference.error = difference.sql.as_ref().and_then(|sql| self.failed.get(sql).cloned());
+        }
+        let rows = tables.iter().filter(|(_, change)| change.concerns_rows()).map(|(table, change)| (format!("TABLE {table}"), change.words()));
+        let rows = rows.filter(|(object, _)| differences.iter().all(|d| d.object != *object)).collect::<Vec<_>>();
+        differences.extend(rows.into_iter().map(|(object, how)| SchemaDifference { object, how: how.into(), ..SchemaDifference::default() }));
+        if differences != self.reported {
+            self.reported.clone_from(&differences);
+            cx.reporter.report(Event::SchemaCompared { differences }).await;
+        }
+    }
+
+    /// Statements run on the target now: a cutover has to wait for them.
+    pub fn is_following(&self) -> bool {
+        self.repairing.is_some()
+    }
+
+    /// Begins to run statements that the operator has chosen from the list. Returns why it does not.
+    pub async fn run(&mut self, cx: &Context, statements: &[String], applied: Lsn) -> Result<(), String> {
+        if self.repairing.is_some() {
+            return Err("statements run on the target already: wait for their end".into());
+        }
+        let Some(compared) = self.compared.as_ref() else { return Err("the schemas are being compared again: wait a moment".into()) };
+        if compared.source > applied {
+            return Err("replay has not come to where the source was when the schemas were compared: wait a moment".into());
+        }
+        let mut repairs = compared.changes.repairs(takes_new_tables(cx));
+        repairs.retain(|r| r.attempts.first().is_some_and(|sql| statements.contains(sql)));
+        if repairs.is_empty() {
+            return Err("the difference is gone, or has another statement now".into());
+        }
+        self.begin(cx, repairs).await;
+        Ok(())
+    }
+
+    async fn begin(&mut self, cx: &Context, repairs: Vec<Repair>) {
+        match cx.target("follow-ddl").await {
+            // An index may take hours.
+            Ok(target) => self.repairing = Some(tokio::spawn(changes::run_repairs(target, repairs, cx.reporter.clone()))),
+            Err(e) => cx.notice(Level::Warn, format!("the target cannot follow the source's schema: {e}")).await,
+        }
     }
 
     async fn compare(&mut self, cx: &Context, source: &Client, state: &str) -> Result<()> {
@@ -148,29 +207,26 @@ impl SchemaWatch {
 
     /// Begins to run the statements that the plan allows, once replay has come to where the source was when they were found.
     async fn follow(&mut self, cx: &Context, applied: Lsn) {
-        let allowed = |repair: &Repair| match cx.config.follow_ddl {
+        let allowed = |repair: &Repair| match cx.follow_ddl() {
             FollowDdl::Ask => false,
             FollowDdl::Safe => !repair.destroys,
             FollowDdl::All => true,
         };
-        let Some(compared) = self.compared.as_mut().filter(|c| !c.tried && c.source <= applied) else { return };
+        // Once the cutover has begun, nothing is altered beside it.
+        let is_due = |c: &&mut Compared| !c.tried && c.source <= applied && cx.current() == Stage::CatchUp;
+        let Some(compared) = self.compared.as_mut().filter(is_due) else { return };
         compared.tried = true;
-        let mut repairs = compared.changes.repairs(cx.config.new_tables == NewTables::Take);
+        let mut repairs = compared.changes.repairs(takes_new_tables(cx));
         repairs.retain(allowed);
-        if repairs.is_empty() {
-            return;
-        }
-        match cx.target("follow-ddl").await {
-            // An index may take hours.
-            Ok(target) => self.repairing = Some(tokio::spawn(changes::run_repairs(target, repairs, cx.reporter.clone()))),
-            Err(e) => cx.notice(Level::Warn, format!("the target cannot follow the source's schema: {e}")).await,
+        if !repairs.is_empty() {
+            self.begin(cx, repairs).await;
         }
     }
 
     /// Runs only the statements that allow more than before, because a change has been refused that the source has accepted. Returns whether
     /// the change is worth another attempt.
     pub async fn relax(&mut self, cx: &Context) -> Result<bool> {
-        if cx.config.follow_ddl == FollowDdl::Ask || self.repairing.is_some() {
+        if cx.follow_ddl() == FollowDdl::Ask || self.repairing.is_some() {
             return Ok(false);
         }
         let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
@@ -179,7 +235,7 @@ impl SchemaWatch {
             return Ok(self.relaxed.is_some_and(|at| at.elapsed() < SAME_REFUSAL));
         }
         self.compared = None;
-        let done = changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await;
+        let done = changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await.done;
         self.relaxed = (done > 0).then(Instant::now);
         Ok(done > 0)
     }
@@ -195,7 +251,7 @@ impl SchemaWatch {
     pub async fn make_needed(&mut self, cx: &Context) -> Result<bool> {
         let repairs = self.needed(cx).await?;
         self.compared = None;
-        Ok(changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await > 0)
+        Ok(changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await.done > 0)
     }
 
     fn is_due(&self, state: &str) -> bool {
@@ -205,6 +261,10 @@ impl SchemaWatch {
             Some(c) => c.at.elapsed() >= COMPARE_EVERY.max(c.took * SHARE),
         }
     }
+}
+
+fn takes_new_tables(cx: &Context) -> bool {
+    cx.config.new_tables == NewTables::Take
 }
 
 /// What differs. Until both schemas are compared, what the shapes of the tables say.

@@ -21,6 +21,7 @@ enum Next {
     OpenBox,
     Pause(bool),
     CopyAgain(TableName),
+    Run(Vec<String>),
 }
 
 /// What the operator may order in catch-up.
@@ -30,6 +31,7 @@ fn order(command: Command) -> Result<Next, Command> {
         Command::Pause => Ok(Next::Pause(true)),
         Command::Resume => Ok(Next::Pause(false)),
         Command::CopyAgain { table } => Ok(Next::CopyAgain(table)),
+        Command::RunStatements { statements } => Ok(Next::Run(statements)),
         other => Err(other),
     }
 }
@@ -72,6 +74,7 @@ impl RunningReplay {
                     }
                 },
                 Next::Answered(_) => cutover_box = None,
+                Next::Run(statements) => self.run_statements(cx, &statements).await,
                 Next::CopyAgain(table) => Box::pin(self.copy_again(cx, &table)).await?,
                 Next::Pause(paused) => {
                     self.lanes.handle.set_paused(paused);

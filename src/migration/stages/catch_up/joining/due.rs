@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{super::replay::RunningReplay, Due};
 use crate::{
-    config::{FollowDdl, NewTables, OnConflict},
+    config::{NewTables, OnConflict},
     error::Result,
     event::{Level, Stage},
     migration::{context::Context, stages::identity},
@@ -14,6 +14,7 @@ use crate::{
         ledger::Leaving,
         publication::Unpublished,
     },
+    plan::FollowDdl,
     replay::{lane::Conflict, relation::Relations},
 };
 
@@ -29,7 +30,7 @@ impl RunningReplay {
     pub async fn due_by_source(&mut self, cx: &Context) -> Result<Vec<Due>> {
         let now = self.schema.shapes().clone();
         let mut due = self.not_published(&now);
-        if cx.config.follow_ddl == FollowDdl::Ask || now.is_empty() {
+        if cx.follow_ddl() == FollowDdl::Ask || now.is_empty() {
             return Ok(due);
         }
         due.extend(self.rewritten(cx, &now));
