@@ -118,11 +118,11 @@ pub enum ShapeChange {
 impl ShapeChange {
     pub fn words(self) -> &'static str {
         match self {
-            Self::New => "is new and not part of this migration",
+            Self::New => "is new on the source",
             Self::Gone => "is gone or renamed",
             Self::Replaced => "is another table now",
             Self::Columns => "has other columns",
-            Self::Rewritten => "was rewritten by ALTER TABLE: its rows may have other values than on the target",
+            Self::Rewritten => "was written again by ALTER TABLE: its rows may have other values than on the target",
             Self::Attached => "has a new partition that was attached with rows: those from before are not on the target",
             Self::LostPartition => "has lost a partition: it was dropped or detached",
         }

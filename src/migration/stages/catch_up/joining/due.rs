@@ -10,20 +10,13 @@ use crate::{
     migration::{context::Context, stages::identity},
     name::TableName,
     pg::{
-        catalog::{self, Shape, ShapeChange, SourceRelation},
+        catalog::{self, Shape, SourceRelation},
         ledger::Leaving,
         publication::Unpublished,
     },
     plan::FollowDdl,
-    replay::{lane::Conflict, relation::Relations},
+    replay::lane::Conflict,
 };
-
-/// What is known on both sides when it is decided.
-struct Sides<'a> {
-    before: &'a BTreeMap<String, Shape>,
-    now: &'a BTreeMap<String, Shape>,
-    relations: &'a Relations,
-}
 
 impl RunningReplay {
     /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll.
@@ -95,16 +88,15 @@ impl RunningReplay {
     /// Tables whose rows ALTER TABLE has written again, or whose columns are others under the same names.
     fn rewritten(&self, cx: &Context, now: &BTreeMap<String, Shape>) -> Vec<Due> {
         let relations = self.relations();
-        let sides = Sides { before: &cx.record.shapes, now, relations: &relations };
         let mut due = Vec::new();
-        for (name, shape) in sides.now {
-            let Some(before) = sides.before.values().find(|known| known.oid == shape.oid) else { continue };
+        for (name, shape) in now {
+            let Some(before) = cx.record.shapes.values().find(|known| known.oid == shape.oid) else { continue };
             let rewritten = before.was_rewritten(shape) || cx.record.rewritten.contains(&shape.oid);
-            let Some(relation) = sides.relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
+            let Some(relation) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
             let Some(source_name) = TableName::parse(name) else { continue };
             due.push(Due {
                 leaving: Leaving { oid: shape.oid, name: source_name, table: relation.table.clone() },
-                reason: ShapeChange::Rewritten.words().into(),
+                reason: "ALTER TABLE has written its rows again".into(),
                 is_new: false,
                 shapes: vec![(name.clone(), shape.clone())],
             });
