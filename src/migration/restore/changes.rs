@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     event::{Level, SchemaDifference},
     migration::context::Context,
-    name::literal,
+    name::{TableName, literal},
     pg::{
         catalog,
         client::Client,
@@ -150,7 +150,13 @@ impl SchemaChanges {
     }
 
     fn objects(&self) -> BTreeMap<&ObjectRef, Change> {
-        let mut objects: BTreeMap<_, _> = self.obsolete.iter().map(|s| (&s.object, Change::Dropped)).collect();
+        let is_gone = |table: &TableName| {
+            let table = ObjectRef::new(ObjectKind::Table, table.to_string());
+            self.obsolete.iter().any(|s| s.object == table) && self.missing.iter().all(|s| s.object != table)
+        };
+        // What belongs to a table is dropped with it.
+        let by_itself = self.obsolete.iter().filter(|s| s.object.kind == ObjectKind::TableAttach || !s.table.as_ref().is_some_and(is_gone));
+        let mut objects: BTreeMap<_, _> = by_itself.map(|s| (&s.object, Change::Dropped)).collect();
         for statement in &self.missing {
             objects.entry(&statement.object).and_modify(|change| *change = Change::Altered).or_insert(Change::Made);
         }
@@ -178,7 +184,7 @@ impl SchemaChanges {
             Some(table) if s.object.kind != ObjectKind::TableAttach => is_dropped(&ObjectRef::new(ObjectKind::Table, table.to_string())),
             _ => s.object.kind == ObjectKind::TableAttach && is_dropped(&ObjectRef::new(ObjectKind::Table, s.object.name.clone())),
         };
-        let gone = self.obsolete.iter().rev().filter(|s| objects[&s.object] == Change::Dropped);
+        let gone = self.obsolete.iter().rev().filter(|s| objects.get(&s.object) == Some(&Change::Dropped));
         let gone = gone.filter(|s| s.object.kind == ObjectKind::Table || !goes_with_table(s));
         let mut repairs: Vec<Repair> = gone
             .filter_map(|s| {
@@ -194,11 +200,19 @@ impl SchemaChanges {
         }
         for statement in self.missing.iter().filter(|s| new_tables || !self.is_of_new_table(s)) {
             match before.get_mut(&statement.object).and_then(Vec::pop) {
-                Some(was) => repairs.extend(repair::altered(was, statement)),
+                Some(was) => repairs.extend(self.altered(was, statement)),
                 None => repairs.push(repair::made(statement)),
             }
         }
         repairs
+    }
+
+    /// A column that was renamed looks like one that was dropped and another one that was added.
+    fn altered(&self, was: &Statement, is: &Statement) -> Vec<Repair> {
+        let repairs = repair::altered(was, is);
+        let has = |words: &str| repairs.iter().any(|r| r.attempts.iter().any(|sql| sql.contains(words)));
+        let unclear = is.object.kind == ObjectKind::Table && has(" ADD COLUMN ") && has(" DROP COLUMN ");
+        if unclear && !self.renamed.knows_columns_of(&is.object.name) { Vec::new() } else { repairs }
     }
 
     /// Makes a table that is not part of this migration, or belongs to one. A partition is part of its root.
