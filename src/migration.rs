@@ -37,6 +37,7 @@ pub async fn run(cx: &mut Context) -> Result<()> {
             analyze_below: cx.config.analyze_below,
         })
         .await;
+    cx.forget_unknown();
     for (object, reason) in cx.record.not_moved.clone() {
         cx.reporter.report(Event::NotMoved { object, reason }).await;
     }

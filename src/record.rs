@@ -9,7 +9,7 @@ use crate::{
     lsn::Lsn,
     name::{TableName, ident},
     pg::{
-        catalog::{ForeignRows, Partition, Server, Shape},
+        catalog::{self, ForeignRows, Partition, Server, Shape, ShapeChange},
         publication::Publications,
     },
     scope::Scope,
@@ -72,6 +72,9 @@ pub struct Record {
     /// Objects of the source that are different on the target, or missing there, and nobody has accepted it.
     #[serde(default)]
     pub different_objects: BTreeSet<String>,
+    /// Those of which it is not known yet, because the source did not answer.
+    #[serde(default)]
+    pub unknown_objects: BTreeSet<String>,
     /// Objects of the source that the target does not have, and why.
     #[serde(default)]
     pub not_moved: Vec<(String, String)>,
@@ -80,6 +83,19 @@ pub struct Record {
     /// After that, foreign keys were validated and materialised views refreshed, as far as that was possible.
     #[serde(default)]
     pub objects_finished: bool,
+}
+
+impl Record {
+    /// How the tables of the source differ from what is on the target: by their shapes, and those that have to be copied again.
+    pub fn changed_tables(&self, now: &BTreeMap<String, Shape>) -> Vec<(String, ShapeChange)> {
+        let mut found = catalog::differences(&self.shapes, now);
+        for (name, _) in now.iter().filter(|(_, shape)| self.rewritten.contains(&shape.oid)) {
+            if found.iter().all(|(table, _)| table != name) {
+                found.push((name.clone(), ShapeChange::Rewritten));
+            }
+        }
+        found
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -135,6 +135,24 @@ impl Context {
         self.not_moved(object, reason).await
     }
 
+    /// It is not known whether an object is the same on both sides, because the source does not answer: it counts as different until another
+    /// run knows.
+    pub async fn unknown(&mut self, object: impl Into<String>, reason: impl Into<String>) -> Result<()> {
+        let object = object.into();
+        self.record.unknown_objects.insert(object.clone());
+        self.differs(object, reason).await
+    }
+
+    /// Forgets what an earlier run did not know, where this one finds it out.
+    pub fn forget_unknown(&mut self) {
+        if self.is_finished(Stage::Done) {
+            return;
+        }
+        let unknown = std::mem::take(&mut self.record.unknown_objects);
+        self.record.not_moved.retain(|(object, _)| !unknown.contains(object));
+        self.record.different_objects.retain(|object| !unknown.contains(object));
+    }
+
     /// Refuses other filters once the migration has begun, because what is published and copied stays the same selection.
     pub fn refuse_other_scope(&self) -> Result<()> {
         match self.asked_scope.difference(&self.plan.scope).filter(|_| !self.asked_scope.is_everything()) {

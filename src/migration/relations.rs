@@ -4,7 +4,13 @@ use super::context::Context;
 use crate::{
     error::{Error, Result},
     event::{RelationKind, RelationSummary, Stage},
-    pg::{catalog::SourceRelation, client::Client, ledger, own::Names, publication},
+    pg::{
+        catalog::SourceRelation,
+        client::Client,
+        ledger,
+        own::Names,
+        publication::{self, Unpublished},
+    },
     replay::receiver::Origin,
     scope::Inclusion,
 };
@@ -27,6 +33,13 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Resul
             .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
     }
     Ok(relations.into_iter().filter(|r| known.contains_key(&r.oid)).collect())
+}
+
+/// Tables that somebody has taken out of a publication since the copy: catch-up copies them again. Refuses to continue where a whole publication
+/// is another one, and during the copy.
+pub async fn taken_out(cx: &Context, source: &Client) -> Result<Vec<Unpublished>> {
+    let found = publication::unpublished(source, &cx.record.publications).await?;
+    if cx.is_finished(Stage::Copy) && found.iter().all(|u| u.alone) { Ok(found) } else { publication::refusal(&found).map_or(Ok(Vec::new()), Err) }
 }
 
 /// Refuses to continue once somebody has changed what is published: the stream may lack changes, and nothing in it shows that.

@@ -59,12 +59,17 @@ async fn set_publications(client: &Client, names: &Names, tables: &[Published<'_
 /// Adds a relation that is not published yet. An attempt waits no longer than two seconds for the lock on the table.
 pub async fn add(client: &Client, names: &Names, added: &Published<'_>) -> Result<()> {
     let relation = added.relation;
-    if publishes(client, names, relation.oid).await? {
+    let (there, whole) = membership(client, names, relation.oid).await?;
+    if there && whole {
         return Ok(());
     }
     let publication = ident(if added.insert_only { &names.insert_only } else { &names.publication });
-    let add = format!("alter publication {publication} add table {}{}", relation.storage.only(), relation.table.sql());
-    match client.batch_execute(&format!("begin; set local lock_timeout = '2s'; {add}; commit")).await {
+    let table = format!("{}{}", relation.storage.only(), relation.table.sql());
+    let mut change = format!("alter publication {publication} add table {table}");
+    if there {
+        change = format!("alter publication {publication} drop table {table}; {change}");
+    }
+    match client.batch_execute(&format!("begin; set local lock_timeout = '2s'; {change}; commit")).await {
         Ok(()) => Ok(()),
         Err(e) => {
             client.batch_execute("rollback").await?;
@@ -73,11 +78,17 @@ pub async fn add(client: &Client, names: &Names, added: &Published<'_>) -> Resul
     }
 }
 
-/// Whether changes of a table are published, under its own name or that of a partitioned table that it belongs to.
-async fn publishes(client: &Client, names: &Names, oid: u32) -> Result<bool> {
-    let sql = "select exists (select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
-                where p.pubname = any($1) and (r.prrelid = $2 or r.prrelid in (select relid from pg_partition_ancestors($2))))";
-    Ok(client.query_one(sql, &[&vec![&names.publication, &names.insert_only], &oid]).await?.get(0))
+/// Whether a table is published, under its own name or that of a partitioned table that it belongs to; and whether all its rows and columns
+/// are.
+async fn membership(client: &Client, names: &Names, oid: u32) -> Result<(bool, bool)> {
+    let whole = if client.version() / 10_000 >= versions::SCHEMAS_PUBLISHED { "prqual is null and prattrs is null" } else { "true" };
+    let sql = format!(
+        "select coalesce(bool_or(true), false) as there, coalesce(bool_and({whole}), false) as whole
+           from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+          where p.pubname = any($1) and (r.prrelid = $2 or r.prrelid in (select relid from pg_partition_ancestors($2)))"
+    );
+    let row = client.query_one(&sql, &[&vec![&names.publication, &names.insert_only], &oid]).await?;
+    Ok((row.get("there"), row.get("whole")))
 }
 
 /// Marks the publications as a migration's: earlier versions made them without a comment.
@@ -119,6 +130,8 @@ pub struct Unpublished {
     pub table: TableName,
     /// What has happened to its publication, as a sentence.
     pub why: String,
+    /// The publication itself is as it was: the table can be published again, and copied again.
+    pub alone: bool,
 }
 
 /// The publications with these names, as they are now.
@@ -149,14 +162,17 @@ pub async fn unpublished(client: &Client, recorded: &Publications) -> Result<Vec
     }
     let oids: Vec<u32> = found.keys().copied().collect();
     let tables = catalog::names_of(client, &oids).await?;
-    let unpublished = tables.into_iter().filter_map(|(oid, table)| Some(Unpublished { oid, table, why: found.remove(&oid)? }));
+    let unpublished = tables.into_iter().filter_map(|(oid, table)| {
+        let (why, alone) = found.remove(&oid)?;
+        Some(Unpublished { oid, table, why, alone })
+    });
     let mut unpublished: Vec<_> = unpublished.collect();
     unpublished.sort_by(|a, b| a.table.cmp(&b.table));
     Ok(unpublished)
 }
 
-/// OIDs of the tables that are not published as they were recorded, with the reason.
-fn changed(recorded: &Publications, now: &Publications) -> BTreeMap<u32, String> {
+/// OIDs of the tables that are not published as they were recorded, with the reason, and whether it concerns only the table.
+fn changed(recorded: &Publications, now: &Publications) -> BTreeMap<u32, (String, bool)> {
     let mut found = BTreeMap::new();
     for (name, was) in recorded {
         let whole = match now.get(name) {
@@ -172,7 +188,7 @@ fn changed(recorded: &Publications, now: &Publications) -> BTreeMap<u32, String>
                 (None, Some(is)) if is != row => format!("it was taken out of publication {name} and put back, or published otherwise"),
                 (None, Some(_)) => continue,
             };
-            found.insert(*table, why);
+            found.insert(*table, (why, whole.is_none()));
         }
     }
     found
@@ -242,7 +258,7 @@ mod tests {
         let found = |now: &Publications| changed(&recorded, now).into_iter().collect::<Vec<_>>();
         assert_eq!(found(&recorded), []);
         assert_eq!(found(&now(publication(1, "700", &[(10, 100), (11, 101), (12, 102)]))), [], "one more table");
-        assert_eq!(found(&now(publication(1, "700", &[(10, 100)]))), [(11, "it was taken out of publication p".to_owned())]);
+        assert_eq!(found(&now(publication(1, "700", &[(10, 100)]))), [(11, ("it was taken out of publication p".to_owned(), true))]);
         assert_eq!(found(&now(publication(1, "700", &[(10, 100), (11, 103)]))).len(), 1, "put back");
         for other in [Publications::new(), now(publication(2, "701", &[(10, 104), (11, 105)])), now(publication(1, "702", &[(10, 100), (11, 101)]))] {
             assert_eq!(found(&other).iter().map(|(oid, _)| *oid).collect::<Vec<_>>(), [10, 11]);

@@ -177,6 +177,7 @@ impl App {
                 self.view.modal = None;
                 return match purpose {
                     NamePurpose::Skip(prompt, _) => answer(prompt, Answer::Skip),
+                    NamePurpose::CopyAgain(table) => vec![Effect::Send(Command::CopyAgain { table })],
                     NamePurpose::InsertOnly(table) => self.set_identity(table, IdentityChoice::InsertOnly, state, now),
                     NamePurpose::Remove { sql, .. } => vec![Effect::Send(Command::RunStatements { statements: vec![sql] })],
                     NamePurpose::SettleAll(_) => vec![Effect::Send(Command::SettleIdentities { default: IdentityDefault::Proposed })],
@@ -271,6 +272,11 @@ impl App {
                 return command(action, state).map(Effect::Send).into_iter().collect();
             }
             Action::Retry | Action::Skip => return self.settle(action, state, now),
+            Action::CopyAgain => {
+                if let Some(table) = self.view.selected_table(shown, state) {
+                    self.view.modal = Some(Modal::Name { purpose: NamePurpose::CopyAgain(table.summary.table.clone()), input: Input::default() });
+                }
+            }
             Action::Confirm => {}
         }
         Vec::new()
@@ -450,6 +456,7 @@ fn refusal(action: Action, state: &State) -> String {
         Action::Recheck | Action::Mark | Action::All | Action::NoneMarked | Action::OneTable | Action::Previous | Action::Next => {
             "this stage does not wait for a choice now".into()
         }
+        Action::CopyAgain => "a table can be copied again in catch-up, unless it is being copied".into(),
         Action::Follow => "following the running stage".into(),
         Action::Differences => "no difference of the schemas is known".into(),
         Action::Run => "statements are run while replay goes on, and where one is known".into(),

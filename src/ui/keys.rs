@@ -53,6 +53,7 @@ pub enum Action {
     Abort,
     Retry,
     Skip,
+    CopyAgain,
     Recheck,
     Pause,
     MoreJobs,
@@ -184,6 +185,15 @@ pub static TABLE: &[Binding] = &[
         label: "K",
         hint: "skip",
         help: "go on without it, or accept that the table differs (asks for its name)",
+    },
+    Binding {
+        keys: &[Char('T')],
+        action: Action::CopyAgain,
+        orders: true,
+        contexts: &[on(CatchUp)],
+        label: "T",
+        hint: "copy again",
+        help: "empty the table on the target and copy it again, while the others are replayed (asks for its name)",
     },
     Binding {
         keys: &[Char('f')],

@@ -55,6 +55,7 @@ pub enum NamePurpose {
     /// Answers the prompt of this id, about this table or statement.
     Skip(u64, String),
     InsertOnly(TableName),
+    CopyAgain(TableName),
     /// All open tables get the replica identity that is proposed for them.
     SettleAll(Proposals),
     /// A statement that removes rows or values of this object is run.
@@ -96,7 +97,7 @@ impl NamePurpose {
     pub fn name(&self) -> String {
         match self {
             Self::Skip(_, object) | Self::Remove { object, .. } => object.clone(),
-            Self::InsertOnly(table) => table.to_string(),
+            Self::InsertOnly(table) | Self::CopyAgain(table) => table.to_string(),
             Self::SettleAll(proposals) => proposals.altered().to_string(),
         }
     }
@@ -256,6 +257,7 @@ impl View {
             Action::Retry => state.is_late_write() || state.asks_about_failure(),
             Action::Skip => state.asks_about_failure() && self.failure(state).is_none_or(|f| f.objection(Answer::Skip).is_none()),
             Action::Recheck => runs,
+            Action::CopyAgain => runs && self.selected_table(shown, state).is_some_and(|t| t.away.is_none()),
             Action::Pause => state.can_pause(),
             Action::MoreJobs | Action::FewerJobs => state.can_set_jobs(),
             Action::IdentityFull | Action::IdentityIndex | Action::InsertOnly => {

@@ -2,7 +2,7 @@
 //! may end in exit code 0 with a row missing, and each error names what has happened.
 
 use hyperlift::{
-    demo::servers::ServerOptions,
+    demo::servers::{Server, ServerOptions},
     event::{Answer, Command, Event, PromptKind, Stage},
     lsn::Lsn,
     plan::Plan,
@@ -48,17 +48,22 @@ async fn clean(migration: &Migration, source: &str, target: &str) -> std::proces
 }
 
 #[tokio::test]
-async fn c_41_a_table_that_is_taken_out_of_a_publication_is_named_and_stays_refused() {
+async fn c_41_a_table_that_is_taken_out_of_a_publication_is_copied_again() {
     let pair = Pair::shared().await;
     let mut migration = in_catch_up(&pair).await;
     let all = publication(&pair.source, false).await;
-    pair.source.execute(&format!("alter publication {all} drop table public.taken")).await;
-    pair.source.execute("update public.taken set v = 1").await;
-    assert_refused(&migration.ended().await, &["changes of public.taken may be missing", &all, "hyperlift clean"]);
-    // It does not help to put the table back.
-    pair.source.execute(&format!("alter publication {all} add table public.taken")).await;
-    migration.start_with_cutover();
-    assert_refused(&migration.ended().await, &["changes of public.taken may be missing", "put back", &all]);
+    pair.source.execute(&format!("alter publication {all} drop table public.taken; update public.taken set v = 1")).await;
+    migration.event("it is copied again", |e| matches!(e, Event::TableJoined { table } if table.name == "taken")).await;
+    pair.source.execute("update public.taken set v = v + 1").await;
+    migration.stop().await.assert_code(4);
+    // Put back while nobody watches, and then only in part.
+    pair.source.execute(&format!("alter publication {all} drop table public.taken; update public.taken set v = 3")).await;
+    pair.source.execute(&format!("alter publication {all} add table public.taken where (id < 0); update public.taken set v = 4")).await;
+    migration.start();
+    migration.event("it is copied again", |e| matches!(e, Event::TableJoined { table } if table.name == "taken")).await;
+    pair.source.execute("update public.taken set v = v + 1").await;
+    migration.finish(&pair).await;
+    pair.assert_equal().await;
 }
 
 #[tokio::test]
@@ -104,8 +109,13 @@ async fn c_41_a_table_that_is_taken_out_right_before_the_cutover_stops_it() {
     pair.source.execute(&format!("alter publication {all} drop table public.taken")).await;
     pair.source.execute("update public.taken set v = 1").await;
     run.answer(open.prompts.shown().unwrap().id, Answer::Confirm).await;
-    let error = run.ended().await.unwrap_err();
-    assert!(error.exit_code() == 3 && error.to_string().contains("public.taken"), "{error}");
+    run.event("the cutover is given up", |e| matches!(e, Event::CutoverAborted { reason } if reason.contains("public.taken"))).await;
+    run.event("it is copied again", |e| matches!(e, Event::TableJoined { table } if table.name == "taken")).await;
+    assert_eq!(
+        pair.target.value("select count(*) from public.taken where v = 1").await,
+        pair.source.value("select count(*) from public.taken").await
+    );
+    run.stop().await;
 }
 
 fn slot_status(ended: &Ended) -> Option<&str> {
@@ -332,14 +342,17 @@ async fn c_44_a_migration_ends_well_although_an_identity_is_left() {
     assert_eq!(pair.source.value("select relreplident from pg_class where relname = 'a'").await, "d");
 }
 
-/// Cuts over, and kills the process while it looks for late writes.
-async fn killed_after_the_cutover(pair: &Pair) -> Migration {
+/// Cuts over, and kills the process while it looks for late writes, or before.
+async fn killed_after_the_cutover(pair: &Pair, objects_finished: bool) -> Migration {
     pair.source.execute(TABLES).await;
     let mut migration = Migration::of(pair).plan(INSERT_ONLY);
     migration.start_with_cutover();
     migration.event("the cutover", |e| matches!(e, Event::Completed { .. })).await;
     let record = migration.dir().join("migration.json");
-    until("the objects are finished", async || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"objects_finished\": true"))).await;
+    if objects_finished {
+        let finished = async || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"objects_finished\": true"));
+        until("the objects are finished", finished).await;
+    }
     migration.kill().await;
     migration
 }
@@ -347,7 +360,7 @@ async fn killed_after_the_cutover(pair: &Pair) -> Migration {
 #[tokio::test]
 async fn c_45_late_writes_that_nobody_can_look_for_are_no_success() {
     let pair = Pair::shared().await;
-    let mut migration = killed_after_the_cutover(&pair).await;
+    let mut migration = killed_after_the_cutover(&pair, true).await;
     pair.source.execute("insert into public.kept values (1000, 1)").await;
     let session = pair.source.session().await;
     until("the slot is dropped", async || {
@@ -371,7 +384,7 @@ async fn c_45_late_writes_that_nobody_can_look_for_are_no_success() {
 #[tokio::test]
 async fn c_45_late_writes_are_looked_for_once_the_source_is_back() {
     let pair = Pair::own(ServerOptions::default()).await;
-    let mut migration = killed_after_the_cutover(&pair).await;
+    let mut migration = killed_after_the_cutover(&pair, true).await;
     pair.source.execute("insert into public.kept values (1000, 1)").await;
     pair.source_server().stop().await.unwrap();
     migration.start();
@@ -386,4 +399,64 @@ async fn c_45_late_writes_are_looked_for_once_the_source_is_back() {
         assert!(ended.stderr.contains("the source was written to after the cutover"), "{}", ended.stderr);
     }
     pair.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn c_45_what_the_source_did_not_say_is_asked_again() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    let mut migration = killed_after_the_cutover(&pair, false).await;
+    pair.source_server().stop().await.unwrap();
+    migration.start();
+    let ended = migration.ended().await;
+    ended.assert_code(5);
+    assert!(ended.stderr.contains("SCHEMA"), "{}", ended.stderr);
+    pair.source_server().restart().await.unwrap();
+    migration.start();
+    let ended = migration.ended().await;
+    ended.assert_code(0);
+    assert!(!ended.events.iter().any(|e| matches!(e, Event::NotMoved { .. })));
+    pair.assert_equal().await;
+    pair.assert_untouched().await;
+}
+
+/// A standby of the source, on its own port, that follows it.
+async fn standby_of(server: &Server) -> Server {
+    let standby = Server::start(ServerOptions::default()).await.unwrap();
+    standby.stop().await.unwrap();
+    let (from, to) = (server.dir().join("data"), standby.dir().join("data"));
+    server.stop().await.unwrap();
+    std::fs::remove_dir_all(&to).unwrap();
+    copy(&from, &to);
+    server.restart().await.unwrap();
+    let own =
+        format!("\nport = {}\nprimary_conninfo = 'host=127.0.0.1 port={} user=postgres'\nmax_connections = 300\n", standby.port(), server.port());
+    std::fs::write(to.join("postgresql.auto.conf"), own).unwrap();
+    std::fs::write(to.join("standby.signal"), "").unwrap();
+    let _ = std::fs::remove_dir_all(to.join("pg_replslot"));
+    std::fs::create_dir(to.join("pg_replslot")).unwrap();
+    assert!(std::process::Command::new("chown").arg("--reference").args([&to, &to.join("pg_replslot")]).status().unwrap().success());
+    standby.restart().await.unwrap();
+    standby
+}
+
+#[tokio::test]
+async fn c_46_a_standby_that_takes_over_without_the_slot_is_the_error_of_the_run() {
+    let pair = Pair::own(ServerOptions::default()).await;
+    pair.source.execute(TABLES).await;
+    let server = pair.source_server();
+    let standby = standby_of(server).await;
+    let both = pair.source.uri.replace(&format!(":{}/", server.port()), &format!(":{},127.0.0.1:{}/", server.port(), standby.port()));
+    let mut migration = Migration::between(&format!("{both}?target_session_attrs=read-write"), &pair.target.uri).plan(INSERT_ONLY);
+    migration.start();
+    migration.stage(Stage::CatchUp).await;
+    migration.level_with(&pair.source).await;
+    server.kill().await.unwrap();
+    let promoted = Database { uri: pair.source.uri.replace(&format!(":{}/", server.port()), &format!(":{}/", standby.port())) };
+    promoted.execute("select pg_promote()").await;
+    let ended = migration.ended().await;
+    assert_refused(&ended, &["is gone from the source", "hyperlift clean"]);
+    assert_eq!(slot_status(&ended), Some("gone"));
+    let output = clean(&migration, &promoted.uri, &pair.target.uri).await;
+    let cleaned = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && cleaned.contains("cleaned: publication") && !cleaned.contains("cleaned: slot"), "{output:?}");
 }

@@ -63,11 +63,16 @@ impl Origin {
         Ok((wire, history))
     }
 
-    /// Up to where the slot believes that we have everything; `None` when there is no such slot.
+    /// Up to where the slot believes that we have everything; `None` when there is no such slot. While a session of before uses the slot,
+    /// that may still take a status of ours.
     async fn confirmed(&self, wire: &mut Wire) -> Result<Option<Lsn>> {
-        let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = {}", literal(&self.slot));
+        let sql = format!("select confirmed_flush_lsn, active from pg_replication_slots where slot_name = {}", literal(&self.slot));
         let rows = wire.simple(&sql).await?;
-        rows.first().and_then(|row| row.first()?.as_deref()).map(str::parse).transpose()
+        let field = |n: usize| rows.first().and_then(|row| row.get(n)?.as_deref());
+        if field(1) == Some("t") {
+            return Err(Error::connection(format!("slot {} is in use by another session", self.slot)));
+        }
+        field(0).map(str::parse).transpose()
     }
 
     /// The error with which receiving ends: where the slot is lost or a publication is gone, that, in words that say what to do.

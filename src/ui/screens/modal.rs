@@ -22,6 +22,10 @@ pub fn render(frame: &mut Frame, area: Rect, state: &State, view: &View) {
                 NamePurpose::Skip(_, object) => {
                     ("SKIP", format!("The migration continues without {object}: what is missing there stays missing on the target."))
                 }
+                NamePurpose::CopyAgain(table) => (
+                    "COPY AGAIN",
+                    format!("{table} is emptied on the target and copied again. The other tables are replayed meanwhile; the cutover waits for it."),
+                ),
                 NamePurpose::InsertOnly(table) => {
                     let moved = if state.identity.rows.iter().any(|r| r.table == *table && r.partitioned) {
                         " A row that an UPDATE moves to another partition will be there twice."

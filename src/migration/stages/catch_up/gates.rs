@@ -40,11 +40,12 @@ impl RunningReplay {
         self.blocked_lane = blocked;
     }
 
-    /// Polls the publications. A table that somebody has taken out of them ends replay, because its changes may be missing.
+    /// Polls the publications. A table that somebody has taken out of them is copied again, because changes of it may be missing.
     pub async fn poll_publications(&mut self, cx: &Context) -> Result<()> {
-        match tokio::time::timeout(LOOK, relations::refuse_unpublished(cx, &self.source)).await {
+        match tokio::time::timeout(LOOK, relations::taken_out(cx, &self.source)).await {
             Ok(Err(e)) if !e.is_transient() => return Err(e),
-            asked => self.published = matches!(asked, Ok(Ok(()))),
+            Ok(Ok(found)) => (self.published, self.taken_out) = (found.is_empty(), found),
+            _ => self.published = false,
         }
         Ok(())
     }

@@ -28,13 +28,14 @@ use self::prepare::Preparation;
 use super::{super::copy::engine, replay::RunningReplay, start};
 use crate::{
     error::{Error, Result},
-    event::{Event, Level, RelationSummary},
+    event::{Event, Level},
     lsn::Lsn,
     migration::{context::Context, relations},
     name::TableName,
     pg::{
         catalog::{Shape, SourceRelation},
         ledger::{self, Leaving},
+        publication,
     },
     replay::{ReplayHandle, lane::Conflict, schema_change::SchemaChange},
 };
@@ -227,6 +228,9 @@ impl RunningReplay {
         }
         for Due { leaving, reason, is_new, shapes } in due {
             cx.record.rewritten.remove(&leaving.oid);
+            for publication in cx.record.publications.values_mut() {
+                publication.tables.remove(&leaving.oid);
+            }
             for (name, shape) in shapes {
                 cx.record.shapes.retain(|_, known| known.oid != shape.oid);
                 cx.record.shapes.insert(name, shape);
@@ -296,9 +300,7 @@ impl RunningReplay {
         match phase {
             Phase::Preparing(work) => {
                 let found = work.await.map_err(ended)??;
-                for relation in &found {
-                    self.known(cx, relation).await?;
-                }
+                self.known(cx, &found).await?;
                 let copied_at = self.replication.receiver.copied();
                 Ok(Phase::Copying(tokio::spawn(engine::beside(cx, found, copied_at).await?)))
             }
@@ -326,12 +328,20 @@ impl RunningReplay {
         Ok(Phase::Following(Box::new(start::side_lane(cx, &self.replication, lane, cancel).await?)))
     }
 
-    /// A relation is shown, and is one of those that a later stage works with.
-    async fn known(&mut self, cx: &Context, relation: &SourceRelation) -> Result<()> {
-        let summary: RelationSummary = relations::summary(relation, cx);
-        cx.reporter.report(Event::RelationAdded { relation: summary }).await;
-        self.replication.relations.retain(|r| r.oid != relation.oid);
-        self.replication.relations.push(relation.clone());
+    /// Relations that are published now are watched and shown, and are among those that a later stage works with.
+    async fn known(&mut self, cx: &mut Context, found: &[SourceRelation]) -> Result<()> {
+        let names: Vec<String> = cx.record.publications.keys().cloned().collect();
+        let now = publication::publications(&self.source, &names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        for (name, publication) in &mut cx.record.publications {
+            let rows = now.get(name).into_iter().flat_map(|p| &p.tables).filter(|(oid, _)| found.iter().any(|r| r.oid == **oid));
+            publication.tables.extend(rows);
+        }
+        cx.save()?;
+        for relation in found {
+            cx.reporter.report(Event::RelationAdded { relation: relations::summary(relation, cx) }).await;
+            self.replication.relations.retain(|r| r.oid != relation.oid);
+            self.replication.relations.push(relation.clone());
+        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::{
     lsn::Lsn,
     migration::context::Context,
     name::TableName,
-    pg::{client::Client, slot},
+    pg::{client::Client, publication::Unpublished, slot},
     replay::{ReplayHandle, lane::Conflict, receiver::Delivered, relation::Relations},
 };
 
@@ -57,6 +57,8 @@ pub struct RunningReplay {
     pub(super) last_write: (Lsn, Instant),
     pub(super) slot_checked: Option<Instant>,
     pub(super) slot: Option<slot::Slot>,
+    /// Tables that were not in their publication in the last poll.
+    pub(super) taken_out: Vec<Unpublished>,
     /// In the last poll the publications were as they were made.
     pub(super) published: bool,
     /// Transactions of the source that have written and were open in the last two polls: their commits would come after the cutover. `None`:

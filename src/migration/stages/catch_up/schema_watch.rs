@@ -79,7 +79,9 @@ impl SchemaWatch {
             return Some("the source's schema was not read yet".into());
         }
         let text = self.difference().filter(|_| self.busy || !accepted)?;
-        Some(format!("the source's schema changed: {text}; make the change on the target, or start again with --accept-schema-changes"))
+        Some(format!(
+            "the source's schema changed: {text}; make the change on the target, or start again with --follow-ddl safe, or with --accept-schema-changes"
+        ))
     }
 
     /// Whether the source's catalogs are in the state of the copy, or were compared in this state.
@@ -120,7 +122,7 @@ impl SchemaWatch {
         }
         let poll = async { Ok::<_, Error>((catalog::shapes(source, &cx.plan.scope).await?, catalog::schema_state(source).await?)) };
         let Ok(Ok((shapes, state))) = tokio::time::timeout(POLL_TIMEOUT, poll).await else { return };
-        let tables = catalog::differences(&cx.record.shapes, &shapes);
+        let tables = cx.record.changed_tables(&shapes);
         self.shapes = shapes;
         let moved = cx.record.schema_state.as_ref() != Some(&state);
         let settled = self.polled.replace(state.clone()).as_ref() == Some(&state);

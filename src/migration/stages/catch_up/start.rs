@@ -66,6 +66,7 @@ pub async fn start(cx: &mut Context, replication: Replication) -> Result<Running
         published: false,
         open_writers: None,
         writers_polled: None,
+        taken_out: Vec::new(),
         schema: SchemaWatch::default(),
         blocked_lane: None,
         start: cx.record.slot.unwrap_or_default(),

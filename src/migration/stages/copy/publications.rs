@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, Result},
+    event::Stage,
     migration::context::Context,
     pg::{
         client::{self, Client},
@@ -20,11 +21,18 @@ pub struct WatchedPublications {
     source: Conninfo,
     application: String,
     recorded: Publications,
+    /// In catch-up a table is copied again that was taken out of its publication.
+    before_catch_up: bool,
 }
 
 impl WatchedPublications {
     pub fn new(cx: &Context) -> Self {
-        Self { source: cx.config.source.clone(), application: cx.application("publications"), recorded: cx.record.publications.clone() }
+        Self {
+            source: cx.config.source.clone(),
+            application: cx.application("publications"),
+            recorded: cx.record.publications.clone(),
+            before_catch_up: !cx.is_finished(Stage::Copy),
+        }
     }
 
     /// Ends with an error once a table is not published any more.
@@ -46,7 +54,8 @@ impl WatchedPublications {
             Some(client) => client,
             None => client::connect(&self.source, Side::Source, &self.application).await?,
         };
-        let found = publication::unpublished(&client, &self.recorded).await?;
+        let mut found = publication::unpublished(&client, &self.recorded).await?;
+        found.retain(|u| self.before_catch_up || !u.alone);
         Ok((client, publication::refusal(&found)))
     }
 }

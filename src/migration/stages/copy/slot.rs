@@ -71,7 +71,7 @@ async fn read_publications(source: &Client, names: &Names, published: &[Publishe
         let name = if *insert_only { &names.insert_only } else { &names.publication };
         if !found.get(name).is_some_and(|p| p.tables.contains_key(&relation.oid)) {
             let why = format!("it is not in publication {name}");
-            let unpublished = Unpublished { oid: relation.oid, table: relation.table.clone(), why };
+            let unpublished = Unpublished { oid: relation.oid, table: relation.table.clone(), why, alone: false };
             return Err(publication::refusal(&[unpublished]).expect("one table is not published"));
         }
     }

@@ -62,7 +62,9 @@ pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> 
         match found {
             LateWrites::None { end } => {
                 // A stream without a table of this migration is quiet, too.
-                relations::refuse_unpublished(cx, &source).await?;
+                if let Some(table) = relations::taken_out(cx, &source).await?.first() {
+                    return Ok(Drain::GivenUp { reason: format!("{} is copied again: {}", table.table, table.why) });
+                }
                 return Ok(Drain::Drained { end });
             }
             LateWrites::GivenUp { reason } => return Ok(Drain::GivenUp { reason }),

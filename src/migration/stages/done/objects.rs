@@ -35,14 +35,16 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     }
     let refreshed = refresh::views(cx, &target).await?;
     if let Err(e) = report_changes(cx).await {
-        cx.differs("SCHEMA", format!("it is not known whether objects were made or altered on the source after the copy: {e}")).await?;
+        cx.unknown("SCHEMA", format!("it is not known whether objects were made or altered on the source after the copy: {e}")).await?;
     }
     compare_foreign_rows(cx).await?;
     if let Err(e) = large_objects::report_changes(cx).await {
+        cx.record.unknown_objects.insert("LARGE OBJECTS".into());
         cx.not_moved("LARGE OBJECTS", format!("it is not known whether they changed after the copy: {e}")).await?;
     }
     cx.notice(if validated && refreshed { Level::Info } else { Level::Warn }, outcome(validated, refreshed)).await;
-    cx.record.objects_finished = true;
+    // What the source did not say is asked again by the next run.
+    cx.record.objects_finished = cx.record.unknown_objects.is_empty();
     cx.save()
 }
 
@@ -60,7 +62,7 @@ async fn compare_foreign_rows(cx: &mut Context) -> Result<()> {
             Err(e) if e.is_stop() => return Err(e),
             Err(e) => {
                 let reason = format!("it is not known whether its rows changed since they were copied into {}: {e}", part.root);
-                cx.differs(format!("FOREIGN TABLE {}", part.table), reason).await?;
+                cx.unknown(format!("FOREIGN TABLE {}", part.table), reason).await?;
             }
         }
     }
@@ -78,7 +80,7 @@ fn outcome(validated: bool, refreshed: bool) -> String {
 async fn report_changes(cx: &mut Context) -> Result<()> {
     let source = cx.source("cutover").await?;
     let now = catalog::shapes(&source, &cx.plan.scope).await?;
-    let tables = catalog::differences(&cx.record.shapes, &now);
+    let tables = cx.record.changed_tables(&now);
     let moved = cx.record.schema_state.is_none() || cx.record.schema_state != Some(catalog::schema_state(&source).await?);
     for (table, change) in tables.iter().filter(|(_, change)| change.concerns_rows()) {
         cx.differs(format!("TABLE {table}"), format!("{}; compare it with the target's, and move what is missing by hand", change.words())).await?;

@@ -5,15 +5,15 @@ use super::{
     finding::{Finding, first_few},
 };
 use crate::{
-    error::{Error, Result},
-    migration::context::Context,
+    error::{Error, Kind, Result},
+    migration::{context::Context, relations},
     name::{TableName, plain_ident},
     pg::{
         catalog::{self, Server, SourceRelation, TransactionHolder, exclusion::Excluded, versions},
         client::Client,
         event_triggers::{self, EventTrigger, SOURCE_TAGS, Trial, WAYS_OUT},
         own::Names,
-        publication, slot, timescale,
+        slot, timescale,
         wire::Wire,
     },
     scope::Inclusion,
@@ -89,7 +89,10 @@ pub async fn gather(cx: &Context, source: &Client) -> Result<SourceFacts> {
     Ok(SourceFacts {
         wal_level: setting("wal_level").await?,
         own_slot: slot::slot(source, &names.slot).await?.map(|slot| slot.check(&names.slot)),
-        unpublished: publication::refusal(&publication::unpublished(source, &cx.record.publications).await?),
+        unpublished: match relations::taken_out(cx, source).await {
+            Err(e) if e.kind == Kind::Refused => Some(e),
+            other => other.map(|_| None)?,
+        },
         has_published: !cx.record.publications.is_empty(),
         free_slots: catalog::value(source, free_slots).await?,
         free_walsenders: catalog::value(source, free_walsenders).await?,

@@ -12,6 +12,7 @@ use crate::{
     pg::{
         catalog::{self, Shape, ShapeChange, SourceRelation},
         ledger::Leaving,
+        publication::Unpublished,
     },
     plan::FollowDdl,
     replay::{lane::Conflict, relation::Relations},
@@ -28,10 +29,11 @@ impl RunningReplay {
     /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll.
     pub async fn due_by_source(&mut self, cx: &Context) -> Result<Vec<Due>> {
         let now = self.schema.shapes().clone();
+        let mut due = self.not_published(&now);
         if cx.follow_ddl() == FollowDdl::Ask || now.is_empty() {
-            return Ok(Vec::new());
+            return Ok(due);
         }
-        let mut due = self.rewritten(cx, &now);
+        due.extend(self.rewritten(cx, &now));
         due.extend(self.attached(cx, &now).await?);
         if cx.config.new_tables == NewTables::Take {
             due.extend(self.new_tables(cx, &now).await?);
@@ -76,6 +78,18 @@ impl RunningReplay {
         let shapes = self.schema.shapes().iter().filter(|(_, shape)| shape.oid == oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
         let due = Due { leaving: same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
         self.leave(cx, vec![due]).await
+    }
+
+    /// Tables that somebody has taken out of their publication.
+    fn not_published(&mut self, now: &BTreeMap<String, Shape>) -> Vec<Due> {
+        let relations = self.relations();
+        let due = |found: Unpublished| {
+            let relation = relations.iter().find(|r| r.oid == found.oid && !r.skipped)?;
+            let leaving = Leaving { oid: found.oid, name: found.table, table: relation.table.clone() };
+            let shapes = now.iter().filter(|(_, shape)| shape.oid == found.oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
+            Some(Due { leaving, reason: found.why, is_new: false, shapes })
+        };
+        std::mem::take(&mut self.taken_out).into_iter().filter_map(due).collect()
     }
 
     /// Tables whose rows ALTER TABLE has written again, or whose columns are others under the same names.
