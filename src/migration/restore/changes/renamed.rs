@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     error::Result,
-    migration::context::Context,
+    migration::context::Sides,
     name::{TableName, ident},
     pg::{
         catalog::{self, Shape},
@@ -28,14 +28,13 @@ pub struct Renamed {
 }
 
 impl Renamed {
-    pub async fn read(cx: &Context, missing: &[Statement], obsolete: &[Statement]) -> Result<Self> {
-        let (source, target) = (cx.source("schema").await?, cx.target("schema").await?);
+    pub async fn read(sides: &Sides, missing: &[Statement], obsolete: &[Statement]) -> Result<Self> {
+        let (source, target) = (sides.source().await?, sides.target().await?);
         let mut tables = tables(&source, &target).await?;
-        tables.extend(partitions(&source, &cx.record.shapes, missing, obsolete).await?);
-        let now = catalog::shapes(&source, &cx.plan.scope).await?;
-        let columns = columns(&target, &cx.record.shapes, &now).await?;
-        let known =
-            now.iter().filter(|(name, shape)| cx.record.shapes.get(*name).is_some_and(|was| was.oid == shape.oid)).map(|(name, _)| name.clone());
+        tables.extend(partitions(&source, &sides.shapes, missing, obsolete).await?);
+        let now = catalog::shapes(&source, &sides.plan.scope).await?;
+        let columns = columns(&target, &sides.shapes, &now).await?;
+        let known = now.iter().filter(|(name, shape)| sides.shapes.get(*name).is_some_and(|was| was.oid == shape.oid)).map(|(name, _)| name.clone());
         Ok(Self { tables, columns, known: known.collect() })
     }
 
