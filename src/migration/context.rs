@@ -1,6 +1,8 @@
 //! What every stage works with: configuration, work directory, record, plan, connections, and the prompts.
 
 use std::{
+    collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,7 +16,7 @@ use crate::{
     event::{Command, Endpoint, Event, Level, Stage, StageState},
     migration::prompts::Prompts,
     pg::{
-        catalog,
+        catalog::{self, Shape},
         client::{self, Client},
         connect::session::Side,
         dump::Dump,
@@ -40,7 +42,7 @@ pub struct Context {
     pub prompts: Prompts,
     pub cancel: CancellationToken,
     pub timescale: Timescale,
-    pub schema_cache: SchemaCache,
+    pub schema_cache: Arc<SchemaCache>,
     /// The stage that was entered last.
     entered: Stage,
     /// Source and target as the header shows them.
@@ -76,6 +78,32 @@ impl SchemaCache {
     }
 }
 
+/// What it takes to read the schemas of both sides, so that it can be done beside the migration.
+#[derive(Clone)]
+pub struct Sides {
+    pub config: Arc<Config>,
+    pub plan: Plan,
+    id: String,
+    /// The work directory.
+    pub dir: PathBuf,
+    /// The tables of the source as they were copied, by name.
+    pub shapes: BTreeMap<String, Shape>,
+    pub schema_cache: Arc<SchemaCache>,
+    pub endpoints: (Endpoint, Endpoint),
+    /// The target has TimescaleDB when the tables are there.
+    pub timescale: bool,
+}
+
+impl Sides {
+    pub async fn source(&self) -> Result<Client> {
+        client::connect(&self.config.source, Side::Source, &format!("hyperlift/{}/schema", self.id)).await
+    }
+
+    pub async fn target(&self) -> Result<Client> {
+        client::connect(&self.config.target, Side::Target, &format!("hyperlift/{}/schema", self.id)).await
+    }
+}
+
 impl Context {
     pub fn new(config: Config, work: WorkDir, reporter: Reporter, commands: mpsc::Receiver<Command>, cancel: CancellationToken) -> Result<Self> {
         let record = if work.is_resumed() { work.read_record()? } else { Record { id: new_id(), ..Record::default() } };
@@ -107,7 +135,7 @@ impl Context {
             prompts,
             cancel,
             timescale: Timescale::default(),
-            schema_cache: SchemaCache::default(),
+            schema_cache: Arc::default(),
             entered: Stage::Preflight,
             endpoints,
             asked_scope,
@@ -182,6 +210,20 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// What it takes to read the schemas of both sides, as of now.
+    pub fn sides(&self) -> Sides {
+        Sides {
+            config: self.config.clone(),
+            plan: self.plan.clone(),
+            id: self.record.id.clone(),
+            dir: self.work.path().to_owned(),
+            shapes: self.record.shapes.clone(),
+            schema_cache: self.schema_cache.clone(),
+            endpoints: self.endpoints.clone(),
+            timescale: self.timescale.will_be_there(),
+        }
     }
 
     /// Which changes of the source's schema are made on the target without asking.

@@ -12,7 +12,7 @@ pub mod statements;
 use crate::pg::connect::session::version_num;
 
 pub use self::covered::refuse_uncovered;
-use super::context::Context;
+use super::context::{Context, Sides};
 use crate::{
     error::Result,
     event::{Event, Stage},
@@ -32,44 +32,44 @@ use crate::{
 };
 
 /// The schema as it is now, with the plan's hypertables in it and without what is left out.
-pub async fn dump(cx: &Context) -> Result<Schema> {
-    dump_for(cx, &cx.plan).await
+pub async fn dump(sides: &Sides) -> Result<Schema> {
+    dump_for(sides, &sides.plan).await
 }
 
 /// The same for another plan with the same filters. While the source's catalogs stay as they were, and the same partitions are left out, it
 /// is not dumped again.
-pub async fn dump_for(cx: &Context, plan: &Plan) -> Result<Schema> {
-    let source = cx.source("schema").await?;
+pub async fn dump_for(sides: &Sides, plan: &Plan) -> Result<Schema> {
+    let source = sides.source().await?;
     let one_table: Vec<TableName> = plan.one_table.iter().chain(plan.hypertables.iter().map(|h| &h.table)).cloned().collect();
     let mut without_partitions = target_table::of_kind(&source, &one_table, "p").await?;
     without_partitions.sort();
     let state = format!("{} {without_partitions:?}", catalog::schema_state(&source).await?);
-    let dump = match cx.schema_cache.get(&state) {
+    let dump = match sides.schema_cache.get(&state) {
         Some(dump) => dump,
-        None => print(cx, &source, plan, &exclusion::resolve(&source, plan).await?).await?,
+        None => print(sides, &source, plan, &exclusion::resolve(&source, plan).await?).await?,
     };
     drop(source);
-    cx.schema_cache.keep(state, dump.clone());
-    classified(cx, dump, plan).await
+    sides.schema_cache.keep(state, dump.clone());
+    classified(sides, dump, plan).await
 }
 
 /// The schema as pg_dump prints it, without what is left out.
-pub async fn print(cx: &Context, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Dump> {
-    let program = dump::find(cx.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
-    dump::dump(&program, &cx.config.source, source, plan, excluded).await
+pub async fn print(sides: &Sides, source: &Client, plan: &Plan, excluded: &Excluded) -> Result<Dump> {
+    let program = dump::find(sides.config.pg_dump.as_deref(), catalog::server(source).await?.major()).await?;
+    dump::dump(&program, &sides.config.source, source, plan, excluded).await
 }
 
 /// The target's schema as pg_dump prints it.
-pub async fn print_target(cx: &Context) -> Result<Dump> {
-    let program = dump::find(cx.config.pg_dump.as_deref(), version_num(&cx.endpoints.1.version) / 10_000).await?;
-    dump::dump(&program, &cx.config.target, &cx.target("schema").await?, &cx.plan, &Excluded::default()).await
+pub async fn print_target(sides: &Sides) -> Result<Dump> {
+    let program = dump::find(sides.config.pg_dump.as_deref(), version_num(&sides.endpoints.1.version) / 10_000).await?;
+    dump::dump(&program, &sides.config.target, &sides.target().await?, &sides.plan, &Excluded::default()).await
 }
 
 /// The statements of such a dump, for this target.
-pub async fn classified(cx: &Context, dump: Dump, plan: &Plan) -> Result<Schema> {
-    let target = dump::Target { major: version_num(&cx.endpoints.1.version) / 10_000, timescale: cx.timescale.will_be_there() };
+pub async fn classified(sides: &Sides, dump: Dump, plan: &Plan) -> Result<Schema> {
+    let target = dump::Target { major: version_num(&sides.endpoints.1.version) / 10_000, timescale: sides.timescale };
     let mut schema = dump::schema(dump, plan, target).await?;
-    if cx.config.skip_extensions {
+    if sides.config.skip_extensions {
         schema.statements.retain(|s| s.object.kind != ObjectKind::Extension);
     }
     Ok(schema)

@@ -44,7 +44,7 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "state",
         &[&["eta", "permissions"], &["before_copy", "copy", "cutover", "replay"], &["pace", "tables"], &["table"], &["log", "meter", "prompts"]],
     ),
-    ("event", &[&["prompt"], &["check", "cutover", "replay", "stage", "table"]]),
+    ("event", &[&["prompt"], &["check", "cutover", "replay", "schema", "stage", "table"]]),
     ("migration", &[&["stages"], &["restore"], &["relations"], &["context"], &["prompts"]]),
     (
         "migration::stages",

@@ -19,6 +19,7 @@ mod key_ranges;
 mod lag;
 mod layers;
 mod level_columns;
+mod living_definitions;
 mod living_source;
 mod matrix;
 mod meddling;

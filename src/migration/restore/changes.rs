@@ -10,8 +10,8 @@ use crate::{
     bus::Reporter,
     error::Result,
     event::{Level, SchemaDifference},
-    migration::context::Context,
-    name::literal,
+    migration::context::Sides,
+    name::{TableName, literal},
     pg::{
         catalog,
         client::Client,
@@ -55,22 +55,22 @@ impl Change {
 }
 
 /// What is different between the source's schema and the target's, for those objects of the source that changed since the copy.
-pub async fn find(cx: &Context) -> Result<SchemaChanges> {
-    let fresh = super::dump(cx).await?.statements;
-    let changes = SchemaChanges::between(&statements::read(cx)?, &fresh);
+pub async fn find(sides: &Sides) -> Result<SchemaChanges> {
+    let fresh = super::dump(sides).await?.statements;
+    let changes = SchemaChanges::between(&statements::read(&sides.dir)?, &fresh);
     if changes.is_empty() {
         return Ok(changes);
     }
-    let changes = match print_target(cx).await {
-        Ok(dump) => changes.unless_in(&classified(cx, dump, &cx.plan).await?.statements),
+    let changes = match print_target(sides).await {
+        Ok(dump) => changes.unless_in(&classified(sides, dump, &sides.plan).await?.statements),
         // No pg_dump of this machine can read the target.
         Err(e) => {
             tracing::info!("the target's schema is not dumped: {e}");
             changes
         }
     };
-    let mut changes = changes.unless_equal(cx).await?;
-    changes.renamed = Renamed::read(cx, &changes.missing, &changes.obsolete).await?;
+    let mut changes = changes.unless_equal(sides).await?;
+    changes.renamed = Renamed::read(sides, &changes.missing, &changes.obsolete).await?;
     Ok(changes)
 }
 
@@ -120,15 +120,15 @@ impl SchemaChanges {
     }
 
     /// Without the objects whose definitions both servers print alike.
-    async fn unless_equal(mut self, cx: &Context) -> Result<Self> {
+    async fn unless_equal(mut self, sides: &Sides) -> Result<Self> {
         if self.is_empty() {
             return Ok(self);
         }
-        let (source, target) = (cx.source("schema").await?, cx.target("schema").await?);
+        let (source, target) = (sides.source().await?, sides.target().await?);
         let mut equal = HashSet::new();
         for statement in self.missing.iter().chain(&self.obsolete) {
             let query = match &statement.object.kind {
-                ObjectKind::Table => columns_query(cx, statement),
+                ObjectKind::Table => columns_query(sides, statement),
                 _ => dump::definition_query(&statement.object, &statement.sql),
             };
             let Some(query) = query else { continue };
@@ -150,7 +150,13 @@ impl SchemaChanges {
     }
 
     fn objects(&self) -> BTreeMap<&ObjectRef, Change> {
-        let mut objects: BTreeMap<_, _> = self.obsolete.iter().map(|s| (&s.object, Change::Dropped)).collect();
+        let is_gone = |table: &TableName| {
+            let table = ObjectRef::new(ObjectKind::Table, table.to_string());
+            self.obsolete.iter().any(|s| s.object == table) && self.missing.iter().all(|s| s.object != table)
+        };
+        // What belongs to a table is dropped with it.
+        let by_itself = self.obsolete.iter().filter(|s| s.object.kind == ObjectKind::TableAttach || !s.table.as_ref().is_some_and(is_gone));
+        let mut objects: BTreeMap<_, _> = by_itself.map(|s| (&s.object, Change::Dropped)).collect();
         for statement in &self.missing {
             objects.entry(&statement.object).and_modify(|change| *change = Change::Altered).or_insert(Change::Made);
         }
@@ -178,7 +184,7 @@ impl SchemaChanges {
             Some(table) if s.object.kind != ObjectKind::TableAttach => is_dropped(&ObjectRef::new(ObjectKind::Table, table.to_string())),
             _ => s.object.kind == ObjectKind::TableAttach && is_dropped(&ObjectRef::new(ObjectKind::Table, s.object.name.clone())),
         };
-        let gone = self.obsolete.iter().rev().filter(|s| objects[&s.object] == Change::Dropped);
+        let gone = self.obsolete.iter().rev().filter(|s| objects.get(&s.object) == Some(&Change::Dropped));
         let gone = gone.filter(|s| s.object.kind == ObjectKind::Table || !goes_with_table(s));
         let mut repairs: Vec<Repair> = gone
             .filter_map(|s| {
@@ -194,11 +200,19 @@ impl SchemaChanges {
         }
         for statement in self.missing.iter().filter(|s| new_tables || !self.is_of_new_table(s)) {
             match before.get_mut(&statement.object).and_then(Vec::pop) {
-                Some(was) => repairs.extend(repair::altered(was, statement)),
+                Some(was) => repairs.extend(self.altered(was, statement)),
                 None => repairs.push(repair::made(statement)),
             }
         }
         repairs
+    }
+
+    /// A column that was renamed looks like one that was dropped and another one that was added.
+    fn altered(&self, was: &Statement, is: &Statement) -> Vec<Repair> {
+        let repairs = repair::altered(was, is);
+        let has = |words: &str| repairs.iter().any(|r| r.attempts.iter().any(|sql| sql.contains(words)));
+        let unclear = is.object.kind == ObjectKind::Table && has(" ADD COLUMN ") && has(" DROP COLUMN ");
+        if unclear && !self.renamed.knows_columns_of(&is.object.name) { Vec::new() } else { repairs }
     }
 
     /// Makes a table that is not part of this migration, or belongs to one. A partition is part of its root.
@@ -293,9 +307,9 @@ fn is_compared(statement: &Statement) -> bool {
 }
 
 /// The query for the columns of a table and its checks. The time of a hypertable is NOT NULL, whatever it is on the source.
-fn columns_query(cx: &Context, statement: &Statement) -> Option<String> {
+fn columns_query(sides: &Sides, statement: &Statement) -> Option<String> {
     let table = repair::table_of_statement(&statement.sql)?;
-    let not_null = if cx.plan.hypertable(&table).is_some() { "''" } else { "a.attnotnull" };
+    let not_null = if sides.plan.hypertable(&table).is_some() { "''" } else { "a.attnotnull" };
     let oid = format!("to_regclass({})", literal(&table.sql()));
     Some(format!(
         "select (select string_agg(format('%s %s %s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), {not_null}, a.attgenerated,

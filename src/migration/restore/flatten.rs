@@ -111,7 +111,7 @@ pub async fn run(cx: &mut Context, source: &Client, relations: &[SourceRelation]
 }
 
 async fn flatten(cx: &mut Context, source: &Client, target: &Client, partitioned: &[TableName]) -> Result<()> {
-    let schema = super::dump(cx).await?;
+    let schema = super::dump(&cx.sides()).await?;
     cx.record.schema = Some(schema.digest.clone());
     cx.save()?;
     if !partitioned.is_empty() {
@@ -171,8 +171,8 @@ async fn schema_without(cx: &Context, source: &Client, plan: &Plan, tables: &[Ta
         return Err(Error::refused(format!("{problem}; so the partitioned table cannot be created again"))
             .hint("keep its partitions; or name it in a plan (one_table, or [[hypertable]]), run `hyperlift clean`, empty the target and start with that plan"));
     }
-    let dump = super::print(cx, source, &plan, &excluded).await?;
-    Ok(Rest { schema: super::classified(cx, dump, &plan).await?, gone: excluded.list.into_iter().collect() })
+    let dump = super::print(&cx.sides(), source, &plan, &excluded).await?;
+    Ok(Rest { schema: super::classified(&cx.sides(), dump, &plan).await?, gone: excluded.list.into_iter().collect() })
 }
 
 /// Drops the tables with all that depends on them in the transaction that is open, and forgets the statements that made it, so that restoring

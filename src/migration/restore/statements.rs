@@ -1,6 +1,8 @@
 //! The statements of the schema as of the beginning of the copy, kept in the work directory: the cutover needs them even if the source is
 //! gone by then.
 
+use std::path::Path;
+
 use crate::{
     error::{Error, Result},
     migration::context::Context,
@@ -16,8 +18,8 @@ pub fn write(cx: &Context, statements: &[Statement]) -> Result<()> {
     cx.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 
-pub fn read(cx: &Context) -> Result<Vec<Statement>> {
-    let path = cx.work.path().join(STATEMENTS);
+pub fn read(dir: &Path) -> Result<Vec<Statement>> {
+    let path = dir.join(STATEMENTS);
     let text =
         std::fs::read(&path).map_err(|e| Error::failed(format!("cannot read {}: {e}", path.display())).hint("restore the file from a backup"))?;
     Ok(serde_json::from_slice(&text)?)

@@ -143,10 +143,10 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
 /// statements on them would find no table.
 async fn read_statements(cx: &mut Context, source: &Client, covered: &[SourceRelation], relations: &[SourceRelation]) -> Result<Vec<Statement>> {
     if cx.is_finished(Stage::Copy) {
-        return statements::read(cx);
+        return statements::read(cx.work.path());
     }
     let state = catalog::schema_state(source).await?;
-    let schema = cx.unless_stopped(restore::dump(cx)).await?;
+    let schema = cx.unless_stopped(restore::dump(&cx.sides())).await?;
     if cx.record.schema.as_ref().is_some_and(|known| !schema.has_digest(known)) {
         return Err(Error::refused("the source's schema changed since it was restored on the target").hint(format!(
             "make the same change on the target, then delete the line \"schema\" from {}/migration.json and start again; or run `hyperlift clean`, empty the target and start again",

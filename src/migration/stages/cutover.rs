@@ -83,7 +83,7 @@ pub async fn resume(cx: &mut Context) -> Result<()> {
     cx.enter(Stage::Cutover).await;
     let started = Instant::now();
     complete(cx).await?;
-    let tables = statements::read(cx)?.iter().filter(|s| s.object.kind == ObjectKind::Table).count() as u64;
+    let tables = statements::read(cx.work.path())?.iter().filter(|s| s.object.kind == ObjectKind::Table).count() as u64;
     report_completed(cx, tables, 0, started).await;
     Ok(())
 }

@@ -34,7 +34,8 @@ pub async fn run(cx: &mut Context) -> Result<()> {
     };
     ledger::create(&mut target, &migration, env!("CARGO_PKG_VERSION")).await?;
     if !cx.is_finished(Stage::Schema) {
-        let (schema, timescale) = cx.unless_stopped(async { tokio::try_join!(restore::dump(cx), create_timescale(cx, &target)) }).await?;
+        let sides = cx.sides();
+        let (schema, timescale) = cx.unless_stopped(async { tokio::try_join!(restore::dump(&sides), create_timescale(cx, &target)) }).await?;
         restore::refuse_uncovered(&source, &schema, &catalog::relations(&source).await?).await?;
         cx.record.schema = Some(schema.digest.clone());
         cx.save()?;

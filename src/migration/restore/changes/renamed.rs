@@ -1,10 +1,10 @@
 //! Tables, partitions and columns that have another name on the source by now. A dump says only that one is gone and another is new.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     error::Result,
-    migration::context::Context,
+    migration::context::Sides,
     name::{TableName, ident},
     pg::{
         catalog::{self, Shape},
@@ -23,19 +23,28 @@ pub struct Renamed {
     tables: Vec<(TableName, TableName)>,
     /// By table: the names of columns.
     columns: BTreeMap<TableName, Vec<(String, String)>>,
+    /// Tables whose columns are known by number, so that none that was renamed is taken for dropped.
+    known: BTreeSet<String>,
 }
 
 impl Renamed {
-    pub async fn read(cx: &Context, missing: &[Statement], obsolete: &[Statement]) -> Result<Self> {
-        let (source, target) = (cx.source("schema").await?, cx.target("schema").await?);
+    pub async fn read(sides: &Sides, missing: &[Statement], obsolete: &[Statement]) -> Result<Self> {
+        let (source, target) = (sides.source().await?, sides.target().await?);
         let mut tables = tables(&source, &target).await?;
-        tables.extend(partitions(&source, &cx.record.shapes, missing, obsolete).await?);
-        let columns = columns(&target, &cx.record.shapes, &catalog::shapes(&source, &cx.plan.scope).await?).await?;
-        Ok(Self { tables, columns })
+        tables.extend(partitions(&source, &sides.shapes, missing, obsolete).await?);
+        let now = catalog::shapes(&source, &sides.plan.scope).await?;
+        let columns = columns(&target, &sides.shapes, &now).await?;
+        let known = now.iter().filter(|(name, shape)| sides.shapes.get(*name).is_some_and(|was| was.oid == shape.oid)).map(|(name, _)| name.clone());
+        Ok(Self { tables, columns, known: known.collect() })
     }
 
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.columns.is_empty()
+    }
+
+    /// Whether the columns of a table are known by number.
+    pub fn knows_columns_of(&self, table: &str) -> bool {
+        self.known.contains(table)
     }
 
     /// The statements for the target. The other differences are known only after they have run.

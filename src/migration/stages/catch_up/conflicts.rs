@@ -126,7 +126,8 @@ impl RunningReplay {
             Some(sql) if cx.follow_ddl() != FollowDdl::Ask && adds_only(sql) => {
                 let target = cx.target("follow-ddl").await?;
                 let mut followed = ddl::in_transaction(&target, sql).await;
-                if followed.as_ref().is_err_and(|e| ddl::NOT_FOUND.iter().any(|code| e.has_code(code))) && self.schema.make_needed(cx).await? {
+                let needs_more = |e: &Error| e.has_code(sqlstate::INVALID_TEXT_REPRESENTATION) || ddl::NOT_FOUND.iter().any(|code| e.has_code(code));
+                if followed.as_ref().is_err_and(needs_more) && self.schema.make_needed(cx).await? {
                     followed = ddl::in_transaction(&target, sql).await;
                 }
                 if followed.is_ok() {

@@ -65,7 +65,7 @@ impl RunningReplay {
             .report(Event::Replayed(ReplayStatus { source, received: status.heard, applied, lag, lag_ms, changes, last_commit, source_time, lanes }))
             .await;
         self.report_counters(cx).await?;
-        if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) {
+        if self.slot_checked.is_none_or(|t| t.elapsed() > Duration::from_secs(5)) || self.schema.has_news() {
             self.slot_checked = Some(Instant::now());
             self.slot = slot::slot(&self.source, &Names::new(&cx.record.id).slot).await.unwrap_or(None);
             self.poll_publications(cx).await?;

@@ -26,13 +26,10 @@ impl RunningReplay {
         let names = |shape: &[catalog::ShapeColumn]| {
             shape.iter().filter(|c| !c.generated).map(|c| (c.name.clone(), c.type_oid, c.type_modifier)).collect::<std::collections::BTreeSet<_>>()
         };
-        let source_name = |oid: u32| fresh.iter().find(|(_, shape)| shape.oid == oid).map(|(name, _)| name.clone());
-        // Another table had the name, and has not been described under its own yet.
-        if let Some(other) = cx.record.shapes.remove(&now.to_string())
-            && let Some(name) = source_name(other.oid)
-        {
-            cx.record.shapes.insert(name, other);
-        }
+        // Others may have been renamed with it, and have each other's names.
+        let names_now: HashMap<u32, &String> = fresh.iter().map(|(name, shape)| (shape.oid, name)).collect();
+        let renamed = std::mem::take(&mut cx.record.shapes).into_iter();
+        cx.record.shapes = renamed.map(|(name, shape)| (names_now.get(&shape.oid).map_or(name, |now| (*now).clone()), shape)).collect();
         // The source may be further than the stream; then the next change of the table tells.
         let shape = fresh.into_iter().find(|(_, shape)| shape.oid == oid && names(&shape.columns) == names(&columns));
         let (name, shape) = shape.unwrap_or_else(|| (now.to_string(), Shape { columns, ..known.clone() }));

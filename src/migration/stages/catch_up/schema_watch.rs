@@ -11,7 +11,7 @@ use crate::{
     event::{Event, Level, SchemaDifference, Stage},
     lsn::Lsn,
     migration::{
-        context::Context,
+        context::{Context, Sides},
         restore::changes::{self, Ran, SchemaChanges},
     },
     pg::{
@@ -22,6 +22,7 @@ use crate::{
     plan::FollowDdl,
 };
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Both schemas are dumped again at most this often: the target may have been altered meanwhile.
 const COMPARE_EVERY: Duration = Duration::from_secs(20);
@@ -42,6 +43,8 @@ pub struct SchemaWatch {
     polled: Option<String>,
     shapes: BTreeMap<String, Shape>,
     compared: Option<Compared>,
+    /// The comparison that runs: pg_dump may take minutes.
+    comparing: Option<AbortOnDropHandle<Result<Compared>>>,
     /// When statements were run last because a change had been refused: what other lanes report then is the same.
     relaxed: Option<Instant>,
     /// Statements that run on the target.
@@ -101,9 +104,15 @@ impl SchemaWatch {
         }
     }
 
+    /// Work beside replay has ended: the next poll need not be waited for.
+    pub fn has_news(&self) -> bool {
+        self.comparing.as_ref().is_some_and(AbortOnDropHandle::is_finished) || self.repairing.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// The next poll compares again.
     pub fn forget(&mut self) {
         self.compared = None;
+        self.comparing = None;
     }
 
     /// Polls the source, compares both schemas where that is due, and lets the target follow. `applied`: everything before is on the target.
@@ -115,7 +124,7 @@ impl SchemaWatch {
             let Ran { done, failed } = work.await.unwrap_or_default();
             // What was made may be what another statement needed.
             if done > 0 {
-                self.compared = None;
+                self.forget();
                 self.failed.clear();
             }
             self.failed.extend(failed);
@@ -127,10 +136,15 @@ impl SchemaWatch {
         let moved = cx.record.schema_state.as_ref() != Some(&state);
         let settled = self.polled.replace(state.clone()).as_ref() == Some(&state);
         if moved && settled && self.is_due(&state) {
-            match self.compare(cx, source, &state).await {
-                Ok(()) => {}
-                Err(e) if e.is_stop() => return,
-                Err(e) => cx.notice(Level::Warn, format!("the source's schema changed, and could not be compared with the target's: {e}")).await,
+            self.comparing = compare(cx.sides(), source, state.clone()).await.ok();
+        }
+        if self.comparing.as_ref().is_some_and(AbortOnDropHandle::is_finished)
+            && let Some(work) = self.comparing.take()
+        {
+            match work.await {
+                Ok(Ok(compared)) => self.compared = Some(compared),
+                Ok(Err(e)) => cx.notice(Level::Warn, format!("the source's schema changed, and could not be compared with the target's: {e}")).await,
+                Err(_) => {}
             }
         }
         self.follow(cx, applied).await;
@@ -198,13 +212,6 @@ impl SchemaWatch {
         }
     }
 
-    async fn compare(&mut self, cx: &Context, source: &Client, state: &str) -> Result<()> {
-        let (started, source) = (Instant::now(), catalog::flushed_lsn_and_time(source).await?.0);
-        let changes = cx.unless_stopped(changes::find(cx)).await?;
-        self.compared = Some(Compared { state: state.to_owned(), source, at: Instant::now(), took: started.elapsed(), tried: false, changes });
-        Ok(())
-    }
-
     /// Begins to run the statements that the plan allows, once replay has come to where the source was when they were found.
     async fn follow(&mut self, cx: &Context, applied: Lsn) {
         let allowed = |repair: &Repair| match cx.follow_ddl() {
@@ -229,12 +236,12 @@ impl SchemaWatch {
         if cx.follow_ddl() == FollowDdl::Ask || self.repairing.is_some() {
             return Ok(false);
         }
-        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
+        let mut repairs = cx.unless_stopped(changes::find(&cx.sides())).await?.repairs(false);
         repairs.retain(Repair::relaxes);
         if repairs.is_empty() {
             return Ok(self.relaxed.is_some_and(|at| at.elapsed() < SAME_REFUSAL));
         }
-        self.compared = None;
+        self.forget();
         let done = changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await.done;
         self.relaxed = (done > 0).then(Instant::now);
         Ok(done > 0)
@@ -242,7 +249,7 @@ impl SchemaWatch {
 
     /// The statements for what columns may need: types, functions, sequences.
     pub async fn needed(&self, cx: &Context) -> Result<Vec<Repair>> {
-        let mut repairs = cx.unless_stopped(changes::find(cx)).await?.repairs(false);
+        let mut repairs = cx.unless_stopped(changes::find(&cx.sides())).await?.repairs(false);
         repairs.retain(Repair::needs_no_table);
         Ok(repairs)
     }
@@ -250,17 +257,27 @@ impl SchemaWatch {
     /// Runs them. Returns whether there is anything new.
     pub async fn make_needed(&mut self, cx: &Context) -> Result<bool> {
         let repairs = self.needed(cx).await?;
-        self.compared = None;
+        self.forget();
         Ok(changes::run_repairs(cx.target("follow-ddl").await?, repairs, cx.reporter.clone()).await.done > 0)
     }
 
     fn is_due(&self, state: &str) -> bool {
         match &self.compared {
+            _ if self.comparing.is_some() => false,
             None => true,
             Some(c) if c.state == state && c.changes.is_empty() => false,
             Some(c) => c.at.elapsed() >= COMPARE_EVERY.max(c.took * SHARE),
         }
     }
+}
+
+/// Begins to compare both schemas, beside replay.
+async fn compare(sides: Sides, source: &Client, state: String) -> Result<AbortOnDropHandle<Result<Compared>>> {
+    let (started, source) = (Instant::now(), catalog::flushed_lsn_and_time(source).await?.0);
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        let changes = changes::find(&sides).await?;
+        Ok(Compared { state, source, at: Instant::now(), took: started.elapsed(), tried: false, changes })
+    })))
 }
 
 fn takes_new_tables(cx: &Context) -> bool {

@@ -30,7 +30,7 @@ pub async fn make(cx: &mut Context) -> Result<()> {
     if !ledger::has_step(target, POINT_OF_NO_RETURN).await? {
         Box::pin(refresh(cx, target)).await?;
     }
-    let all = statements::read(cx)?;
+    let all = statements::read(cx.work.path())?;
     ledger::record_step(target, POINT_OF_NO_RETURN).await?;
     let mut executed = ledger::executed(target, Phase::Cutover.as_str()).await?;
     executed.extend(ledger::executed(target, Phase::Handover.as_str()).await?);
@@ -66,13 +66,13 @@ pub async fn make(cx: &mut Context) -> Result<()> {
 /// Takes the last objects from a fresh dump where the source's schema has changed since the copy: a trigger that was dropped there must not
 /// come back on the target.
 async fn refresh(cx: &mut Context, target: &Client) -> Result<()> {
-    let known = statements::read(cx)?;
+    let known = statements::read(cx.work.path())?;
     let source = cx.source("cutover").await?;
     if cx.record.schema_state.is_some() && cx.record.schema_state == Some(catalog::schema_state(&source).await?) {
         return Ok(());
     }
     drop(source);
-    let fresh = cx.unless_stopped(restore::dump(cx)).await?.statements;
+    let fresh = cx.unless_stopped(restore::dump(&cx.sides())).await?.statements;
     let last: Vec<Statement> = fresh.into_iter().filter(|s| s.phase >= Phase::Cutover).collect();
     // A table that was made on the source after the copy is not on the target, and is reported by itself.
     let tables: BTreeSet<TableName> = last.iter().filter_map(|s| s.table.clone()).collect();

@@ -16,7 +16,7 @@ use crate::{
 
 /// Says that they are still to come, because the application is at work on the target already.
 pub async fn announce(cx: &Context) -> Result<()> {
-    if statements::read(cx)?.iter().any(|s| s.phase == Phase::EventTrigger) {
+    if statements::read(cx.work.path())?.iter().any(|s| s.phase == Phase::EventTrigger) {
         cx.notice(Level::Info, "the event triggers of the source are made on the target at the very end, when hyperlift has cleaned up").await;
     }
     Ok(())
@@ -24,7 +24,7 @@ pub async fn announce(cx: &Context) -> Result<()> {
 
 /// Makes those that are not there. The ledger is gone by now, so a run that was killed before knows by their names what it has made.
 pub async fn make(cx: &mut Context) -> Result<()> {
-    let all: Vec<Statement> = statements::read(cx)?.into_iter().filter(|s| s.phase == Phase::EventTrigger).collect();
+    let all: Vec<Statement> = statements::read(cx.work.path())?.into_iter().filter(|s| s.phase == Phase::EventTrigger).collect();
     if all.is_empty() {
         return Ok(());
     }

@@ -16,7 +16,7 @@ pub async fn finish(cx: &mut Context) -> Result<()> {
     let target = cx.target("cutover").await?;
     let mut validated = true;
     let mut session = ddl::DdlSession::new(&cx.config, cx.application("cutover"), "");
-    for statement in statements::read(cx)? {
+    for statement in statements::read(cx.work.path())? {
         let Some(validate) = &statement.validate else { continue };
         let validation = ddl::run_with_retry(&mut session, validate, validate, &cx.reporter);
         if let Err(e) = cx.unless_stopped(validation).await {
@@ -88,7 +88,7 @@ async fn report_changes(cx: &mut Context) -> Result<()> {
     if !moved {
         return Ok(());
     }
-    let changes = cx.unless_stopped(changes::find(cx)).await?;
+    let changes = cx.unless_stopped(changes::find(&cx.sides())).await?;
     for (object, how) in changes.lines() {
         let known = tables.iter().any(|(table, change)| change.concerns_rows() && format!("TABLE {table}") == object.to_string());
         if !known {

@@ -75,7 +75,7 @@ impl Trials {
         let made: HashSet<TableName> = candidates.iter().filter(|c| c.made).map(|c| c.table.clone()).collect();
         let wanted: Vec<Hypertable> = chosen().filter(|(c, h)| fits(h, c) && !self.known.contains_key(*h)).map(|(_, h)| h.clone()).collect();
         if !wanted.is_empty() {
-            let schema = cx.unless_stopped(restore::dump_for(cx, &plan)).await?;
+            let schema = cx.unless_stopped(restore::dump_for(&cx.sides(), &plan)).await?;
             let trial = Attempt { cx, source, plan: &plan, schema: &schema, made: &made };
             for batch in wanted.chunks(BATCH) {
                 self.note(batch, &schema, &cx.unless_stopped(trial.refusals(batch)).await?);
@@ -139,7 +139,7 @@ impl Attempt<'_> {
         let is_tried = |table: &TableName| !self.made.contains(table) && tables.iter().any(|h| h.table == *table);
         plan.hypertables.retain(|h| !is_tried(&h.table));
         plan.one_table.extend(tables.iter().filter(|h| is_tried(&h.table)).map(|h| h.table.clone()));
-        let schema = restore::dump_for(self.cx, &plan).await?;
+        let schema = restore::dump_for(&self.cx.sides(), &plan).await?;
         let plain = Attempt { plan: &plan, schema: &schema, ..*self };
         let fail_anyway: HashSet<Option<String>> = plain.rolled_back(tables).await?.into_iter().map(|r| r.object).collect();
         refusals.retain(|r| {
