@@ -220,6 +220,7 @@ impl RunningReplay {
         }
         let leaving: Vec<Leaving> = due.iter().map(|d| d.leaving.clone()).collect();
         self.joining.interrupt(&leaving).await;
+        let relations = self.relations();
         self.stop_lanes(cx).await?;
         let left = async { ledger::leave(&mut cx.target("joining").await?, &leaving).await };
         if let Err(e) = left.await {
@@ -227,6 +228,11 @@ impl RunningReplay {
             return if e.is_transient() { Ok(()) } else { Err(e) };
         }
         for Due { leaving, reason, is_new, shapes } in due {
+            for absorbed in relations.iter().filter(|r| leaving.absorbs.contains(&r.oid)) {
+                let table = absorbed.table.sql();
+                let why = format!("it is a partition of {} on the source now, and its rows are there; drop table {table}; removes it from the target", leaving.name);
+                cx.not_moved(format!("TABLE {}", absorbed.table), why).await?;
+            }
             cx.record.rewritten.remove(&leaving.oid);
             for publication in cx.record.publications.values_mut() {
                 publication.tables.remove(&leaving.oid);

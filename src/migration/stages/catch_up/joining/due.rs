@@ -117,8 +117,10 @@ impl RunningReplay {
             let new: Vec<u32> = shape.leaves.iter().copied().filter(|leaf| !before.leaves.contains(leaf)).collect();
             let mut leaves: Vec<u32> = shape.attached.iter().copied().filter(|leaf| new.contains(leaf)).collect();
             let Some(root) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| !new.is_empty()) else { continue };
+            let is_known = |leaf: &u32| relations.iter().any(|r| r.oid == *leaf);
             if !certain {
-                leaves = catalog::filled_when_attached(&self.source, &leaves).await?;
+                let filled = catalog::filled_when_attached(&self.source, &leaves).await?;
+                leaves.retain(|leaf| filled.contains(leaf) || is_known(leaf));
             }
             let updated = before.with_leaves_of(shape);
             if leaves.is_empty() {
@@ -129,15 +131,14 @@ impl RunningReplay {
             }
             let updated = vec![(name.clone(), updated)];
             if cx.plan.is_one_table(&root.table) || cx.plan.hypertable(&root.table).is_some() {
-                let absorbs = leaves.iter().copied().filter(|leaf| relations.iter().any(|r| r.oid == *leaf)).collect();
+                let absorbs = leaves.iter().copied().filter(is_known).collect();
                 let leaving = Leaving { absorbs, ..same_name(root.oid, &root.table) };
                 due.push(Due { leaving, reason: "a table with rows was attached as a partition".into(), is_new: false, shapes: updated });
                 continue;
             }
             let names = catalog::names_of(&self.source, &leaves).await?;
             // A table of this migration has brought its rows along.
-            let unknown: Vec<&TableName> =
-                leaves.iter().filter(|leaf| relations.iter().all(|r| r.oid != **leaf)).filter_map(|leaf| names.get(leaf)).collect();
+            let unknown: Vec<&TableName> = leaves.iter().filter(|leaf| !is_known(leaf)).filter_map(|leaf| names.get(leaf)).collect();
             let there = catalog::partitions_among(&cx.target("joining").await?, &unknown).await?;
             if there.len() < unknown.len() {
                 // The target gets the partitions first.
