@@ -112,8 +112,11 @@ fn mark_sql(publication: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     pub oid: u32,
-    /// The transaction that has altered it last.
+    /// The transaction that has altered it last. That may have been another owner's.
     pub altered_by: String,
+    pub owner: u32,
+    /// Its operations and `publish_via_partition_root`.
+    pub options: String,
     /// OIDs of its tables, each with that of its row in `pg_publication_rel`: the row is another one when the table was put back, or got
     /// another row filter or column list.
     pub tables: BTreeMap<u32, u32>,
@@ -136,11 +139,13 @@ pub struct Unpublished {
 
 /// The publications with these names, as they are now.
 pub async fn publications(client: &Client, names: &[&str]) -> Result<Publications> {
-    let sql = "select pubname::text as name, oid, xmin::text as altered_by from pg_publication where pubname = any($1)";
+    let sql = "select pubname::text as name, oid, xmin::text as altered_by, pubowner as owner,
+                      concat_ws(' ', pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables) as options
+                 from pg_publication where pubname = any($1)";
     let mut found = Publications::new();
     for row in client.query(sql, &[&names]).await? {
-        let publication = Publication { oid: row.get("oid"), altered_by: row.get("altered_by"), tables: BTreeMap::new() };
-        found.insert(row.get("name"), publication);
+        let (oid, altered_by, owner, options) = (row.get("oid"), row.get("altered_by"), row.get("owner"), row.get("options"));
+        found.insert(row.get("name"), Publication { oid, altered_by, owner, options, tables: BTreeMap::new() });
     }
     let sql = "select p.pubname::text as name, r.prrelid as relation, r.oid as oid
                  from pg_publication p join pg_publication_rel r on r.prpubid = p.oid where p.pubname = any($1)";
@@ -178,7 +183,9 @@ fn changed(recorded: &Publications, now: &Publications) -> BTreeMap<u32, (String
         let whole = match now.get(name) {
             None => Some(format!("publication {name} was dropped or renamed")),
             Some(is) if is.oid != was.oid => Some(format!("publication {name} was dropped and made again")),
-            Some(is) if is.altered_by != was.altered_by => Some(format!("publication {name} was altered")),
+            Some(is) if is.options != was.options || (is.altered_by != was.altered_by && is.owner == was.owner) => {
+                Some(format!("publication {name} was altered"))
+            }
             Some(_) => None,
         };
         for (table, row) in &was.tables {
@@ -252,7 +259,13 @@ mod tests {
 
     #[test]
     fn a_change_of_a_publication_is_noticed_although_it_was_taken_back() {
-        let publication = |oid, by: &str, tables: &[(u32, u32)]| Publication { oid, altered_by: by.into(), tables: tables.iter().copied().collect() };
+        let publication = |oid, by: &str, tables: &[(u32, u32)]| Publication {
+            oid,
+            altered_by: by.into(),
+            owner: 5,
+            options: "t t".into(),
+            tables: tables.iter().copied().collect(),
+        };
         let now = |p: Publication| Publications::from([("p".to_owned(), p)]);
         let recorded = now(publication(1, "700", &[(10, 100), (11, 101)]));
         let found = |now: &Publications| changed(&recorded, now).into_iter().collect::<Vec<_>>();
@@ -260,6 +273,9 @@ mod tests {
         assert_eq!(found(&now(publication(1, "700", &[(10, 100), (11, 101), (12, 102)]))), [], "one more table");
         assert_eq!(found(&now(publication(1, "700", &[(10, 100)]))), [(11, ("it was taken out of publication p".to_owned(), true))]);
         assert_eq!(found(&now(publication(1, "700", &[(10, 100), (11, 103)]))).len(), 1, "put back");
+        let given = Publication { owner: 6, ..publication(1, "703", &[(10, 100), (11, 101)]) };
+        assert_eq!(found(&now(given.clone())), [], "another owner");
+        assert_eq!(found(&now(Publication { options: "t f".into(), ..given })).len(), 2);
         for other in [Publications::new(), now(publication(2, "701", &[(10, 104), (11, 105)])), now(publication(1, "702", &[(10, 100), (11, 101)]))] {
             assert_eq!(found(&other).iter().map(|(oid, _)| *oid).collect::<Vec<_>>(), [10, 11]);
         }

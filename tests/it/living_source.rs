@@ -24,6 +24,11 @@ fn different(ended: &Ended) -> Vec<&str> {
     ended.events.iter().filter_map(|e| if let Event::NotMoved { object, .. } = e { Some(object.as_str()) } else { None }).collect()
 }
 
+/// The tables that were copied in catch-up.
+fn copied_again(ended: &Ended) -> Vec<&str> {
+    ended.events.iter().filter_map(|e| if let Event::TableLeft { table, .. } = e { Some(table.name.as_str()) } else { None }).collect()
+}
+
 #[tokio::test]
 async fn c_35_what_a_deployment_changes_arrives() {
     let (pair, ended) = altered(
@@ -104,8 +109,7 @@ async fn c_36_only_tables_whose_rows_alter_table_has_written_again_are_copied_ag
     .await;
     ended.assert_code(0);
     pair.assert_equal().await;
-    let copied_again = ended.events.iter().filter_map(|e| if let Event::TableLeft { table, .. } = e { Some(table.name.as_str()) } else { None });
-    assert_eq!(copied_again.collect::<Vec<_>>(), ["price"]);
+    assert_eq!(copied_again(&ended), ["price"]);
 
     let (_, ended) = altered(
         "create table public.price (id int primary key, n numeric); insert into public.price values (1, 1)",
@@ -136,4 +140,44 @@ async fn c_26_partitions_come_and_go() {
     ended.assert_code(0);
     pair.assert_equal().await;
     pair.assert_same_schema().await;
+}
+
+#[tokio::test]
+async fn c_26_only_partitions_that_had_rows_are_copied_and_what_is_one_table_takes_them_in() {
+    let (pair, ended) = altered(
+        "create table public.p (id int, d date, primary key (id, d)) partition by range (d);
+         create table public.p1 partition of public.p for values from ('2026-01-01') to ('2026-02-01');
+         insert into public.p select i, date '2026-01-01' + i % 31 from generate_series(1, 100) i",
+        &[
+            // As tools for partitions do it.
+            "create table public.empty (like public.p including all)",
+            "alter table public.p attach partition public.empty for values from ('2026-03-01') to ('2026-04-01')",
+            "insert into public.p values (1, '2026-03-01')",
+            "create table public.filled (like public.p including all); insert into public.filled values (1, '2026-02-01')",
+            "alter table public.p attach partition public.filled for values from ('2026-02-01') to ('2026-03-01'); insert into public.p values (2, '2026-02-02')",
+        ],
+        &[],
+    )
+    .await;
+    ended.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+    assert_eq!(copied_again(&ended), ["filled"]);
+
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.p (id int, d date, primary key (id, d)) partition by range (d);
+             create table public.p1 partition of public.p for values from ('2026-01-01') to ('2026-02-01'); insert into public.p values (1, '2026-01-01');
+             create table public.joins (id int, d date, primary key (id, d)); insert into public.joins values (7, '2026-05-05')",
+        )
+        .await;
+    let mut migration = Migration::of(&pair).plan("one_table = [\"public.p\"]").arguments(&["--follow-ddl", "all"]);
+    migration.start_with_cutover();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("alter table public.p attach partition public.joins for values from ('2026-05-01') to ('2026-06-01')").await;
+    pair.source.execute("update public.joins set id = 8 where id = 7; insert into public.p values (9, '2026-05-06')").await;
+    migration.ended().await.assert_code(0);
+    let rows = "select id, d from public.p order by id";
+    assert_eq!(pair.target.rows(rows).await, pair.source.rows(rows).await);
 }

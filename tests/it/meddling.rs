@@ -3,7 +3,7 @@
 
 use hyperlift::{
     demo::servers::{Server, ServerOptions},
-    event::{Answer, Command, Event, PromptKind, Stage},
+    event::{Answer, Command, Event, GateKind, PromptKind, Stage},
     lsn::Lsn,
     plan::Plan,
     state::State,
@@ -72,11 +72,18 @@ async fn c_41_a_publication_that_was_changed_while_nobody_looked_is_refused() {
     let mut migration = in_catch_up(&pair).await;
     let (all, inserts) = (publication(&pair.source, false).await, publication(&pair.source, true).await);
     migration.stop().await.assert_code(4);
-    // More tables are no harm, and neither is one that the source has dropped, or renamed.
-    pair.source.execute(&format!("create table public.more (id int primary key); alter publication {all} add table public.more")).await;
+    // More tables are no harm, and neither is another owner, or another name of a table.
+    let owner = format!("{all}_owner");
+    pair.source
+        .execute(&format!(
+            "create table public.more (id int primary key); alter publication {all} add table public.more;
+             create role {owner} superuser; alter publication {inserts} owner to {owner}; alter table public.taken rename to renamed"
+        ))
+        .await;
     migration.start();
-    migration.stage(Stage::CatchUp).await;
-    migration.level_with(&pair.source).await;
+    migration
+        .event("the gate", |e| matches!(e, Event::GatesChecked { gates } if gates.iter().any(|g| g.kind == GateKind::Published && g.passed)))
+        .await;
     migration.stop().await.assert_code(4);
 
     let options = ["publish = 'insert, update'", "publish = 'insert, update, delete, truncate'"];

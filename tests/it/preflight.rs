@@ -362,7 +362,7 @@ async fn unpublished() -> Option<Situation> {
     let pair = Pair::shared().await;
     pair.source.execute("create table public.t (id int primary key)").await;
     let oid = pair.source.value("select 'public.t'::regclass::oid").await.parse().unwrap();
-    let made = Publication { oid: 1, altered_by: "1".into(), tables: BTreeMap::from([(oid, 2)]) };
+    let made = Publication { oid: 1, tables: BTreeMap::from([(oid, 2)]), ..Publication::default() };
     let record = Record { id: "gone01".into(), publications: BTreeMap::from([(Names::new("gone01").publication, made)]), ..Record::default() };
     Some(Situation { work: Some(work_directory(&record)), ..Situation::of(pair) })
 }

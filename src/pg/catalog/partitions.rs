@@ -43,6 +43,21 @@ fn partition_of(row: &tokio_postgres::Row) -> Partition {
     Partition { root: row.get("root"), bounds }
 }
 
+/// Those of these partitions that had rows when they were attached: rows that are not younger than that.
+pub async fn filled_when_attached(client: &Client, leaves: &[u32]) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for (oid, table) in super::names_of(client, leaves).await? {
+        let sql = format!(
+            "select exists (select from only {} t where age(t.xmin) >= (select age(i.xmin) from pg_inherits i where i.inhrelid = $1)) as filled",
+            table.sql()
+        );
+        if client.query_one(&sql, &[&oid]).await?.get("filled") {
+            found.push(oid);
+        }
+    }
+    Ok(found)
+}
+
 /// The leaves of a partition root.
 pub async fn leaves(client: &Client, root: &TableName) -> Result<Vec<TableName>> {
     let rows = client

@@ -118,11 +118,11 @@ pub enum ShapeChange {
 impl ShapeChange {
     pub fn words(self) -> &'static str {
         match self {
-            Self::New => "is new and not part of this migration",
+            Self::New => "is new on the source",
             Self::Gone => "is gone or renamed",
             Self::Replaced => "is another table now",
             Self::Columns => "has other columns",
-            Self::Rewritten => "was rewritten by ALTER TABLE: its rows may have other values than on the target",
+            Self::Rewritten => "was written again by ALTER TABLE: its rows may have other values than on the target",
             Self::Attached => "has a new partition that was attached with rows: those from before are not on the target",
             Self::LostPartition => "has lost a partition: it was dropped or detached",
         }
@@ -162,6 +162,17 @@ fn change(was: &Shape, now: Option<&Shape>) -> Option<ShapeChange> {
 }
 
 impl Shape {
+    /// The same with the leaves that it has now: those that it had keep their files.
+    #[must_use]
+    pub fn with_leaves_of(&self, now: &Self) -> Self {
+        let file = |(at, leaf): (usize, &u32)| {
+            let known = self.leaves.iter().position(|l| l == leaf).and_then(|at| self.files.get(at));
+            known.or_else(|| now.files.get(at)).copied().unwrap_or_default()
+        };
+        let files = if self.files.is_empty() { Vec::new() } else { now.leaves.iter().enumerate().map(file).collect() };
+        Self { leaves: now.leaves.clone(), attached: now.attached.clone(), files, ..self.clone() }
+    }
+
     /// ALTER TABLE gives a table that it writes again a new file, and changes the definition of a column. TRUNCATE, CLUSTER and VACUUM FULL do
     /// only the first. The stream carries nothing of it (PostgreSQL documentation, ALTER TABLE, Notes).
     pub fn was_rewritten(&self, now: &Self) -> bool {
@@ -256,6 +267,9 @@ mod tests {
         assert!(!unknown.was_rewritten(&retyped), "an earlier version wrote no files");
         let (parts, other) = (shape(2, "b", &[7, 8]), shape(2, "b", &[8, 9]));
         assert!(!parts.was_rewritten(&Shape { written: written("800"), ..other.clone() }));
-        assert!(parts.was_rewritten(&Shape { written: written("800"), files: vec![77, 1009], ..other }));
+        assert!(parts.was_rewritten(&Shape { written: written("800"), files: vec![77, 1009], ..other.clone() }));
+        let taken = parts.with_leaves_of(&other);
+        assert_eq!((&taken.leaves[..], &taken.files[..]), (&[8, 9][..], &[1008, 1009][..]));
+        assert!(taken.was_rewritten(&Shape { written: written("800"), files: vec![1008, 77], ..other }));
     }
 }

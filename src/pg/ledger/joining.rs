@@ -23,6 +23,8 @@ pub struct Leaving {
     pub name: TableName,
     /// On the target.
     pub table: TableName,
+    /// OIDs of relations that are part of it by now.
+    pub absorbs: Vec<u32>,
 }
 
 /// Takes relations out of their lanes, in one transaction: from the position of the slowest lane on, their changes are for a side lane. One
@@ -40,7 +42,9 @@ pub async fn leave(client: &mut Client, relations: &[Leaving]) -> Result<()> {
         )
         .await?;
     let lane: i32 = row.get("lane");
-    for Leaving { oid, name, table } in relations {
+    for Leaving { oid, name, table, absorbs } in relations {
+        let absorbs: Vec<i64> = absorbs.iter().copied().map(i64::from).collect();
+        transaction.execute("delete from _hyperlift.relation where source_oid = any($1)", &[&absorbs]).await?;
         let sql = "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state, side_lane)
                    select $1, $2, $3, to_regclass($4), l.lane, 'planned', $5
                      from _hyperlift.lane l left join _hyperlift.relation r on r.lane = l.lane where l.lane < (select lanes from _hyperlift.migration)

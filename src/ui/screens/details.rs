@@ -48,9 +48,14 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
         say(format!("{}: {error}", t.state().as_str()), Role::Failed);
         say(" ".into(), Role::Plain);
     }
+    if let Some(reason) = &t.away {
+        say(format!("COPIED while the others are replayed: {reason}."), Role::Busy);
+        say("It joins them by itself; the cutover waits for it.".into(), Role::Plain);
+        say(" ".into(), Role::Plain);
+    }
     if let Some(reason) = &t.diverged {
         say(format!("DIVERGED: {reason}"), Role::Failed);
-        say("r tries the change again; K accepts that the table differs.".into(), Role::Plain);
+        say("r tries the change again; K accepts that the table differs; T copies the table again.".into(), Role::Plain);
         say(" ".into(), Role::Plain);
     }
     if t.difference.is_some() {
@@ -59,7 +64,7 @@ fn table(t: &Table, state: &State, columns: usize, view: &View) -> Vec<Line<'sta
         } else {
             "you accepted that a change was not applied".into()
         };
-        say(format!("DIFFERS from the source: {missed}."), Role::Attention);
+        say(format!("DIFFERS from the source: {missed}. T copies the table again."), Role::Attention);
         say(" ".into(), Role::Plain);
     }
     if let Some(slow) = &t.slow {

@@ -194,7 +194,7 @@ fn question(object: &str, conflict: &Conflict) -> String {
     let error = error.trim_end_matches('.');
     match (&conflict.relation, &conflict.sql) {
         (_, Some(sql)) => format!("{error}. Run on the target: {}; then retry (r), or go on as it is (K).", sql.replace('\n', " ")),
-        (Some(_), None) => format!("{error}. Retry (r), or accept that this table differs (K)."),
+        (Some(_), None) => format!("{error}. Retry (r), copy the table again (T), or accept that it differs (K)."),
         (None, None) => format!("{error}. Fix the cause, then retry (r)."),
     }
 }
@@ -237,9 +237,12 @@ mod tests {
         let text = |object, relation, sql, error| question(object, &conflict(relation, sql, Error::failed(error)));
         assert_eq!(
             text("public.t", table(), None, "public.t: UPDATE of id = 1: no such row"),
-            "public.t: UPDATE of id = 1: no such row. Retry (r), or accept that this table differs (K)."
+            "public.t: UPDATE of id = 1: no such row. Retry (r), copy the table again (T), or accept that it differs (K)."
         );
-        assert_eq!(text("public.t", table(), None, "TRUNCATE: no"), "public.t: TRUNCATE: no. Retry (r), or accept that this table differs (K).");
+        assert_eq!(
+            text("public.t", table(), None, "TRUNCATE: no"),
+            "public.t: TRUNCATE: no. Retry (r), copy the table again (T), or accept that it differs (K)."
+        );
         assert_eq!(
             text("public.t", table(), Some("alter table public.t\nadd a int"), "public.t was altered"),
             "public.t was altered. Run on the target: alter table public.t add a int; then retry (r), or go on as it is (K)."

@@ -78,7 +78,7 @@ impl RunningReplay {
         self.poll_writers().await;
         if cx.current() == Stage::CatchUp {
             // In boxes, because their futures are large.
-            let due = Box::pin(self.due_by_source(cx)).await.unwrap_or_default();
+            let due = Box::pin(self.due_by_source(cx, false)).await.unwrap_or_default();
             Box::pin(self.leave(cx, due)).await?;
             Box::pin(self.poll_joining(cx)).await?;
         }

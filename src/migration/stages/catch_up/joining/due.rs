@@ -10,31 +10,25 @@ use crate::{
     migration::{context::Context, stages::identity},
     name::TableName,
     pg::{
-        catalog::{self, Shape, ShapeChange, SourceRelation},
+        catalog::{self, Shape, SourceRelation},
         ledger::Leaving,
         publication::Unpublished,
     },
     plan::FollowDdl,
-    replay::{lane::Conflict, relation::Relations},
+    replay::lane::Conflict,
 };
 
-/// What is known on both sides when it is decided.
-struct Sides<'a> {
-    before: &'a BTreeMap<String, Shape>,
-    now: &'a BTreeMap<String, Shape>,
-    relations: &'a Relations,
-}
-
 impl RunningReplay {
-    /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll.
-    pub async fn due_by_source(&mut self, cx: &Context) -> Result<Vec<Due>> {
+    /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll. `certain`: a change
+    /// has found no row.
+    pub async fn due_by_source(&mut self, cx: &mut Context, certain: bool) -> Result<Vec<Due>> {
         let now = self.schema.shapes().clone();
         let mut due = self.not_published(&now);
         if cx.follow_ddl() == FollowDdl::Ask || now.is_empty() {
             return Ok(due);
         }
         due.extend(self.rewritten(cx, &now));
-        due.extend(self.attached(cx, &now).await?);
+        due.extend(self.attached(cx, &now, certain).await?);
         if cx.config.new_tables == NewTables::Take {
             due.extend(self.new_tables(cx, &now).await?);
         }
@@ -46,11 +40,13 @@ impl RunningReplay {
         let Some(relation) = conflict.relation.as_ref().filter(|_| cx.current() == Stage::CatchUp) else { return Ok(false) };
         self.schema.poll_shapes(cx, &self.source).await;
         let table = relation.table.to_string();
-        if self.has_unknown_partition(cx, &table) {
+        // Not a refusal by the target's schema.
+        let finds_no_row = conflict.error.sqlstate.is_none() && conflict.sql.is_none();
+        if finds_no_row && self.has_unknown_partition(cx, &table) {
             // The target gets the partition first.
             self.schema.relax(cx).await?;
         }
-        let mut due = self.due_by_source(cx).await?;
+        let mut due = self.due_by_source(cx, finds_no_row).await?;
         due.retain(|d| d.leaving.oid == relation.oid || d.shapes.iter().any(|(name, _)| *name == table));
         if due.is_empty() && cx.config.on_conflict == OnConflict::Copy && conflict.sql.is_none() {
             let reason = format!("a change could not be applied: {}", conflict.error.message);
@@ -85,7 +81,7 @@ impl RunningReplay {
         let relations = self.relations();
         let due = |found: Unpublished| {
             let relation = relations.iter().find(|r| r.oid == found.oid && !r.skipped)?;
-            let leaving = Leaving { oid: found.oid, name: found.table, table: relation.table.clone() };
+            let leaving = Leaving { name: found.table, ..same_name(found.oid, &relation.table) };
             let shapes = now.iter().filter(|(_, shape)| shape.oid == found.oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
             Some(Due { leaving, reason: found.why, is_new: false, shapes })
         };
@@ -95,16 +91,15 @@ impl RunningReplay {
     /// Tables whose rows ALTER TABLE has written again, or whose columns are others under the same names.
     fn rewritten(&self, cx: &Context, now: &BTreeMap<String, Shape>) -> Vec<Due> {
         let relations = self.relations();
-        let sides = Sides { before: &cx.record.shapes, now, relations: &relations };
         let mut due = Vec::new();
-        for (name, shape) in sides.now {
-            let Some(before) = sides.before.values().find(|known| known.oid == shape.oid) else { continue };
+        for (name, shape) in now {
+            let Some(before) = cx.record.shapes.values().find(|known| known.oid == shape.oid) else { continue };
             let rewritten = before.was_rewritten(shape) || cx.record.rewritten.contains(&shape.oid);
-            let Some(relation) = sides.relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
+            let Some(relation) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
             let Some(source_name) = TableName::parse(name) else { continue };
             due.push(Due {
-                leaving: Leaving { oid: shape.oid, name: source_name, table: relation.table.clone() },
-                reason: ShapeChange::Rewritten.words().into(),
+                leaving: Leaving { name: source_name, ..same_name(shape.oid, &relation.table) },
+                reason: "ALTER TABLE has written its rows again".into(),
                 is_new: false,
                 shapes: vec![(name.clone(), shape.clone())],
             });
@@ -112,19 +107,31 @@ impl RunningReplay {
         due
     }
 
-    /// Partitions that had rows before they were attached. Where the target has the same partitions, only they are copied.
-    async fn attached(&self, cx: &Context, now: &BTreeMap<String, Shape>) -> Result<Vec<Due>> {
+    /// Partitions that had rows before they were attached. Where the target has the same partitions, only they are copied. `certain`: a change
+    /// of theirs finds no row.
+    async fn attached(&self, cx: &mut Context, now: &BTreeMap<String, Shape>, certain: bool) -> Result<Vec<Due>> {
         let relations = self.relations();
         let mut due = Vec::new();
         for (name, shape) in now {
             let Some(before) = cx.record.shapes.get(name).filter(|known| known.oid == shape.oid) else { continue };
-            let leaves: Vec<u32> = shape.attached.iter().copied().filter(|leaf| !before.leaves.contains(leaf)).collect();
-            let Some(root) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| !leaves.is_empty()) else { continue };
-            let reason = "a table with rows was attached as a partition";
-            let updated = vec![(name.clone(), Shape { leaves: shape.leaves.clone(), attached: shape.attached.clone(), ..before.clone() })];
+            let new: Vec<u32> = shape.leaves.iter().copied().filter(|leaf| !before.leaves.contains(leaf)).collect();
+            let mut leaves: Vec<u32> = shape.attached.iter().copied().filter(|leaf| new.contains(leaf)).collect();
+            let Some(root) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| !new.is_empty()) else { continue };
+            if !certain {
+                leaves = catalog::filled_when_attached(&self.source, &leaves).await?;
+            }
+            let updated = before.with_leaves_of(shape);
+            if leaves.is_empty() {
+                // The stream has all of their rows.
+                cx.record.shapes.insert(name.clone(), updated);
+                cx.save()?;
+                continue;
+            }
+            let updated = vec![(name.clone(), updated)];
             if cx.plan.is_one_table(&root.table) || cx.plan.hypertable(&root.table).is_some() {
-                let leaving = Leaving { oid: root.oid, name: root.table.clone(), table: root.table.clone() };
-                due.push(Due { leaving, reason: reason.into(), is_new: false, shapes: updated });
+                let absorbs = leaves.iter().copied().filter(|leaf| relations.iter().any(|r| r.oid == *leaf)).collect();
+                let leaving = Leaving { absorbs, ..same_name(root.oid, &root.table) };
+                due.push(Due { leaving, reason: "a table with rows was attached as a partition".into(), is_new: false, shapes: updated });
                 continue;
             }
             let names = catalog::names_of(&self.source, &leaves).await?;
@@ -137,8 +144,8 @@ impl RunningReplay {
                 continue;
             }
             for (oid, table) in names.iter().filter(|(_, table)| unknown.contains(table)) {
-                let leaving = Leaving { oid: *oid, name: table.clone(), table: table.clone() };
-                due.push(Due { leaving, reason: format!("it had rows when it was attached to {name}"), is_new: true, shapes: updated.clone() });
+                let reason = format!("it had rows when it was attached to {name}");
+                due.push(Due { leaving: same_name(*oid, table), reason, is_new: true, shapes: updated.clone() });
             }
         }
         Ok(due)
@@ -170,7 +177,7 @@ impl RunningReplay {
             }
             let name = new[&relation.oid];
             due.push(Due {
-                leaving: Leaving { oid: relation.oid, name: relation.table.clone(), table: relation.table.clone() },
+                leaving: same_name(relation.oid, &relation.table),
                 reason: "it was made on the source after the copy".into(),
                 is_new: true,
                 shapes: vec![(name.clone(), now[name].clone())],
@@ -181,7 +188,7 @@ impl RunningReplay {
 }
 
 fn same_name(oid: u32, table: &TableName) -> Leaving {
-    Leaving { oid, name: table.clone(), table: table.clone() }
+    Leaving { oid, name: table.clone(), table: table.clone(), absorbs: Vec::new() }
 }
 
 /// Why a new table cannot be replicated as it is.
