@@ -82,6 +82,31 @@ async fn c_50_a_row_does_not_go_to_the_partition_that_the_source_has_replaced() 
     assert_eq!(pair.target.value("select count(*) from public.p where d < '2026-02-01'").await, "2");
 }
 
+/// Replay writes to the table meanwhile.
+#[tokio::test]
+async fn c_52_an_index_on_a_large_table_is_built_concurrently() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute("create table public.large (id int primary key, v text); insert into public.large select i, repeat('x', 100) || i from generate_series(1, 90000) i; create table public.small (id int primary key, v text)")
+        .await;
+    // A build that was interrupted has left this.
+    let mut migration = Migration::of(&pair);
+    migration.start_with_cutover();
+    migration.stage(Stage::CatchUp).await;
+    pair.target
+        .execute("create index large_v on public.large (v); update pg_index set indisvalid = false where indexrelid = 'public.large_v'::regclass")
+        .await;
+    pair.source.execute("create index large_v on public.large (v); create index small_v on public.small (v)").await;
+    let ended = migration.ended().await;
+    ended.assert_code(0);
+    pair.assert_same_schema().await;
+    let texts = ended.events.iter().filter_map(|e| if let Event::Notice { text, .. } = e { Some(text.as_str()) } else { None });
+    let built: Vec<&str> = texts.filter(|t| t.contains("the target follows: CREATE INDEX")).collect();
+    let concurrent = |index: &str| built.iter().any(|t| t.contains(&format!("CREATE INDEX CONCURRENTLY {index} ")));
+    assert!(built.len() == 2 && concurrent("large_v") && !concurrent("small_v"), "{built:#?}");
+    assert_eq!(pair.target.value("select bool_and(indisvalid) from pg_index where indrelid = 'public.large'::regclass").await, "t");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c_51_the_operator_runs_what_is_listed_one_by_one_or_all_that_removes_nothing() {
     let pair = Pair::shared().await;

@@ -1,11 +1,12 @@
 //! What changed in the source's schema since the copy, statement by statement, and whether the target has the same change by now.
 
+mod index;
 mod renamed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::renamed::Renamed;
-use super::{classified, ddl, print_target, statements};
+use super::{classified, print_target, statements};
 use crate::{
     bus::Reporter,
     error::Result,
@@ -278,11 +279,11 @@ pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporte
     for repair in repairs {
         let mut failure = None;
         for sql in &repair.attempts {
-            match ddl::in_transaction(&target, sql).await {
-                Ok(()) => {
+            match index::run(&target, sql).await {
+                Ok(sql) => {
                     ran.done += 1;
                     failure = None;
-                    report_followed(&reporter, sql).await;
+                    report_followed(&reporter, &sql).await;
                     break;
                 }
                 Err(e) => {

@@ -22,7 +22,12 @@ fn query_for(object: &ObjectRef, node: &NodeEnum) -> Option<String> {
     let expression = match node {
         NodeEnum::IndexStmt(s) => {
             let index = TableName::new(&s.relation.as_ref()?.schemaname, &s.idxname);
-            format!("(select pg_get_indexdef(indexrelid) from pg_index where indexrelid = {})", regclass(&index))
+            // An invalid one is as good as none, but that of a partitioned table is valid only with its last part.
+            format!(
+                "(select pg_get_indexdef(c.oid) from pg_index i join pg_class c on c.oid = i.indexrelid
+                   where c.oid = {} and (i.indisvalid or c.relkind = 'I'))",
+                regclass(&index)
+            )
         }
         NodeEnum::AlterTableStmt(s) => {
             let (table, name) = (regclass(&table_of(s.relation.as_ref())?), literal(&added_constraint(s)?));

@@ -78,6 +78,29 @@ pub fn table_of_statement(sql: &str) -> Option<TableName> {
     }
 }
 
+/// An index that can be built without a lock on its table that keeps others from writing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrentIndex {
+    pub table: TableName,
+    pub index: TableName,
+    /// Cannot run in a transaction.
+    pub sql: String,
+}
+
+/// The concurrent form of a statement that creates one index and nothing else.
+pub fn concurrent_index(sql: &str) -> Option<ConcurrentIndex> {
+    if sql.trim_end().trim_end_matches(';').contains(";\n") {
+        return None;
+    }
+    let NodeEnum::IndexStmt(mut s) = parse_one(sql)? else { return None };
+    let table = table_of(s.relation.as_ref())?;
+    let index = TableName::new(&table.schema, &s.idxname);
+    s.concurrent = true;
+    let only = s.relation.as_ref().is_some_and(|r| !r.inh);
+    let sql = deparse(&NodeEnum::IndexStmt(s)).ok()?;
+    (!index.name.is_empty() && !only).then_some(ConcurrentIndex { table, index, sql })
+}
+
 /// For an object that is new.
 pub fn made(statement: &Statement) -> Repair {
     Repair::new(&statement.object, [statement.sql.clone()])
@@ -393,6 +416,18 @@ mod tests {
         assert_eq!(normalized(printed), normalized(deparsed));
         assert_ne!(normalized(printed), normalized(&deparsed.replace("text DEFAULT", "varchar DEFAULT")));
         assert_eq!(normalized("no sql;"), "no sql");
+    }
+
+    #[test]
+    fn an_index_alone_has_a_concurrent_form() {
+        let found = concurrent_index("CREATE UNIQUE INDEX i ON public.t USING btree (a);").unwrap();
+        assert_eq!((found.table, found.index), (TableName::new("public", "t"), TableName::new("public", "i")));
+        assert!(found.sql.starts_with("CREATE UNIQUE INDEX CONCURRENTLY i ON public.t"), "{}", found.sql);
+        for other in
+            ["CREATE INDEX i ON ONLY public.t USING btree (a)", "DROP INDEX i;\nCREATE INDEX i ON public.t (a)", "CREATE TABLE public.t (a int)"]
+        {
+            assert_eq!(concurrent_index(other), None, "{other}");
+        }
     }
 
     #[test]
