@@ -175,8 +175,6 @@ impl Printer {
                 let lines = differences.iter().map(|d| format!("{} {} ({})", d.object, d.how, d.state())).collect::<Vec<_>>();
                 format!("WARN  the schemas differ: {}", lines.join("; "))
             }
-            // A notice has said so.
-            Event::RelationAdded { .. } | Event::TableLeft { .. } | Event::TableJoined { .. } => return None,
             Event::Analyzed(status) if status.error.is_none() && status.has_ended() => format!("ANALYZE finished, {}", tables(status.total as usize)),
             Event::CutoverStarted { end: None } => "Syncing last LSN in Source DB to Target DB ...".into(),
             Event::CutoverStepped { step, done: true, detail } => format!("cutover: {}{}", step.title(), join(detail)),
@@ -200,6 +198,10 @@ impl Printer {
             Event::Failed { message, hint } => format!("ERROR {message}{}", hint.as_ref().map(|h| format!("  hint: {h}")).unwrap_or_default()),
             Event::Stopped { stage } => format!("stopped at {}", stage.title()),
             Event::ChecksStarted
+            // A notice has said so.
+            | Event::RelationAdded { .. }
+            | Event::TableLeft { .. }
+            | Event::TableJoined { .. }
             // Reported once more when the end is known.
             | Event::CutoverStarted { end: Some(_) }
             | Event::SchemaProgress { .. }

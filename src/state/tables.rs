@@ -54,12 +54,11 @@ impl Tables {
 
     /// A table that joins the others, or is described again.
     pub(super) fn added(&mut self, relation: &RelationSummary) {
-        match self.get_mut(&relation.table) {
-            Some(known) => known.summary = relation.clone(),
-            None => {
-                self.index.insert(relation.table.clone(), self.rows.len());
-                self.rows.push(Table::new(relation.clone()));
-            }
+        if let Some(known) = self.get_mut(&relation.table) {
+            known.summary = relation.clone();
+        } else {
+            self.index.insert(relation.table.clone(), self.rows.len());
+            self.rows.push(Table::new(relation.clone()));
         }
     }
 

@@ -78,9 +78,11 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         "migration::stages::catch_up",
         &[
             &["analyze", "conflicts", "gates", "sampler", "schema_changes", "start", "stop", "wait"],
+            &["joining"],
+            &["lanes"],
             &["counters", "slow_tables"],
             &["replay"],
-            &["lag", "schema_watch", "status", "replayed"],
+            &["away", "lag", "schema_watch", "status", "replayed"],
         ],
     ),
     (
@@ -103,10 +105,10 @@ const FLOORS: &[(&str, &[&[&str]])] = &[
         &[
             &["creation_order", "unsupported"],
             &["exclusion"],
-            &["relations", "schema_state"],
+            &["relations", "schema_state", "partitions"],
             &[
-                "binary_types", "columns", "exclusion_constraints", "foreign_keys", "foreign_rows", "functions", "names", "open_writers",
-                "partitions", "roles", "sequences", "server", "sessions", "shapes", "unreadable", "versions", "views",
+                "binary_types", "columns", "exclusion_constraints", "foreign_keys", "foreign_rows", "functions", "names", "open_writers", "roles",
+                "sequences", "server", "sessions", "shapes", "unreadable", "versions", "views",
             ],
         ],
     ),

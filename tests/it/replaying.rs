@@ -392,10 +392,6 @@ impl Run {
         }
     }
 
-    pub fn table(&self, conflict: &Conflict) -> String {
-        conflict.relation.as_ref().map_or_else(String::new, |relation| relation.table.to_string())
-    }
-
     /// Ends it in order.
     pub async fn stop(self) {
         self.handle.stop().await;

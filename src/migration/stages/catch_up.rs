@@ -1,11 +1,13 @@
 //! Stage 6: replay of what was spooled, until the operator (or a quiet source) says cutover. ANALYZE runs below the lag threshold.
 
 mod analyze;
+mod away;
 mod conflicts;
 mod counters;
 mod gates;
 mod joining;
 mod lag;
+mod lanes;
 mod replay;
 mod replayed;
 mod sampler;

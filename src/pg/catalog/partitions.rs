@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::names;
 use crate::{error::Result, name::TableName, pg::client::Client};
 
 /// A partition on the source of what is one table on the target.
@@ -46,7 +47,7 @@ fn partition_of(row: &tokio_postgres::Row) -> Partition {
 /// Those of these partitions that had rows when they were attached: rows that are not younger than that.
 pub async fn filled_when_attached(client: &Client, leaves: &[u32]) -> Result<Vec<u32>> {
     let mut found = Vec::new();
-    for (oid, table) in super::names_of(client, leaves).await? {
+    for (oid, table) in names::names_of(client, leaves).await? {
         let sql = format!(
             "select exists (select from only {} t where age(t.xmin) >= (select age(i.xmin) from pg_inherits i where i.inhrelid = $1)) as filled",
             table.sql()

@@ -1,7 +1,7 @@
 //! Changes that cannot be applied, and failures of lanes: the operator decides.
 
 use super::{
-    joining::SideEvent,
+    away::SideEvent,
     replay::{RunningReplay, SAMPLE_EVERY, Waiting},
 };
 
@@ -219,8 +219,8 @@ mod tests {
     use super::*;
     use crate::replay::lane::ConflictRelation;
 
-    fn table() -> Option<ConflictRelation> {
-        Some(ConflictRelation { oid: 1, table: TableName::new("public", "t") })
+    fn table() -> ConflictRelation {
+        ConflictRelation { oid: 1, table: TableName::new("public", "t") }
     }
 
     fn conflict(relation: Option<ConflictRelation>, sql: Option<&str>, error: Error) -> Conflict {
@@ -236,15 +236,15 @@ mod tests {
     fn a_question_names_its_object_once_and_the_keys_that_answer_it() {
         let text = |object, relation, sql, error| question(object, &conflict(relation, sql, Error::failed(error)));
         assert_eq!(
-            text("public.t", table(), None, "public.t: UPDATE of id = 1: no such row"),
+            text("public.t", Some(table()), None, "public.t: UPDATE of id = 1: no such row"),
             "public.t: UPDATE of id = 1: no such row. Retry (r), copy the table again (T), or accept that it differs (K)."
         );
         assert_eq!(
-            text("public.t", table(), None, "TRUNCATE: no"),
+            text("public.t", Some(table()), None, "TRUNCATE: no"),
             "public.t: TRUNCATE: no. Retry (r), copy the table again (T), or accept that it differs (K)."
         );
         assert_eq!(
-            text("public.t", table(), Some("alter table public.t\nadd a int"), "public.t was altered"),
+            text("public.t", Some(table()), Some("alter table public.t\nadd a int"), "public.t was altered"),
             "public.t was altered. Run on the target: alter table public.t add a int; then retry (r), or go on as it is (K)."
         );
         assert_eq!(text("lane 3", None, None, "permission denied."), "lane 3: permission denied. Fix the cause, then retry (r).");
@@ -254,12 +254,12 @@ mod tests {
     fn counting_is_proposed_only_for_changes_that_it_would_count() {
         let code = |code: &str| Error::database(code, "no", None, None);
         for counted in [Error::failed("no such row"), code(crate::sqlstate::UNIQUE_VIOLATION)] {
-            assert!(hint(table(), None, counted).contains("--on-conflict count"));
+            assert!(hint(Some(table()), None, counted).contains("--on-conflict count"));
         }
         // A missing partition, a table that was altered, a whole lane.
         for hint in [
-            hint(table(), None, code("23514")),
-            hint(table(), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
+            hint(Some(table()), None, code("23514")),
+            hint(Some(table()), Some("alter table t add column a int"), Error::failed("altered").hint("run it")),
             hint(None, None, Error::failed("the lane failed")),
         ] {
             assert!(!hint.contains("--on-conflict"), "{hint}");

@@ -15,29 +15,27 @@
 mod due;
 mod prepare;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    future::poll_fn,
-    task::Poll,
-    time::{Duration, Instant},
-};
-use tokio::task::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::prepare::Preparation;
-use super::{super::copy::engine, replay::RunningReplay, start};
+use super::{
+    super::copy::engine,
+    away::{Due, Phase},
+    lanes,
+    replay::RunningReplay,
+};
 use crate::{
     error::{Error, Result},
     event::{Event, Level},
     lsn::Lsn,
     migration::{context::Context, relations},
-    name::TableName,
     pg::{
-        catalog::{Shape, SourceRelation},
+        catalog::SourceRelation,
         ledger::{self, Leaving},
         publication,
     },
-    replay::{ReplayHandle, lane::Conflict, schema_change::SchemaChange},
+    replay::ReplayHandle,
 };
 
 /// A side lane that is as near as this to the others may join them: they wait for it no longer than a moment. Bytes of WAL.
@@ -50,171 +48,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Before router and lanes are started again after a transient error.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A relation that has to be copied, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
-    pub leaving: Leaving,
-    pub reason: String,
-    /// It is not part of the migration yet.
-    pub is_new: bool,
-    /// What the copy makes of it is compared with these from then on.
-    pub shapes: Vec<(String, Shape)>,
-}
-
-/// The relations that are away from their lanes.
-#[derive(Default)]
-pub struct Joining {
-    /// By their side lanes.
-    groups: BTreeMap<u32, Group>,
-    /// New tables that cannot take part, by OID: the operator knows.
-    refused: HashSet<u32>,
-}
-
-/// Relations that share a side lane.
-struct Group {
-    tables: Vec<(u32, TableName)>,
-    /// Where its lane begins: the spool is kept from here on.
-    from: Lsn,
-    phase: Phase,
-    /// Why it does not go on.
-    failed: Option<String>,
-}
-
-enum Phase {
-    Begin(Instant),
-    Preparing(JoinHandle<Result<Vec<SourceRelation>>>),
-    Copying(JoinHandle<Result<()>>),
-    Following(Box<ReplayHandle>),
-}
-
-/// What a side lane reports.
-pub enum SideEvent {
-    Failed(Error),
-    Conflict(Conflict),
-    SchemaChanged(SchemaChange),
-}
-
-impl Joining {
-    /// The relations that are away, as the ledger says.
-    pub async fn read(cx: &Context) -> Result<Self> {
-        let mut found = Self::default();
-        found.refresh(cx).await?;
-        for table in found.groups.values().flat_map(|g| &g.tables) {
-            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "an earlier run began to copy it".into() }).await;
-        }
-        Ok(found)
-    }
-
-    /// Reads the groups again. Those that are still the same go on; `interrupt` names relations whose group begins again.
-    async fn refresh(&mut self, cx: &Context) -> Result<()> {
-        let target = cx.target("joining").await?;
-        let (away, entries) = (ledger::away(&target).await?, ledger::relations(&target).await?);
-        self.groups.retain(|lane, _| away.contains_key(lane));
-        for (lane, relations) in away {
-            let mut tables: Vec<_> = relations.iter().filter_map(|(oid, _)| Some((*oid, entries.get(oid)?.table.clone()))).collect();
-            tables.sort();
-            let from = ledger::side_position(&target, lane).await?.lsn;
-            let group =
-                self.groups.entry(lane).or_insert_with(|| Group { tables: Vec::new(), from, phase: Phase::Begin(Instant::now()), failed: None });
-            group.tables = tables;
-        }
-        Ok(())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    /// The spool is needed from here on.
-    pub fn from(&self) -> Option<Lsn> {
-        self.groups.values().map(Group::from).min()
-    }
-
-    /// What is being done, for the gate: `public.t is copied, and 2 more`.
-    pub fn describe(&self) -> Option<String> {
-        let all: Vec<String> = self.groups.values().flat_map(Group::lines).collect();
-        let (first, more) = all.split_first()?;
-        Some(if more.is_empty() { first.clone() } else { format!("{first}, and {} more", more.len()) })
-    }
-
-    /// What the side lanes report next.
-    pub async fn next(&mut self) -> SideEvent {
-        poll_fn(|cx| {
-            for group in self.groups.values_mut() {
-                let Phase::Following(replay) = &mut group.phase else { continue };
-                if let Poll::Ready(Some(error)) = replay.failures.poll_recv(cx) {
-                    return Poll::Ready(SideEvent::Failed(error));
-                }
-                if let Poll::Ready(Some(conflict)) = replay.conflicts.poll_recv(cx) {
-                    return Poll::Ready(SideEvent::Conflict(conflict));
-                }
-                if let Poll::Ready(Some(change)) = replay.schema_changes.poll_recv(cx) {
-                    return Poll::Ready(SideEvent::SchemaChanged(change));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Ends the work on these relations: it begins again where the ledger says.
-    async fn interrupt(&mut self, leaving: &[Leaving]) {
-        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid));
-        for group in self.groups.values_mut().filter(concerned) {
-            std::mem::replace(&mut group.phase, Phase::Begin(Instant::now())).end().await;
-        }
-    }
-
-    /// Ends all work.
-    pub async fn end(&mut self) {
-        for group in std::mem::take(&mut self.groups).into_values() {
-            group.phase.end().await;
-        }
-    }
-}
-
-impl Phase {
-    async fn end(self) {
-        match self {
-            Self::Begin(_) => {}
-            Self::Preparing(work) => {
-                work.abort();
-                let _ = work.await;
-            }
-            Self::Copying(work) => {
-                work.abort();
-                let _ = work.await;
-            }
-            Self::Following(replay) => replay.stop().await,
-        }
-    }
-
-    fn words(&self) -> &'static str {
-        match self {
-            Self::Begin(_) | Self::Preparing(_) => "is prepared",
-            Self::Copying(_) => "is copied",
-            Self::Following(_) => "catches up",
-        }
-    }
-}
-
-impl Group {
-    fn from(&self) -> Lsn {
-        match &self.phase {
-            Phase::Following(replay) => replay.durable(),
-            _ => self.from,
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let how = self.failed.clone().map_or_else(|| self.phase.words().to_owned(), |why| format!("waits: {why}"));
-        self.tables.iter().map(|(_, table)| format!("{table} {how}")).collect()
-    }
-}
-
 impl RunningReplay {
     /// Takes relations out of their lanes, to copy them. Others go on.
-    pub(super) async fn leave(&mut self, cx: &mut Context, due: Vec<Due>) -> Result<()> {
+    pub async fn leave(&mut self, cx: &mut Context, due: Vec<Due>) -> Result<()> {
         if due.is_empty() {
             return Ok(());
         }
@@ -230,7 +66,10 @@ impl RunningReplay {
         for Due { leaving, reason, is_new, shapes } in due {
             for absorbed in relations.iter().filter(|r| leaving.absorbs.contains(&r.oid)) {
                 let table = absorbed.table.sql();
-                let why = format!("it is a partition of {} on the source now, and its rows are there; drop table {table}; removes it from the target", leaving.name);
+                let why = format!(
+                    "it is a partition of {} on the source now, and its rows are there; drop table {table}; removes it from the target",
+                    leaving.name
+                );
                 cx.not_moved(format!("TABLE {}", absorbed.table), why).await?;
             }
             cx.record.rewritten.remove(&leaving.oid);
@@ -253,7 +92,7 @@ impl RunningReplay {
     }
 
     /// Does what is due for the relations that are away.
-    pub(super) async fn poll_joining(&mut self, cx: &mut Context) -> Result<()> {
+    pub async fn poll_joining(&mut self, cx: &mut Context) -> Result<()> {
         for lane in self.joining.groups.keys().copied().collect::<Vec<_>>() {
             let Some(group) = self.joining.groups.get_mut(&lane) else { continue };
             let is_due = match &group.phase {
@@ -331,7 +170,7 @@ impl RunningReplay {
 
     async fn side_lane(&self, cx: &Context, lane: u32) -> Result<Phase> {
         let cancel: CancellationToken = self.cancel.child_token();
-        Ok(Phase::Following(Box::new(start::side_lane(cx, &self.replication, lane, cancel).await?)))
+        Ok(Phase::Following(Box::new(lanes::side_lane(cx, &self.replication, lane, cancel).await?)))
     }
 
     /// Relations that are published now are watched and shown, and are among those that a later stage works with.
@@ -353,8 +192,8 @@ impl RunningReplay {
 
     /// Lets a side lane go on, or joins its relations where it is near the others.
     async fn follow_side(&mut self, cx: &mut Context, lane: u32, replay: Box<ReplayHandle>) -> Result<()> {
-        let behind = self.applied().all.since(replay.applied());
-        if behind > NEAR || !self.waiting.is_empty() {
+        let is_early = self.joining.groups.get(&lane).is_some_and(|g| g.join_after > Instant::now());
+        if is_early || self.applied().all.since(replay.applied()) > NEAR || !self.waiting.is_empty() {
             return self.set_phase(cx, lane, Ok(Phase::Following(replay))).await;
         }
         self.stop_lanes(cx).await?;
@@ -363,6 +202,8 @@ impl RunningReplay {
         if matches!(joined, Ok(true)) {
             self.joining.groups.remove(&lane);
             self.schema.forget();
+        } else if let Some(group) = self.joining.groups.get_mut(&lane) {
+            group.join_after = Instant::now() + AGAIN_AFTER;
         }
         self.start_lanes(cx).await?;
         match joined {
@@ -423,10 +264,14 @@ impl RunningReplay {
         self.changes_before = self.changes();
         let paused = self.lanes.handle.is_paused();
         self.lanes = loop {
-            match start::lanes(cx, &self.replication, &self.tasks, &self.cancel, &earlier).await {
+            match lanes::start(cx, &self.replication, &self.tasks, &self.cancel, &earlier).await {
                 Err(e) if e.is_transient() => {
                     cx.notice(Level::Warn, format!("replay waits: {e}")).await;
-                    cx.unless_stopped(async { Ok(tokio::time::sleep(RETRY_DELAY).await) }).await?;
+                    let pause = async {
+                        tokio::time::sleep(RETRY_DELAY).await;
+                        Ok(())
+                    };
+                    cx.unless_stopped(pause).await?;
                 }
                 other => break other?,
             }

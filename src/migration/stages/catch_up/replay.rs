@@ -2,7 +2,7 @@
 
 use super::{
     super::copy::Replication,
-    joining::Joining,
+    away::Joining,
     lag,
     schema_watch::SchemaWatch,
     status::{Analyze, AppliedCounters, RoundTrip},

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{super::replay::RunningReplay, Due};
+use super::super::{away::Due, replay::RunningReplay};
 use crate::{
     config::{NewTables, OnConflict},
     error::Result,
