@@ -285,7 +285,7 @@ async fn b_25_a_column_that_is_added_arrives_in_a_foreign_partition_too() {
     let ended = migration.ended().await;
     ended.assert_code(1);
     let (_, rest) = ended.stderr.split_once("run on the target: ").expect(&ended.stderr);
-    pair.target.execute(rest.split_once("; then retry").expect(rest).0).await;
+    pair.target.execute(rest.split_once("; then start").expect(rest).0).await;
     migration.cut_over(&pair).await;
     pair.assert_equal().await;
     assert_eq!(pair.target.value("select count(*) from public.log where part = 0 and extra is null").await, "5");

@@ -44,12 +44,13 @@ fn partition_of(row: &tokio_postgres::Row) -> Partition {
     Partition { root: row.get("root"), bounds }
 }
 
-/// Those of these partitions that had rows when they were attached: rows that are not younger than that.
+/// Those of these partitions that had rows when they were attached: rows of an earlier transaction, or of an earlier command of the same.
 pub async fn filled_when_attached(client: &Client, leaves: &[u32]) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for (oid, table) in names::names_of(client, leaves).await? {
         let sql = format!(
-            "select exists (select from only {} t where age(t.xmin) >= (select age(i.xmin) from pg_inherits i where i.inhrelid = $1)) as filled",
+            "select exists (select from pg_inherits i join only {} t on age(t.xmin) > age(i.xmin) or (t.xmin = i.xmin and t.cmin::text::bigint < i.cmin::text::bigint)
+                            where i.inhrelid = $1) as filled",
             table.sql()
         );
         if client.query_one(&sql, &[&oid]).await?.get("filled") {

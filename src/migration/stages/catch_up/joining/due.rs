@@ -24,11 +24,12 @@ impl RunningReplay {
     pub async fn due_by_source(&mut self, cx: &mut Context, certain: bool) -> Result<Vec<Due>> {
         let now = self.schema.shapes().clone();
         let mut due = self.not_published(&now);
+        let attached = self.attached(cx, &now, certain).await?;
         if cx.follow_ddl() == FollowDdl::Ask || now.is_empty() {
             return Ok(due);
         }
+        due.extend(attached);
         due.extend(self.rewritten(cx, &now));
-        due.extend(self.attached(cx, &now, certain).await?);
         if cx.config.new_tables == NewTables::Take {
             due.extend(self.new_tables(cx, &now).await?);
         }
