@@ -11,7 +11,7 @@ use super::{
     slow_tables,
     status::{Analyze, RoundTrip},
 };
-use crate::pg::catalog::exclusion;
+use crate::pg::catalog::{self, exclusion};
 use futures_util::stream::FuturesUnordered;
 use std::{
     collections::{HashMap, HashSet},
@@ -87,7 +87,10 @@ pub(super) async fn lanes(
 ) -> Result<Lanes> {
     let source = cx.source("tables").await?;
     let target = cx.target("catch-up").await?;
-    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, &replication.relations).await?;
+    // What was dropped on the source may be dropped on the target by now.
+    let there = catalog::names_of(&source, &replication.relations.iter().map(|r| r.oid).collect::<Vec<_>>()).await?;
+    let on_source: Vec<_> = replication.relations.iter().filter(|r| there.contains_key(&r.oid)).cloned().collect();
+    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, &on_source).await?;
     // Best effort: without it slow tables are not reported, but replay works.
     let suspects = slow_tables::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
     let scanned = if suspects.is_empty() { None } else { slow_tables::rows_scanned(&target, &suspects).await.ok() };

@@ -18,6 +18,8 @@ use crate::{
     replay::{lane::Conflict, relation::Relations},
 };
 
+const REPLACED: &str = "a table of this name was dropped on the source, and made again";
+
 /// What is known on both sides when it is decided.
 struct Sides<'a> {
     before: &'a BTreeMap<String, Shape>,
@@ -54,7 +56,7 @@ impl RunningReplay {
         due.retain(|d| d.leaving.oid == relation.oid || d.shapes.iter().any(|(name, _)| *name == table));
         if due.is_empty() && cx.config.on_conflict == OnConflict::Copy && conflict.sql.is_none() {
             let reason = format!("a change could not be applied: {}", conflict.error.message);
-            due.push(Due { leaving: same_name(relation.oid, &relation.table), reason, is_new: false, shapes: Vec::new() });
+            due.push(Due { leaving: Leaving::same_name(relation.oid, &relation.table), reason, is_new: false, shapes: Vec::new() });
         }
         let copies = !due.is_empty();
         self.leave(cx, due).await?;
@@ -76,7 +78,7 @@ impl RunningReplay {
         };
         self.schema.poll_shapes(cx, &self.source).await;
         let shapes = self.schema.shapes().iter().filter(|(_, shape)| shape.oid == oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
-        let due = Due { leaving: same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
+        let due = Due { leaving: Leaving::same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
         self.leave(cx, vec![due]).await
     }
 
@@ -85,7 +87,7 @@ impl RunningReplay {
         let relations = self.relations();
         let due = |found: Unpublished| {
             let relation = relations.iter().find(|r| r.oid == found.oid && !r.skipped)?;
-            let leaving = Leaving { oid: found.oid, name: found.table, table: relation.table.clone() };
+            let leaving = Leaving { oid: found.oid, name: found.table, table: relation.table.clone(), replaces: None };
             let shapes = now.iter().filter(|(_, shape)| shape.oid == found.oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
             Some(Due { leaving, reason: found.why, is_new: false, shapes })
         };
@@ -103,7 +105,7 @@ impl RunningReplay {
             let Some(relation) = sides.relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
             let Some(source_name) = TableName::parse(name) else { continue };
             due.push(Due {
-                leaving: Leaving { oid: shape.oid, name: source_name, table: relation.table.clone() },
+                leaving: Leaving { oid: shape.oid, name: source_name, table: relation.table.clone(), replaces: None },
                 reason: ShapeChange::Rewritten.words().into(),
                 is_new: false,
                 shapes: vec![(name.clone(), shape.clone())],
@@ -123,7 +125,7 @@ impl RunningReplay {
             let reason = "a table with rows was attached as a partition";
             let updated = vec![(name.clone(), Shape { leaves: shape.leaves.clone(), attached: shape.attached.clone(), ..before.clone() })];
             if cx.plan.is_one_table(&root.table) || cx.plan.hypertable(&root.table).is_some() {
-                let leaving = Leaving { oid: root.oid, name: root.table.clone(), table: root.table.clone() };
+                let leaving = Leaving::same_name(root.oid, &root.table);
                 due.push(Due { leaving, reason: reason.into(), is_new: false, shapes: updated });
                 continue;
             }
@@ -137,7 +139,7 @@ impl RunningReplay {
                 continue;
             }
             for (oid, table) in names.iter().filter(|(_, table)| unknown.contains(table)) {
-                let leaving = Leaving { oid: *oid, name: table.clone(), table: table.clone() };
+                let leaving = Leaving::same_name(*oid, table);
                 due.push(Due { leaving, reason: format!("it had rows when it was attached to {name}"), is_new: true, shapes: updated.clone() });
             }
         }
@@ -156,10 +158,13 @@ impl RunningReplay {
         let found = catalog::relations_of(&self.source, &oids).await?;
         let tables: Vec<TableName> = found.iter().map(|r| r.table.clone()).collect();
         let there = catalog::existing(&cx.target("joining").await?, &tables).await?;
+        let on_source = catalog::names_of(&self.source, &relations.iter().map(|r| r.oid).collect::<Vec<_>>()).await?;
         let mut due = Vec::new();
         for relation in found.iter().filter(|r| there.contains(&r.table)) {
-            // Under this name the target has another table of the migration.
-            if relations.iter().any(|r| r.table == relation.table && !r.skipped) {
+            // Under this name the target has another table of the migration, which is gone from the source, or is renamed first.
+            let before = relations.iter().find(|r| r.table == relation.table && !r.skipped).map(|r| r.oid);
+            let replaces = before.filter(|oid| !on_source.contains_key(oid));
+            if replaces != before {
                 continue;
             }
             if let Some(why) = obstacle(relation, cx) {
@@ -170,18 +175,14 @@ impl RunningReplay {
             }
             let name = new[&relation.oid];
             due.push(Due {
-                leaving: Leaving { oid: relation.oid, name: relation.table.clone(), table: relation.table.clone() },
-                reason: "it was made on the source after the copy".into(),
+                leaving: Leaving { replaces, ..Leaving::same_name(relation.oid, &relation.table) },
+                reason: if replaces.is_some() { REPLACED } else { "it was made on the source after the copy" }.into(),
                 is_new: true,
                 shapes: vec![(name.clone(), now[name].clone())],
             });
         }
         Ok(due)
     }
-}
-
-fn same_name(oid: u32, table: &TableName) -> Leaving {
-    Leaving { oid, name: table.clone(), table: table.clone() }
 }
 
 /// Why a new table cannot be replicated as it is.
