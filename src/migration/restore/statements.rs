@@ -16,6 +16,10 @@ pub fn write(cx: &Context, statements: &[Statement]) -> Result<()> {
     cx.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 
+pub fn exist(cx: &Context) -> bool {
+    cx.work.path().join(STATEMENTS).exists()
+}
+
 pub fn read(cx: &Context) -> Result<Vec<Statement>> {
     let path = cx.work.path().join(STATEMENTS);
     let text =

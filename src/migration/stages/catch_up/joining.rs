@@ -24,7 +24,7 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::prepare::Preparation;
+use self::prepare::{Preparation, Prepared};
 use super::{super::copy::engine, replay::RunningReplay, start};
 use crate::{
     error::{Error, Result},
@@ -82,7 +82,7 @@ struct Group {
 
 enum Phase {
     Begin(Instant),
-    Preparing(JoinHandle<Result<Vec<SourceRelation>>>),
+    Preparing(JoinHandle<Result<Prepared>>),
     Copying(JoinHandle<Result<()>>),
     Following(Box<ReplayHandle>),
 }
@@ -100,7 +100,7 @@ impl Joining {
         let mut found = Self::default();
         found.refresh(cx).await?;
         for table in found.groups.values().flat_map(|g| &g.tables) {
-            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "an earlier run began to copy it".into() }).await;
+            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "its copy is not complete".into() }).await;
         }
         Ok(found)
     }
@@ -159,7 +159,7 @@ impl Joining {
 
     /// Ends the work on these relations: it begins again where the ledger says.
     async fn interrupt(&mut self, leaving: &[Leaving]) {
-        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid));
+        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid || l.replaces == Some(*oid)));
         for group in self.groups.values_mut().filter(concerned) {
             std::mem::replace(&mut group.phase, Phase::Begin(Instant::now())).end().await;
         }
@@ -299,10 +299,11 @@ impl RunningReplay {
         let ended = |e: tokio::task::JoinError| Error::failed(format!("it has ended unexpectedly: {e}"));
         match phase {
             Phase::Preparing(work) => {
-                let found = work.await.map_err(ended)??;
-                self.known(cx, &found).await?;
+                let Prepared { relations, schema } = work.await.map_err(ended)??;
+                self.known(cx, &relations).await?;
                 let copied_at = self.replication.receiver.copied();
-                Ok(Phase::Copying(tokio::spawn(engine::beside(cx, found, copied_at).await?)))
+                let schema = Some(schema).filter(|state| self.schema.has_followed(cx, state));
+                Ok(Phase::Copying(tokio::spawn(engine::beside(cx, relations, schema, copied_at).await?)))
             }
             Phase::Copying(work) => {
                 work.await.map_err(ended)??;
