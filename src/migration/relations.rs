@@ -26,13 +26,14 @@ pub async fn in_scope(cx: &Context, mut relations: Vec<SourceRelation>) -> Resul
         relations.retain(|r| cx.plan.scope.inclusion(&r.table) == Inclusion::All);
         return Ok(relations);
     }
-    let renamed = relations.iter().find_map(|r| known.get(&r.oid).filter(|e| e.table != r.table).map(|e| (&e.table, &r.table)));
-    // After the copy replay sees the new name in the stream.
-    if let Some((was, is)) = renamed.filter(|_| !cx.is_finished(Stage::Copy)) {
-        return Err(Error::refused(format!("{was} was renamed to {is} on the source"))
-            .hint("rename it back, or run `hyperlift clean`, empty the target and start again"));
+    relations.retain(|r| known.contains_key(&r.oid));
+    // Until the copy is complete, the target and its statements have the names of its beginning. Then replay follows.
+    if !cx.is_finished(Stage::Copy) {
+        for relation in &mut relations {
+            relation.table.clone_from(&known[&relation.oid].table);
+        }
     }
-    Ok(relations.into_iter().filter(|r| known.contains_key(&r.oid)).collect())
+    Ok(relations)
 }
 
 /// Tables that somebody has taken out of a publication since the copy: catch-up copies them again. Refuses to continue where a whole publication

@@ -21,7 +21,7 @@ pub use self::{
     definition::definition_query,
     named::named_relations,
     program::{PgDump, find},
-    statement::{Dump, Note, Phase, Schema, Statement, Target},
+    statement::{Dump, Note, Phase, Schema, Statement, Target, digest},
 };
 use super::{
     catalog::{self, exclusion::Excluded},

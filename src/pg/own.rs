@@ -27,6 +27,9 @@ pub fn in_user_schemas(sql: &str) -> String {
 /// publications with any name.
 pub const OWN_PUBLICATION: &str = "made by hyperlift for a migration; `hyperlift clean` drops it";
 
+/// A table of the target has a name that begins like this once it had to make way for another one, because the source has it no more.
+pub const ASIDE: &str = "hyperlift_before_";
+
 /// Names of what a migration makes on the source.
 #[derive(Clone, Debug)]
 pub struct Names {

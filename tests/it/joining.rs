@@ -180,3 +180,41 @@ async fn c_38_a_table_that_differs_is_copied_again_where_that_is_wanted() {
     migration.ended().await.assert_code(0);
     pair.assert_equal().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c_39_what_is_altered_before_it_is_copied_is_copied_in_catch_up() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.t (id int primary key, v text); insert into public.t select i, repeat('x', 200) from generate_series(1, 20000) i;
+             create type public.e as enum ('x'); create table public.lax (id int primary key, v text unique, n int check (n < 10), e public.e);
+             insert into public.lax select i, 'v' || i, 1, 'x' from generate_series(1, 100) i;
+             create table public.other (id int primary key, n int, gone int not null); insert into public.other select i, i, i from generate_series(1, 100) i;
+             create table public.was (like public.other including all); insert into public.was select * from public.other;
+             create table public.first (like public.lax including all); insert into public.first values (1, 'first', 1, 'x');
+             create table public.second (like public.lax including all); insert into public.second values (1, 'second', 2, 'x');
+             create table public.dropped (like public.other including all)",
+        )
+        .await;
+    // Only the largest table is copied when the others are altered.
+    let mut migration = Migration::of(&pair).arguments(&["--copy-rate", "2MB", "--table-jobs", "1", "--follow-ddl", "all"]);
+    migration.start_with_cutover();
+    migration.event("it is copied", reaches(TableState::Copying)).await;
+    for change in [
+        "alter table public.lax drop constraint lax_v_key, drop constraint lax_n_check; alter type public.e add value 'y'",
+        "update public.lax set v = 'same', n = 100, e = 'y'",
+        "alter table public.other drop gone, alter n type text using 'n' || n, add more text default 'm'; insert into public.other values (1000, 'new')",
+        "alter table public.was rename to renamed; insert into public.renamed values (1000, 1, 1)",
+        "begin; alter table public.first rename to x; alter table public.second rename to first; alter table public.x rename to second; commit",
+        "drop table public.dropped",
+    ] {
+        pair.source.execute(change).await;
+    }
+    // A run that was killed goes on in the same way.
+    migration.kill().await;
+    migration.start_with_cutover();
+    migration.ended().await.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+    pair.assert_untouched().await;
+}

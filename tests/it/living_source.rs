@@ -1,7 +1,7 @@
 //! A source that is altered while it is moved: functions, indexes, constraints, partitions and sequences. The target follows, or the
 //! migration says what is different and ends with another exit code.
 
-use hyperlift::event::{Event, Stage};
+use hyperlift::event::{CutoverStep, Event, Stage};
 
 use crate::support::{Ended, Migration, Pair};
 
@@ -205,4 +205,118 @@ async fn c_37_definitions_of_sequences_follow_the_source() {
     pair.assert_equal().await;
     pair.assert_same_schema().await;
     assert_eq!(pair.target.value("select nextval('public.b')").await, "78");
+}
+
+#[tokio::test]
+async fn c_35_settings_of_tables_and_their_sequences_arrive() {
+    let (pair, ended) = altered(
+        "create table public.full (id int primary key, code int not null unique); alter table public.full replica identity full; insert into public.full values (1, 1);
+         create table public.keyed (id int primary key, code int not null, constraint code unique (code)); insert into public.keyed select i, i from generate_series(1, 9) i;
+         create table public.t (id int primary key, v text); create index t_v on public.t (v); alter table public.t cluster on t_v, alter v set statistics 55;
+         create sequence public.owned; alter sequence public.owned owned by public.t.id",
+        &[
+            "alter table public.full replica identity default; alter table public.keyed replica identity full; update public.keyed set code = -code",
+            "alter table public.keyed replica identity using index code; delete from public.keyed where id = 3",
+            "alter table public.t set without cluster, alter v set statistics -1, alter id set statistics 7, set (fillfactor = 70)",
+            "alter sequence public.owned owned by none; create sequence public.fresh start 5; select nextval('public.fresh'); alter sequence public.fresh owned by public.t.v",
+        ],
+        &[],
+    )
+    .await;
+    ended.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+}
+
+#[tokio::test]
+async fn c_32_a_table_that_takes_the_name_of_one_that_is_gone_has_its_rows() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute(
+            "create table public.again (id int primary key, v text); insert into public.again select i, 'x' from generate_series(1, 200) i;
+             create table public.moves (id int primary key, v text); insert into public.moves values (1, 'moves');
+             create table public.slow (id int primary key, v text); insert into public.slow select i, 's' from generate_series(1, 50) i;
+             create view public.v_slow as select * from public.slow;
+             create table public.ref (id int primary key, a int references public.again); insert into public.ref values (1, 1)",
+        )
+        .await;
+    let mut migration = Migration::of(&pair);
+    migration.start_with_cutover();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("create table public.slow_new (id bigint primary key, v text); insert into public.slow_new select * from public.slow").await;
+    // One table is made again; the name of another one is free for a third.
+    pair.source
+        .execute(
+            "begin; drop table public.again cascade; create table public.again (id bigint primary key, w int); insert into public.again values (1, 5);
+             alter table public.ref add foreign key (a) references public.again;
+             alter table public.moves rename to moved; create table public.moves (id int primary key, v text); insert into public.moves values (1, 'new'); commit",
+        )
+        .await;
+    pair.source.execute("insert into public.moved values (2, 'late'); update public.again set w = 6").await;
+    // A table of a job, which is gone when it is done.
+    pair.source.execute("create table public.staging (id int primary key); insert into public.staging values (1)").await;
+    let mut joined = std::collections::HashSet::new();
+    let joins = |e: &Event| {
+        if let Event::TableJoined { table } = e {
+            joined.insert(table.name.clone());
+        }
+        ["slow_new", "staging"].iter().all(|name| joined.contains(*name))
+    };
+    migration.event("the new tables have joined", joins).await;
+    pair.source
+        .execute(
+            "begin; insert into public.slow_new values (1000, 'late'); drop table public.slow cascade; alter table public.slow_new rename to slow;
+             create view public.v_slow as select * from public.slow; commit; insert into public.slow values (1001, 'later'); drop table public.staging",
+        )
+        .await;
+    migration.ended().await.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+    pair.assert_untouched().await;
+}
+
+#[tokio::test]
+async fn c_26_a_partition_that_leaves_its_table_keeps_its_rows() {
+    let (pair, ended) = altered(
+        "create table public.p (id int, d date, primary key (id, d)) partition by range (d);
+         create table public.p1 partition of public.p for values from ('2026-01-01') to ('2026-02-01');
+         create table public.p2 partition of public.p for values from ('2026-02-01') to ('2026-03-01');
+         create table public.archive (id int, d date, primary key (id, d)) partition by range (d);
+         insert into public.p select i, date '2026-01-01' + i % 59 from generate_series(1, 100) i",
+        &[
+            "begin; alter table public.p detach partition public.p1;
+             alter table public.archive attach partition public.p1 for values from ('2026-01-01') to ('2026-02-01'); commit",
+            "delete from public.archive where id < 9",
+            "alter table public.p detach partition public.p2; insert into public.p2 values (1000, '2026-02-03')",
+        ],
+        &[],
+    )
+    .await;
+    ended.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
+}
+
+#[tokio::test]
+async fn c_35_what_is_altered_during_the_cutover_is_followed_first() {
+    let pair = Pair::shared().await;
+    pair.source
+        .execute("create table public.t (id serial primary key, n int); insert into public.t (n) select i from generate_series(1, 100) i")
+        .await;
+    let mut migration = Migration::of(&pair);
+    migration.start_with_cutover();
+    migration.stage(Stage::CatchUp).await;
+    pair.source.execute("insert into public.t (n) values (101)").await;
+    // The cutover waits for the sequence.
+    let holder = pair.target.session().await;
+    holder.batch_execute("begin; alter sequence public.t_id_seq cache 1").await.unwrap();
+    let sets_sequences = |e: &Event| matches!(e, Event::CutoverStepped { step: CutoverStep::Sequences, done: false, .. });
+    migration.event("the sequences are set", sets_sequences).await;
+    pair.source.execute("alter table public.t alter n type bigint using n * 2").await;
+    holder.batch_execute("rollback").await.unwrap();
+    let aborted = |e: &Event| matches!(e, Event::CutoverAborted { reason } if reason.contains("schema"));
+    migration.event("catch-up goes on", aborted).await;
+    migration.ended().await.assert_code(0);
+    pair.assert_equal().await;
+    pair.assert_same_schema().await;
 }

@@ -17,10 +17,12 @@ use crate::{
         catalog,
         client::Client,
         dump::{
-            self, Phase, Statement,
+            self, Phase, Statement, digest,
             repair::{self, Repair},
         },
+        ledger,
         object::{ObjectKind, ObjectRef},
+        own,
     },
 };
 
@@ -35,6 +37,8 @@ pub struct SchemaChanges {
     /// Statements that were restored, are still in the target's schema, and are no longer in the source's.
     obsolete: Vec<Statement>,
     renamed: Renamed,
+    /// Made on the target after the copy, because the source had them by then.
+    followed: HashSet<ObjectRef>,
 }
 
 /// What happened to an object of the source.
@@ -58,12 +62,24 @@ impl Change {
 /// What is different between the source's schema and the target's, for those objects of the source that changed since the copy.
 pub async fn find(sides: &Sides) -> Result<SchemaChanges> {
     let fresh = super::dump(sides).await?.statements;
-    let changes = SchemaChanges::between(&statements::read(&sides.dir)?, &fresh);
-    if changes.is_empty() {
+    let new = new_tables(sides).await?;
+    let mut before = statements::read(&sides.dir)?;
+    // Another table had the name, and has another one now or is gone.
+    before.retain(|s| match &s.table {
+        _ if s.object.kind == ObjectKind::Table => !new.contains(&s.object.name),
+        Some(table) => !new.contains(&table.to_string()),
+        None => true,
+    });
+    let mut changes = SchemaChanges::between(&before, &fresh);
+    changes.followed = ledger::followed(&sides.target().await?).await?.into_iter().map(ObjectRef::from).collect();
+    if changes.is_empty() && changes.followed.is_empty() {
         return Ok(changes);
     }
     let changes = match print_target(sides).await {
-        Ok(dump) => changes.unless_in(&classified(sides, dump, &sides.plan).await?.statements),
+        Ok(dump) => {
+            let target = classified(sides, dump, &sides.plan).await?.statements;
+            changes.unless_in(&target, &fresh).with_gone(&target, &fresh)
+        }
         // No pg_dump of this machine can read the target.
         Err(e) => {
             tracing::info!("the target's schema is not dumped: {e}");
@@ -73,6 +89,14 @@ pub async fn find(sides: &Sides) -> Result<SchemaChanges> {
     let mut changes = changes.unless_equal(sides).await?;
     changes.renamed = Renamed::read(sides, &changes.missing, &changes.obsolete).await?;
     Ok(changes)
+}
+
+/// Tables of the source that are not part of the migration yet.
+async fn new_tables(sides: &Sides) -> Result<HashSet<String>> {
+    let known = ledger::relations(&sides.target().await?).await?;
+    let now = catalog::shapes(&sides.source().await?, &sides.plan.scope).await?;
+    let new = now.into_iter().filter(|(_, shape)| !known.contains_key(&shape.oid));
+    Ok(new.filter_map(|(name, _)| TableName::parse(&name)).map(|table| table.to_string()).collect())
 }
 
 impl SchemaChanges {
@@ -99,18 +123,18 @@ impl SchemaChanges {
             let same = obsolete.iter().position(|o| o.object == s.object && repair::normalized(&o.sql) == sql);
             same.map(|at| obsolete.remove(at)).is_none()
         });
-        Self { missing, obsolete, renamed: Renamed::default() }
+        Self { missing, obsolete, ..Self::default() }
     }
 
-    /// Without what the target's schema says already.
-    fn unless_in(mut self, target: &[Statement]) -> Self {
+    /// Without what the target's schema says already. `fresh` is the source's schema.
+    fn unless_in(mut self, target: &[Statement], fresh: &[Statement]) -> Self {
         let objects: HashSet<&ObjectRef> = self.missing.iter().chain(&self.obsolete).map(|s| &s.object).collect();
         let concerned = target.iter().filter(|s| objects.contains(&s.object));
         let there: HashSet<_> = concerned.map(|s| (s.object.clone(), repair::normalized(&s.sql))).collect();
         let is_there = |s: &Statement| there.contains(&(s.object.clone(), repair::normalized(&s.sql)));
         // What the source has dropped is different as long as the target has it, whatever it looks like there.
         let present: HashSet<&ObjectRef> = target.iter().map(|s| &s.object).collect();
-        let still: HashSet<ObjectRef> = self.missing.iter().map(|s| s.object.clone()).collect();
+        let still: HashSet<&ObjectRef> = fresh.iter().map(|s| &s.object).collect();
         self.missing.retain(|s| !is_there(s));
         self.obsolete.retain(|s| if still.contains(&s.object) { is_there(s) } else { present.contains(&s.object) });
         // A table may have been altered in part: then it is altered from there.
@@ -120,7 +144,25 @@ impl SchemaChanges {
         self
     }
 
-    /// Without the objects whose definitions both servers print alike.
+    /// With what was made on the target after the copy and is gone from the source since; and with what had to make way for a table of the
+    /// same name, and what belongs to it.
+    fn with_gone(mut self, target: &[Statement], fresh: &[Statement]) -> Self {
+        let known: HashSet<ObjectRef> = self.obsolete.iter().map(|s| s.object.clone()).collect();
+        for there in target.iter().filter(|s| is_compared(s) && !known.contains(&s.object)) {
+            let now = fresh.iter().find(|s| s.object == there.object);
+            let aside = there.sql.contains(own::ASIDE);
+            if !aside && (now.is_some() || !self.followed.contains(&there.object)) {
+                continue;
+            }
+            self.obsolete.push(there.clone());
+            if let Some(now) = now.filter(|now| !self.missing.contains(now)) {
+                self.missing.push(now.clone());
+            }
+        }
+        self
+    }
+
+    /// Without the statements for which both servers print the same definition. An object may have further statements.
     async fn unless_equal(mut self, sides: &Sides) -> Result<Self> {
         if self.is_empty() {
             return Ok(self);
@@ -138,11 +180,12 @@ impl SchemaChanges {
             if let (Ok(here), Ok(there)) = (here, there)
                 && here == there
             {
-                equal.insert(statement.object.clone());
+                equal.insert((statement.object.clone(), statement.sql.clone()));
             }
         }
-        self.missing.retain(|s| !equal.contains(&s.object));
-        self.obsolete.retain(|s| !equal.contains(&s.object));
+        let differs = |s: &Statement| !equal.contains(&(s.object.clone(), s.sql.clone()));
+        self.missing.retain(differs);
+        self.obsolete.retain(differs);
         Ok(self)
     }
 
@@ -190,8 +233,12 @@ impl SchemaChanges {
         let mut repairs: Vec<Repair> = gone
             .filter_map(|s| {
                 let repair = repair::dropped(s)?;
-                // Dropping a partition is to its root what TRUNCATE is to a table, which is replayed, too.
-                let destroys = repair.destroys && !(s.object.kind == ObjectKind::Table && is_partition(&s.object.name));
+                // Dropping a partition is to its root what TRUNCATE is to a table, which is replayed, too. A table that came after the copy
+                // has had no rows but the source's.
+                let is_copy = self.followed.contains(&s.object)
+                    || s.object.name.contains(own::ASIDE)
+                    || (s.object.kind == ObjectKind::Table && is_partition(&s.object.name));
+                let destroys = repair.destroys && !is_copy;
                 Some(Repair { destroys, ..repair })
             })
             .collect();
@@ -279,7 +326,8 @@ pub async fn run_repairs(target: Client, repairs: Vec<Repair>, reporter: Reporte
     for repair in repairs {
         let mut failure = None;
         for sql in &repair.attempts {
-            match index::run(&target, sql).await {
+            let made = repair.makes.then(|| ledger::record_followed(&repair.object.to_string(), &digest(sql)));
+            match index::run(&target, sql, made.as_deref()).await {
                 Ok(sql) => {
                     ran.done += 1;
                     failure = None;
@@ -318,7 +366,8 @@ fn columns_query(sides: &Sides, statement: &Statement) -> Option<String> {
                    from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
                   where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped)
              || coalesce((select string_agg(conname || pg_get_constraintdef(oid), ',' order by conname)
-                            from pg_constraint where conrelid = {oid} and contype = 'c'), '')"
+                            from pg_constraint where conrelid = {oid} and contype = 'c'), '')
+             || coalesce((select reloptions::text from pg_class where oid = {oid}), '')"
     ))
 }
 
@@ -367,7 +416,7 @@ mod tests {
         ] {
             assert!(script.contains(part), "{script}");
         }
-        assert!(changes.clone().unless_in(&new).is_empty());
-        assert_eq!(changes.clone().unless_in(&old), changes);
+        assert!(changes.clone().unless_in(&new, &new).is_empty());
+        assert_eq!(changes.clone().unless_in(&old, &new), changes);
     }
 }

@@ -18,6 +18,10 @@ pub fn write(cx: &Context, statements: &[Statement]) -> Result<()> {
     cx.work.replace(STATEMENTS, &serde_json::to_vec(&kept)?)
 }
 
+pub fn exist(dir: &Path) -> bool {
+    dir.join(STATEMENTS).exists()
+}
+
 pub fn read(dir: &Path) -> Result<Vec<Statement>> {
     let path = dir.join(STATEMENTS);
     let text =

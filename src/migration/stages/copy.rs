@@ -54,7 +54,7 @@ use crate::{
         catalog::{self, ForeignRows, SourceRelation, unsupported},
         client::Client,
         dump::{Phase, Statement},
-        ledger,
+        ledger::{self, RelationState},
     },
     replay::receiver::{Receiver, ReceiverStatus, StartPositions},
     scope::Inclusion,
@@ -112,6 +112,7 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
     let target = cx.target("copy").await?;
     assign_lanes(&target, &relations).await?;
     let copied = ledger::relations(&target).await?.into_values().filter_map(|r| r.state.copied_at()).max().unwrap_or_default();
+    give_up_gone(&target, &relations).await?;
     drop(target);
     let here: Vec<SourceRelation> = relations.iter().filter(|r| !away.contains(&r.oid)).cloned().collect();
     let receiver = Receiver::start(relations::origin(cx), cx.work.spool(), StartPositions { start, copied }, cx.cancel.clone()).await?;
@@ -142,7 +143,8 @@ pub async fn run(cx: &mut Context) -> Result<Replication> {
 /// The schema's statements as they are when the copy begins. Tables that are made on the source later are not part of the migration, and
 /// statements on them would find no table.
 async fn read_statements(cx: &mut Context, source: &Client, covered: &[SourceRelation], relations: &[SourceRelation]) -> Result<Vec<Statement>> {
-    if cx.is_finished(Stage::Copy) {
+    // A copy that goes on has the statements that it began with. What was altered since, catch-up follows.
+    if cx.is_finished(Stage::Copy) || (!cx.record.shapes.is_empty() && statements::exist(cx.work.path())) {
         return statements::read(cx.work.path());
     }
     let state = catalog::schema_state(source).await?;
@@ -193,6 +195,16 @@ async fn foreign_rows(cx: &Context, source: &Client, relations: &[SourceRelation
         found.push(cx.unless_stopped(rows).await?);
     }
     Ok(found)
+}
+
+/// Relations that were dropped on the source before they were copied have no rows, and their changes do not count.
+async fn give_up_gone(target: &Client, relations: &[SourceRelation]) -> Result<()> {
+    for (oid, entry) in ledger::relations(target).await? {
+        if entry.state == RelationState::Planned && entry.side_lane.is_none() && relations.iter().all(|r| r.oid != oid) {
+            ledger::give_up(target, oid).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives each relation its lane, which never changes: the next relation goes to the lane with the fewest bytes.

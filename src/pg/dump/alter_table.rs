@@ -85,11 +85,27 @@ pub(super) fn alter_table(
         (AlterTableType::AtReplicaIdentity, _) if plan.identity(&table).is_some() => return Ok(()),
         _ => {}
     }
+    statement.object = setting(kind, &table, &command.name).unwrap_or(statement.object);
     if edited {
         statement.sql = deparse(&NodeEnum::AlterTableStmt(s))?;
     }
     out.push(statement);
     Ok(())
+}
+
+/// The object of a setting, which pg_dump has in the entry of the table or of its index. They may stay as they are when it is altered.
+fn setting(kind: AlterTableType, table: &TableName, column: &str) -> Option<ObjectRef> {
+    let what = match kind {
+        AlterTableType::AtReplicaIdentity => "REPLICA IDENTITY",
+        AlterTableType::AtClusterOn => return Some(ObjectRef::new(ObjectKind::Other, format!("CLUSTER {table}"))),
+        AlterTableType::AtSetStatistics => "PLANNER STATISTICS",
+        AlterTableType::AtSetStorage => "STORAGE",
+        AlterTableType::AtSetCompression => "COMPRESSION",
+        AlterTableType::AtSetOptions => "OPTIONS",
+        _ => return None,
+    };
+    let of_column = if column.is_empty() { String::new() } else { format!(".{column}") };
+    Some(ObjectRef::new(ObjectKind::Other, format!("{what} {table}{of_column}")))
 }
 
 /// The table that an `ATTACH PARTITION` makes a partition.

@@ -4,7 +4,7 @@ use pg_query::{
     Node, NodeEnum,
     protobuf::{
         AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, ConstrType, Constraint, CreateDomainStmt, CreateEnumStmt, CreateStmt, DropBehavior,
-        ObjectType, RangeVar,
+        List, ObjectType, RangeVar,
     },
 };
 use std::collections::BTreeMap;
@@ -26,11 +26,18 @@ pub struct Repair {
     pub attempts: Vec<String>,
     /// It removes rows or values of the target, as the source has done.
     pub destroys: bool,
+    /// It makes the object, which the target does not have.
+    pub makes: bool,
 }
 
 impl Repair {
     pub fn new(object: &ObjectRef, attempts: impl IntoIterator<Item = String>) -> Self {
-        Self { object: object.clone(), attempts: attempts.into_iter().map(|sql| sql.trim_end_matches(';').to_owned()).collect(), destroys: false }
+        Self {
+            object: object.clone(),
+            attempts: attempts.into_iter().map(|sql| sql.trim_end_matches(';').to_owned()).collect(),
+            destroys: false,
+            makes: false,
+        }
     }
 
     /// Whether it only allows more than before: replay may need it before it has come to the place of the change.
@@ -103,15 +110,21 @@ pub fn concurrent_index(sql: &str) -> Option<ConcurrentIndex> {
 
 /// For an object that is new.
 pub fn made(statement: &Statement) -> Repair {
-    Repair::new(&statement.object, [statement.sql.clone()])
+    let alone = statement.sql.clone();
+    // Sequences follow at the cutover, but one that belongs to a column is part of its table.
+    let with_sequence = match parse_one(&alone) {
+        Some(NodeEnum::AlterSeqStmt(s)) => table_of(s.sequence.as_ref()).map(|name| format!("CREATE SEQUENCE {};\n{alone}", name.sql())),
+        _ => None,
+    };
+    Repair { makes: true, ..Repair::new(&statement.object, [Some(alone), with_sequence].into_iter().flatten()) }
 }
 
 /// For an object that was dropped; `None` where its name is not known for sure.
 pub fn dropped(statement: &Statement) -> Option<Repair> {
     let object = &statement.object;
     let drop = Repair::new(object, [drop_statement(statement)?]);
-    let destroys = matches!(object.kind, ObjectKind::Table | ObjectKind::TableAttach | ObjectKind::Column | ObjectKind::Extension)
-        || object.to_string().starts_with("SCHEMA ");
+    // A partition that is detached keeps its rows.
+    let destroys = matches!(object.kind, ObjectKind::Table | ObjectKind::Column | ObjectKind::Extension) || object.to_string().starts_with("SCHEMA ");
     Some(if destroys { drop.destroying() } else { drop })
 }
 
@@ -170,6 +183,7 @@ fn drop_statement(statement: &Statement) -> Option<String> {
             deparse(&NodeEnum::CommentStmt(s)).ok()
         }
         NodeEnum::AlterTableStmt(s) => alter_table(&s),
+        NodeEnum::AlterSeqStmt(s) => Some(format!("ALTER SEQUENCE {} OWNED BY NONE", table_of(s.sequence.as_ref())?.sql())),
         _ => None,
     }
 }
@@ -188,6 +202,15 @@ fn alter_table(s: &AlterTableStmt) -> Option<String> {
         (AlterTableType::AtAttachPartition, Some(NodeEnum::PartitionCmd(p))) => {
             Some(format!("ALTER TABLE {table} DETACH PARTITION {}", table_of(p.name.as_ref())?.sql()))
         }
+        (AlterTableType::AtReplicaIdentity, _) => Some(format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")),
+        (AlterTableType::AtClusterOn, _) => Some(format!("ALTER TABLE {table} SET WITHOUT CLUSTER")),
+        (AlterTableType::AtSetStatistics, _) => Some(format!("ALTER TABLE {table} ALTER COLUMN {} SET STATISTICS -1", ident(&command.name))),
+        (AlterTableType::AtSetOptions, Some(NodeEnum::List(l))) => {
+            let names = l.items.iter().filter_map(|n| if let Some(NodeEnum::DefElem(e)) = &n.node { Some(ident(&e.defname)) } else { None });
+            let names = names.collect::<Vec<_>>().join(", ");
+            Some(format!("ALTER TABLE {table} ALTER COLUMN {} RESET ({names})", ident(&command.name)))
+        }
+        (AlterTableType::AtSetCompression, _) => Some(format!("ALTER TABLE {table} ALTER COLUMN {} SET COMPRESSION default", ident(&command.name))),
         (AlterTableType::AtEnableRowSecurity, _) => Some(format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")),
         (AlterTableType::AtForceRowSecurity, _) => Some(format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")),
         _ => None,
@@ -305,7 +328,20 @@ fn table(object: &ObjectRef, was: &CreateStmt, is: &CreateStmt) -> Option<Vec<Re
     for (_, sql) in constraints_now.iter().filter(|(name, sql)| constraints_before.get(*name) != Some(sql)) {
         repairs.push(Repair::new(object, [sql.clone()]));
     }
+    repairs.extend(options(&table, &was.options, &is.options).into_iter().map(|sql| Repair::new(object, [sql])));
     Some(repairs)
+}
+
+/// The statements that set and reset storage parameters.
+fn options(table: &TableName, was: &[Node], is: &[Node]) -> Vec<String> {
+    let name = |node: &Node| if let Some(NodeEnum::DefElem(e)) = &node.node { e.defname.clone() } else { String::new() };
+    let list = |items: Vec<Node>| (!items.is_empty()).then(|| Node { node: Some(NodeEnum::List(List { items })) });
+    let text = |node: &Node| alter_command(table, AlterTableType::AtSetRelOptions, "", list(vec![node.clone()]));
+    let reset = was.iter().filter(|w| is.iter().all(|i| name(i) != name(w))).map(|w| ident(&name(w))).collect::<Vec<_>>();
+    let set = is.iter().filter(|i| was.iter().all(|w| text(w) != text(i))).cloned().collect::<Vec<_>>();
+    let reset = (!reset.is_empty()).then(|| format!("ALTER TABLE {} RESET ({})", table.sql(), reset.join(", ")));
+    let set = list(set).and_then(|set| alter_command(table, AlterTableType::AtSetRelOptions, "", Some(set)));
+    reset.into_iter().chain(set).collect()
 }
 
 fn columns<'a>(table: &TableName, s: &'a CreateStmt) -> BTreeMap<String, Column<'a>> {

@@ -83,8 +83,13 @@ impl Statement {
 
     /// SHA-256 of the text, hexadecimal: the ledger knows a statement by it.
     pub fn digest(&self) -> String {
-        hex(Sha256::new_with_prefix(&self.sql))
+        digest(&self.sql)
     }
+}
+
+/// SHA-256 of a statement's text, hexadecimal.
+pub fn digest(sql: &str) -> String {
+    hex(Sha256::new_with_prefix(sql))
 }
 
 /// Something that the target does not get, or gets in another form.

@@ -36,6 +36,20 @@ pub fn record_ddl(phase: &str, object: &str, digest: &str) -> String {
     format!("insert into _hyperlift.ddl (phase, object, digest, state) values ({}, {}, {}, 'done')", literal(phase), literal(object), literal(digest))
 }
 
+/// The phase of what was made because the source's schema had changed.
+const FOLLOWED: &str = "followed";
+
+/// The statement that records an object that was made because the source had it by then, for the same transaction.
+pub fn record_followed(object: &str, digest: &str) -> String {
+    format!("{} on conflict do nothing", record_ddl(FOLLOWED, object, digest))
+}
+
+/// The objects that were made because the source had them by then.
+pub async fn followed(client: &Client) -> Result<HashSet<String>> {
+    let rows = client.query("select object from _hyperlift.ddl where phase = $1", &[&FOLLOWED]).await?;
+    Ok(rows.iter().map(|r| r.get("object")).collect())
+}
+
 /// Forgets the statements of a phase, but for some: what they made is gone.
 pub async fn forget_others(client: &Client, phase: &str, digests: &[String]) -> Result<()> {
     client.execute("delete from _hyperlift.ddl where phase = $1 and digest <> all($2)", &[&phase, &digests]).await?;

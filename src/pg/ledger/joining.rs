@@ -25,6 +25,15 @@ pub struct Leaving {
     pub table: TableName,
     /// OIDs of relations that are part of it by now.
     pub absorbs: Vec<u32>,
+    /// The relation that had this table before, and is gone from the source.
+    pub replaces: Option<u32>,
+}
+
+impl Leaving {
+    /// A relation whose table has the same name on both sides.
+    pub fn same_name(oid: u32, table: &TableName) -> Self {
+        Self { oid, name: table.clone(), table: table.clone(), absorbs: Vec::new(), replaces: None }
+    }
 }
 
 /// Takes relations out of their lanes, in one transaction: from the position of the slowest lane on, their changes are for a side lane. One
@@ -33,6 +42,8 @@ pub struct Leaving {
 /// A relation that is away already keeps its side lane, and is copied again.
 pub async fn leave(client: &mut Client, relations: &[Leaving]) -> Result<()> {
     let transaction = client.transaction().await?;
+    // Several jobs of a copy may need a new lane.
+    transaction.batch_execute("lock table _hyperlift.lane in share row exclusive mode").await?;
     let row = transaction
         .query_one(
             "insert into _hyperlift.lane (lane, lsn, change)
@@ -42,9 +53,13 @@ pub async fn leave(client: &mut Client, relations: &[Leaving]) -> Result<()> {
         )
         .await?;
     let lane: i32 = row.get("lane");
-    for Leaving { oid, name, table, absorbs } in relations {
+    for Leaving { oid, name, table, absorbs, replaces } in relations {
         let absorbs: Vec<i64> = absorbs.iter().copied().map(i64::from).collect();
         transaction.execute("delete from _hyperlift.relation where source_oid = any($1)", &[&absorbs]).await?;
+        if let Some(gone) = replaces {
+            let sql = "update _hyperlift.relation set state = 'skipped', side_lane = null, target_oid = null where source_oid = $1";
+            transaction.execute(sql, &[&i64::from(*gone)]).await?;
+        }
         let sql = "insert into _hyperlift.relation (source_oid, schema, name, target_oid, lane, state, side_lane)
                    select $1, $2, $3, to_regclass($4), l.lane, 'planned', $5
                      from _hyperlift.lane l left join _hyperlift.relation r on r.lane = l.lane where l.lane < (select lanes from _hyperlift.migration)

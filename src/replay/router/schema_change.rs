@@ -10,6 +10,7 @@ use crate::{
         catalog,
         client::{self, Client},
         connect::session::Side,
+        own,
         target_table::{self, TableKind},
         timescale,
     },
@@ -144,7 +145,7 @@ impl Routing {
                 None => None,
             };
             // What the source has no more makes way.
-            let now = now.filter(|now| *now != wanted).unwrap_or_else(|| TableName::new(&wanted.schema, format!("hyperlift_before_{holder}")));
+            let now = now.filter(|now| *now != wanted).unwrap_or_else(|| TableName::new(&wanted.schema, format!("{}{holder}", own::ASIDE)));
             moves.push((wanted, now));
         }
     }

@@ -17,20 +17,25 @@ use crate::{
 /// On a table that is smaller than this a build takes a moment, bytes.
 const LARGE: i64 = 8 << 20;
 
-/// Runs a statement, and returns what it was run as.
-pub async fn run<'a>(target: &Client, sql: &'a str) -> Result<Cow<'a, str>> {
+/// Runs a statement together with the one that records it, and returns what it was run as.
+pub async fn run<'a>(target: &Client, sql: &'a str, record: Option<&str>) -> Result<Cow<'a, str>> {
+    let both = [Some(sql), record].into_iter().flatten().collect::<Vec<_>>().join(";\n");
     let Some(index) = repair::concurrent_index(sql) else {
-        ddl::in_transaction(target, sql).await?;
+        ddl::in_transaction(target, &both).await?;
         return Ok(sql.into());
     };
     drop_invalid(target, &index).await?;
     if !is_large(target, &index).await? {
-        ddl::in_transaction(target, sql).await?;
+        ddl::in_transaction(target, &both).await?;
         return Ok(sql.into());
     }
     if let Err(e) = target.batch_execute(&index.sql).await {
         drop_invalid(target, &index).await.ok();
         return Err(e.into());
+    }
+    // It cannot be part of a transaction.
+    if let Some(record) = record {
+        target.batch_execute(record).await?;
     }
     Ok(index.sql.into())
 }

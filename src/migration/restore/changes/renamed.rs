@@ -72,10 +72,8 @@ async fn tables(source: &Client, target: &Client) -> Result<Vec<(TableName, Tabl
     let entries = ledger::relations(target).await.unwrap_or_default();
     let here = catalog::names_of(source, &entries.keys().copied().collect::<Vec<_>>()).await?;
     let there = catalog::names_of(target, &entries.values().filter_map(|e| e.target_oid).collect::<Vec<_>>()).await?;
-    let names = entries
-        .iter()
-        .filter(|(_, entry)| entry.side_lane.is_none())
-        .filter_map(|(oid, entry)| Some((there.get(&entry.target_oid?)?.clone(), here.get(oid)?.clone())));
+    // Also of those that are away: their new names would be taken for new tables.
+    let names = entries.iter().filter_map(|(oid, entry)| Some((there.get(&entry.target_oid?)?.clone(), here.get(oid)?.clone())));
     let mut renamed: Vec<_> = names.filter(|(there, here)| there != here).collect();
     renamed.sort();
     Ok(renamed)

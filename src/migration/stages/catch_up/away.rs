@@ -55,9 +55,17 @@ pub struct Group {
 
 pub enum Phase {
     Begin(Instant),
-    Preparing(JoinHandle<Result<Vec<SourceRelation>>>),
+    Preparing(JoinHandle<Result<Prepared>>),
     Copying(JoinHandle<Result<()>>),
     Following(Box<ReplayHandle>),
+}
+
+/// Relations that can be copied.
+pub struct Prepared {
+    /// As they are on the source.
+    pub relations: Vec<SourceRelation>,
+    /// The state of the source's catalogs before their tables got its columns.
+    pub schema: String,
 }
 
 /// What a side lane reports.
@@ -73,7 +81,7 @@ impl Joining {
         let mut found = Self::default();
         found.refresh(cx).await?;
         for table in found.groups.values().flat_map(|g| &g.tables) {
-            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "an earlier run began to copy it".into() }).await;
+            cx.reporter.report(Event::TableLeft { table: table.1.clone(), reason: "its copy is not complete".into() }).await;
         }
         Ok(found)
     }
@@ -137,7 +145,7 @@ impl Joining {
 
     /// Ends the work on these relations: it begins again where the ledger says.
     pub async fn interrupt(&mut self, leaving: &[Leaving]) {
-        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid));
+        let concerned = |g: &&mut Group| g.tables.iter().any(|(oid, _)| leaving.iter().any(|l| l.oid == *oid || l.replaces == Some(*oid)));
         for group in self.groups.values_mut().filter(concerned) {
             std::mem::replace(&mut group.phase, Phase::Begin(Instant::now())).end().await;
         }

@@ -66,7 +66,7 @@ impl RunningReplay {
         if !self.analyze.has_ended() {
             return Some("ANALYZE of the target has not ended".into());
         }
-        if let Some(text) = self.schema.waits_for(cx.config.accept_schema_changes) {
+        if let Some(text) = self.schema.waits_for(cx) {
             return Some(text);
         }
         let quiet = self.last_write.1.elapsed();
@@ -83,6 +83,11 @@ impl RunningReplay {
             },
             _ => Some("the source does not answer".into()),
         }
+    }
+
+    /// The state of the source's catalogs in the last poll, if there was one.
+    pub fn polled_schema(&self) -> Option<String> {
+        self.schema.polled().map(ToOwned::to_owned)
     }
 
     /// What has to be true before the cutover. Hard gates block it, soft ones warn.

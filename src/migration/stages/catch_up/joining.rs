@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::prepare::Preparation;
 use super::{
     super::copy::engine,
-    away::{Due, Phase},
+    away::{Due, Phase, Prepared},
     lanes,
     replay::RunningReplay,
 };
@@ -144,10 +144,11 @@ impl RunningReplay {
         let ended = |e: tokio::task::JoinError| Error::failed(format!("it has ended unexpectedly: {e}"));
         match phase {
             Phase::Preparing(work) => {
-                let found = work.await.map_err(ended)??;
-                self.known(cx, &found).await?;
+                let Prepared { relations, schema } = work.await.map_err(ended)??;
+                self.known(cx, &relations).await?;
                 let copied_at = self.replication.receiver.copied();
-                Ok(Phase::Copying(tokio::spawn(engine::beside(cx, found, copied_at).await?)))
+                let schema = Some(schema).filter(|state| self.schema.has_followed(cx, state));
+                Ok(Phase::Copying(tokio::spawn(engine::beside(cx, relations, schema, copied_at).await?)))
             }
             Phase::Copying(work) => {
                 work.await.map_err(ended)??;

@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     migration::context::Context,
     name::TableName,
-    pg::{client::Client, ledger},
+    pg::{catalog, client::Client, ledger},
     replay::{
         self, ReplayHandle, ReplaySpec,
         lane::ConflictPolicy,
@@ -35,7 +35,10 @@ pub async fn start(
 ) -> Result<Lanes> {
     let source = cx.source("tables").await?;
     let target = cx.target("catch-up").await?;
-    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, &replication.relations).await?;
+    // What was dropped on the source may be dropped on the target by now.
+    let there = catalog::names_of(&source, &replication.relations.iter().map(|r| r.oid).collect::<Vec<_>>()).await?;
+    let on_source: Vec<_> = replication.relations.iter().filter(|r| there.contains_key(&r.oid)).cloned().collect();
+    let Replayed { relations, spread, names, positions, leaves, skipped_before } = replayed::read(&target, &on_source).await?;
     // Best effort: without it slow tables are not reported, but replay works.
     let suspects = slow_tables::suspects(&source, &target, &replication.relations, &relations).await.unwrap_or_default();
     let scanned = if suspects.is_empty() { None } else { slow_tables::rows_scanned(&target, &suspects).await.ok() };

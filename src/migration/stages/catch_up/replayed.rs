@@ -81,12 +81,14 @@ async fn of_entries(
     let targets: Vec<u32> = entries.iter().filter_map(|e| e.target_oid).collect();
     let called = catalog::names_of(client, &targets).await?;
     let table_of = |entry: &RelationEntry| entry.target_oid.and_then(|oid| called.get(&oid)).unwrap_or(&entry.table).clone();
-    let tables: Vec<TableName> = entries.iter().map(table_of).collect();
+    // Another relation may have its table by now.
+    let has_table = |entry: &RelationEntry| entry.state != RelationState::Skipped || entry.target_oid.is_some();
+    let tables: Vec<TableName> = entries.iter().filter(|entry| has_table(entry)).map(table_of).collect();
     let shapes = target_table::target_tables(client, &tables, timescale).await?;
     let (mut relations, mut spread, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for entry in &entries {
         let (relation, table) = (replayed(entry)?, table_of(entry));
-        let Some(shape) = shapes.get(&table).cloned() else {
+        let Some(shape) = shapes.get(&table).filter(|_| has_table(entry)).cloned() else {
             if relation.skipped || sources.iter().all(|r| r.oid != entry.oid) {
                 // Dropped on both sides: its last changes do not count.
                 spread.push(entry.spread);

@@ -77,19 +77,32 @@ impl SchemaWatch {
     }
 
     /// What an automatic cutover waits for: always while nothing is known, or while the target still follows.
-    pub fn waits_for(&self, accepted: bool) -> Option<String> {
+    pub fn waits_for(&self, cx: &Context) -> Option<String> {
         if self.polled.is_none() {
             return Some("the source's schema was not read yet".into());
         }
-        let text = self.difference().filter(|_| self.busy || !accepted)?;
-        Some(format!(
-            "the source's schema changed: {text}; make the change on the target, or start again with --follow-ddl safe, or with --accept-schema-changes"
-        ))
+        let text = self.difference().filter(|_| self.busy || !cx.config.accept_schema_changes)?;
+        let more = match cx.follow_ddl() {
+            FollowDdl::Ask => "with --follow-ddl safe, or ",
+            FollowDdl::Safe if self.reported.iter().any(|d| d.removes) => "with --follow-ddl all, or ",
+            FollowDdl::Safe | FollowDdl::All => "",
+        };
+        Some(format!("the source's schema changed: {text}; make the change on the target, or start again {more}with --accept-schema-changes"))
+    }
+
+    /// The state of the source's catalogs in the last poll.
+    pub fn polled(&self) -> Option<&str> {
+        self.polled.as_deref()
     }
 
     /// Whether the source's catalogs are in the state of the copy, or were compared in this state.
     pub fn knows(&self, cx: &Context, state: &str) -> bool {
         cx.record.schema_state.as_deref() == Some(state) || self.compared.as_ref().is_some_and(|c| c.state == state && c.tried)
+    }
+
+    /// Whether the target has followed the source to this state of its catalogs, as far as it can.
+    pub fn has_followed(&self, cx: &Context, state: &str) -> bool {
+        self.repairing.is_none() && self.knows(cx, state)
     }
 
     /// The tables of the source, as they were in the last poll.

@@ -2,12 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{format, queue::CopyQueueEntry, shared::CopyShared, transfer};
+use super::{
+    format,
+    queue::CopyQueueEntry,
+    shared::{CopyShared, WhenAltered},
+    transfer,
+};
 use crate::{
     error::{Error, Result},
     event::{Answer, CopyProgress, Event, Level, Subject, TableState},
     name::plain_ident,
-    pg::{client, connect::session::Side, ledger, timescale, wire::Wire},
+    pg::{
+        catalog, client,
+        connect::session::Side,
+        ledger::{self, Leaving},
+        timescale,
+        wire::Wire,
+    },
 };
 
 /// character_not_in_repertoire: bytes that are no text in their encoding.
@@ -46,6 +57,12 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
         shared.queue.put_back(entry);
         return Ok(());
     }
+    if was_altered(shared).await {
+        if shared.when_altered == WhenAltered::End {
+            return Err(error);
+        }
+        return leave(shared, entry, &error).await;
+    }
     if error.has_code(CHECK_VIOLATION) {
         error = error.hint(
             "if the check reads another table, that table may not be copied yet: retry. Otherwise the row violates the check on the source, \
@@ -74,6 +91,30 @@ pub async fn failed(shared: &Arc<CopyShared>, mut entry: CopyQueueEntry, mut err
     // The job copies other relations while the operator decides.
     let asking = Arc::clone(shared);
     shared.tasks.spawn(async move { ask(&asking, entry, error).await });
+    Ok(())
+}
+
+/// Whether the source's schema is another one than that of the target's tables. Best effort: without an answer the operator is asked.
+async fn was_altered(shared: &CopyShared) -> bool {
+    if shared.schema.is_none() && shared.when_altered == WhenAltered::End {
+        return true;
+    }
+    let state =
+        async { catalog::schema_state(&client::connect(&shared.config.source, Side::Source, &format!("{}copy", shared.prefix)).await?).await };
+    match (&shared.schema, state.await) {
+        (Some(known), Ok(now)) => *known != now,
+        _ => false,
+    }
+}
+
+/// Leaves a relation to catch-up, which brings its table to the source's columns before it copies it.
+async fn leave(shared: &CopyShared, entry: CopyQueueEntry, error: &Error) -> Result<()> {
+    let CopyQueueEntry { relation, .. } = &entry;
+    let mut target = client::connect(&shared.config.target, Side::Target, &format!("{}copy", shared.prefix)).await?;
+    ledger::leave(&mut target, &[Leaving::same_name(relation.oid, &relation.table)]).await?;
+    let text = format!("{}: the source's schema was altered during the copy, so it is copied in catch-up: {error}", relation.table);
+    shared.reporter.notice(Level::Info, text).await;
+    shared.settled(TableState::Queued, entry, 0, 0).await;
     Ok(())
 }
 

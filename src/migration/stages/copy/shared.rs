@@ -25,6 +25,15 @@ use crate::{
     pg::{catalog::SourceRelation, target_table::TableKind},
 };
 
+/// What is done about a relation that cannot be copied because the source's schema was altered meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAltered {
+    /// Catch-up copies it, once its table on the target has the source's columns.
+    Leave,
+    /// The copy ends, and whoever began it begins it again.
+    End,
+}
+
 /// What the jobs share.
 pub struct CopyShared {
     pub config: Arc<Config>,
@@ -48,6 +57,9 @@ pub struct CopyShared {
     pub prompts: PromptSender,
     pub index_jobs: mpsc::UnboundedSender<IndexJob>,
     pub tasks: StageTasks,
+    /// The state of the source's catalogs that the target's tables were made from; `None` while the target still follows.
+    pub schema: Option<String>,
+    pub when_altered: WhenAltered,
     /// The greatest L of all relations, for the receiver.
     pub copied_at: watch::Sender<Lsn>,
 }
@@ -73,9 +85,9 @@ impl CopyShared {
         self.settled(TableState::Waiting, entry, rows, bytes).await;
     }
 
-    /// A relation is copied, or skipped.
+    /// A relation is copied, skipped, or left to catch-up, where it is queued.
     pub async fn settled(&self, state: TableState, entry: CopyQueueEntry, rows: u64, bytes: u64) {
-        let skipped = state == TableState::Skipped;
+        let skipped = state != TableState::Waiting;
         let job = IndexJob { table: entry.relation.table, rows, bytes, statements: entry.statements, skipped, fresh: !skipped };
         self.reporter.report(Event::CopyProgress(CopyProgress { table: job.table.clone(), state, rows, bytes, error: None })).await;
         let _ = self.index_jobs.send(job);

@@ -12,9 +12,11 @@ use crate::{
     event::{CutoverStep, Event},
     lsn::Lsn,
     migration::{context::Context, relations},
+    pg::catalog,
 };
 
 const LATE_WRITES: &str = "the source was written to after the end of the stream";
+const SCHEMA_MOVED: &str = "the source's schema was altered during the cutover: the target follows first";
 
 /// How the steps ended.
 pub enum Drain {
@@ -33,7 +35,7 @@ impl Drain {
 /// Drains until the source is quiet, or the cutover is given up.
 pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> {
     replay.resume(cx).await;
-    let source = cx.source("cutover").await?;
+    let (source, schema) = (cx.source("cutover").await?, replay.polled_schema());
     cx.reporter.report(Event::CutoverStarted { end: None }).await;
     let mut end = match end_of_stream::mark(cx, replay, &source, CutoverStep::EndOfStream).await? {
         Mark::At(end) => end,
@@ -64,6 +66,10 @@ pub async fn run(cx: &mut Context, replay: &mut RunningReplay) -> Result<Drain> 
                 // A stream without a table of this migration is quiet, too.
                 if let Some(table) = relations::taken_out(cx, &source).await?.first() {
                     return Ok(Drain::GivenUp { reason: format!("{} is copied again: {}", table.table, table.why) });
+                }
+                // DDL is no write that the stream shows.
+                if schema.is_some() && schema != Some(catalog::schema_state(&source).await?) {
+                    return Ok(Drain::given_up(SCHEMA_MOVED));
                 }
                 return Ok(Drain::Drained { end });
             }

@@ -18,6 +18,8 @@ use crate::{
     replay::lane::Conflict,
 };
 
+const REPLACED: &str = "a table of this name was dropped on the source, and made again";
+
 impl RunningReplay {
     /// The relations that have to be copied because of what happened on the source, as its tables were in the last poll. `certain`: a change
     /// has found no row.
@@ -51,7 +53,7 @@ impl RunningReplay {
         due.retain(|d| d.leaving.oid == relation.oid || d.shapes.iter().any(|(name, _)| *name == table));
         if due.is_empty() && cx.config.on_conflict == OnConflict::Copy && conflict.sql.is_none() {
             let reason = format!("a change could not be applied: {}", conflict.error.message);
-            due.push(Due { leaving: same_name(relation.oid, &relation.table), reason, is_new: false, shapes: Vec::new() });
+            due.push(Due { leaving: Leaving::same_name(relation.oid, &relation.table), reason, is_new: false, shapes: Vec::new() });
         }
         let copies = !due.is_empty();
         self.leave(cx, due).await?;
@@ -73,7 +75,7 @@ impl RunningReplay {
         };
         self.schema.poll_shapes(cx, &self.source).await;
         let shapes = self.schema.shapes().iter().filter(|(_, shape)| shape.oid == oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
-        let due = Due { leaving: same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
+        let due = Due { leaving: Leaving::same_name(oid, table), reason: "the operator wants it".into(), is_new: false, shapes };
         self.leave(cx, vec![due]).await
     }
 
@@ -82,7 +84,7 @@ impl RunningReplay {
         let relations = self.relations();
         let due = |found: Unpublished| {
             let relation = relations.iter().find(|r| r.oid == found.oid && !r.skipped)?;
-            let leaving = Leaving { name: found.table, ..same_name(found.oid, &relation.table) };
+            let leaving = Leaving { name: found.table, ..Leaving::same_name(found.oid, &relation.table) };
             let shapes = now.iter().filter(|(_, shape)| shape.oid == found.oid).map(|(name, shape)| (name.clone(), shape.clone())).collect();
             Some(Due { leaving, reason: found.why, is_new: false, shapes })
         };
@@ -99,7 +101,7 @@ impl RunningReplay {
             let Some(relation) = relations.iter().find(|r| r.oid == shape.oid && !r.skipped).filter(|_| rewritten) else { continue };
             let Some(source_name) = TableName::parse(name) else { continue };
             due.push(Due {
-                leaving: Leaving { name: source_name, ..same_name(shape.oid, &relation.table) },
+                leaving: Leaving { name: source_name, ..Leaving::same_name(shape.oid, &relation.table) },
                 reason: "ALTER TABLE has written its rows again".into(),
                 is_new: false,
                 shapes: vec![(name.clone(), shape.clone())],
@@ -133,7 +135,7 @@ impl RunningReplay {
             let updated = vec![(name.clone(), updated)];
             if cx.plan.is_one_table(&root.table) || cx.plan.hypertable(&root.table).is_some() {
                 let absorbs = leaves.iter().copied().filter(is_known).collect();
-                let leaving = Leaving { absorbs, ..same_name(root.oid, &root.table) };
+                let leaving = Leaving { absorbs, ..Leaving::same_name(root.oid, &root.table) };
                 due.push(Due { leaving, reason: "a table with rows was attached as a partition".into(), is_new: false, shapes: updated });
                 continue;
             }
@@ -147,7 +149,7 @@ impl RunningReplay {
             }
             for (oid, table) in names.iter().filter(|(_, table)| unknown.contains(table)) {
                 let reason = format!("it had rows when it was attached to {name}");
-                due.push(Due { leaving: same_name(*oid, table), reason, is_new: true, shapes: updated.clone() });
+                due.push(Due { leaving: Leaving::same_name(*oid, table), reason, is_new: true, shapes: updated.clone() });
             }
         }
         Ok(due)
@@ -165,10 +167,13 @@ impl RunningReplay {
         let found = catalog::relations_of(&self.source, &oids).await?;
         let tables: Vec<TableName> = found.iter().map(|r| r.table.clone()).collect();
         let there = catalog::existing(&cx.target("joining").await?, &tables).await?;
+        let on_source = catalog::names_of(&self.source, &relations.iter().map(|r| r.oid).collect::<Vec<_>>()).await?;
         let mut due = Vec::new();
         for relation in found.iter().filter(|r| there.contains(&r.table)) {
-            // Under this name the target has another table of the migration.
-            if relations.iter().any(|r| r.table == relation.table && !r.skipped) {
+            // Under this name the target has another table of the migration, which is gone from the source, or is renamed first.
+            let before = relations.iter().find(|r| r.table == relation.table && !r.skipped).map(|r| r.oid);
+            let replaces = before.filter(|oid| !on_source.contains_key(oid));
+            if replaces != before {
                 continue;
             }
             if let Some(why) = obstacle(relation, cx) {
@@ -179,18 +184,14 @@ impl RunningReplay {
             }
             let name = new[&relation.oid];
             due.push(Due {
-                leaving: same_name(relation.oid, &relation.table),
-                reason: "it was made on the source after the copy".into(),
+                leaving: Leaving { replaces, ..Leaving::same_name(relation.oid, &relation.table) },
+                reason: if replaces.is_some() { REPLACED } else { "it was made on the source after the copy" }.into(),
                 is_new: true,
                 shapes: vec![(name.clone(), now[name].clone())],
             });
         }
         Ok(due)
     }
-}
-
-fn same_name(oid: u32, table: &TableName) -> Leaving {
-    Leaving { oid, name: table.clone(), table: table.clone(), absorbs: Vec::new() }
 }
 
 /// Why a new table cannot be replicated as it is.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::super::super::copy::transfer;
+use super::super::{super::copy::transfer, away::Prepared};
 use crate::{
     bus::Reporter,
     config::Config,
@@ -55,10 +55,11 @@ impl Preparation {
         }
     }
 
-    /// Returns the relations as they are on the source now. One that is gone from there is no longer copied.
-    pub async fn run(self) -> Result<Vec<SourceRelation>> {
+    /// Prepares the relations. One that is gone from the source is no longer copied.
+    pub async fn run(self) -> Result<Prepared> {
         let source = client::connect(&self.config.source, Side::Source, &self.application).await?;
         let target = client::connect(&self.config.target, Side::Target, &self.application).await?;
+        let schema = catalog::schema_state(&source).await?;
         let relations = catalog::relations_of(&source, &self.oids).await?;
         for oid in self.oids.iter().filter(|oid| relations.iter().all(|r| r.oid != **oid)) {
             ledger::give_up(&target, *oid).await?;
@@ -83,7 +84,7 @@ impl Preparation {
                 self.reporter.notice(Level::Info, format!("{} has the source's columns: {}", relation.table, sql.replace('\n', " "))).await;
             }
         }
-        Ok(relations)
+        Ok(Prepared { relations, schema })
     }
 
     /// Its changes are in the stream from here on; those of transactions that are open now may be there in part, and the copy waits for them.

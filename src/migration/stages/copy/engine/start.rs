@@ -10,7 +10,7 @@ use super::{
         indexes::{self, IndexJob},
         parts,
         queue::{CopyQueue, CopyQueueEntry},
-        shared::CopyShared,
+        shared::{CopyShared, WhenAltered},
         source::CopySource,
         tasks::StageTasks,
         throttle::Throttle,
@@ -33,8 +33,18 @@ use crate::{
     plan::Plan,
 };
 
+/// What the copy has to know of the target's tables.
+pub struct Tables {
+    /// The state of the source's catalogs that they were made from; `None` while the target still follows.
+    pub schema: Option<String>,
+    pub when_altered: WhenAltered,
+    /// Gets the greatest L.
+    pub copied_at: watch::Sender<Lsn>,
+}
+
 /// Starts the index builders with what earlier runs have copied. The jobs start when the copy is driven.
-pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Statement], copied_at: watch::Sender<Lsn>) -> Result<RunningCopy> {
+pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Statement], tables: Tables) -> Result<RunningCopy> {
+    let Tables { schema, when_altered, copied_at } = tables;
     let Beginning { sorted: Sorted { todo, to_index }, horizon, types, hypertables, path } = begin(cx, relations, statements).await?;
     let indexes = todo.iter().map(|t| (t.relation.table.clone(), t.statements.len() as u64)).collect();
     cx.reporter.report(Event::IndexesCounted { indexes }).await;
@@ -73,6 +83,8 @@ pub async fn start(cx: &Context, relations: &[SourceRelation], statements: &[Sta
         prompts,
         index_jobs,
         tasks: tasks.clone(),
+        schema,
+        when_altered,
         copied_at,
     });
     let remaining = relations.iter().map(|r| r.table.clone()).collect();
