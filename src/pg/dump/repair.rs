@@ -335,7 +335,7 @@ fn table(object: &ObjectRef, was: &CreateStmt, is: &CreateStmt) -> Option<Vec<Re
 /// The statements that set and reset storage parameters.
 fn options(table: &TableName, was: &[Node], is: &[Node]) -> Vec<String> {
     let name = |node: &Node| if let Some(NodeEnum::DefElem(e)) = &node.node { e.defname.clone() } else { String::new() };
-    let list = |items: Vec<Node>| (!items.is_empty()).then(|| Node { node: Some(NodeEnum::List(List { items })) });
+    let list = |items: Vec<Node>| (!items.is_empty()).then_some(Node { node: Some(NodeEnum::List(List { items })) });
     let text = |node: &Node| alter_command(table, AlterTableType::AtSetRelOptions, "", list(vec![node.clone()]));
     let reset = was.iter().filter(|w| is.iter().all(|i| name(i) != name(w))).map(|w| ident(&name(w))).collect::<Vec<_>>();
     let set = is.iter().filter(|i| was.iter().all(|w| text(w) != text(i))).cloned().collect::<Vec<_>>();
