@@ -172,9 +172,11 @@ async fn c_38_a_table_that_differs_is_copied_again_where_that_is_wanted() {
     pair.source
         .execute("create table public.t (id int primary key, v text); insert into public.t select i, 'x' from generate_series(1, 500) i")
         .await;
+    pair.source.execute("create unlogged table public.u (id int primary key); insert into public.u values (1)").await;
     let mut migration = Migration::of(&pair).arguments(&["--on-conflict", "copy"]);
     migration.start_with_cutover();
     migration.stage(Stage::CatchUp).await;
+    pair.source.execute("alter table public.u set logged; insert into public.u values (2)").await;
     pair.target.execute("delete from public.t where id > 100").await;
     pair.source.execute("update public.t set v = 'y' where id = 300").await;
     migration.ended().await.assert_code(0);

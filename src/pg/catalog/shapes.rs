@@ -29,6 +29,9 @@ pub struct Shape {
     /// By column: the transaction that wrote its definition.
     #[serde(default)]
     pub written: BTreeMap<i16, String>,
+    /// No stream has changes of an unlogged table.
+    #[serde(default)]
+    pub unlogged: bool,
     /// Columns with a default or an identity, but without a value for the rows that were there before it.
     #[serde(default)]
     pub computed: Vec<i16>,
@@ -51,7 +54,7 @@ pub struct ShapeColumn {
 pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, Shape>> {
     let sql = format!(
         "select n.nspname::text as schema, c.relname::text as table, format('%I.%I', n.nspname, c.relname) as name, c.oid as oid, a.numbers, a.names, a.types, a.modifiers, a.generated,
-                a.written, a.computed,
+                a.written, a.computed, c.relpersistence = 'u' as unlogged,
                 coalesce((select array_agg(relid::oid order by relid::oid)
                             from pg_partition_tree(case when c.relkind = 'p' then c.oid end) where isleaf), '{{}}') as leaves,
                 coalesce((select array_agg(l.oid order by l.oid)
@@ -92,6 +95,7 @@ pub async fn shapes(client: &Client, scope: &Scope) -> Result<BTreeMap<String, S
             files: r.get("files"),
             written: numbers.iter().copied().zip(r.get::<_, Vec<String>>("written")).collect(),
             computed: r.get("computed"),
+            unlogged: r.get("unlogged"),
         }
     };
     let rows = client.query(&sql, &[]).await?;
@@ -188,7 +192,7 @@ impl Shape {
             Some(before) => before != written,
             None => now.computed.contains(number),
         });
-        another_column || (new_file && new_values)
+        another_column || (new_file && new_values) || (self.unlogged && !now.unlogged)
     }
 }
 
@@ -260,6 +264,8 @@ mod tests {
         let computed = Shape { computed: vec![2], ..added.clone() };
         let mut swapped = was.clone();
         swapped.columns[0].number = 2;
+        let (unlogged, logged) = (Shape { unlogged: true, ..was.clone() }, Shape { files: vec![9], ..was.clone() });
+        assert!(unlogged.was_rewritten(&logged) && !unlogged.was_rewritten(&unlogged));
         let unknown = Shape { files: Vec::new(), ..was.clone() };
         for (now, rewritten) in [(&truncated, false), (&not_null, false), (&added, false), (&retyped, true), (&computed, true), (&swapped, true)] {
             assert_eq!(was.was_rewritten(now), rewritten, "{now:?}");

@@ -286,6 +286,11 @@ fn table(object: &ObjectRef, was: &CreateStmt, is: &CreateStmt) -> Option<Vec<Re
     let added: Vec<_> = now.iter().filter(|(name, _)| !before.contains_key(*name)).collect();
     let gone: Vec<_> = before.iter().filter(|(name, _)| !now.contains_key(*name)).collect();
     let mut repairs = Vec::new();
+    let persistence = |s: &CreateStmt| s.relation.as_ref().map(|r| r.relpersistence.clone());
+    if persistence(was) != persistence(is) {
+        let logged = persistence(is).is_some_and(|p| p == "p");
+        repairs.push(alter(if logged { "SET LOGGED" } else { "SET UNLOGGED" }.into()));
+    }
     let (constraints_before, constraints_now) = (constraints(&table, was), constraints(&table, is));
     for name in constraints_before.keys().filter(|name| constraints_now.get(*name) != constraints_before.get(*name)) {
         repairs.push(alter(format!("DROP CONSTRAINT {}", ident(name))));

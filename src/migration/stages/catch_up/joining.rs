@@ -81,6 +81,8 @@ impl RunningReplay {
                 cx.record.shapes.insert(name, shape);
             }
             cx.record.differences.remove(&leaving.table);
+            let object = format!("TABLE {}", leaving.name);
+            cx.record.not_moved.retain(|(known, _)| *known != object);
             self.accepted.remove(&leaving.table);
             let what = if is_new { "takes part in the migration" } else { "is copied again" };
             cx.notice(Level::Info, format!("{} {what}: {reason}", leaving.name)).await;

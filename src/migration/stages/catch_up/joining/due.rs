@@ -102,7 +102,7 @@ impl RunningReplay {
             let Some(source_name) = TableName::parse(name) else { continue };
             due.push(Due {
                 leaving: Leaving { name: source_name, ..Leaving::same_name(shape.oid, &relation.table) },
-                reason: "ALTER TABLE has written its rows again".into(),
+                reason: if before.unlogged { "it is logged now" } else { "ALTER TABLE has written its rows again" }.into(),
                 is_new: false,
                 shapes: vec![(name.clone(), shape.clone())],
             });
