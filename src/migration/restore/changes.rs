@@ -367,7 +367,7 @@ fn columns_query(sides: &Sides, statement: &Statement) -> Option<String> {
                   where a.attrelid = {oid} and a.attnum > 0 and not a.attisdropped)
              || coalesce((select string_agg(conname || pg_get_constraintdef(oid), ',' order by conname)
                             from pg_constraint where conrelid = {oid} and contype = 'c'), '')
-             || coalesce((select relpersistence || coalesce(reloptions::text, '') from pg_class where oid = {oid}), '')"
+             || coalesce((select relpersistence::text || coalesce(reloptions::text, '') from pg_class where oid = {oid}), '')"
     ))
 }
 
