@@ -54,6 +54,7 @@ pub struct Group {
 }
 
 pub enum Phase {
+    /// At this time the ledger says what is next.
     Begin(Instant),
     Preparing(JoinHandle<Result<Prepared>>),
     Copying(JoinHandle<Result<()>>),
@@ -86,7 +87,7 @@ impl Joining {
         Ok(found)
     }
 
-    /// Reads the groups again. Those that are still the same go on; `interrupt` names relations whose group begins again.
+    /// Reads the groups again. The work on those that are known goes on.
     pub async fn refresh(&mut self, cx: &Context) -> Result<()> {
         let target = cx.target("joining").await?;
         let (away, entries) = (ledger::away(&target).await?, ledger::relations(&target).await?);

@@ -91,8 +91,6 @@ impl RunningReplay {
     }
 
     /// What has to be true before the cutover. Hard gates block it, soft ones warn.
-    ///
-    /// That all tables are copied is no gate: replay does not begin before.
     pub fn gates(&self, cx: &Context) -> Vec<Gate> {
         vec![
             nothing_diverged(cx),

@@ -71,15 +71,17 @@ impl RunningReplay {
             self.poll_publications(cx).await?;
             self.poll_source(cx).await;
             Box::pin(self.follow_names(cx)).await?;
+            if cx.current() == Stage::CatchUp {
+                // In boxes, because their futures are large.
+                let due = Box::pin(self.due_by_source(cx, false)).await.unwrap_or_default();
+                Box::pin(self.leave(cx, due)).await?;
+            }
             if let Some(s) = &self.slot {
                 cx.reporter.report(Event::SlotChecked(SlotStatus { wal_status: s.wal_status.clone(), safe_wal_bytes: s.safe_wal_bytes })).await;
             }
         }
         self.poll_writers().await;
         if cx.current() == Stage::CatchUp {
-            // In boxes, because their futures are large.
-            let due = Box::pin(self.due_by_source(cx, false)).await.unwrap_or_default();
-            Box::pin(self.leave(cx, due)).await?;
             Box::pin(self.poll_joining(cx)).await?;
         }
         self.analyze_when_near(cx, lag).await;
